@@ -1,0 +1,77 @@
+# `make run` serves, `make test` tests; each makes .venv and installs what it needs first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+GENERATED := inference_service/v1
+GOOGLEAPIS := build/googleapis
+
+.PHONY: run test test-all lint format protos protos-check docs lock image clean help
+
+help:            ## list the commands
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+run: $(VENV)/run ## serve gRPC on 127.0.0.1:50051 and REST on 127.0.0.1:8000 (ARGS="--help" tells more)
+	@exec $(BIN)/inference-service $(ARGS)
+
+test: $(VENV)/dev ## run every test that this machine can run
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev protos-check ## check style, types, layers and the contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code protos
+	$(BIN)/buf breaking protos --against protos/released.binpb
+
+format: $(VENV)/dev ## rewrite the sources in the one style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write protos
+
+protos: $(VENV)/dev $(GOOGLEAPIS) ## generate the Python code of the contract
+	$(BIN)/python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
+	  $(wildcard protos/inference_service/v1/*.proto)
+
+protos-check: protos docs ## fail when what is committed is not what the sources give
+	git diff --exit-code -- $(GENERATED) docs/errors.md
+
+docs: $(VENV)/dev $(GOOGLEAPIS) ## write docs/errors.md from the contract
+	$(BIN)/python docs/errors.py > docs/errors.md
+
+lock: $(VENV)/dev ## pin the newest versions, with hashes
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade \
+	  --no-header --no-annotate requirements.in -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade \
+	  --no-header --no-annotate requirements-dev.in -c requirements.txt -o requirements-dev.txt
+
+image: ## build the Docker image of the llama.cpp engine
+	docker build -t inference-service/llamacpp:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' inference_service/__init__.py) -f deploy/llamacpp/Dockerfile .
+
+clean: ## remove what the other commands made
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run: $(VENV)/bin/python requirements.txt pyproject.toml
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/run requirements-dev.txt
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements-dev.txt
+	@touch $@
+
+# buf and protoc read google/api and google/rpc from the package that carries them.
+$(GOOGLEAPIS): $(VENV)/dev
+	@mkdir -p $@
+	@cd $$($(BIN)/python -c 'import google.api.annotations_pb2 as m; print(m.__file__.rsplit("/google/", 1)[0])') && \
+	  cp --parents google/api/annotations.proto google/api/http.proto google/rpc/code.proto google/rpc/status.proto $(CURDIR)/$@

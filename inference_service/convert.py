@@ -1,0 +1,177 @@
+"""Between the messages of the proto and the objects of the service. Checks requests on the way."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from google.protobuf import duration_pb2, timestamp_pb2
+
+from inference_service.catalog import ModelSpec
+from inference_service.engines.base import Chunk, Finish, Prompt
+from inference_service.errors import InvalidParameter
+from inference_service.interceptors import status_of
+from inference_service.lifecycle import Phase, Progress, State, Status
+from inference_service.supervisor import Supervisor
+from inference_service.v1 import model_service_pb2 as pb
+
+_STATES = {
+    State.STOPPED: pb.MODEL_STATE_STOPPED,
+    State.STARTING: pb.MODEL_STATE_STARTING,
+    State.READY: pb.MODEL_STATE_READY,
+    State.STOPPING: pb.MODEL_STATE_STOPPING,
+    State.FAILED: pb.MODEL_STATE_FAILED,
+}
+
+_OPTIONAL: tuple[Any, ...] = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+
+_LONGEST_DRAIN = 3600.0
+
+
+def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSpec) -> Prompt:
+    """The checked request, with defaults. Raises InvalidParameter, which names every mistake."""
+    limit = spec.context_length
+    checks = {
+        "prompt": (bool(request.prompt), "must not be empty"),
+        "max_new_tokens": (
+            not request.HasField("max_new_tokens") or 1 <= request.max_new_tokens <= limit,
+            f"must be from 1 to {limit}, the context length of {spec.id}",
+        ),
+        "temperature": (
+            not request.HasField("temperature") or 0 <= request.temperature <= 2,
+            "must be from 0.0 to 2.0",
+        ),
+        "top_p": (
+            not request.HasField("top_p") or 0 < request.top_p <= 1,
+            "must be above 0.0 and at most 1.0",
+        ),
+        "top_k": (
+            not request.HasField("top_k") or 1 <= request.top_k <= 1000,
+            "must be from 1 to 1000; leave it out for no limit",
+        ),
+        "repetition_penalty": (
+            not request.HasField("repetition_penalty") or 0 < request.repetition_penalty <= 2,
+            "must be above 0.0 and at most 2.0",
+        ),
+        "seed": (
+            not request.HasField("seed") or request.seed >= 0,
+            "must be from 0 to 2147483647",
+        ),
+        "stop": (
+            len(request.stop) <= 4 and all(request.stop),
+            "must have at most 4 sequences, none of them empty",
+        ),
+    }
+    wrong = {field: rule for field, (right, rule) in checks.items() if not right}
+    if wrong:
+        raise InvalidParameter(
+            "; ".join(f"{field} {rule}{_given(request, field)}" for field, rule in wrong.items()),
+            metadata={"model_id": spec.id},
+            field=next(iter(wrong)),
+        )
+    given = {name: getattr(request, name) for name in _OPTIONAL if request.HasField(name)}
+    return Prompt(request.prompt, stop=tuple(request.stop), **given)
+
+
+def _given(request: pb.GenerateRequest | pb.GenerateStreamRequest, field: str) -> str:
+    return "" if field in ("prompt", "stop") else f", not {getattr(request, field):g}"
+
+
+def full_text(request: pb.GenerateRequest) -> bool:
+    """Whether the answer begins with the prompt."""
+    return request.return_full_text if request.HasField("return_full_text") else True
+
+
+def drain(request: pb.StopModelRequest) -> float | None:
+    """The drain that a stop asks for, in seconds; None for the default."""
+    if not request.HasField("drain_timeout"):
+        return None
+    seconds = request.drain_timeout.seconds + request.drain_timeout.nanos / 1e9
+    if not 0 <= seconds <= _LONGEST_DRAIN:
+        raise InvalidParameter(
+            f"drain_timeout must be from 0 to {_LONGEST_DRAIN:g} s, not {seconds:g} s",
+            field="drain_timeout",
+        )
+    return seconds
+
+
+def model(supervisor: Supervisor, now: float) -> pb.Model:
+    """The model as it is."""
+    spec, status = supervisor.spec, supervisor.status
+    launch = supervisor.launch
+    message = pb.Model(
+        id=spec.id,
+        name=spec.id,
+        hf_name=spec.hf_name,
+        running=status.state is State.READY,
+        state=_STATES[status.state],
+        engine=supervisor.engine.name,
+        runtime=supervisor.runtime.name,
+        context_length=spec.context_length,
+        memory_bytes=launch.memory_bytes,
+        container_name=status.container,
+        port=status.port,
+        active_request_count=supervisor.lease_count,
+    )
+    if status.since is not None:
+        message.state_change_time.CopyFrom(_timestamp(status.since))
+    if status.state is State.STARTING:
+        message.start_progress.CopyFrom(_progress(status, now))
+    if status.failure is not None:
+        message.last_error.CopyFrom(status_of(status.failure))
+    if status.retry_at is not None:
+        message.retry_time.CopyFrom(_timestamp(status.retry_at))
+    return message
+
+
+def status(status: Status, now: float) -> pb.GenerateStreamResponse:
+    """The event that tells how far a start has come."""
+    event = pb.GenerateStatus(model_state=_STATES[status.state])
+    if status.state is State.STARTING:
+        event.start_progress.CopyFrom(_progress(status, now))
+    return pb.GenerateStreamResponse(status=event)
+
+
+def chunk(chunk: Chunk) -> pb.GenerateStreamResponse:
+    """The event that carries a piece of the text."""
+    return pb.GenerateStreamResponse(
+        chunk=pb.GenerateChunk(text=chunk.text, token_count=chunk.token_count)
+    )
+
+
+def summary(
+    spec: ModelSpec, finish: Finish, *, start: float, first_token: float, total: float
+) -> pb.GenerateSummary:
+    """How a generation went; the times are in seconds."""
+    return pb.GenerateSummary(
+        finish_reason=pb.FinishReason.ValueType(finish.reason),
+        prompt_token_count=finish.prompt_token_count,
+        completion_token_count=finish.completion_token_count,
+        start_duration=_duration(start),
+        first_token_duration=_duration(first_token),
+        total_duration=_duration(total),
+        model_id=spec.id,
+    )
+
+
+def _progress(status: Status, now: float) -> pb.StartProgress:
+    known = status.progress or Progress(Phase.WAITING)
+    return pb.StartProgress(
+        phase=pb.StartPhase.ValueType(known.phase),
+        completed_count=known.completed,
+        total_count=known.total,
+        unit=known.unit,
+        fraction=known.fraction,
+        elapsed_duration=_duration(now - status.started),
+        message=known.message,
+    )
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    nanos = max(0, round(seconds * 1e9))
+    return duration_pb2.Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
+
+
+def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:
+    whole = math.floor(seconds)
+    return timestamp_pb2.Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e9))

@@ -1,0 +1,216 @@
+"""llama.cpp, as `inference_service.worker` serves it: in a process, or in the image of `deploy/`.
+
+The routes are those of llama.cpp's `tools/server/README.md`. Streaming is always on: the server
+notices that a caller has left only when it writes to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from inference_service.catalog import LlamacppNeeds, ModelSpec
+from inference_service.engines import sse
+from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.errors import (
+    EngineFailed,
+    EngineOverloaded,
+    InvalidParameter,
+    PromptTooLong,
+    ServiceError,
+)
+from inference_service.lifecycle import Phase, Progress
+from inference_service.runtimes.base import Launch
+
+_REASONS = {
+    "eos": FinishReason.STOP,
+    "limit": FinishReason.LENGTH,
+    "word": FinishReason.STOP_SEQUENCE,
+}
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    type: str = ""
+    code: int = 0
+    n_prompt_tokens: int = 0
+    n_ctx: int = 0
+
+
+class _Event(msgspec.Struct):
+    content: str = ""
+    stop: bool = False
+    stop_type: str = ""
+    tokens_evaluated: int = 0
+    tokens_predicted: int = 0
+    error: _Error | None = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+class Llamacpp:
+    """The engine `llamacpp`. `image` is what Docker runs; in a process it is not needed."""
+
+    name = "llamacpp"
+
+    def __init__(self, image: str) -> None:
+        self._image = image
+        self._pool = sse.session()
+
+    def launch(self, spec: ModelSpec) -> Launch:
+        """Configure the worker; its environment is described in `worker/__init__.py`."""
+        needs = spec.llamacpp
+        assert needs is not None, "the catalog has a section for each engine that is chosen"
+        return Launch(
+            model_id=spec.id,
+            image=needs.image or self._image,
+            module="inference_service.worker",
+            env=_environment(spec, needs) | needs.env,
+            process_env={"LLAMACPP_EXIT_WITH_PARENT": "1"},
+            address_env=("LLAMACPP_HOST", "LLAMACPP_PORT"),
+            files={"LLAMACPP_FILE": needs.weights.path} if needs.weights.path else {},
+            memory_bytes=needs.memory,
+        )
+
+    def progress(self, line: str) -> Progress | None:
+        """The worker's own lines are JSON; what llama.cpp writes is not."""
+        match _object(line):
+            case {
+                "event": "downloading",
+                "file": str(file),
+                "completed_bytes": int(done),
+                "total_bytes": int(total),
+            }:
+                fraction = min(1.0, done / total) if total else None
+                phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
+                return Progress(phase, done, total, "bytes", fraction, message)
+            case {"event": "verifying"}:
+                return Progress(Phase.DOWNLOADING_WEIGHTS, message="checking the file's sha256")
+            case {"event": "loading"}:
+                return Progress(Phase.LOADING_WEIGHTS)
+        return None
+
+    def cause(self, log: Sequence[str]) -> str:
+        """What the worker said as it gave up, else the last line."""
+        for line in reversed(log):
+            match _object(line):
+                case {"event": "failed", "message": str(message)}:
+                    return message
+        return next((line for line in reversed(log) if line.strip()), "")
+
+    async def ready(self, url: str) -> bool:
+        """`/health` is 503 while the model loads."""
+        return await sse.answers(self._pool, f"{url}/health")
+
+    async def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
+        """Stream `POST /completion`."""
+        try:
+            stream = sse.post(self._pool, f"{url}/completion", _request(prompt))
+            async with aclosing(stream) as batches:
+                async for batch in batches:
+                    chunk = _chunk(spec, batch)
+                    if chunk.text or chunk.finish:
+                        yield chunk
+                    if chunk.finish:
+                        return
+        except sse.Refusal as refusal:
+            raise _refused(spec, refusal) from None
+        raise EngineFailed("the engine ended its answer before the text was finished")
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._pool.close()
+
+
+def _environment(spec: ModelSpec, needs: LlamacppNeeds) -> dict[str, str]:
+    env = {
+        "LLAMACPP_CONTEXT": str(spec.context_length),
+        "LLAMACPP_SLOTS": str(needs.slots),
+    }
+    weights = needs.weights
+    if weights.repo is not None and weights.file is not None:
+        env |= {"LLAMACPP_REPO": weights.repo, "LLAMACPP_FILE": weights.file}
+        env |= {"LLAMACPP_REVISION": weights.revision}
+    if weights.sha256 is not None:
+        env["LLAMACPP_SHA256"] = weights.sha256
+    if needs.threads is not None:
+        env["LLAMACPP_THREADS"] = str(needs.threads)
+    return env
+
+
+def _request(prompt: Prompt) -> dict[str, Any]:
+    """Every sampler that the contract does not name is off; llama.cpp's own defaults are not."""
+    request: dict[str, Any] = {
+        "prompt": prompt.text,
+        "n_predict": prompt.max_new_tokens,
+        "temperature": prompt.temperature,
+        "top_p": prompt.top_p,
+        "top_k": prompt.top_k,
+        "min_p": 0.0,
+        "repeat_penalty": prompt.repetition_penalty,
+        "stop": prompt.stop,
+        "stream": True,
+        # A prompt that is partly in the cache is computed in other batches, whose rounding differs.
+        "cache_prompt": prompt.seed is None and prompt.temperature > 0,
+    }
+    if prompt.seed is not None:
+        request["seed"] = prompt.seed
+    return request
+
+
+def _chunk(spec: ModelSpec, batch: list[bytes]) -> Chunk:
+    """One chunk of all the events that have come."""
+    texts: list[str] = []
+    finish = None
+    for data in batch:
+        try:
+            event = _decode(data)
+        except msgspec.DecodeError as error:
+            raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
+        if event.error is not None:
+            raise _failure(spec, event.error)
+        texts.append(event.content)
+        if event.stop:
+            reason = _REASONS.get(event.stop_type, FinishReason.LENGTH)
+            finish = Finish(reason, event.tokens_evaluated, event.tokens_predicted)
+    # The last event carries no token of its own.
+    return Chunk("".join(texts), len(batch) - (finish is not None), finish)
+
+
+def _refused(spec: ModelSpec, refusal: sse.Refusal) -> ServiceError:
+    try:
+        error = _decode(refusal.body).error
+    except msgspec.DecodeError:
+        error = None
+    if error is None:
+        return EngineFailed(f"the engine answered HTTP {refusal.status}: {refusal.text}")
+    return _failure(spec, error)
+
+
+def _failure(spec: ModelSpec, error: _Error) -> ServiceError:
+    if error.type == "exceed_context_size_error":
+        return PromptTooLong(
+            f"the prompt has {error.n_prompt_tokens} tokens, and {spec.id} reads fewer than "
+            f"{spec.context_length}; shorten it",
+            metadata={"context_length": spec.context_length},
+            field="prompt",
+        )
+    if error.code == 429:
+        return EngineOverloaded(f"{spec.id} is overloaded; retry in a second", retry_after=1)
+    if error.code == 400:
+        return InvalidParameter(f"the engine refused the request: {error.message}")
+    return EngineFailed(f"the engine failed: {error.message}")
+
+
+def _object(line: str) -> object:
+    if not line.startswith("{"):
+        return None
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

@@ -1,0 +1,251 @@
+"""Hugging Face text-generation-inference, version 3.
+
+Routes, bounds and messages are those of its `router/src/server.rs` and `router/src/validation.rs`;
+log lines those of `launcher/src/main.rs`, at tag v3.3.7.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from inference_service.catalog import ModelSpec, TgiNeeds
+from inference_service.engines import sse, tgi_log
+from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.stops import StopFilter
+from inference_service.errors import (
+    EngineFailed,
+    EngineOverloaded,
+    InvalidParameter,
+    PromptTooLong,
+    ServiceError,
+)
+from inference_service.lifecycle import Progress
+from inference_service.runtimes.base import Launch
+
+# TGI finishes the requests that run when it is told to stop, and so do its shards after it: each up
+# to this long. The service has drained the model by then, so it seldom takes a second.
+_DRAIN_SECONDS = 10
+
+_REASONS = {
+    "eos_token": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "stop_sequence": FinishReason.STOP_SEQUENCE,
+}
+
+_NO_ROOM = re.compile(r"must be <= (\d+)\. Given: (\d+) `inputs` tokens")
+
+
+class _Token(msgspec.Struct):
+    text: str
+    special: bool = False
+
+
+class _Details(msgspec.Struct):
+    finish_reason: str
+    generated_tokens: int
+    input_length: int
+
+
+class _Event(msgspec.Struct):
+    token: _Token | None = None
+    details: _Details | None = None
+    error: str | None = None
+    error_type: str = ""
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+class _NoRoom(Exception):
+    """Prompt and text together exceed the context; `room` tokens are left for the text."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+
+class Tgi:
+    """The engine `tgi`, in containers of `image`."""
+
+    name = "tgi"
+
+    def __init__(self, image: str) -> None:
+        self._image = image
+        self._pool = sse.session()
+
+    def launch(self, spec: ModelSpec) -> Launch:
+        """Configure the launcher, all of whose flags have a variable of the same name."""
+        needs = spec.tgi
+        assert needs is not None, "the catalog has a section for each engine that is chosen"
+        return Launch(
+            model_id=spec.id,
+            image=needs.image or self._image,
+            module=None,
+            env=_environment(needs) | needs.env,
+            cpu_env={"DISABLE_CUSTOM_KERNELS": "true", "CUDA_GRAPHS": "0"},
+            address_env=("HOSTNAME", "PORT"),
+            memory_bytes=needs.memory,
+            gpus=needs.gpus,
+            stop_grace=2 * _DRAIN_SECONDS + 5,
+        )
+
+    def progress(self, line: str) -> Progress | None:
+        """See `tgi_log`."""
+        return tgi_log.progress(line)
+
+    def cause(self, log: Sequence[str]) -> str:
+        """See `tgi_log`."""
+        return tgi_log.cause(log)
+
+    async def ready(self, url: str) -> bool:
+        """Nothing listens before the model is loaded; `/health` alone is the truth."""
+        return await sse.answers(self._pool, f"{url}/health")
+
+    async def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
+        """Stream `POST /generate_stream`, with fewer tokens where the context is short of them."""
+        limit = prompt.max_new_tokens
+        while True:
+            try:
+                async with aclosing(self._attempt(url, spec, prompt, limit)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+            except _NoRoom as error:  # only ever before the first token
+                limit = error.room
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._pool.close()
+
+    async def _attempt(
+        self, url: str, spec: ModelSpec, prompt: Prompt, limit: int
+    ) -> AsyncGenerator[Chunk]:
+        stops = StopFilter(prompt.stop)
+        sent = 0
+        try:
+            stream = sse.post(self._pool, f"{url}/generate_stream", _request(prompt, limit))
+            async with aclosing(stream) as batches:
+                async for batch in batches:
+                    chunk = _chunk(spec, batch, stops, limit - sent)
+                    sent += chunk.token_count
+                    if sent >= limit and chunk.finish is None:
+                        # Above 1024 tokens TGI goes on to the next multiple of 1024.
+                        count = await self._count(url, prompt)
+                        finish = Finish(FinishReason.LENGTH, count, sent)
+                        chunk = Chunk(chunk.text + stops.rest(), chunk.token_count, finish)
+                    if chunk.text or chunk.finish:
+                        yield chunk
+                    if chunk.finish:
+                        return
+        except sse.Refusal as refusal:
+            raise _refused(spec, refusal) from None
+        raise EngineFailed("the engine ended its answer before the text was finished")
+
+    async def _count(self, url: str, prompt: Prompt) -> int:
+        """The tokens of the prompt, which TGI else tells only at its own end."""
+        try:
+            async with self._pool.post(f"{url}/tokenize", json={"inputs": prompt.text}) as response:
+                return len(await response.json())
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise EngineFailed(f"the engine could not count the prompt's tokens: {error}") from None
+
+
+def _environment(needs: TgiNeeds) -> dict[str, str]:
+    return {
+        "MODEL_ID": needs.weights.repo,
+        "REVISION": needs.weights.revision,
+        "HF_HOME": "/data",
+        "JSON_OUTPUT": "true",
+        "USAGE_STATS": "off",
+        "GRACEFUL_TERMINATION_TIMEOUT": str(_DRAIN_SECONDS),
+    }
+
+
+def _request(prompt: Prompt, limit: int) -> dict[str, Any]:
+    """TGI refuses temperature 0, top_p 1 and top_k 0, and samples where a value is given."""
+    parameters: dict[str, Any] = {
+        "max_new_tokens": limit,
+        "do_sample": prompt.temperature > 0,
+        "details": True,
+        "return_full_text": False,
+        "stop": prompt.stop,
+    }
+    if prompt.temperature > 0:
+        parameters["temperature"] = prompt.temperature
+        if prompt.top_p < 1:
+            parameters["top_p"] = prompt.top_p
+        if prompt.top_k:
+            parameters["top_k"] = prompt.top_k
+        if prompt.seed is not None:
+            parameters["seed"] = prompt.seed
+    if prompt.repetition_penalty != 1:
+        parameters["repetition_penalty"] = prompt.repetition_penalty
+    return {"inputs": prompt.text, "parameters": parameters}
+
+
+def _chunk(spec: ModelSpec, batch: list[bytes], stops: StopFilter, room: int) -> Chunk:
+    """One chunk of the events that have come, of which the first `room` tokens count."""
+    texts: list[str] = []
+    count = 0
+    details = None
+    for data in batch[:room]:
+        try:
+            event = _decode(data)
+        except msgspec.DecodeError as error:
+            raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
+        if event.error is not None:
+            raise _failure(spec, event.error, event.error_type)
+        if event.token is not None:
+            count += 1
+            if not event.token.special:
+                texts.append(event.token.text)
+        details = event.details or details
+    text = stops.feed("".join(texts))
+    if details is None:
+        return Chunk(text, count)
+    reason = FinishReason.STOP_SEQUENCE if stops.hit else _REASONS.get(details.finish_reason)
+    finish = Finish(reason or FinishReason.STOP, details.input_length, details.generated_tokens)
+    return Chunk(text + stops.rest(), count, finish)
+
+
+def _refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
+    try:
+        event = _decode(refusal.body)
+    except msgspec.DecodeError:
+        event = _Event()
+    if event.error is not None:
+        return _failure(spec, event.error, event.error_type)
+    if refusal.status == 413:
+        return PromptTooLong(
+            f"the prompt is larger than {spec.id}'s engine reads at all; shorten it",
+            metadata={"context_length": spec.context_length},
+            field="prompt",
+        )
+    return EngineFailed(f"the engine answered HTTP {refusal.status}: {refusal.text}")
+
+
+def _failure(spec: ModelSpec, message: str, kind: str) -> Exception:
+    """What an error of TGI means, by its `error_type`."""
+    if kind == "overloaded":
+        return EngineOverloaded(f"{spec.id} is overloaded; retry in a second", retry_after=1)
+    if kind != "validation":
+        return EngineFailed(f"the engine failed: {message}")
+    if (match := _NO_ROOM.search(message)) and (room := int(match[1]) - int(match[2])) > 0:
+        return _NoRoom(room)
+    if match or "must have less than" in message:
+        return _too_long(spec, message)
+    return InvalidParameter(f"the engine refused the request: {message}")
+
+
+def _too_long(spec: ModelSpec, message: str) -> ServiceError:
+    return PromptTooLong(
+        f"the prompt fills the context of {spec.id}; shorten it ({message})",
+        metadata={"context_length": spec.context_length},
+        field="prompt",
+    )

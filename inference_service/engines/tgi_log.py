@@ -1,0 +1,71 @@
+"""What TGI's log says of a start. Its lines are hints; `/health` alone is the truth.
+
+With JSON_OUTPUT two shapes share one stream: the launcher's `{"fields": {"message": ...}}` and the
+router's `{"message": ...}`. Fatal errors come as plain text on the same stream.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from inference_service.lifecycle import Phase, Progress
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_TEXT = re.compile(r"^\S+Z\s+(?:TRACE|DEBUG|INFO|WARN|ERROR)\s+(?:\S+\s+)*?\S+: (.*)$")
+_COUNT = re.compile(r"^(?:Download|Convert): \[(\d+)/(\d+)\]")
+
+_PHASES = (
+    ("Starting check and download process", Phase.DOWNLOADING_WEIGHTS),
+    ("Files are already present", Phase.DOWNLOADING_WEIGHTS),
+    ("Download", Phase.DOWNLOADING_WEIGHTS),
+    ("Retry", Phase.DOWNLOADING_WEIGHTS),
+    ("Convert", Phase.DOWNLOADING_WEIGHTS),
+    ("No safetensors weights found", Phase.DOWNLOADING_WEIGHTS),
+    ("Successfully downloaded weights", Phase.DOWNLOADING_WEIGHTS),
+    ("Starting shard", Phase.LOADING_WEIGHTS),
+    ("Shard ready", Phase.LOADING_WEIGHTS),
+    ("Starting Webserver", Phase.WARMING_UP),
+    ("Warming up model", Phase.WARMING_UP),
+    ("Connected", Phase.WARMING_UP),
+)
+
+# Said by every crash, and never its cause.
+_EPILOGUE = re.compile(r"^(Error: \w+$|Shutting down|Shard .* standard error|Terminating)")
+
+
+def message(line: str) -> tuple[str, str]:
+    """The level and the message of a line, in any of the shapes."""
+    if line.startswith("{"):
+        try:
+            record = json.loads(line)
+            return record["level"], str(record.get("message") or record["fields"]["message"])
+        except (ValueError, KeyError, TypeError):
+            return "", line
+    line = _ANSI.sub("", line)
+    level = next((word for word in line.split()[1:2]), "")
+    match = _TEXT.match(line)
+    return (level, match[1]) if match else ("", line)
+
+
+def progress(line: str) -> Progress | None:
+    """The phase of which a line speaks; heartbeats and chatter give None."""
+    _, text = message(line)
+    phase = next((phase for start, phase in _PHASES if text.startswith(start)), None)
+    if phase is None:
+        return None
+    if match := _COUNT.match(text):
+        done, total = int(match[1]), int(match[2])
+        return Progress(phase, done, total, "files", done / total if total else None, text)
+    return Progress(phase, message=text)
+
+
+def cause(log: Sequence[str]) -> str:
+    """The line that tells best why TGI ended: the last one of an error, else the last."""
+    said = [(level, text.strip()) for level, text in map(message, log) if text.strip()]
+    said = [(level, text) for level, text in said if not _EPILOGUE.match(text)]
+    errors = [text for level, text in said if level == "ERROR"]
+    told = next((text for text in errors if "encountered an error" in text or "\n" in text), None)
+    best = told or (errors[0] if errors else said[-1][1] if said else "")
+    return best.strip().splitlines()[-1] if best else ""

@@ -1,0 +1,56 @@
+"""All models of the catalog: finds the supervisor of one, and ends them all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+
+from inference_service.catalog import Catalog, ModelSpec
+from inference_service.engines.base import Engine
+from inference_service.lifecycle import Status
+from inference_service.runtimes.base import Runtime
+from inference_service.supervisor import Lease, Supervisor, Timing
+
+Place = Callable[[ModelSpec], tuple[Runtime, Engine]]
+
+
+class Manager:
+    """The models by id. `place` says where, and by which engine, a model runs."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        place: Place,
+        timing: Timing,
+        changed: Callable[[Supervisor], None] = lambda _: None,
+    ) -> None:
+        self._catalog = catalog
+        self._supervisors = {
+            spec.id: Supervisor(spec, *place(spec), timing, changed) for spec in catalog
+        }
+
+    def models(self) -> list[Supervisor]:
+        """Every model, in the catalog's order."""
+        return list(self._supervisors.values())
+
+    def find(self, model_id: str) -> Supervisor:
+        """The model of this id. Raises ModelNotFound."""
+        return self._supervisors[self._catalog.find(model_id).id]
+
+    def lease(self, model_id: str) -> AbstractAsyncContextManager[Lease]:
+        """See `Supervisor.lease`."""
+        return self.find(model_id).lease()
+
+    def starting(self, model_id: str) -> AsyncGenerator[Status]:
+        """See `Supervisor.starting`."""
+        return self.find(model_id).starting()
+
+    async def close(self, drain: float) -> None:
+        """Refuse callers, give running requests `drain` seconds, and stop every model.
+
+        Called again meanwhile, it can only shorten the drain.
+        """
+        async with asyncio.TaskGroup() as group:
+            for supervisor in self._supervisors.values():
+                group.create_task(supervisor.close(drain))

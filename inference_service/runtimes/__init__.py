@@ -1,0 +1,1 @@
+"""Where engines run: each module is one `Runtime`."""

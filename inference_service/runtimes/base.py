@@ -1,0 +1,100 @@
+"""The seam between a model's life and the place where its engine runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from inference_service.catalog import Gpus
+from inference_service.lifecycle import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What it takes to run the engine of one model, made by its engine from the catalog.
+
+    The engine is configured by environment alone, so that the same launch works as a container and
+    as a process: the runtime sets the two variables of `address_env` to the host and port on which
+    the engine must listen, and each variable of `files` to the path under which it sees that file.
+    """
+
+    model_id: str
+    image: str
+    module: str | None  # what `python -m` runs in place of the image; None: containers only
+    env: Mapping[str, str]
+    address_env: tuple[str, str]
+    memory_bytes: int
+    cpu_env: Mapping[str, str] = field(default_factory=dict)  # added where it gets no GPU
+    process_env: Mapping[str, str] = field(default_factory=dict)  # added where it is a process
+    files: Mapping[str, Path] = field(default_factory=dict)
+    gpus: Gpus = "none"
+    stop_grace: float = 10.0  # seconds from the request to stop to the kill
+
+    @property
+    def name(self) -> str:
+        """The name of the container, as the API documents it."""
+        return f"tgi-{self.model_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How an engine ended. `code` is negative for a signal of a process; None when unknown."""
+
+    code: int | None
+    oom_killed: bool = False
+
+    def __str__(self) -> str:
+        if self.oom_killed:
+            return f"ran out of its memory limit (exit code {self.code})"
+        return f"exited with code {self.code}"
+
+
+class Instance(Protocol):
+    """A running engine."""
+
+    @property
+    def name(self) -> str:
+        """The name of its container."""
+
+    @property
+    def port(self) -> int:
+        """Its port on 127.0.0.1."""
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:<port>`."""
+
+    async def wait(self) -> Exit:
+        """Return when it has ended, however that came. Any number may wait, at any time."""
+
+    def logs(self) -> AsyncGenerator[str]:
+        """Yield the lines that are kept, then each new one, until it has ended."""
+
+    def tail(self, count: int) -> tuple[str, ...]:
+        """The last lines that it wrote, oldest first."""
+
+
+class Runtime(Protocol):
+    """A place where engines run."""
+
+    @property
+    def name(self) -> str:
+        """`docker` or `process`."""
+
+    def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+        """Fetch what `run` needs and is not here yet. Closing it ends the transfer.
+
+        Raises LaunchError or RuntimeUnavailable.
+        """
+
+    def run(self, launch: Launch) -> AbstractAsyncContextManager[Instance]:
+        """Run the engine; leaving stops and removes it, on failure and on cancellation too.
+
+        Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
+        """
+
+    async def aclose(self) -> None:
+        """Give back what the runtime itself holds."""

@@ -1,0 +1,269 @@
+"""Engines as containers of a Docker Engine on this machine.
+
+Containers carry labels that say whose they are. What carries ours for a model is removed before
+its next start, so that a service that was killed leaves nothing in the way; what does not is never
+touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing, asynccontextmanager
+from typing import Any, Literal
+
+import docker
+from docker.errors import APIError, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.types import DeviceRequest, LogConfig
+from docker.utils import parse_repository_tag
+
+from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
+from inference_service.lifecycle import Progress
+from inference_service.runtimes.base import Launch
+from inference_service.runtimes.docker_calls import Calls
+from inference_service.runtimes.docker_instance import DockerInstance
+from inference_service.runtimes.ports import Ports
+from inference_service.runtimes.pull_progress import PullProgress
+
+PullPolicy = Literal["missing", "always", "never"]
+
+LABEL = "inference-service"
+_PORT = 80  # inside the container
+_PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT")
+_WEIGHTS = "/data"
+
+
+class DockerRuntime:
+    """Runs `launch.image`. `service` tells this service's containers from another's."""
+
+    name = "docker"
+
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        ports: Ports,
+        *,
+        service: str,
+        volume: str,
+        pull_policy: PullPolicy,
+        has_gpu: bool,
+    ) -> None:
+        self._client = client
+        self._calls = Calls()
+        self._ports = ports
+        self._service = service
+        self._volume = volume
+        self._policy = pull_policy
+        self._has_gpu = has_gpu
+
+    def describe(self) -> str:
+        """What it has for engines, in a few words."""
+        return "GPUs for those that want them" if self._has_gpu else "no NVIDIA runtime, so no GPU"
+
+    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+        """Pull the image, as the policy says."""
+        if self._policy != "always" and await self._has(launch.image):
+            return
+        if self._policy == "never":
+            raise LaunchError(f"there is no image {launch.image}, and `pull_policy` is never")
+        progress = PullProgress(launch.image)
+        events = self._calls.stream(
+            self._client.api.pull, *_reference(launch.image), stream=True, decode=True
+        )
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    yield progress.feed(event)
+        except APIError as error:
+            raise LaunchError(_pull_failure(launch.image, error)) from None
+
+    @asynccontextmanager
+    async def run(self, launch: Launch) -> AsyncGenerator[DockerInstance]:
+        """Run the container `launch.name`."""
+        failed = False
+        with ExitStack() as claims:
+            try:
+                await self._remove(launch)
+                container, port = await self._start(launch, claims)
+                instance = DockerInstance(container, launch.name, port)
+                claims.callback(instance.leave)
+                yield instance
+            except Exception:
+                failed = True
+                raise
+            finally:
+                try:
+                    await self._remove(launch, launch.stop_grace)
+                except (RuntimeUnavailable, LaunchError) as error:
+                    if not failed:  # the first failure says more than this one
+                        raise _not_removed(launch, error) from None
+
+    async def aclose(self) -> None:
+        """Close the connections to Docker."""
+        await self._calls.close()
+        self._client.close()
+
+    async def _has(self, image: str) -> bool:
+        try:
+            await self._calls.call(self._client.images.get, image)
+        except ImageNotFound:
+            return False
+        return True
+
+    async def _start(self, launch: Launch, claims: ExitStack) -> tuple[Container, int]:
+        """Create and start the container on the first port that is free to the end."""
+        taken: frozenset[int] = frozenset()
+        while True:
+            port = claims.enter_context(self._ports.claim(taken))
+            try:
+                container = await self._calls.call(self._create, launch, port)
+                await self._calls.call(container.start)
+            except APIError as error:
+                if not _port_clash(error):
+                    raise LaunchError(_start_failure(launch, error)) from None
+                taken |= {port}  # somebody took it between the look and the start
+                await self._remove(launch)
+                continue
+            return container, port
+
+    def _create(self, launch: Launch, port: int) -> Container:
+        gpus = (self._has_gpu and launch.gpus != "none") or launch.gpus == "all"
+        environment, mounts = self._environment(launch, gpus)
+        return self._client.containers.create(
+            launch.image,
+            name=launch.name,
+            labels=self._labels(launch) | {f"{LABEL}.config": _digest(launch)},
+            environment=environment,
+            ports={f"{_PORT}/tcp": ("127.0.0.1", port)},
+            volumes={self._volume: {"bind": _WEIGHTS, "mode": "rw"}, **mounts},
+            mem_limit=launch.memory_bytes,
+            memswap_limit=launch.memory_bytes,  # a model that swaps answers nobody
+            shm_size="1g",  # between TGI's shards
+            # No restart policy: the supervisor decides.
+            init=True,  # without it a process that has no handler ignores SIGTERM
+            security_opt=["no-new-privileges"],
+            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
+            device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if gpus else [],
+        )
+
+    def _environment(self, launch: Launch, gpus: bool) -> tuple[dict[str, str], dict[str, Any]]:
+        """The environment, and the mounts of the files that it names."""
+        host, port = launch.address_env
+        env = {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
+        env |= {} if gpus else launch.cpu_env
+        env |= {host: "0.0.0.0", port: str(_PORT), **launch.env}
+        mounts = {}
+        for name, path in launch.files.items():
+            env[name] = f"/model/{path.name}"
+            mounts[str(path)] = {"bind": env[name], "mode": "ro"}
+        return env, mounts
+
+    def _labels(self, launch: Launch) -> dict[str, str]:
+        return {f"{LABEL}.service": self._service, f"{LABEL}.model": launch.model_id}
+
+    async def _remove(self, launch: Launch, grace: float | None = None) -> None:
+        """Remove what carries the labels of this model, stopping it first when given a grace."""
+        labels = [f"{key}={value}" for key, value in self._labels(launch).items()]
+        list_all = self._client.containers.list
+        try:
+            for container in await self._calls.call(
+                list_all, all=True, ignore_removed=True, filters={"label": labels}
+            ):
+                await self._calls.call(_end, container, grace)
+        except APIError as error:
+            raise LaunchError(_said(error)) from None
+
+
+def _not_removed(launch: Launch, error: Exception) -> StopFailed:
+    return StopFailed(
+        f"the container {launch.name} could not be removed: {error}; remove it with "
+        f"`docker rm -f {launch.name}`",
+        metadata={"model_id": launch.model_id},
+    )
+
+
+def _end(container: Container, grace: float | None) -> None:
+    """Stop and remove; one that is gone already is what was wanted."""
+    try:
+        if grace is not None:
+            container.stop(timeout=int(grace))
+        container.remove(force=True, v=True)
+    except NotFound:
+        return
+    except APIError as error:
+        if error.status_code != 409:  # it is being removed already
+            raise
+        container.wait(condition="removed")
+
+
+def _digest(launch: Launch) -> str:
+    """A hash of all that would need a new container when it changes."""
+    facts = [launch.image, sorted(launch.env.items()), launch.memory_bytes, launch.gpus]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _reference(image: str) -> tuple[str, str]:
+    """Name and tag; without a tag `latest`, as Docker's own client does."""
+    name, _, digest = image.partition("@")
+    if digest:
+        return name, digest
+    repository, tag = parse_repository_tag(image)
+    return repository, tag or "latest"
+
+
+def _said(error: APIError) -> str:
+    return str(error.explanation or error).strip()
+
+
+def _port_clash(error: APIError) -> bool:
+    said = _said(error)
+    return "port is already allocated" in said or "address already in use" in said
+
+
+def _pull_failure(image: str, error: APIError) -> str:
+    hint = "; `make image` builds it" if "inference-service/llamacpp" in image else ""
+    return f"the image {image} could not be pulled: {_said(error)}{hint}"
+
+
+def _start_failure(launch: Launch, error: APIError) -> str:
+    said = _said(error)
+    if error.status_code == 409 and "name" in said:
+        return (
+            f"a container named {launch.name} exists that is not this service's; remove it with "
+            f"`docker rm -f {launch.name}`, or rename it"
+        )
+    if isinstance(error, ImageNotFound):
+        return f"there is no image {launch.image}"
+    return said
+
+
+async def connect(
+    ports: Ports, *, service: str, volume: str, pull_policy: PullPolicy
+) -> DockerRuntime:
+    """The runtime on the Docker Engine of DOCKER_HOST. Raises RuntimeUnavailable."""
+
+    def open_client() -> tuple[docker.DockerClient, dict[str, Any]]:
+        client = docker.from_env(timeout=60)
+        return client, client.info()
+
+    calls = Calls()
+    try:
+        client, info = await asyncio.wait_for(calls.call(open_client), 10)
+    except TimeoutError:
+        raise RuntimeUnavailable("Docker does not answer within 10 s") from None
+    except APIError as error:
+        raise RuntimeUnavailable(f"Docker refuses: {_said(error)}") from None
+    finally:
+        await calls.close()
+    return DockerRuntime(
+        client,
+        ports,
+        service=service,
+        volume=volume,
+        pull_policy=pull_policy,
+        has_gpu="nvidia" in info.get("Runtimes", {}),
+    )

@@ -1,0 +1,51 @@
+"""Ports of 127.0.0.1 for engines."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from inference_service.errors import LaunchError
+
+
+class Ports:
+    """A range of ports, of which the first free one is taken each time."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self._range = range(first, last + 1)
+        self._claimed: set[int] = set()
+
+    @contextmanager
+    def claim(self, avoid: frozenset[int] = frozenset()) -> Iterator[int]:
+        """Hold the lowest port that is free and not in `avoid`; raises LaunchError if none is.
+
+        Free means that nobody in this service holds it and that it can be bound at this moment:
+        another program may still take it before the engine does.
+        """
+        port = next(filter(self._free, (p for p in self._range if p not in avoid)), None)
+        if port is None:
+            raise LaunchError(
+                f"no port of 127.0.0.1 is free from {self._range[0]} to {self._range[-1]}; "
+                "stop a model, or widen the setting `ports`"
+            )
+        self._claimed.add(port)
+        try:
+            yield port
+        finally:
+            self._claimed.discard(port)
+
+    def _free(self, port: int) -> bool:
+        if port in self._claimed:
+            return False
+        with socket.socket() as probe:
+            # Connections of an engine that has just gone linger in TIME_WAIT; engines set this too.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                    return False
+                raise
+        return True

@@ -1,0 +1,126 @@
+"""Engines as subprocesses of this service: for machines without Docker.
+
+The memory limit of the catalog is not enforced here: a process has no limit that the kernel keeps
+without root. The engine watches the pipe on its standard input and ends when it closes, so that a
+killed service leaves none behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from inference_service.errors import LaunchError
+from inference_service.lifecycle import Progress
+from inference_service.logs import LogBuffer
+from inference_service.runtimes.base import Exit, Launch
+from inference_service.runtimes.ports import Ports
+
+_LINE_LIMIT = 1 << 20
+
+
+class ProcessRuntime:
+    """Runs `python -m <launch.module>`."""
+
+    name = "process"
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+        """Nothing: the engine is a package that is installed here."""
+        if launch.module is None:
+            raise LaunchError(
+                f"{launch.model_id} runs in a container only; start Docker, or give it a "
+                "`llamacpp` section in the catalog"
+            )
+        return
+        yield  # makes this a generator
+
+    @asynccontextmanager
+    async def run(self, launch: Launch) -> AsyncGenerator[ProcessInstance]:
+        """Run the engine in a process group of its own."""
+        assert launch.module is not None, "pull() refuses it"
+        with self._ports.claim() as port:
+            host_env, port_env = launch.address_env
+            env = {**os.environ, **launch.cpu_env, **launch.process_env, **launch.env}
+            env |= {host_env: "127.0.0.1", port_env: str(port)}
+            env |= {key: str(path) for key, path in launch.files.items()}
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", launch.module),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=env,
+                limit=_LINE_LIMIT,
+                start_new_session=True,  # Ctrl-C in a terminal is for the service alone
+            )
+            instance = ProcessInstance(launch.name, port, process)
+            try:
+                yield instance
+            finally:
+                await instance.stop(launch.stop_grace)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class ProcessInstance:
+    """One engine process."""
+
+    def __init__(self, name: str, port: int, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._process = process
+        self._log = LogBuffer()
+        self._reader = asyncio.create_task(self._read())
+
+    async def wait(self) -> Exit:
+        """Return when the process has ended and its log is complete."""
+        await asyncio.shield(self._reader)
+        return Exit(await self._process.wait())
+
+    def logs(self) -> AsyncGenerator[str]:
+        """Follow its output."""
+        return self._log.follow()
+
+    def tail(self, count: int) -> tuple[str, ...]:
+        """The last lines of its output."""
+        return self._log.tail(count)
+
+    async def stop(self, grace: float) -> None:
+        """End it: SIGTERM, `grace` seconds, then SIGKILL to the whole group."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                async with asyncio.timeout(grace):
+                    await self._process.wait()
+            except TimeoutError:
+                pass
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        await self._reader
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            while True:
+                try:
+                    line = await self._process.stdout.readline()
+                except ValueError:  # a line beyond the limit, which the reader has dropped
+                    continue
+                if not line:
+                    return
+                self._log.append(line.decode(errors="replace").rstrip())
+        finally:
+            self._log.close()

@@ -1,0 +1,69 @@
+"""How far the pull of an image has come, from the events of Docker's `POST /images/create`.
+
+Only three layers download at once, and a layer's size is unknown until its own download begins: the
+known total grows while the pull goes on. So the fraction counts layers, each by its own share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from inference_service.errors import LaunchError
+from inference_service.lifecycle import Phase, Progress
+
+# Measured on a pull of five layers: unpacking takes about as long as three parts of the download.
+_DOWNLOAD_SHARE = 0.7
+
+_DONE = ("Pull complete", "Already exists")
+
+
+@dataclass(slots=True)
+class _Layer:
+    completed: int = 0
+    total: int = 0
+    share: float = 0.0
+
+
+class PullProgress:
+    """Feed it the events of one pull, in order."""
+
+    def __init__(self, image: str) -> None:
+        self._image = image
+        self._layers: dict[str, _Layer] = {}
+
+    def feed(self, event: dict[str, Any]) -> Progress:
+        """The progress after this event. Raises LaunchError for the event of a failure.
+
+        The SDK does not raise for those: without this look a full disk would pass for success.
+        """
+        if "error" in event:
+            raise LaunchError(f"the image {self._image} could not be pulled: {event['error']}")
+        status, layer_id = str(event.get("status", "")), event.get("id")
+        if status == "Pulling fs layer" or status in _DONE:
+            self._layers.setdefault(str(layer_id), _Layer())
+        if layer := self._layers.get(str(layer_id)):
+            self._move(layer, status, event.get("progressDetail") or {})
+        layers = self._layers.values()
+        return Progress(
+            Phase.PULLING_IMAGE,
+            completed=sum(layer.completed for layer in layers),
+            total=sum(layer.total for layer in layers),
+            unit="bytes",
+            fraction=sum(layer.share for layer in layers) / len(layers) if layers else None,
+            message=f"pulling {self._image}: {status}",
+        )
+
+    @staticmethod
+    def _move(layer: _Layer, status: str, detail: dict[str, int]) -> None:
+        current, total = detail.get("current", 0), detail.get("total", 0)
+        match status:
+            case "Downloading" if total:
+                layer.completed, layer.total = current, total
+                layer.share = _DOWNLOAD_SHARE * current / total
+            case "Download complete":
+                layer.completed, layer.share = layer.total, _DOWNLOAD_SHARE
+            case "Extracting" if total:
+                layer.share = _DOWNLOAD_SHARE + (1 - _DOWNLOAD_SHARE) * current / total
+            case _ if status in _DONE:
+                layer.completed, layer.share = layer.total, 1.0

@@ -1,0 +1,223 @@
+"""The composition root: builds the service from its settings, runs it, and ends it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import uvicorn
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from inference_service.catalog import Catalog, ModelSpec
+from inference_service.engines.base import Engine
+from inference_service.engines.llamacpp import Llamacpp
+from inference_service.engines.tgi import Tgi
+from inference_service.errors import RuntimeUnavailable
+from inference_service.interceptors import ErrorInterceptor
+from inference_service.lifecycle import State
+from inference_service.manager import Manager
+from inference_service.placement import place
+from inference_service.runtimes import docker
+from inference_service.runtimes.base import Runtime
+from inference_service.runtimes.ports import Ports
+from inference_service.runtimes.process import ProcessRuntime
+from inference_service.servicer import ModelService, RuntimeChoice
+from inference_service.settings import Settings
+from inference_service.supervisor import Supervisor, Timing
+from inference_service.v1 import model_service_pb2 as pb
+from inference_service.v1 import model_service_pb2_grpc as pb_grpc
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class BindError(Exception):
+    """An address of the settings cannot be listened on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that runs. `rest_url` is None when REST is off."""
+
+    manager: Manager
+    choice: RuntimeChoice
+    target: str
+    rest_url: str | None
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncGenerator[Service]:
+    """Run the service; leaving drains and stops every model, then the servers.
+
+    Raises CatalogError, BindError, or RuntimeUnavailable when `runtime` is docker and none answers.
+    """
+    catalog = Catalog.load(*filter(None, [settings.catalog]))
+    async with AsyncExitStack() as stack:
+        runtimes, choice = await _runtimes(settings, stack)
+        engines: dict[str, Engine] = {
+            "tgi": Tgi(settings.tgi_image),
+            "llamacpp": Llamacpp(settings.llamacpp_image),
+        }
+        for engine in engines.values():
+            stack.push_async_callback(engine.aclose)
+
+        def placed(spec: ModelSpec) -> tuple[Runtime, Engine]:
+            where, how = place(spec, settings.runtime, settings.engine, "docker" in runtimes)
+            return runtimes[where], engines[how]
+
+        beacon = Beacon()
+        timing = Timing(stall=settings.start_stall_timeout, drain=settings.drain_timeout)
+        manager = Manager(catalog, placed, timing, beacon.changed)
+        servicer = ModelService(manager, choice, settings.generation_timeout)
+        port = await stack.enter_async_context(_grpc(settings, servicer, beacon, catalog))
+        target = f"{settings.host}:{port}"
+        rest_url = None
+        if settings.rest:
+            rest_url = await stack.enter_async_context(_rest(settings, target))
+        stack.push_async_callback(manager.close, settings.drain_timeout)
+        stack.push_async_callback(beacon.down)
+        yield Service(manager, choice, target, rest_url)
+
+
+class Beacon:
+    """grpc.health.v1: "" and the service's own name, and one name for each model."""
+
+    def __init__(self) -> None:
+        self.servicer = health.aio.HealthServicer()
+        self._updates: set[asyncio.Task[None]] = set()
+
+    async def up(self, catalog: Catalog) -> None:
+        """Say that the service serves, and no model yet."""
+        for name in ("", SERVICE):
+            await self.servicer.set(name, _SERVING)
+        for spec in catalog:
+            await self.servicer.set(spec.id, _NOT_SERVING)
+
+    def changed(self, model: Supervisor) -> None:
+        """Say whether a model serves."""
+        status = _SERVING if model.status.state is State.READY else _NOT_SERVING
+        update = asyncio.ensure_future(self.servicer.set(model.spec.id, status))
+        self._updates.add(update)
+        update.add_done_callback(self._updates.discard)
+
+    async def down(self) -> None:
+        """Say that nothing serves any more."""
+        await self.servicer.enter_graceful_shutdown()
+
+
+async def _runtimes(
+    settings: Settings, stack: AsyncExitStack
+) -> tuple[dict[str, Runtime], RuntimeChoice]:
+    ports = Ports(*settings.port_range)
+    runtimes: dict[str, Runtime] = {}
+    if settings.runtime != "docker":
+        runtimes["process"] = ProcessRuntime(ports)
+    if settings.runtime == "process":
+        return runtimes, RuntimeChoice("process", "it was asked for")
+    try:
+        runtime = await docker.connect(
+            ports,
+            service=settings.service_name,
+            volume=settings.volume,
+            pull_policy=settings.pull_policy,
+        )
+    except RuntimeUnavailable as error:
+        if settings.runtime == "docker":
+            raise
+        return runtimes, RuntimeChoice("process", f"no Docker Engine: {error.message}")
+    stack.push_async_callback(runtime.aclose)
+    runtimes["docker"] = runtime
+    reason = "it was asked for" if settings.runtime == "docker" else "a Docker Engine answers"
+    return runtimes, RuntimeChoice("docker", f"{reason}; {runtime.describe()}")
+
+
+@asynccontextmanager
+async def _grpc(
+    settings: Settings, servicer: ModelService, beacon: Beacon, catalog: Catalog
+) -> AsyncGenerator[int]:
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor()],
+        # Two services on one port would each get some of the calls.
+        options=[("grpc.so_reuseport", 0)],
+    )
+    pb_grpc.add_ModelServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(beacon.servicer, server)
+    _add_reflection(server)
+    await beacon.up(catalog)
+    address = f"{settings.host}:{settings.grpc_port}"
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        raise BindError(f"gRPC cannot listen on {address}; choose another --grpc-port") from None
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(grace=1)
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """Reflection as v1alpha, which the library has, and as v1, which has the same messages."""
+    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    servicer = reflection.aio.ReflectionServicer(names)
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection"):
+        handler = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
+        server.add_generic_rpc_handlers((handler,))
+
+
+class _Rest(uvicorn.Server):
+    """uvicorn, without its signal handlers: this service ends it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+@asynccontextmanager
+async def _rest(settings: Settings, target: str) -> AsyncGenerator[str]:
+    from rest_bridge.app import create_app
+    from rest_bridge.cli import CHANNEL_OPTIONS
+    from rest_bridge.settings import Settings as BridgeSettings
+
+    address = (settings.host, settings.rest_port)
+    try:
+        listener = socket.create_server(address)
+    except OSError as error:
+        raise BindError(
+            f"REST cannot listen on {settings.host}:{settings.rest_port} ({error.strerror}); "
+            "choose another --rest-port"
+        ) from None
+    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        app = create_app(channel, BridgeSettings(target=target))
+        config = uvicorn.Config(
+            app, access_log=False, server_header=False, lifespan="off", log_level="warning"
+        )
+        server = _Rest(config)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await server.up.wait()
+            yield f"http://{settings.host}:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task

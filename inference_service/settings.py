@@ -1,0 +1,91 @@
+"""What an operator can set: by flag (`--grpc-port`), or by environment (`INFERENCE_GRPC_PORT`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from inference_service import __version__
+
+
+class Settings(BaseSettings):
+    """Runs language models on demand, behind gRPC and REST.
+
+    Each flag has a variable of the same name with the prefix INFERENCE_, such as
+    INFERENCE_GRPC_PORT; a flag wins. HF_TOKEN, HF_HOME and HF_ENDPOINT are those of Hugging Face.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="INFERENCE_",
+        cli_prog_name="inference-service",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    host: str = Field("127.0.0.1", description="address on which gRPC and REST listen")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="port of gRPC; 0 takes a free one")
+    rest_port: int = Field(8000, ge=0, le=65535, description="port of REST; 0 takes a free one")
+    rest: bool = Field(True, description="serve REST beside gRPC")
+    runtime: Literal["auto", "docker", "process"] = Field(
+        "auto", description="where engines run; auto is Docker where it answers, else processes"
+    )
+    engine: Literal["auto", "tgi", "llamacpp"] = Field(
+        "auto", description="the engine of models that can have both; auto is tgi in Docker"
+    )
+    catalog: Path | None = Field(
+        None, description="TOML file with models of yours, which add to the built-in ones"
+    )
+    ports: str = Field("8080-8179", description="ports of 127.0.0.1 for engines, FIRST-LAST")
+    tgi_image: str = Field(
+        "ghcr.io/huggingface/text-generation-inference:3.3.7", description="image of the engine tgi"
+    )
+    llamacpp_image: str = Field(
+        f"inference-service/llamacpp:{__version__}",
+        description="image of the engine llamacpp; `make image` builds it",
+    )
+    pull_policy: Literal["missing", "always", "never"] = Field(
+        "missing", description="when Docker pulls an image"
+    )
+    volume: str = Field(
+        "inference-service-weights", description="Docker volume of the weights of all models"
+    )
+    service_name: str = Field(
+        "inference-service",
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$",
+        description="label of this service's containers",
+    )
+    generation_timeout: float = Field(
+        60, gt=0, description="seconds for a whole text; in a stream, between two chunks"
+    )
+    start_stall_timeout: float = Field(
+        600, gt=0, description="seconds without any progress after which a start is given up"
+    )
+    drain_timeout: float = Field(
+        30, ge=0, description="seconds that running requests are given by a stop and by shutdown"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning", description="what is written to standard error"
+    )
+
+    @field_validator("ports")
+    @classmethod
+    def _ports_are_a_range(cls, value: str) -> str:
+        first, dash, last = value.partition("-")
+        if not (
+            dash and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536
+        ):
+            raise ValueError('must be two ports, such as "8080-8179"')
+        return value
+
+    @property
+    def port_range(self) -> tuple[int, int]:
+        """The first and the last port for engines."""
+        first, _, last = self.ports.partition("-")
+        return int(first), int(last)

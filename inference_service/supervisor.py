@@ -1,0 +1,404 @@
+"""The life of one model, and the only place where its state is written.
+
+Callers do not act on the state: they ask for a lease, a start or a stop, and get a fact. A life is
+one coroutine, told straight: pull, run, wait until healthy, serve until dead or unwanted. Leaving
+the runtime's `run` is the only clean-up path; stop, crash and cancellation share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from inference_service.catalog import ModelSpec
+from inference_service.engines.base import Chunk, Engine, Prompt
+from inference_service.errors import (
+    LaunchError,
+    ModelStopped,
+    NotRunning,
+    ServiceError,
+    ShuttingDown,
+    StartBackingOff,
+    StartFailed,
+    StartStalled,
+    StopFailed,
+)
+from inference_service.lifecycle import Phase, Progress, State, Status
+from inference_service.runtimes.base import Exit, Instance, Runtime
+
+log = logging.getLogger(__name__)
+
+_LOG_LINES = 20  # what an error carries of an engine's log
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The times that rule a life, in seconds."""
+
+    stall: float = 600.0  # a start in which nothing moves for so long is given up
+    drain: float = 30.0  # what a stop gives to requests that run
+    poll: float = 0.1  # between two looks at an engine that is loading, at first
+    poll_longest: float = 1.0
+    back_off: float = 1.0  # after the first failure, doubled at each
+    back_off_longest: float = 60.0
+    healthy_spell: float = 60.0  # READY for so long, and earlier failures are forgotten
+
+
+class Lease:
+    """The right to use a model: while it is held, the model is not stopped but by force."""
+
+    def __init__(self, supervisor: Supervisor, instance: Instance) -> None:
+        self.spec = supervisor.spec
+        self._engine = supervisor.engine
+        self._url = instance.url
+
+    def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk]:
+        """See `Engine.generate`."""
+        return self._engine.generate(self._url, self.spec, prompt)
+
+
+class _Life:
+    """One run of the model, from the first wish for it until nothing is left."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[Instance] = loop.create_future()
+        self.gone: asyncio.Future[None] = loop.create_future()
+        self.unwanted = asyncio.Event()
+        self.drain = 0.0
+        self.leases: set[asyncio.Timeout] = set()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        for future in (self.ready, self.gone):  # an error that nobody waits for is in the log
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+class Supervisor:
+    """Starts, watches and stops one model on behalf of any number of callers."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        runtime: Runtime,
+        engine: Engine,
+        timing: Timing,
+        changed: Callable[[Supervisor], None] = lambda _: None,
+    ) -> None:
+        self.spec = spec
+        self.runtime = runtime
+        self.engine = engine
+        self.launch = engine.launch(spec)
+        self.status = Status()
+        self._timing = timing
+        self._on_change = changed
+        self._changed = asyncio.Event()
+        self._life: _Life | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._retry_at = 0.0
+        self._closed = False
+
+    @property
+    def lease_count(self) -> int:
+        """The leases that are out."""
+        return len(self._life.leases) if self._life else 0
+
+    # What callers ask.
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncGenerator[Lease]:
+        """Hold the model in READY, starting it first if need be.
+
+        A stop that cannot wait any longer ends the block with ModelStopped.
+        """
+        life, instance = await self._ready()
+        cutter = asyncio.timeout(None)
+        life.leases.add(cutter)
+        life.idle.clear()
+        try:
+            async with cutter:
+                yield Lease(self, instance)
+        except TimeoutError:
+            if not cutter.expired():
+                raise
+            raise self._stopped() from None
+        except ServiceError as error:
+            error.metadata.setdefault("model_id", self.spec.id)
+            raise
+        finally:
+            life.leases.discard(cutter)
+            if not life.leases:
+                life.idle.set()
+
+    async def start(self) -> None:
+        """Return when the model is READY. Raises what a lease would."""
+        await self._ready()
+
+    def begin(self) -> None:
+        """Start the model unless it runs, and return at once. Raises what is known already."""
+        if self._life is None:
+            self._begin()
+
+    async def starting(self) -> AsyncGenerator[Status]:
+        """Start the model, and yield its status now and at each change until it is READY.
+
+        Raises what a lease would.
+        """
+        life = None
+        while True:
+            if life is not None and life.ready.done():
+                life.ready.result()  # raises, if this start has failed meanwhile
+            life = self._life or self._begin()
+            if life.ready.done() and not life.unwanted.is_set():
+                return
+            changed = self._changed
+            yield self.status
+            await changed.wait()
+
+    async def stop(self, drain: float | None = None) -> None:
+        """Drain and end the model; return when nothing is left of it.
+
+        Raises NotRunning, or StopFailed when something could not be removed.
+        """
+        life = self._life
+        if life is None:
+            raise NotRunning(f"{self.spec.id} is not running", metadata={"model_id": self.spec.id})
+        self._end(life, self._timing.drain if drain is None else drain)
+        await asyncio.shield(life.gone)
+
+    async def close(self, drain: float) -> None:
+        """Refuse callers from now on, and stop. Never raises."""
+        self._closed = True
+        if self._life is not None:
+            self._end(self._life, drain)
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    # Getting to READY.
+
+    async def _ready(self) -> tuple[_Life, Instance]:
+        """A life that is READY at the moment of return: no await may follow in the caller."""
+        while True:
+            life = self._life or self._begin()
+            if not life.unwanted.is_set():
+                instance = await asyncio.shield(life.ready)
+                if not life.unwanted.is_set() and not life.gone.done():
+                    return life, instance
+            await asyncio.wait([life.gone])
+
+    def _begin(self) -> _Life:
+        if self._closed:
+            raise ShuttingDown("the service is shutting down; retry once it is back")
+        if (wait := self._retry_at - time.monotonic()) > 0 and self.status.failure:
+            raise StartBackingOff(
+                f"{self.spec.id} is not started again before {wait:.0f} s have passed, since: "
+                f"{self.status.failure.message}",
+                metadata={"model_id": self.spec.id},
+                retry_after=wait,
+                log=self.status.failure.log,
+            )
+        self._life = _Life()
+        self._enter(State.STARTING)
+        self._task = asyncio.create_task(self._live(self._life), name=f"life of {self.spec.id}")
+        return self._life
+
+    def _end(self, life: _Life, drain: float) -> None:
+        """Make a life unwanted. A second call can only shorten the drain."""
+        if not life.unwanted.is_set():
+            life.drain = drain
+            life.unwanted.set()
+        elif drain < life.drain:
+            life.drain = drain
+            self._cut(life, drain)
+
+    # The life: one task, the only writer of the state.
+
+    async def _live(self, life: _Life) -> None:
+        failure: ServiceError | None = None
+        try:
+            await race(self._serve(life), self._unwanted(life))
+        except ServiceError as error:
+            failure = error
+        except Exception as error:
+            log.exception("%s: fault in its life", self.spec.id)
+            failure = StartFailed(f"{self.spec.id} failed by a fault of the service: {error!r}")
+        if life.unwanted.is_set() and not isinstance(failure, StopFailed):
+            failure = None  # whatever broke on the way out, it is gone as was asked
+        self._life = None
+        self._settle(failure)
+        if not life.ready.done():
+            life.ready.set_exception(failure or self._stopped())
+        if isinstance(failure, StopFailed):
+            life.gone.set_exception(failure)
+        else:
+            life.gone.set_result(None)
+
+    async def _serve(self, life: _Life) -> None:
+        try:
+            async with asyncio.timeout(self._timing.stall) as stall:
+                moved = self._mover(stall)
+                async with aclosing(self.runtime.pull(self.launch)) as pull:
+                    async for progress in pull:
+                        moved(progress)
+                moved(Progress(Phase.CREATING_CONTAINER))
+        except TimeoutError:
+            raise self._stalled(()) from None
+        except LaunchError as error:
+            raise self._failed(str(error)) from None
+        await self._run(life)
+
+    async def _run(self, life: _Life) -> None:
+        try:
+            async with self.runtime.run(self.launch) as instance:
+                await self._until_healthy(instance)
+                if not life.unwanted.is_set():
+                    self._enter(State.READY, container=instance.name, port=instance.port)
+                    life.ready.set_result(instance)
+                ready_at = time.monotonic()
+                exit = await instance.wait()
+                if time.monotonic() - ready_at > self._timing.healthy_spell:
+                    self._failures = 0
+                raise self._died(instance, exit)
+        except LaunchError as error:
+            raise self._failed(str(error)) from None
+
+    async def _until_healthy(self, instance: Instance) -> None:
+        try:
+            async with asyncio.timeout(self._timing.stall) as stall:
+                moved = self._mover(stall)
+                await race(
+                    self._answers(instance), self._read_log(instance, moved), self._dies(instance)
+                )
+        except TimeoutError:
+            raise self._stalled(instance.tail(_LOG_LINES)) from None
+
+    async def _answers(self, instance: Instance) -> None:
+        pause = self._timing.poll
+        while not await self.engine.ready(instance.url):
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, self._timing.poll_longest)
+
+    async def _read_log(self, instance: Instance, moved: Callable[[Progress | None], None]) -> None:
+        async for line in instance.logs():
+            moved(self.engine.progress(line))
+        await asyncio.Event().wait()  # the end of the log is not the end of the race
+
+    async def _dies(self, instance: Instance) -> None:
+        raise self._died(instance, await instance.wait())
+
+    async def _unwanted(self, life: _Life) -> None:
+        """Return when the model may be removed: it is unwanted, and drained or cut."""
+        await life.unwanted.wait()
+        self._enter(State.STOPPING)
+        if not life.ready.done():
+            life.ready.set_exception(self._stopped())
+        self._cut(life, life.drain)
+        await life.idle.wait()
+
+    def _cut(self, life: _Life, drain: float) -> None:
+        """End the leases that are still out after `drain` seconds."""
+        deadline = asyncio.get_running_loop().time() + drain
+        for lease in life.leases:
+            lease.reschedule(deadline)
+
+    # The state.
+
+    def _enter(self, state: State, **facts: Any) -> None:
+        status = self.status.enter(state, time.time())
+        log.info("%s: %s", self.spec.id, state)
+        self._show(replace(status, **facts) if facts else status)
+
+    def _settle(self, failure: ServiceError | None) -> None:
+        """End the life in STOPPED or FAILED."""
+        if failure is None:
+            self._failures = 0
+            self._enter(State.STOPPED)
+            return
+        wait = min(self._timing.back_off * 2**self._failures, self._timing.back_off_longest)
+        self._failures += 1
+        self._retry_at = time.monotonic() + wait
+        log.error("%s: %s", self.spec.id, failure.message)
+        self._enter(State.FAILED, failure=failure, retry_at=time.time() + wait)
+
+    def _mover(self, stall: asyncio.Timeout) -> Callable[[Progress | None], None]:
+        """What shows progress, and puts off the moment at which the start counts as stalled."""
+
+        def moved(progress: Progress | None) -> None:
+            if progress is None or self.status.state is not State.STARTING:
+                return
+            progress = progress.after(self.status.progress)
+            if progress != self.status.progress:
+                stall.reschedule(asyncio.get_running_loop().time() + self._timing.stall)
+                self._show(replace(self.status, progress=progress))
+
+        return moved
+
+    def _show(self, status: Status) -> None:
+        self.status = status
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self._on_change(self)
+
+    # The errors.
+
+    def _phase(self) -> str:
+        return str(self.status.progress.phase) if self.status.progress else str(Phase.WAITING)
+
+    def _failed(self, cause: str) -> StartFailed:
+        phase = self._phase()
+        return StartFailed(
+            f"{self.spec.id} could not be started ({phase}): {cause}",
+            metadata={"model_id": self.spec.id, "phase": phase},
+        )
+
+    def _died(self, instance: Instance, exit: Exit) -> StartFailed:
+        tail = instance.tail(_LOG_LINES)
+        cause = self.engine.cause(tail)
+        was = "was serving" if self.status.state is State.READY else self._phase()
+        return StartFailed(
+            f"{self.spec.id} {exit} ({was})" + (f": {cause}" if cause else ""),
+            metadata={
+                "model_id": self.spec.id,
+                "phase": was,
+                "exit_code": exit.code,
+                "oom_killed": str(exit.oom_killed).lower(),
+            },
+            log=tail,
+        )
+
+    def _stalled(self, tail: tuple[str, ...]) -> StartStalled:
+        last = f"; its last line was: {tail[-1]}" if tail else ""
+        return StartStalled(
+            f"{self.spec.id} was given up ({self._phase()}): nothing moved for "
+            f"{self._timing.stall:g} s{last}",
+            metadata={"model_id": self.spec.id, "phase": self._phase()},
+            log=tail,
+        )
+
+    def _stopped(self) -> ServiceError:
+        metadata = {"model_id": self.spec.id}
+        if self._closed:
+            return ShuttingDown("the service is shutting down; retry once it is back")
+        return ModelStopped(
+            f"{self.spec.id} was stopped meanwhile; send the request again if it should run",
+            metadata=metadata,
+        )
+
+
+async def race(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run all until one ends, then cancel the others; raise the first error, of whichever it is."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()):
+            raise error

@@ -1,0 +1,1 @@
+"""Generated from protos/inference_service/v1 by `make protos`."""

@@ -1,0 +1,81 @@
+"""`python -m inference_service.worker`: see the package's docstring."""
+
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from . import checksum, engine, machine, parent
+from .events import emit
+from .failure import ExitCode, WorkerError
+from .settings import Settings
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGIO)  # SIGIO: the parent is gone
+_GRACE_SECONDS = 5.0
+_POLL_SECONDS = 0.05
+
+
+def main() -> NoReturn:
+    """Serve one model until told to stop. Never returns: it ends the process."""
+    _on_stop(lambda *_: os._exit(0))
+    try:
+        settings = Settings.from_environment(os.environ)
+        if settings.exit_with_parent:
+            parent.stop_with_parent()
+        machine.check_processor()
+        machine.ensure_openmp()
+        _serve(_weights(settings), settings)
+    except WorkerError as error:
+        emit("failed", reason=error.reason, message=error.message)
+        sys.exit(error.code)
+
+
+def _weights(settings: Settings) -> Path:
+    if settings.repo is None:
+        path = Path(settings.file)
+        if settings.sha256 is not None and path.is_file():
+            checksum.verify(path, path.name, settings.sha256, ExitCode.MODEL)
+        return path
+    # Imported here: huggingface_hub takes a while, which a local file need not pay.
+    from . import weights
+
+    source = weights.Source(settings.repo, settings.file, settings.revision)
+    # In a thread, because a look-up of the hub's address would keep the main one from its signal
+    # handlers.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(weights.fetch, source, settings.sha256).result()
+
+
+def _serve(path: Path, settings: Settings) -> NoReturn:
+    # No Python handler runs while llama.cpp loads: let the signals do what they do by default.
+    _on_stop(signal.SIG_DFL)
+    server = engine.load(path, settings)
+    stop = threading.Event()
+    _on_stop(lambda *_: stop.set())
+    address = urlsplit(server.listening_address)
+    emit("serving", host=address.hostname, port=address.port)
+    stop.wait()
+    drained = threading.Thread(target=_drain, args=(server,), daemon=True)
+    drained.start()
+    drained.join(_GRACE_SECONDS)
+    # Past llama.cpp's destructor, which waits for every client that is still connected.
+    os._exit(0)
+
+
+def _drain(server: Any) -> None:
+    """Return when no request is in flight, at once when none was."""
+    while engine.requests_in_flight(server):
+        # After the last token, its bytes still have to leave.
+        threading.Event().wait(_POLL_SECONDS)
+
+
+def _on_stop(handler: Any) -> None:
+    for number in _STOP_SIGNALS:
+        signal.signal(number, handler)
+
+
+main()

@@ -1,0 +1,75 @@
+"""What went wrong with the hub, in words that say what to do."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx2
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from .failure import ExitCode, WorkerError
+
+UNREACHABLE = "HUB_UNREACHABLE"
+
+
+@contextmanager
+def hub_errors(repo: str, file: str, revision: str) -> Iterator[None]:
+    """Turn what huggingface_hub, httpx2 and the file system raise into WorkerError, code 3."""
+    try:
+        yield
+    except HFValidationError as error:
+        raise WorkerError(
+            ExitCode.CONFIGURATION, "CONFIGURATION", f"LLAMACPP_REPO is no repository: {error}"
+        ) from error
+    except HfHubHTTPError as error:
+        reason, message = _refusal(error, repo, file, revision)
+        raise WorkerError(ExitCode.DOWNLOAD, reason, message) from error
+    except httpx2.HTTPStatusError as error:
+        status = error.response.status_code
+        message = f"{error.request.url.host} answered {status} for {file} of {repo}."
+        raise WorkerError(ExitCode.DOWNLOAD, UNREACHABLE, message) from error
+    except (httpx2.TransportError, OfflineModeIsEnabled) as error:
+        said = str(error) or type(error).__name__
+        message = f"Cannot get the uncached {file} of {repo} from {constants.ENDPOINT}: {said}."
+        raise WorkerError(ExitCode.DOWNLOAD, UNREACHABLE, message) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = (
+                f"The disk under {constants.HF_HUB_CACHE} became full during {file} of {repo}."
+            )
+            raise WorkerError(ExitCode.DOWNLOAD, "DISK_FULL", message) from error
+        message = f"The cache {constants.HF_HUB_CACHE} cannot be used: {error}."
+        raise WorkerError(ExitCode.DOWNLOAD, "CACHE_UNUSABLE", message) from error
+
+
+def _refusal(error: HfHubHTTPError, repo: str, file: str, revision: str) -> tuple[str, str]:
+    page = f"{constants.ENDPOINT}/{repo}"
+    status = error.response.status_code
+    if isinstance(error, RevisionNotFoundError):
+        return "REVISION_NOT_FOUND", f"{repo} has no revision {revision}; see {page}."
+    if isinstance(error, RemoteEntryNotFoundError):
+        return (
+            "FILE_NOT_FOUND",
+            f"{repo} has no file {file} at revision {revision}; see {page}/tree/{revision}.",
+        )
+    if isinstance(error, GatedRepoError) or status == httpx2.codes.FORBIDDEN:
+        return (
+            "GATED",
+            f"{repo} is gated: accept its terms at {page}, then set HF_TOKEN to a token of yours.",
+        )
+    if isinstance(error, RepositoryNotFoundError) or status == httpx2.codes.UNAUTHORIZED:
+        # To a stranger the hub does not tell a private repository from none.
+        return (
+            "REPO_NOT_FOUND",
+            f"There is no {page}, or it is private: check the name, and HF_TOKEN.",
+        )
+    return UNREACHABLE, f"{constants.ENDPOINT} answered {status} for {file} of {repo}."

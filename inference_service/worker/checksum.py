@@ -1,0 +1,48 @@
+"""The SHA-256 of a file: llama.cpp loads flipped weights without a word, and generates garbage."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from .failure import ExitCode, WorkerError
+from .progress import Progress
+
+_CHUNK_BYTES = 4 * 2**20
+
+
+def verify(path: Path, name: str, sha256: str, code: ExitCode, marker: Path | None = None) -> None:
+    """Raise WorkerError with `code` unless the file has this SHA-256 (64 lower-case hexadecimal
+    digits). `name` is what people call the file.
+
+    `marker` is a small file that remembers a success, so that the same bytes are read once and not
+    at each start: it holds while size and modification time stay what they were.
+    """
+    status = path.stat()
+    record = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
+    if marker is not None and _recorded(marker) == record:
+        return
+    actual = _digest(path, Progress("verifying", name, status.st_size))
+    if actual != sha256:
+        message = f"{name} is damaged, or another file: SHA-256 {actual} instead of {sha256}."
+        raise WorkerError(code, "CHECKSUM_MISMATCH", message)
+    if marker is not None:
+        marker.parent.mkdir(exist_ok=True)
+        marker.write_text(json.dumps(record))
+
+
+def _recorded(marker: Path) -> object:
+    try:
+        return json.loads(marker.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _digest(path: Path, progress: Progress) -> str:
+    digest = hashlib.sha256()
+    completed = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            completed += len(chunk)
+            progress.at(completed)
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+"""What the machine must have, and how much of it may be used."""
+
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+from .failure import ExitCode, WorkerError
+
+_GOMP = "libgomp.so.1"
+_FOLDER = "LLAMACPP_OPENMP_FOLDER"  # from one start to the next: the folder to remove
+
+
+def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Refuse an x86 processor without AVX2: xllamacpp's wheel is built for it and would die of
+    SIGILL.
+
+    Raises WorkerError, code 6. A machine that lists no `flags` (not x86, or not Linux) passes.
+    """
+    if not cpuinfo.exists():
+        return
+    flags = next(
+        (line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")),
+        None,
+    )
+    if flags is not None and "avx2" not in flags:
+        message = "This processor lacks the AVX2 instructions that the llama.cpp engine needs."
+        raise WorkerError(ExitCode.MACHINE, "NO_AVX2", message)
+
+
+def usable_cores() -> int:
+    """Return the cores of this process: its affinity, cut down to its control group's CPU quota."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    quota = Path(
+        "/sys/fs/cgroup/cpu.max"
+    )  # "max 100000" or "<microseconds> <period>"; control groups version 2
+    if quota.exists():
+        limit, period = quota.read_text().split()
+        if limit != "max":
+            cores = min(cores, round(int(limit) / int(period)))
+    return max(cores, 1)
+
+
+def ensure_openmp() -> None:
+    """Make sure that xllamacpp finds `libgomp.so.1`, which its wheel needs and does not carry.
+
+    Where the system has none, the process starts itself anew (same process id) with a copy from a
+    Python package that bundles one, as wheels built with OpenMP do. Raises WorkerError, code 6,
+    when there is none either.
+    """
+    if sys.platform != "linux":
+        return
+    folder = os.environ.pop(_FOLDER, None)
+    try:
+        ctypes.CDLL(_GOMP)  # stays loaded, so xllamacpp's own look-up by this name needs no path
+    except OSError as error:
+        library = bundled_openmp()
+        if folder is not None or library is None:
+            message = (
+                "libgomp.so.1 is missing; install it, for example with `apt-get install libgomp1`."
+            )
+            raise WorkerError(ExitCode.MACHINE, "NO_OPENMP", message) from error
+        _restart_with(library)
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def bundled_openmp() -> Path | None:
+    """Return GNU's OpenMP library from a wheel; auditwheel puts it in `<package>.libs/`."""
+    found = (
+        library
+        for entry in sys.path
+        if entry
+        for library in Path(entry).glob("*.libs/libgomp*.so*")
+    )
+    return next(found, None)
+
+
+def _restart_with(library: Path) -> NoReturn:
+    # The loader reads LD_LIBRARY_PATH at start alone, and matches file names: the bundled one has a
+    # hash in its own.
+    folder = tempfile.mkdtemp(prefix="libgomp-")
+    Path(folder, _GOMP).symlink_to(library.resolve())
+    paths = [folder, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    environment = os.environ | {"LD_LIBRARY_PATH": ":".join(paths), _FOLDER: folder}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

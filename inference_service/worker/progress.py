@@ -1,0 +1,23 @@
+"""Progress that a person can follow and a pipe can bear."""
+
+import time
+
+from .events import emit
+
+_INTERVAL_SECONDS = 0.25
+
+
+class Progress:
+    """Emits `event` with the bytes done of `total`: at first, at last, and four times a second."""
+
+    def __init__(self, event: str, file: str, total: int) -> None:
+        self._event = event
+        self._file = file
+        self._total = total
+        self._next = 0.0
+
+    def at(self, completed: int) -> None:
+        now = time.monotonic()
+        if now >= self._next or completed == self._total:
+            self._next = now + _INTERVAL_SECONDS
+            emit(self._event, file=self._file, completed_bytes=completed, total_bytes=self._total)

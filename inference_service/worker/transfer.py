@@ -1,0 +1,121 @@
+"""Bytes from a URL into a file, over as many connections as it takes."""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import httpx2  # the HTTP library under huggingface_hub 2
+from huggingface_hub import get_session, get_token
+
+from .failure import ExitCode, WorkerError
+from .progress import Progress
+
+_ATTEMPTS = 5
+_TIMEOUT_SECONDS = 30.0
+_POLL_SECONDS = 0.25
+_RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
+
+
+def download(url: str, target: Path, size: int, name: str) -> None:
+    """Make sure that `target` holds the `size` bytes at `url`, going on where an earlier download
+    ended.
+
+    Of two processes one downloads; the other waits, and shows the same progress as `name`. Gives up
+    after five connections in a row that brought nothing. Raises httpx2.HTTPError, OSError, and
+    WorkerError when the disk is too small.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.incomplete")
+    progress = Progress("downloading", name, size)
+    with _owned(partial, target, progress) as file:
+        if target.exists():  # whoever held the file before has finished it
+            partial.unlink(missing_ok=True)
+            return
+        completed = file.seek(0, os.SEEK_END)
+        if completed > size:
+            completed = _restart(file)
+        _check_space(partial, size - completed)
+        progress.at(completed)
+        _complete(url, file, size, progress)
+        os.replace(partial, target)
+
+
+@contextmanager
+def _owned(partial: Path, target: Path, progress: Progress) -> Iterator[BinaryIO]:
+    """Open `partial` for appending, alone. The lock is on the data: no lock file is left."""
+    while True:
+        with partial.open("a+b") as file:
+            while not _locked(file):
+                progress.at(os.fstat(file.fileno()).st_size)
+                time.sleep(_POLL_SECONDS)
+            # The one before may have renamed the file, or a clean-up removed it: then its name is
+            # free again.
+            if target.exists() or os.fstat(file.fileno()).st_nlink > 0:
+                yield file
+                return
+
+
+def _locked(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
+    failures = 0
+    while (completed := file.tell()) < size:
+        try:
+            _append(url, file, size, progress)
+        except httpx2.HTTPError as error:
+            failures = 0 if file.tell() > completed else failures + 1
+            if failures >= _ATTEMPTS or not _passing(error):
+                raise
+            time.sleep(0.25 * 2**failures)
+    file.flush()
+
+
+def _passing(error: httpx2.HTTPError) -> bool:
+    if isinstance(error, httpx2.HTTPStatusError):
+        return error.response.status_code in _RETRIED_STATUSES
+    return True
+
+
+def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
+    """Read one response to its end. The redirect to the hub's storage drops the token."""
+    completed = file.tell()
+    headers = {"Accept-Encoding": "identity"}
+    if token := get_token():
+        headers["Authorization"] = f"Bearer {token}"
+    if completed:
+        headers["Range"] = f"bytes={completed}-"
+    with get_session().stream(
+        "GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True
+    ) as response:
+        response.raise_for_status()
+        if completed and response.status_code != httpx2.codes.PARTIAL_CONTENT:
+            completed = _restart(file)  # the server does not do ranges
+        for chunk in response.iter_raw():
+            file.write(chunk)
+            completed += len(chunk)
+            if completed > size:
+                raise httpx2.RemoteProtocolError(f"more than the {size} bytes that were announced")
+            progress.at(completed)
+
+
+def _restart(file: BinaryIO) -> int:
+    file.truncate(0)
+    return file.seek(0)
+
+
+def _check_space(partial: Path, needed: int) -> None:
+    free = shutil.disk_usage(partial.parent).free
+    if needed > free:
+        message = f"{needed:,} bytes are to come, but {partial.parent} has {free:,} bytes free."
+        raise WorkerError(ExitCode.DOWNLOAD, "DISK_FULL", message)

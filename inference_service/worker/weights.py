@@ -1,0 +1,123 @@
+"""Weights from the Hugging Face hub, kept in its ordinary cache.
+
+`hf_hub_download` of huggingface_hub 2.4 gives every attempt a temporary file of its own and removes
+it at the end, so a download that was killed starts over, and what the killed one had stays on the
+disk. Here the bytes go to one `<etag>.incomplete`, with which the next start goes on; what is
+complete lies in the cache as the library would have put it
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache), so either finds what the other
+fetched.
+"""
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+from . import checksum, transfer
+from .causes import UNREACHABLE, hub_errors
+from .failure import ExitCode, WorkerError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file of one repository; `revision` is a branch, a tag or a commit."""
+
+    repo: str
+    file: str
+    revision: str
+
+    @property
+    def folder(self) -> Path:
+        """What the cache holds of this repository."""
+        return Path(constants.HF_HUB_CACHE, f"models--{self.repo.replace('/', '--')}")
+
+    @property
+    def is_commit(self) -> bool:
+        """Whether what is cached of the revision can never be out of date."""
+        return re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
+
+    def cached(self) -> Path | None:
+        path = try_to_load_from_cache(self.repo, self.file, revision=self.revision)
+        return Path(path) if isinstance(path, str) else None
+
+
+def fetch(source: Source, sha256: str | None) -> Path:
+    """Return the path of the verified file, downloading it if the cache lacks it.
+
+    Of a cached commit nothing is asked of the hub. Of a branch or tag the hub is asked for its
+    commit, and what is cached serves when the hub cannot be reached. The file must have the SHA-256
+    that the hub states for it, and `sha256` if that is given; a damaged one is removed. Raises
+    WorkerError, code 3.
+    """
+    with hub_errors(source.repo, source.file, source.revision):
+        path = source.cached()
+        if path is None or not source.is_commit:
+            try:
+                path = _newest(source, sha256)
+            except WorkerError as error:
+                if path is None or error.reason != UNREACHABLE:
+                    raise
+        _verify(path, source, sha256)
+        return path
+
+
+def _newest(source: Source, sha256: str | None) -> Path:
+    """Ask the hub for the revision's commit, and see that the cache has the file of it."""
+    with hub_errors(source.repo, source.file, source.revision):
+        remote = get_hf_file_metadata(
+            hf_hub_url(source.repo, source.file, revision=source.revision)
+        )
+    if remote.commit_hash is None or remote.etag is None or remote.size is None:
+        message = (
+            f"{constants.ENDPOINT} does not answer as a hub does: check HF_ENDPOINT and any proxy."
+        )
+        raise WorkerError(ExitCode.DOWNLOAD, UNREACHABLE, message)
+    _expected(remote.etag, source, sha256)
+    commit = Source(source.repo, source.file, remote.commit_hash)
+    path = commit.cached()
+    if path is None:
+        blob = source.folder / "blobs" / remote.etag
+        url = hf_hub_url(commit.repo, commit.file, revision=commit.revision)
+        transfer.download(url, blob, remote.size, source.file)
+        path = _link(commit, blob)
+    if not source.is_commit:
+        reference = source.folder / "refs" / source.revision
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(remote.commit_hash)
+    return path
+
+
+def _link(commit: Source, blob: Path) -> Path:
+    """Name the blob in the commit's snapshot."""
+    path = commit.folder / "snapshots" / commit.revision / commit.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # another worker was faster
+        path.symlink_to(os.path.relpath(blob, path.parent))
+    return path
+
+
+def _verify(path: Path, source: Source, sha256: str | None) -> None:
+    blob = path.resolve()
+    expected = _expected(blob.name, source, sha256)
+    if expected is None:
+        return
+    marker = source.folder / ".verified" / blob.name
+    try:
+        checksum.verify(blob, source.file, expected, ExitCode.DOWNLOAD, marker)
+    except WorkerError:
+        blob.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _expected(etag: str, source: Source, sha256: str | None) -> str | None:
+    """Return the SHA-256 that is due. The hub's etag of a large file is one, and names the blob."""
+    if not re.fullmatch(r"[0-9a-f]{64}", etag):
+        return sha256
+    if sha256 is not None and sha256 != etag:
+        message = f"{source.file} of {source.repo} has SHA-256 {etag}; LLAMACPP_SHA256 is {sha256}."
+        raise WorkerError(ExitCode.DOWNLOAD, "CHECKSUM_MISMATCH", message)
+    return etag

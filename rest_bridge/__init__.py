@@ -1,0 +1,10 @@
+"""The documented REST API over the gRPC `ModelService`.
+
+`create_app` gives the ASGI application, the command `rest-bridge` serves it. The bridge keeps no
+state: it turns each request into one call of the service and the answer into the documented JSON.
+"""
+
+from rest_bridge.app import create_app
+from rest_bridge.settings import Settings
+
+__all__ = ["Settings", "create_app"]

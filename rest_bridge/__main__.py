@@ -1,0 +1,3 @@
+from rest_bridge.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""The ASGI application: routes, error handlers, documentation."""
+
+import grpc.aio
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from rest_bridge import health, openapi, pages, routes
+from rest_bridge.errors import BridgeError
+from rest_bridge.service import Service
+from rest_bridge.settings import Settings
+
+MAX_SHOWN_CHARACTERS = 80
+
+
+def create_app(channel: grpc.aio.Channel, settings: Settings | None = None) -> FastAPI:
+    """The REST API over the service at the other end of `channel`, which the caller closes.
+
+    `settings` default to the environment; of them the application uses `keep_alive_seconds`, and
+    `target` to say in errors where the service should be.
+    """
+    settings = settings or Settings()
+    app = FastAPI(
+        title="LLM Inference API",
+        version="1.0",
+        description=openapi.DESCRIPTION,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.state.service = Service(channel, settings.target)
+    app.include_router(routes.router)
+    app.include_router(health.router)
+    app.include_router(pages.router)
+    app.mount(pages.ASSETS, pages.assets())
+    # No middleware: one that derives from BaseHTTPMiddleware hides the client's disconnect.
+    app.add_exception_handler(BridgeError, show_error)
+    app.add_exception_handler(HTTPException, show_routing_error)
+    app.add_exception_handler(ClientDisconnect, end_quietly)
+    app.add_exception_handler(Exception, show_fault)
+    return app
+
+
+async def show_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, BridgeError)
+    return JSONResponse({"detail": error.detail}, error.http_status, error.headers)
+
+
+async def show_routing_error(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router, in the words of this API."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:MAX_SHOWN_CHARACTERS]
+    detail = f"no endpoint {request.method} {path}; GET /docs shows all"
+    headers = dict(error.headers or {})
+    return await show_error(
+        request,
+        BridgeError("INVALID_PARAMETER", detail, http_status=error.status_code, headers=headers),
+    )
+
+
+async def show_fault(request: Request, _: Exception) -> Response:
+    """A bug of the bridge. Starlette raises it again after this, so that the server logs it."""
+    detail = "a fault of the REST bridge; its log has the details"
+    return await show_error(request, BridgeError("INTERNAL", detail))
+
+
+async def end_quietly(_: Request, __: Exception) -> Response:
+    """Nobody is there to read it; 499 is what nginx logs then."""
+    return Response(status_code=499)

@@ -1,0 +1,93 @@
+"""Reading the JSON body of a request."""
+
+import json
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import Request
+
+from rest_bridge.errors import BridgeError
+
+Body = TypeVar("Body", bound=BaseModel)
+
+# What the service receives at most over gRPC. The JSON of a request is never smaller than its
+# protobuf, so this limit is met first.
+MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_PROBLEMS = 5
+MAX_SHOWN_CHARACTERS = 40
+
+WANTED = {
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list of strings",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+
+
+async def read_json(request: Request, model: type[Body]) -> Body:
+    """The body of a request, checked against `model`.
+
+    Raises BridgeError when it is not JSON, has more than 4 MiB, or does not fit the model. What is
+    left of a body that is too large is not kept; the HTTP server discards it as it arrives.
+    """
+    # A page of another site may send text/plain or a form to this address without asking first,
+    # and must not start a model that way. With this content type the browser has to ask.
+    content_type = request.headers.get("content-type", "none")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        shown = content_type[:MAX_SHOWN_CHARACTERS]
+        detail = f"the content type must be application/json, not {shown}"
+        raise BridgeError("INVALID_PARAMETER", detail, http_status=415)
+    try:
+        return model.model_validate_json(await read(request))
+    except ValidationError as error:
+        problems = [
+            sentence(problem, model)
+            for problem in error.errors(include_url=False)[: MAX_PROBLEMS + 1]
+        ]
+        if len(problems) > MAX_PROBLEMS:
+            problems[MAX_PROBLEMS] = "and more"
+        raise BridgeError("INVALID_PARAMETER", "; ".join(problems)) from None
+
+
+async def read(request: Request) -> bytes:
+    """The bytes of the body. Raises BridgeError as soon as it is known to be too large."""
+    too_large = BridgeError(
+        "REQUEST_TOO_LARGE", f"the body must have at most {MAX_BODY_BYTES} bytes"
+    )
+    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise too_large
+    return bytes(body)
+
+
+def sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    """What is wrong with one field and what it may be."""
+    field, *index = problem["loc"] or ("the body",)
+    name = f"{field}{''.join(f'[{i}]' for i in index)}"
+    match problem["type"]:
+        case "missing":
+            return f"{name} is required"
+        case "extra_forbidden":
+            return f"{shown(name)} is not a field; the fields are {', '.join(model.model_fields)}"
+        case "json_invalid":
+            return f"{name} is not valid JSON: {problem['ctx']['error']}"
+        case "model_type":
+            return f"{name} must be a JSON object, not {shown(problem['input'])}"
+        case kind:
+            wanted = WANTED[kind].format(**problem.get("ctx", {}))
+            return f"{name} {wanted}, not {shown(problem['input'])}"
+
+
+def shown(value: object) -> str:
+    """A value of the request as JSON, cut where it gets long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"

@@ -1,0 +1,51 @@
+"""The command `rest-bridge`."""
+
+import asyncio
+import contextlib
+import sys
+
+import grpc.aio
+import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from rest_bridge.app import create_app
+from rest_bridge.settings import Settings
+
+CHANNEL_OPTIONS = [
+    # A text can be longer than the request that it continues, which alone may have 4 MiB.
+    ("grpc.max_receive_message_length", -1),
+    # The default waits up to two minutes before it looks whether the service is back.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # The service is a neighbour; a proxy set for the way out cannot reach it.
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until a signal to stop. `arguments` defaults to those of the process."""
+    try:
+        settings = CliApp.run(Settings, cli_args=arguments)
+    except ValidationError as error:
+        for problem in error.errors():
+            option = str(problem["loc"][0]).replace("_", "-")
+            print(f"rest-bridge: --{option}: {problem['msg']}", file=sys.stderr)
+        sys.exit(2)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    """Connect to the service and serve HTTP. The service may come up later than the bridge."""
+    async with grpc.aio.insecure_channel(settings.target, options=CHANNEL_OPTIONS) as channel:
+        config = uvicorn.Config(
+            create_app(channel, settings),
+            host=settings.host,
+            port=settings.port,
+            access_log=settings.access_log,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
+        )
+        await uvicorn.Server(config).serve()

@@ -1,0 +1,93 @@
+"""Errors of the bridge and of the service, and how REST shows them.
+
+Each is answered with `{"detail": "<one sentence>"}`, the reason in the header `X-Error-Reason`, and
+`Retry-After` where it is known when a retry can succeed. Reasons and HTTP statuses are those of the
+`error_rule` options of the enum `ErrorReason`.
+"""
+
+import math
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from inference_service.v1.errors_pb2 import ErrorReason, ErrorRule, error_rule
+
+Detail = TypeVar("Detail", ErrorInfo, RetryInfo)
+
+STATUS_DETAILS = "grpc-status-details-bin"
+
+
+class BridgeError(Exception):
+    """An error to show to the client.
+
+    `http_status` defaults to that of the reason's rule; the few errors that only HTTP knows, such
+    as 405, give their own. `headers` go with the response.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        detail: str,
+        *,
+        http_status: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.http_status = rule(reason).http_status if http_status is None else http_status
+        self.headers = {"X-Error-Reason": reason} | (headers or {})
+
+
+def rule(reason: str) -> ErrorRule:
+    """The row of the table for a reason. Raises KeyError for one that is not in it."""
+    value = ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{reason}"]
+    return value.GetOptions().Extensions[error_rule]
+
+
+def from_rpc(error: grpc.aio.AioRpcError, target: str) -> BridgeError:
+    """The error with which a call of the service at `target` ended, as REST shows it."""
+    status = Status()
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_DETAILS and isinstance(value, bytes):
+            status.ParseFromString(value)
+    info = unpacked(status, ErrorInfo())
+    if info is None:
+        return without_reason(error, target)
+    retry = unpacked(status, RetryInfo())
+    headers = {}
+    if retry is not None:
+        seconds = math.ceil(retry.retry_delay.ToTimedelta().total_seconds())
+        headers["Retry-After"] = str(seconds)
+    try:
+        http_status = rule(info.reason).http_status
+    except KeyError:  # a reason that a newer service has learned
+        http_status = without_reason(error, target).http_status
+    return BridgeError(info.reason, status.message, http_status=http_status, headers=headers)
+
+
+def unpacked(status: Status, detail: Detail) -> Detail | None:
+    """The detail of this type in the status, read into `detail`; None when it has none."""
+    return detail if any(packed.Unpack(detail) for packed in status.details) else None
+
+
+def without_reason(error: grpc.aio.AioRpcError, target: str) -> BridgeError:
+    """The error of a call that the service did not end itself: gRPC did."""
+    details = error.details() or ""
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE:
+            detail = (
+                f"the service at {target} does not answer; start it, or give the bridge its "
+                "address with --target"
+            )
+            return BridgeError("SHUTTING_DOWN", detail)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in details:
+            return BridgeError("REQUEST_TOO_LARGE", f"the request is too large: {details}")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return BridgeError("GENERATION_TIMEOUT", "the service did not answer in time")
+        case code:
+            detail = f"the service at {target} failed with {code.name}: {details or 'no details'}"
+            return BridgeError("INTERNAL", detail)

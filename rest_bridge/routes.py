@@ -1,0 +1,172 @@
+"""The documented endpoints; each is one call of the service."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path
+from starlette.requests import Request
+
+from inference_service.v1 import model_service_pb2 as pb
+from rest_bridge import openapi
+from rest_bridge.body import read_json
+from rest_bridge.errors import BridgeError
+from rest_bridge.models import (
+    GenerateRequest,
+    GenerateResponse,
+    GenerateStreamRequest,
+    Generation,
+    InfoResponse,
+    ModelResponse,
+    ModelsResponse,
+    StartResponse,
+    StopResponse,
+)
+from rest_bridge.service import Service
+from rest_bridge.sse import EventStream
+
+router = APIRouter()
+
+ModelId = Annotated[
+    str, Path(description="The id of the model, as `GET /models` lists it.", examples=["gpt-2"])
+]
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def refuse_other_sites(request: Request) -> None:
+    """A page of another site may send a POST without a body here; its browser says so."""
+    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        detail = "a page of another origin may not start or stop models"
+        raise BridgeError("INVALID_PARAMETER", detail, http_status=403)
+
+
+def set_fields(body: Generation, *, without: set[str]) -> dict[str, Any]:
+    """The fields that were given: the service has the defaults of the others."""
+    return body.model_dump(exclude_none=True, exclude=without)
+
+
+@router.get(
+    "/",
+    summary="Get API info",
+    tags=["Models"],
+    responses=openapi.success("INFO") | openapi.errors(),
+)
+async def get_info(request: Request) -> InfoResponse:
+    """Says what this API is, which models there are, and which of them run."""
+    service = service_of(request)
+    info = await service.answer(request, service.stub.GetInfo(pb.GetInfoRequest()))
+    return InfoResponse(
+        message=info.message,
+        models=list(info.models),
+        running_containers=list(info.running_containers),
+    )
+
+
+@router.get(
+    "/models",
+    summary="List available models",
+    tags=["Models"],
+    responses=openapi.success("MODELS") | openapi.errors(),
+)
+async def list_models(request: Request) -> ModelsResponse:
+    """Lists all models of the catalog, and whether they run."""
+    service = service_of(request)
+    answer = await service.answer(request, service.stub.ListModels(pb.ListModelsRequest()))
+    return ModelsResponse(
+        models=[
+            ModelResponse(id=m.id, name=m.name, hf_name=m.hf_name, running=m.running)
+            for m in answer.models
+        ]
+    )
+
+
+@router.post(
+    "/models/{model_id:path}/start",
+    summary="Start model container",
+    tags=["Models"],
+    dependencies=[Depends(refuse_other_sites)],
+    responses=openapi.success("START")
+    | openapi.errors(*openapi.STARTING, of_bridge=openapi.OTHER_SITE),
+)
+async def start_model(request: Request, model_id: ModelId) -> StartResponse:
+    """Starts a model and answers when it is ready; at once, when it runs already.
+
+    The first start downloads an image and weights and can take many minutes. It goes on when the
+    client does not wait for it.
+    """
+    service = service_of(request)
+    call = service.stub.StartModel(pb.StartModelRequest(model_id=model_id))
+    answer = await service.answer(request, call)
+    return StartResponse(
+        message=answer.message, port=answer.port, container_name=answer.container_name
+    )
+
+
+@router.post(
+    "/models/{model_id:path}/stop",
+    summary="Stop model container",
+    tags=["Models"],
+    dependencies=[Depends(refuse_other_sites)],
+    responses=openapi.success("STOP")
+    | openapi.errors(*openapi.STOPPING, of_bridge=openapi.OTHER_SITE),
+)
+async def stop_model(request: Request, model_id: ModelId) -> StopResponse:
+    """Stops a model and answers when its container is gone. Requests that run may finish first."""
+    service = service_of(request)
+    call = service.stub.StopModel(pb.StopModelRequest(model_id=model_id))
+    answer = await service.answer(request, call)
+    return StopResponse(message=answer.message)
+
+
+@router.post(
+    "/generate",
+    summary="Generate text",
+    tags=["Generation"],
+    response_model=GenerateResponse,
+    responses=openapi.success("GENERATE")
+    | openapi.errors(*openapi.GENERATING, of_bridge=openapi.NOT_JSON),
+    openapi_extra=openapi.body(GenerateRequest),
+)
+async def generate(request: Request) -> GenerateResponse | EventStream:
+    """Generates a text. Starts the model when it does not run, which can take minutes.
+
+    With `"stream": true` the answer is that of `POST /generate_stream`.
+    """
+    body = await read_json(request, GenerateRequest)
+    if body.stream:
+        if body.return_full_text:
+            raise BridgeError("INVALID_PARAMETER", "return_full_text cannot be true with stream")
+        return stream(request, body, without={"stream", "return_full_text"})
+    service = service_of(request)
+    fields = set_fields(body, without={"stream"})
+    answer = await service.answer(request, service.stub.Generate(pb.GenerateRequest(**fields)))
+    return GenerateResponse(generated_text=answer.generated_text, model_id=answer.model_id)
+
+
+@router.post(
+    "/generate_stream",
+    summary="Generate text as a stream of events",
+    tags=["Generation"],
+    response_class=EventStream,
+    status_code=200,
+    responses=openapi.EVENTS | openapi.errors(*openapi.GENERATING, of_bridge=openapi.NOT_JSON),
+    openapi_extra=openapi.body(GenerateStreamRequest),
+)
+async def generate_stream(request: Request) -> EventStream:
+    """Generates a text and sends it as it is made, as server-sent events.
+
+    `status` (when `status_events` is set): what the model does until it is ready. `chunk`: more
+    text, without the prompt. `summary`: the end, exactly once and last. `error`: the end of a
+    stream that failed after its first event, with `detail` and `reason`; a failure before it is
+    answered with its own HTTP status.
+    """
+    return stream(request, await read_json(request, GenerateStreamRequest), without=set())
+
+
+def stream(request: Request, body: Generation, *, without: set[str]) -> EventStream:
+    service = service_of(request)
+    fields = set_fields(body, without=without)
+    call = service.stub.GenerateStream(pb.GenerateStreamRequest(**fields))
+    return EventStream(service, call, request.app.state.settings.keep_alive_seconds)

@@ -1,0 +1,79 @@
+"""The service behind the bridge, as the routes see it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
+
+from inference_service.v1.model_service_pb2_grpc import ModelServiceStub
+from rest_bridge.errors import BridgeError, from_rpc
+
+if TYPE_CHECKING:
+    from inference_service.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+
+Answer = TypeVar("Answer")
+
+READY_TIMEOUT_SECONDS = 2.0
+
+
+class Service:
+    """The stubs of one channel, and the rules that every call of them follows."""
+
+    def __init__(self, channel: grpc.aio.Channel, target: str) -> None:
+        self.stub: ModelServiceAsyncStub = ModelServiceStub(channel)
+        self._health = health_pb2_grpc.HealthStub(channel)
+        self.target = target
+
+    @asynccontextmanager
+    async def calling(self, receive: Receive, call: grpc.aio.Call) -> AsyncIterator[None]:
+        """Hold a call for as long as the HTTP client is there.
+
+        Leaving the context ends the call, and so does the client's disconnect. `receive` must have
+        delivered the whole body of the request. Raises ClientDisconnect when the client went,
+        BridgeError for every other way in which the call can fail, the end of this process
+        included.
+        """
+        gone = asyncio.create_task(cancel_on_disconnect(receive, call))
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self.target) from error
+        except asyncio.CancelledError:
+            if gone.done():
+                raise ClientDisconnect from None
+            # The server cancels what still runs at the end of its shutdown: there is nobody above
+            # who could use the cancellation, and below somebody who waits for an answer.
+            raise BridgeError(
+                "SHUTTING_DOWN", "the REST bridge is shutting down; retry when it is back"
+            ) from None
+        finally:
+            gone.cancel()
+            call.cancel()
+
+    async def answer(
+        self, request: Request, call: "grpc.aio.UnaryUnaryCall[Any, Answer]"
+    ) -> Answer:
+        """The answer of a unary call that was just made; raises as `calling`."""
+        async with self.calling(request.receive, call):
+            return await call
+
+    async def is_ready(self) -> bool:
+        """Whether the service answers and says that it serves."""
+        request = health_pb2.HealthCheckRequest()
+        try:
+            response = await self._health.Check(request, timeout=READY_TIMEOUT_SECONDS)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def cancel_on_disconnect(receive: Receive, call: grpc.aio.Call) -> None:
+    """Wait until the HTTP client has gone, then end the call."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.cancel()

@@ -1,0 +1,118 @@
+"""A stream of the service as server-sent events."""
+
+import asyncio
+import json
+
+import grpc.aio
+from google.protobuf.json_format import MessageToDict
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from inference_service.v1.model_service_pb2 import GenerateStreamRequest, GenerateStreamResponse
+from rest_bridge.errors import BridgeError
+from rest_bridge.service import Service
+
+HEADERS = {
+    # Here and not as `media_type`, which FastAPI would document for the errors too.
+    "content-type": "text/event-stream",
+    "cache-control": "no-cache",
+    # Nginx would keep the events back until its buffer is full.
+    "x-accel-buffering": "no",
+}
+KEEP_ALIVE = b": keep-alive\n\n"
+
+quoted = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class EventStream(Response):
+    """Sends each message of a call as one event, when it comes.
+
+    The status line waits for the first message, so that a call that fails before it is answered
+    with the error's own status (by the exception handlers of the application); after it the error
+    is an event. Silence of `keep_alive_seconds` after the first event is filled with a comment.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        call: "grpc.aio.UnaryStreamCall[GenerateStreamRequest, GenerateStreamResponse]",
+        keep_alive_seconds: float,
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers(HEADERS)
+        self._service = service
+        self._call = call
+        self._keep_alive_seconds = keep_alive_seconds
+        self._last_write = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        keeping_alive = None
+        try:
+            async with self._service.calling(receive, self._call):
+                async for message in self._call:
+                    if keeping_alive is None:
+                        await self._start(send)
+                        keeping_alive = asyncio.create_task(self._keep_alive(send))
+                    await write(send, event(message))
+                    self._last_write = clock()
+            if keeping_alive is None:
+                raise BridgeError("INTERNAL", "the service ended the stream without an event")
+        except BridgeError as error:
+            if keeping_alive is None:
+                raise
+            await write(send, encoded("error", {"detail": error.detail, "reason": error.reason}))
+        except ClientDisconnect:
+            return
+        finally:
+            if keeping_alive is not None:
+                keeping_alive.cancel()
+        await write(send, b"", more=False)
+
+    async def _start(self, send: Send) -> None:
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+
+    async def _keep_alive(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            silence = clock() - self._last_write
+            if silence >= self._keep_alive_seconds:
+                await write(send, KEEP_ALIVE)
+                self._last_write = clock()
+            else:
+                await asyncio.sleep(self._keep_alive_seconds - silence)
+
+
+async def write(send: Send, body: bytes, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def event(message: GenerateStreamResponse) -> bytes:
+    """The event of one message; nothing for a kind that a newer service has learned."""
+    kind = message.WhichOneof("event")
+    if kind == "chunk":  # by hand: it comes for every token
+        chunk = message.chunk
+        return (
+            f'event: chunk\ndata: {{"text": {quoted(chunk.text)}, '
+            f'"token_count": {chunk.token_count}}}\n\n'
+        ).encode()
+    if kind is None:
+        return b""
+    fields = MessageToDict(
+        getattr(message, kind),
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+    )
+    return encoded(kind, fields)
+
+
+def encoded(name: str, data: dict[str, object]) -> bytes:
+    return f"event: {name}\ndata: {quoted(data)}\n\n".encode()

@@ -1,0 +1,182 @@
+"""Stand-ins at the two seams. They keep state, as what they stand for does; the contract suites in
+`tests/runtimes` and `tests/engines` run against them too, which keeps them honest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
+from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.errors import EngineFailed, LaunchError
+from inference_service.lifecycle import Phase, Progress
+from inference_service.logs import LogBuffer
+from inference_service.runtimes.base import Exit, Launch
+
+
+def spec(model_id: str = "tiny", context_length: int = 128) -> ModelSpec:
+    """A catalog entry."""
+    weights = GgufWeights(repo="some/repo", file="model.gguf")
+    return ModelSpec(
+        id=model_id,
+        hf_name=f"some/{model_id}",
+        context_length=context_length,
+        llamacpp=LlamacppNeeds(memory="64MiB", weights=weights),  # type: ignore[arg-type]
+    )
+
+
+class FakeInstance:
+    """An engine that runs until it is told to die or is left."""
+
+    def __init__(self, launch: Launch, port: int) -> None:
+        self.name = launch.name
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = LogBuffer()
+        self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+
+    async def wait(self) -> Exit:
+        return await asyncio.shield(self.exit)
+
+    def logs(self) -> AsyncGenerator[str]:
+        return self.log.follow()
+
+    def tail(self, count: int) -> tuple[str, ...]:
+        return self.log.tail(count)
+
+    def die(self, exit: Exit, *lines: str) -> None:
+        """End as an engine does that crashes."""
+        for line in lines:
+            self.log.append(line)
+        self.log.close()
+        self.exit.set_result(exit)
+
+
+class FakeRuntime:
+    """Runs nothing, and counts it.
+
+    `may_pull`, `may_run` and `may_leave` are gates that a test closes to hold a start or a stop at
+    that point; `refusal` is raised by the next run, `stop_refusal` by the next leaving.
+    """
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.may_pull, self.may_run, self.may_leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        for gate in (self.may_pull, self.may_run, self.may_leave):
+            gate.set()
+        self.running: dict[str, FakeInstance] = {}
+        self.started: list[str] = []
+        self.changed = asyncio.Event()
+        self.refusal: Exception | None = None
+        self.stop_refusal: Exception | None = None
+
+    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+        if launch.module is None:
+            raise LaunchError("containers only")
+        yield Progress(Phase.PULLING_IMAGE, 1, 2, "bytes", 0.5)
+        await self.may_pull.wait()
+        yield Progress(Phase.PULLING_IMAGE, 2, 2, "bytes", 1.0)
+
+    @asynccontextmanager
+    async def run(self, launch: Launch) -> AsyncGenerator[FakeInstance]:
+        await self.may_run.wait()
+        refusal, self.refusal = self.refusal, None
+        if refusal is not None:
+            raise refusal
+        if launch.name in self.running:
+            raise LaunchError(f"the name {launch.name} is taken")
+        instance = FakeInstance(launch, 8080 + len(self.running))
+        self.running[launch.name] = instance
+        self.started.append(launch.name)
+        self._tell()
+        try:
+            yield instance
+        finally:
+            await self.may_leave.wait()
+            refusal, self.stop_refusal = self.stop_refusal, None
+            if refusal is not None:
+                raise refusal
+            del self.running[launch.name]
+            instance.log.close()
+            if not instance.exit.done():
+                instance.exit.set_result(Exit(0))
+            self._tell()
+
+    async def aclose(self) -> None:
+        pass
+
+    async def instance(self, name: str = "tgi-tiny") -> FakeInstance:
+        """The instance of this name, as soon as it runs."""
+        while name not in self.running:
+            await self.changed.wait()
+        return self.running[name]
+
+    def _tell(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class FakeEngine:
+    """Says "word word ..." as often as it is asked to.
+
+    While `may_answer` is closed it is not ready; while `may_speak` is closed it holds each token.
+    """
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.may_answer, self.may_speak = asyncio.Event(), asyncio.Event()
+        self.may_answer.set()
+        self.may_speak.set()
+        self.failure: Exception | None = None
+        self.open = 0
+        self.spoke = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def launch(self, spec: ModelSpec) -> Launch:
+        assert spec.llamacpp is not None
+        return Launch(
+            model_id=spec.id,
+            image="fake",
+            module="fake",
+            env={},
+            address_env=("HOST", "PORT"),
+            memory_bytes=spec.llamacpp.memory,
+        )
+
+    def progress(self, line: str) -> Progress | None:
+        return Progress(Phase.LOADING_WEIGHTS, message=line) if line.startswith("load") else None
+
+    def cause(self, log: Sequence[str]) -> str:
+        return log[-1] if log else ""
+
+    async def ready(self, url: str) -> bool:
+        return self.may_answer.is_set()
+
+    async def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
+        self.open += 1
+        self.idle.clear()
+        try:
+            for count in range(1, prompt.max_new_tokens + 1):
+                self.spoke.set()
+                await self.may_speak.wait()
+                if self.failure is not None:
+                    raise self.failure
+                last = count == prompt.max_new_tokens
+                finish = Finish(FinishReason.LENGTH, len(prompt.text.split()), count)
+                yield Chunk(" word", 1, finish if last else None)
+        finally:
+            self.open -= 1
+            if not self.open:
+                self.idle.set()
+
+    async def aclose(self) -> None:
+        pass
+
+
+def broken() -> EngineFailed:
+    """What an engine raises that dies under a request."""
+    return EngineFailed("the connection to the engine broke")
