@@ -1,0 +1,380 @@
+"""The service as a user meets it: gRPC and REST over loopback, story-mini in a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+from inference_service.server import BindError
+from inference_service.v1 import model_service_pb2 as pb
+from inference_service.v1 import model_service_pb2_grpc as pb_grpc
+from tests.serving import Serving, failure, free, free_ports, serving
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture
+async def service() -> AsyncGenerator[Serving]:
+    async with serving(ports=free_ports(8)) as running:
+        yield running
+
+
+def engines() -> list[int]:
+    """The engine processes that this process has."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = status.read_bytes().split(b"\0")
+            parent = (status.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
+        except OSError:  # it has gone meanwhile
+            continue
+        if b"inference_service.worker" in words and int(parent) == _me():
+            found.append(int(status.parent.name))
+    return found
+
+
+def _me() -> int:
+    return int(Path("/proc/self").resolve().name)
+
+
+async def test_the_documented_rest_calls_give_the_documented_answers(service: Serving) -> None:
+    http = service.http
+    ids = "gpt-2 tiny-llama phi-2 mistral-7b llama-2-7b falcon-7b story-mini".split()
+    assert (await http.get("/")).json() == {
+        "message": "LLM Inference API",
+        "models": ids,
+        "running_containers": [],
+    }
+
+    started = await http.post("/models/story-mini/start")
+    again = await http.post("/models/story-mini/start")
+
+    port = service.service.manager.find("story-mini").status.port
+    assert (started.status_code, started.json()) == (
+        200,
+        {
+            "message": "Container for story-mini started",
+            "port": port,
+            "container_name": "tgi-story-mini",
+        },
+    )
+    assert again.json() == started.json()
+    assert (await http.get("/models")).json()["models"][-2:] == [
+        {
+            "id": "falcon-7b",
+            "name": "falcon-7b",
+            "hf_name": "tiiuae/falcon-7b-instruct",
+            "running": False,
+        },
+        {"id": "story-mini", "name": "story-mini", "hf_name": "story-mini", "running": True},
+    ]
+    assert (await http.get("/")).json()["running_containers"] == ["story-mini"]
+
+    text = await http.post("/generate", json={"model_id": "story-mini", "prompt": PROMPT})
+    assert text.status_code == 200
+    assert list(text.json()) == ["generated_text", "model_id"]
+    assert text.json()["generated_text"].startswith(PROMPT + ",")
+    assert text.json()["model_id"] == "story-mini"
+
+    stopped = await http.post("/models/story-mini/stop")
+    assert (stopped.status_code, stopped.json()) == (
+        200,
+        {"message": "Container for story-mini stopped"},
+    )
+    missing = await http.post("/models/story-mini/stop")
+    assert (missing.status_code, missing.json()) == (404, {"detail": "story-mini is not running"})
+    assert missing.headers["x-error-reason"] == "CONTAINER_NOT_RUNNING"
+
+
+async def test_the_documented_python_example_runs_as_written(service: Serving) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        response = await client.post(
+            f"{service.service.rest_url}/generate",
+            json={"model_id": "story-mini", "prompt": "What is AI?", "max_new_tokens": 100},
+        )
+        assert response.json()["generated_text"].startswith("What is AI?")
+
+
+async def test_generate_starts_the_model_and_says_how_it_went(service: Serving) -> None:
+    answer = await service.stub.Generate(
+        pb.GenerateRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=7)
+    )
+
+    assert answer.generated_text.startswith(PROMPT)
+    assert answer.summary.finish_reason == pb.FINISH_REASON_LENGTH
+    assert answer.summary.completion_token_count == 7
+    assert answer.summary.prompt_token_count > 0
+    assert answer.summary.start_duration.ToNanoseconds() > 0
+    assert (
+        answer.summary.total_duration.ToNanoseconds()
+        >= answer.summary.start_duration.ToNanoseconds()
+        + answer.summary.first_token_duration.ToNanoseconds()
+    )
+
+
+async def test_the_prompt_can_be_left_out_of_the_text(service: Serving) -> None:
+    request = {"model_id": "story-mini", "prompt": PROMPT, "temperature": 0, "max_new_tokens": 9}
+
+    full = (await service.http.post("/generate", json=request)).json()["generated_text"]
+    rest = (
+        await service.http.post("/generate", json=request | {"return_full_text": False})
+    ).json()["generated_text"]
+
+    assert full == PROMPT + rest
+
+
+async def test_temperature_0_and_a_seed_are_repeatable(service: Serving) -> None:
+    for choice in ({"temperature": 0.0}, {"seed": 7, "temperature": 1.5}):
+        request = pb.GenerateRequest(model_id="story-mini", prompt=PROMPT, **choice)  # type: ignore[arg-type]
+        texts = {(await service.stub.Generate(request)).generated_text for _ in range(3)}
+        assert len(texts) == 1
+
+
+async def test_a_stream_tells_the_start_then_the_text_then_one_summary(service: Serving) -> None:
+    request = pb.GenerateStreamRequest(
+        model_id="story-mini", prompt=PROMPT, max_new_tokens=30, temperature=0, status_events=True
+    )
+    events = [event async for event in service.stub.GenerateStream(request)]
+    kinds = [event.WhichOneof("event") for event in events]
+    chunks = [event.chunk for event in events if event.WhichOneof("event") == "chunk"]
+    whole = await service.stub.Generate(
+        pb.GenerateRequest(
+            model_id="story-mini",
+            prompt=PROMPT,
+            max_new_tokens=30,
+            temperature=0,
+            return_full_text=False,
+        )
+    )
+
+    assert kinds == sorted(kinds, key=["status", "chunk", "summary"].index)
+    assert kinds.count("summary") == 1
+    assert events[0].status.model_state == pb.MODEL_STATE_STARTING
+    assert pb.START_PHASE_LOADING_WEIGHTS in {e.status.start_progress.phase for e in events}
+    assert "".join(chunk.text for chunk in chunks) == whole.generated_text
+    assert sum(chunk.token_count for chunk in chunks) == 30
+    assert events[-1].summary.completion_token_count == 30
+
+
+async def test_server_sent_events_are_the_same_stream(service: Serving) -> None:
+    for path, extra in (("/generate_stream", {}), ("/generate", {"stream": True})):
+        body = {"model_id": "story-mini", "prompt": PROMPT, "max_new_tokens": 5, **extra}
+        response = await service.http.post(path, json=body)
+        assert response.headers["content-type"].startswith("text/event-stream")
+        names = [line for line in response.text.splitlines() if line.startswith("event: ")]
+        assert names[-1] == "event: summary"
+        assert set(names[:-1]) == {"event: chunk"}
+
+
+async def test_fifty_at_once_on_a_cold_model_start_one_engine(service: Serving) -> None:
+    body = {"model_id": "story-mini", "prompt": PROMPT, "max_new_tokens": 20}
+
+    answers = await asyncio.gather(*(service.http.post("/generate", json=body) for _ in range(50)))
+
+    assert [answer.status_code for answer in answers] == [200] * 50
+    assert len(engines()) == 1
+
+
+async def test_stop_leaves_no_process_and_no_port(service: Serving) -> None:
+    port = (await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))).port
+    assert len(engines()) == 1
+    assert not free(port)
+
+    await service.stub.StopModel(pb.StopModelRequest(model_id="story-mini"))
+
+    assert engines() == []
+    assert free(port)
+
+
+async def test_leaving_the_service_leaves_nothing() -> None:
+    async with serving(ports=free_ports(4)) as service:
+        port = (await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))).port
+
+    assert engines() == []
+    assert free(port)
+
+
+async def test_no_wait_returns_at_once_and_the_start_goes_on(service: Serving) -> None:
+    answer = await service.stub.StartModel(
+        pb.StartModelRequest(model_id="story-mini", no_wait=True)
+    )
+    assert answer.model.state == pb.MODEL_STATE_STARTING
+
+    waited = await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+
+    assert waited.model.state == pb.MODEL_STATE_READY
+    assert waited.port == waited.model.port > 0
+
+
+async def test_a_caller_that_leaves_ends_its_generation(service: Serving) -> None:
+    request = pb.GenerateStreamRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=500)
+    model = service.service.manager.find("story-mini")
+    for _ in range(5):
+        call = service.stub.GenerateStream(request)
+        await call.read()
+        call.cancel()
+    unary = service.stub.Generate(
+        pb.GenerateRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=500)
+    )
+    unary.cancel()
+
+    async with asyncio.timeout(1):
+        while model.lease_count:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_deadline_during_a_cold_start_disturbs_no_other_caller(service: Serving) -> None:
+    request = pb.GenerateRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=5)
+    patient = asyncio.ensure_future(service.stub.Generate(request))
+
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await service.stub.Generate(request, timeout=0.02)
+
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert (await patient).generated_text.startswith(PROMPT)
+
+
+async def test_a_text_that_takes_too_long_is_a_generation_timeout() -> None:
+    async with serving(ports=free_ports(4), generation_timeout=0.02) as service:
+        request = {"model_id": "story-mini", "prompt": PROMPT, "max_new_tokens": 500}
+        response = await service.http.post("/generate", json=request)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await service.stub.Generate(pb.GenerateRequest(**request))  # type: ignore[arg-type]
+
+    assert response.status_code == 504
+    assert response.headers["x-error-reason"] == "GENERATION_TIMEOUT"
+    assert failure(error.value).reason == "GENERATION_TIMEOUT"
+    assert failure(error.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_an_engine_killed_in_the_middle_of_a_stream_is_told_and_replaced() -> None:
+    async with serving(ports=free_ports(4)) as service:
+        request = pb.GenerateStreamRequest(
+            model_id="story-mini", prompt=PROMPT, max_new_tokens=500, seed=3, temperature=2
+        )
+        events = aiter(service.stub.GenerateStream(request))
+        await anext(events)
+        [engine] = engines()
+        os.kill(engine, signal.SIGKILL)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            async for _ in events:
+                pass
+
+        told = failure(error.value)
+        assert (told.reason, told.code) == ("ENGINE_FAILED", grpc.StatusCode.ABORTED)
+        assert int(told.metadata["sent_token_count"]) > 0
+        model = (await service.stub.GetModel(pb.GetModelRequest(model_id="story-mini"))).model
+        while model.state != pb.MODEL_STATE_FAILED:
+            await asyncio.sleep(0.01)
+            model = (await service.stub.GetModel(pb.GetModelRequest(model_id="story-mini"))).model
+        assert "exited with code -9" in model.last_error.message
+        assert model.HasField("retry_time")
+        response = await service.http.post("/models/story-mini/start")
+        assert response.status_code == 503
+        assert response.headers["x-error-reason"] == "START_BACKING_OFF"
+        await asyncio.sleep(int(response.headers["retry-after"]))
+        assert (await service.http.post("/models/story-mini/start")).status_code == 200
+
+
+async def test_shutdown_lets_a_stream_finish_and_refuses_new_calls() -> None:
+    async with serving(ports=free_ports(4)) as service:
+        request = pb.GenerateStreamRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=400)
+        stream = aiter(service.stub.GenerateStream(request))
+        await anext(stream)
+        closing = asyncio.create_task(service.service.manager.close(30))
+        await asyncio.sleep(0)
+
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await service.stub.Generate(pb.GenerateRequest(model_id="story-mini", prompt="x"))
+        events = [event async for event in stream]
+        await closing
+
+    assert failure(error.value).reason == "SHUTTING_DOWN"
+    assert events[-1].WhichOneof("event") == "summary"
+
+
+async def test_health_names_the_service_and_each_model(service: Serving) -> None:
+    health = health_pb2_grpc.HealthStub(service.channel)  # type: ignore[no-untyped-call]
+
+    async def status(name: str) -> int:
+        request = health_pb2.HealthCheckRequest(service=name)
+        return (await health.Check(request)).status  # type: ignore[no-any-return]
+
+    serving_, not_serving = 1, 2
+    assert await status("") == serving_
+    assert await status("inference_service.v1.ModelService") == serving_
+    assert await status("story-mini") == not_serving
+    watch = health.Watch(health_pb2.HealthCheckRequest(service="story-mini"))
+    assert (await watch.read()).status == not_serving
+    await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+    assert (await watch.read()).status == serving_
+    watch.cancel()
+    assert (await service.http.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_lists_and_describes_the_service(service: Serving, version: str) -> None:
+    ask = service.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    name = "inference_service.v1.ModelService"
+    requests = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=name),
+    ]
+    listed, described = [answer async for answer in ask(iter(requests))]
+
+    assert name in {found.name for found in listed.list_services_response.service}
+    assert len(described.file_descriptor_response.file_descriptor_proto) >= 1
+
+
+async def test_a_request_that_is_no_message_is_an_invalid_parameter(service: Serving) -> None:
+    call = service.channel.unary_unary("/inference_service.v1.ModelService/Generate")
+
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call(b"\xff\xff\xff")
+
+    assert failure(error.value).reason == "INVALID_PARAMETER"
+
+
+async def test_fields_that_the_contract_does_not_have_are_ignored_over_grpc(
+    service: Serving,
+) -> None:
+    """As proto3 asks, so that newer clients can talk to older services."""
+    call = service.channel.unary_unary("/inference_service.v1.ModelService/GetModel")
+    request = pb.GetModelRequest(model_id="story-mini").SerializeToString() + b"\xfa\x3f\x01x"
+
+    answer = pb.GetModelResponse.FromString(await call(request))  # type: ignore[arg-type]
+
+    assert answer.model.id == "story-mini"
+
+
+async def test_two_services_do_not_share_a_grpc_port(service: Serving) -> None:
+    taken = int(service.service.target.rpartition(":")[2])
+    with pytest.raises(BindError, match="--grpc-port"):
+        async with serving(grpc_port=taken):
+            pass
+    rest = httpx.URL(service.service.rest_url or "").port
+    with pytest.raises(BindError, match="--rest-port"):
+        async with serving(rest_port=rest):
+            pass
+
+
+async def test_a_generated_stub_of_the_sync_api_works_too(service: Serving) -> None:
+    def call() -> list[str]:
+        with grpc.insecure_channel(service.service.target) as channel:
+            stub = pb_grpc.ModelServiceStub(channel)
+            return list(stub.GetInfo(pb.GetInfoRequest()).models)
+
+    assert (await asyncio.to_thread(call))[-1] == "story-mini"
