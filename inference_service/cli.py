@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (CatalogError, BindError) as error:
         sys.exit(f"inference-service: {error}")
     except RuntimeUnavailable as error:
-        sys.exit(f"inference-service: {error.message}")
+        sys.exit(f"inference-service: {error.message}; start it, or use --runtime process")
 
 
 async def _serve(settings: Settings) -> None:

@@ -23,7 +23,14 @@ _STATES = {
     State.FAILED: pb.MODEL_STATE_FAILED,
 }
 
-_OPTIONAL: tuple[Any, ...] = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+_OPTIONAL: tuple[Any, ...] = (
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+    "seed",
+)
 
 _LONGEST_DRAIN = 3600.0
 

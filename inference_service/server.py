@@ -78,7 +78,7 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
         manager = Manager(catalog, placed, timing, beacon.changed)
         servicer = ModelService(manager, choice, settings.generation_timeout)
         port = await stack.enter_async_context(_grpc(settings, servicer, beacon, catalog))
-        target = f"{settings.host}:{port}"
+        target = _address(settings.host, port)
         rest_url = None
         if settings.rest:
             rest_url = await stack.enter_async_context(_rest(settings, target))
@@ -132,7 +132,7 @@ async def _runtimes(
     except RuntimeUnavailable as error:
         if settings.runtime == "docker":
             raise
-        return runtimes, RuntimeChoice("process", f"no Docker Engine: {error.message}")
+        return runtimes, RuntimeChoice("process", error.message)
     stack.push_async_callback(runtime.aclose)
     runtimes["docker"] = runtime
     reason = "it was asked for" if settings.runtime == "docker" else "a Docker Engine answers"
@@ -152,7 +152,7 @@ async def _grpc(
     health_pb2_grpc.add_HealthServicer_to_server(beacon.servicer, server)
     _add_reflection(server)
     await beacon.up(catalog)
-    address = f"{settings.host}:{settings.grpc_port}"
+    address = _address(settings.host, settings.grpc_port)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError:
@@ -200,13 +200,13 @@ async def _rest(settings: Settings, target: str) -> AsyncGenerator[str]:
     from rest_bridge.cli import CHANNEL_OPTIONS
     from rest_bridge.settings import Settings as BridgeSettings
 
-    address = (settings.host, settings.rest_port)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        listener = socket.create_server(address)
+        listener = socket.create_server((settings.host, settings.rest_port), family=family)
     except OSError as error:
+        address = _address(settings.host, settings.rest_port)
         raise BindError(
-            f"REST cannot listen on {settings.host}:{settings.rest_port} ({error.strerror}); "
-            "choose another --rest-port"
+            f"REST cannot listen on {address} ({error.strerror}); choose another --rest-port"
         ) from None
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         app = create_app(channel, BridgeSettings(target=target))
@@ -217,7 +217,11 @@ async def _rest(settings: Settings, target: str) -> AsyncGenerator[str]:
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await server.up.wait()
-            yield f"http://{settings.host}:{listener.getsockname()[1]}"
+            yield f"http://{_address(settings.host, listener.getsockname()[1])}"
         finally:
             server.should_exit = True
             await task
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

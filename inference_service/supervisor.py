@@ -15,19 +15,10 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from inference_service import failures
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Engine, Prompt
-from inference_service.errors import (
-    LaunchError,
-    ModelStopped,
-    NotRunning,
-    ServiceError,
-    ShuttingDown,
-    StartBackingOff,
-    StartFailed,
-    StartStalled,
-    StopFailed,
-)
+from inference_service.errors import LaunchError, ServiceError, StopFailed
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.runtimes.base import Exit, Instance, Runtime
 
@@ -167,7 +158,7 @@ class Supervisor:
         """
         life = self._life
         if life is None:
-            raise NotRunning(f"{self.spec.id} is not running", metadata={"model_id": self.spec.id})
+            raise failures.not_running(self.spec.id)
         self._end(life, self._timing.drain if drain is None else drain)
         await asyncio.shield(life.gone)
 
@@ -193,15 +184,9 @@ class Supervisor:
 
     def _begin(self) -> _Life:
         if self._closed:
-            raise ShuttingDown("the service is shutting down; retry once it is back")
+            raise failures.shutting_down()
         if (wait := self._retry_at - time.monotonic()) > 0 and self.status.failure:
-            raise StartBackingOff(
-                f"{self.spec.id} is not started again before {wait:.0f} s have passed, since: "
-                f"{self.status.failure.message}",
-                metadata={"model_id": self.spec.id},
-                retry_after=wait,
-                log=self.status.failure.log,
-            )
+            raise failures.backing_off(self.spec.id, wait, self.status.failure)
         self._life = _Life()
         self._enter(State.STARTING)
         self._task = asyncio.create_task(self._live(self._life), name=f"life of {self.spec.id}")
@@ -226,7 +211,7 @@ class Supervisor:
             failure = error
         except Exception as error:
             log.exception("%s: fault in its life", self.spec.id)
-            failure = StartFailed(f"{self.spec.id} failed by a fault of the service: {error!r}")
+            failure = failures.fault(self.spec.id, error)
         if life.unwanted.is_set() and not isinstance(failure, StopFailed):
             failure = None  # whatever broke on the way out, it is gone as was asked
         self._life = None
@@ -247,9 +232,9 @@ class Supervisor:
                         moved(progress)
                 moved(Progress(Phase.CREATING_CONTAINER))
         except TimeoutError:
-            raise self._stalled(()) from None
+            raise failures.stalled(self.spec.id, self._phase(), self._timing.stall, ()) from None
         except LaunchError as error:
-            raise self._failed(str(error)) from None
+            raise failures.could_not_start(self.spec.id, self._phase(), str(error)) from None
         await self._run(life)
 
     async def _run(self, life: _Life) -> None:
@@ -265,7 +250,7 @@ class Supervisor:
                     self._failures = 0
                 raise self._died(instance, exit)
         except LaunchError as error:
-            raise self._failed(str(error)) from None
+            raise failures.could_not_start(self.spec.id, self._phase(), str(error)) from None
 
     async def _until_healthy(self, instance: Instance) -> None:
         try:
@@ -275,7 +260,9 @@ class Supervisor:
                     self._answers(instance), self._read_log(instance, moved), self._dies(instance)
                 )
         except TimeoutError:
-            raise self._stalled(instance.tail(_LOG_LINES)) from None
+            log = instance.tail(_LOG_LINES)
+            phase = self._phase()
+            raise failures.stalled(self.spec.id, phase, self._timing.stall, log) from None
 
     async def _answers(self, instance: Instance) -> None:
         pause = self._timing.poll
@@ -344,50 +331,17 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._on_change(self)
 
-    # The errors.
-
     def _phase(self) -> str:
-        return str(self.status.progress.phase) if self.status.progress else str(Phase.WAITING)
-
-    def _failed(self, cause: str) -> StartFailed:
-        phase = self._phase()
-        return StartFailed(
-            f"{self.spec.id} could not be started ({phase}): {cause}",
-            metadata={"model_id": self.spec.id, "phase": phase},
-        )
-
-    def _died(self, instance: Instance, exit: Exit) -> StartFailed:
-        tail = instance.tail(_LOG_LINES)
-        cause = self.engine.cause(tail)
-        was = "was serving" if self.status.state is State.READY else self._phase()
-        return StartFailed(
-            f"{self.spec.id} {exit} ({was})" + (f": {cause}" if cause else ""),
-            metadata={
-                "model_id": self.spec.id,
-                "phase": was,
-                "exit_code": exit.code,
-                "oom_killed": str(exit.oom_killed).lower(),
-            },
-            log=tail,
-        )
-
-    def _stalled(self, tail: tuple[str, ...]) -> StartStalled:
-        last = f"; its last line was: {tail[-1]}" if tail else ""
-        return StartStalled(
-            f"{self.spec.id} was given up ({self._phase()}): nothing moved for "
-            f"{self._timing.stall:g} s{last}",
-            metadata={"model_id": self.spec.id, "phase": self._phase()},
-            log=tail,
-        )
+        if self.status.state is State.READY:
+            return "was serving"
+        return str(self.status.progress.phase if self.status.progress else Phase.WAITING)
 
     def _stopped(self) -> ServiceError:
-        metadata = {"model_id": self.spec.id}
-        if self._closed:
-            return ShuttingDown("the service is shutting down; retry once it is back")
-        return ModelStopped(
-            f"{self.spec.id} was stopped meanwhile; send the request again if it should run",
-            metadata=metadata,
-        )
+        return failures.shutting_down() if self._closed else failures.stopped(self.spec.id)
+
+    def _died(self, instance: Instance, exit: Exit) -> ServiceError:
+        log = instance.tail(_LOG_LINES)
+        return failures.died(self.spec.id, self._phase(), exit, self.engine.cause(log), log)
 
 
 async def race(*coroutines: Coroutine[Any, Any, None]) -> None:

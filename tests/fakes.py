@@ -63,7 +63,11 @@ class FakeRuntime:
     name = "fake"
 
     def __init__(self) -> None:
-        self.may_pull, self.may_run, self.may_leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.may_pull, self.may_run, self.may_leave = (
+            asyncio.Event(),
+            asyncio.Event(),
+            asyncio.Event(),
+        )
         for gate in (self.may_pull, self.may_run, self.may_leave):
             gate.set()
         self.running: dict[str, FakeInstance] = {}

@@ -32,9 +32,8 @@ class Serving:
 @asynccontextmanager
 async def serving(**changes: Any) -> AsyncGenerator[Serving]:
     """Run the service: by default on the embedded runtime."""
-    settings = Settings(
-        **{"grpc_port": 0, "rest_port": 0, "runtime": "process", "drain_timeout": 5} | changes
-    )
+    defaults = {"grpc_port": 0, "rest_port": 0, "runtime": "process", "drain_timeout": 5}
+    settings = Settings.model_validate(defaults | changes)
     async with running(settings) as service, grpc.aio.insecure_channel(service.target) as channel:
         assert service.rest_url is not None
         async with httpx.AsyncClient(

@@ -30,7 +30,9 @@ QUICK = Timing(stall=30, drain=30, poll=0.001, poll_longest=0.001, back_off=60)
 
 
 @asynccontextmanager
-async def model(timing: Timing = QUICK) -> AsyncGenerator[tuple[Supervisor, FakeRuntime, FakeEngine]]:
+async def model(
+    timing: Timing = QUICK,
+) -> AsyncGenerator[tuple[Supervisor, FakeRuntime, FakeEngine]]:
     """A supervisor over fakes; nothing of it may be left at the end."""
     runtime, engine = FakeRuntime(), FakeEngine()
     supervisor = Supervisor(spec(), runtime, engine, timing)
@@ -49,9 +51,9 @@ async def until(supervisor: Supervisor, state: State) -> None:
 
 
 async def generate(supervisor: Supervisor, count: int = 3) -> str:
-    async with supervisor.lease() as lease:
-        async with aclosing(lease.generate(Prompt("once", max_new_tokens=count))) as chunks:
-            return "".join([chunk.text async for chunk in chunks])
+    prompt = Prompt("once", max_new_tokens=count)
+    async with supervisor.lease() as lease, aclosing(lease.generate(prompt)) as chunks:
+        return "".join([chunk.text async for chunk in chunks])
 
 
 async def test_a_lease_starts_the_model_and_says_how_far_it_is() -> None:
@@ -152,7 +154,7 @@ async def test_invariant_4_a_stop_drains_the_requests_that_run() -> None:
 
 
 async def test_invariant_4_a_request_beyond_the_drain_is_cut_with_the_reason() -> None:
-    async with model() as (supervisor, runtime, engine):
+    async with model() as (supervisor, _, engine):
         engine.may_speak.clear()
         caller = asyncio.create_task(generate(supervisor))
         await engine.spoke.wait()
@@ -286,7 +288,9 @@ async def test_invariant_8_the_back_off_doubles_to_a_limit_and_a_stop_forgives()
         assert await generate(supervisor) == " word word word"
 
 
-async def test_an_engine_that_dies_while_it_serves_is_removed_and_started_by_the_next_caller() -> None:
+async def test_an_engine_that_dies_while_it_serves_is_removed_and_started_by_the_next_caller() -> (
+    None
+):
     async with model(Timing(poll=0.001, back_off=0.01)) as (supervisor, runtime, _):
         await supervisor.start()
         runtime.running["tgi-tiny"].die(Exit(1), "CUDA error")

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import os
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any, Literal
@@ -245,18 +246,15 @@ async def connect(
     ports: Ports, *, service: str, volume: str, pull_policy: PullPolicy
 ) -> DockerRuntime:
     """The runtime on the Docker Engine of DOCKER_HOST. Raises RuntimeUnavailable."""
-
-    def open_client() -> tuple[docker.DockerClient, dict[str, Any]]:
-        client = docker.from_env(timeout=60)
-        return client, client.info()
-
+    endpoint = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     calls = Calls()
     try:
-        client, info = await asyncio.wait_for(calls.call(open_client), 10)
-    except TimeoutError:
-        raise RuntimeUnavailable("Docker does not answer within 10 s") from None
-    except APIError as error:
-        raise RuntimeUnavailable(f"Docker refuses: {_said(error)}") from None
+        client, info = await asyncio.wait_for(calls.call(_open, endpoint), 10)
+    except (APIError, RuntimeUnavailable, TimeoutError) as error:
+        cause = error.metadata["cause"] if isinstance(error, RuntimeUnavailable) else str(error)
+        raise RuntimeUnavailable(
+            f"no Docker Engine answers at {endpoint} ({cause or 'within 10 s'})"
+        ) from None
     finally:
         await calls.close()
     return DockerRuntime(
@@ -267,3 +265,13 @@ async def connect(
         pull_policy=pull_policy,
         has_gpu="nvidia" in info.get("Runtimes", {}),
     )
+
+
+def _open(endpoint: str) -> tuple[docker.DockerClient, dict[str, Any]]:
+    scheme, _, path = endpoint.partition("://")
+    if scheme == "unix":  # the SDK leaves sockets open when nobody is there
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(5)
+            probe.connect(path)
+    client = docker.from_env(timeout=60)
+    return client, client.info()

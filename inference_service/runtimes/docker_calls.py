@@ -23,10 +23,12 @@ UNAVAILABLE = (DockerException, RequestException, HTTPError, OSError)
 
 def unavailable(error: BaseException) -> RuntimeUnavailable:
     """The daemon's absence, in a sentence."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause  # the socket's own error is at the bottom
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below  # the socket's own error is at the bottom
+    strerror = error.strerror if isinstance(error, OSError) else None
     return RuntimeUnavailable(
-        f"Docker does not answer ({error}); start it, or run the service with --runtime process"
+        f"Docker does not answer ({strerror or error}); start it, or run the service with --runtime process",
+        metadata={"cause": strerror or error},
     )
 
 

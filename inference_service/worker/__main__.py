@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,8 +45,7 @@ def _weights(settings: Settings) -> Path:
     from . import weights
 
     source = weights.Source(settings.repo, settings.file, settings.revision)
-    # In a thread, because a look-up of the hub's address would keep the main one from its signal
-    # handlers.
+    # In a thread: looking up the hub's address would keep the main one from its signal handlers.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(weights.fetch, source, settings.sha256).result()
 
@@ -68,9 +68,10 @@ def _serve(path: Path, settings: Settings) -> NoReturn:
 
 def _drain(server: Any) -> None:
     """Return when no request is in flight, at once when none was."""
-    while engine.requests_in_flight(server):
-        # After the last token, its bytes still have to leave.
-        threading.Event().wait(_POLL_SECONDS)
+    if engine.requests_in_flight(server):
+        while engine.requests_in_flight(server):
+            time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # the bytes of the last token still have to leave
 
 
 def _on_stop(handler: Any) -> None:
@@ -78,4 +79,5 @@ def _on_stop(handler: Any) -> None:
         signal.signal(number, handler)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from .failure import ExitCode, WorkerError
@@ -11,10 +12,9 @@ _CHUNK_BYTES = 4 * 2**20
 
 
 def verify(path: Path, name: str, sha256: str, code: ExitCode, marker: Path | None = None) -> None:
-    """Raise WorkerError with `code` unless the file has this SHA-256 (64 lower-case hexadecimal
-    digits). `name` is what people call the file.
+    """Raise WorkerError with `code` unless the file has this SHA-256.
 
-    `marker` is a small file that remembers a success, so that the same bytes are read once and not
+    `sha256` is 64 lower-case hexadecimal digits; `name` is what people call the file. `marker` is a small file that remembers a success, so that the same bytes are read once and not
     at each start: it holds while size and modification time stay what they were.
     """
     status = path.stat()
@@ -26,8 +26,9 @@ def verify(path: Path, name: str, sha256: str, code: ExitCode, marker: Path | No
         message = f"{name} is damaged, or another file: SHA-256 {actual} instead of {sha256}."
         raise WorkerError(code, "CHECKSUM_MISMATCH", message)
     if marker is not None:
-        marker.parent.mkdir(exist_ok=True)
-        marker.write_text(json.dumps(record))
+        with suppress(OSError):  # a read-only cache: the next start verifies again
+            marker.parent.mkdir(exist_ok=True)
+            marker.write_text(json.dumps(record))
 
 
 def _recorded(marker: Path) -> object:

@@ -58,9 +58,9 @@ def load(path: Path, settings: Settings) -> Any:
 def default_threads(file_bytes: int) -> int:
     """One thread for a tiny model, else one per usable core.
 
-    A layer of a few hundred weights takes less time than the threads need to meet: on two cores a 3
-    M parameter model gave 2100 tokens per second with one thread, 1000 with two, and a 1.1 B one 24
-    and 38.
+    A layer of a few hundred weights takes less time than the threads need to meet: on two cores a
+    model of 3 million parameters gave 2100 tokens per second with one thread and 1000 with two, one
+    of 1.1 billion 24 and 38.
     """
     return 1 if file_bytes < _SMALL_FILE else machine.usable_cores()
 
@@ -84,8 +84,7 @@ def _tame(parameters: Any, slots: int) -> None:
     parameters.cors_origins = ""  # "*": any web page that the user visits could read this API
     parameters.verbosity = 1  # errors only
     parameters.fit_params = False  # would shrink the context in silence
-    # Every open stream, also a waiting one, holds one of these; with none left /health does not
-    # answer.
+    # Every open stream, also one that waits, holds one. With none left /health does not answer.
     parameters.n_threads_http = 4 * slots + 32
 
 

@@ -10,9 +10,10 @@ from typing import BinaryIO
 
 from .failure import ExitCode, WorkerError
 
-type_sizes = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _INTEGERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
 _STRING, _ARRAY = 8, 9
+_NEEDED = ("block_count", "context_length")
 
 
 def context_length(path: Path) -> int:
@@ -29,7 +30,7 @@ def context_length(path: Path) -> int:
     except (EOFError, UnicodeDecodeError, MemoryError, OverflowError) as error:
         raise _bad(f"{path} is damaged: its GGUF header ends early or makes no sense") from error
     architecture = metadata.get("general.architecture")
-    for key in ("block_count", "context_length"):
+    for key in _NEEDED:
         value = metadata.get(f"{architecture}.{key}")
         if not isinstance(value, int) or value < 1:
             raise _bad(f"{path} has no usable {architecture}.{key} ({value})")
@@ -39,7 +40,10 @@ def context_length(path: Path) -> int:
 
 
 def _metadata(file: BinaryIO) -> dict[str, str | int]:
-    """Read the keys that hold strings or integers, and skip over the others."""
+    """Read the keys that hold strings or integers, until those that are needed are there.
+
+    The vocabulary, hundreds of thousands of strings in some models, comes after them as a rule.
+    """
     if _read(file, 4) != b"GGUF":
         raise _bad(f"{file.name} is not a GGUF file")
     _version, _tensors, count = struct.unpack("<IQQ", _read(file, 20))
@@ -50,17 +54,20 @@ def _metadata(file: BinaryIO) -> dict[str, str | int]:
         if kind == _STRING:
             found[key] = _string(file)
         elif kind in _INTEGERS:
-            (found[key],) = struct.unpack(_INTEGERS[kind], _read(file, type_sizes[kind]))
+            (found[key],) = struct.unpack(_INTEGERS[kind], _read(file, _SIZES[kind]))
         else:
             _skip(file, kind)
+        architecture = found.get("general.architecture")
+        if all(f"{architecture}.{name}" in found for name in _NEEDED):
+            break
     return found
 
 
 def _skip(file: BinaryIO, kind: int) -> None:
     if kind == _ARRAY:
         inner, count = struct.unpack("<IQ", _read(file, 12))
-        if inner in type_sizes:
-            file.seek(type_sizes[inner] * count, 1)
+        if inner in _SIZES:
+            file.seek(_SIZES[inner] * count, 1)
         else:
             for _ in range(count):
                 if inner == _STRING:
@@ -68,8 +75,8 @@ def _skip(file: BinaryIO, kind: int) -> None:
                     file.seek(length, 1)
                 else:
                     _skip(file, inner)
-    elif kind in type_sizes:
-        file.seek(type_sizes[kind], 1)
+    elif kind in _SIZES:
+        file.seek(_SIZES[kind], 1)
     else:
         raise EOFError
 

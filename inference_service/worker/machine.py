@@ -15,8 +15,7 @@ _FOLDER = "LLAMACPP_OPENMP_FOLDER"  # from one start to the next: the folder to 
 
 
 def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Refuse an x86 processor without AVX2: xllamacpp's wheel is built for it and would die of
-    SIGILL.
+    """Refuse an x86 processor without AVX2, on which xllamacpp's wheel would die of SIGILL.
 
     Raises WorkerError, code 6. A machine that lists no `flags` (not x86, or not Linux) passes.
     """
@@ -33,13 +32,11 @@ def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
 
 def usable_cores() -> int:
     """Return the cores of this process: its affinity, cut down to its control group's CPU quota."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    quota = Path(
-        "/sys/fs/cgroup/cpu.max"
-    )  # "max 100000" or "<microseconds> <period>"; control groups version 2
-    if quota.exists():
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cores = len(os.sched_getaffinity(0))
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():  # "<microseconds, or max> <in each so many>"; control groups version 2
         limit, period = quota.read_text().split()
         if limit != "max":
             cores = min(cores, round(int(limit) / int(period)))
@@ -61,9 +58,7 @@ def ensure_openmp() -> None:
     except OSError as error:
         library = bundled_openmp()
         if folder is not None or library is None:
-            message = (
-                "libgomp.so.1 is missing; install it, for example with `apt-get install libgomp1`."
-            )
+            message = "libgomp.so.1 is missing: install it, with `apt-get install libgomp1` or so."
             raise WorkerError(ExitCode.MACHINE, "NO_OPENMP", message) from error
         _restart_with(library)
     finally:
@@ -73,18 +68,15 @@ def ensure_openmp() -> None:
 
 def bundled_openmp() -> Path | None:
     """Return GNU's OpenMP library from a wheel; auditwheel puts it in `<package>.libs/`."""
-    found = (
-        library
-        for entry in sys.path
-        if entry
-        for library in Path(entry).glob("*.libs/libgomp*.so*")
-    )
-    return next(found, None)
+    for entry in filter(None, sys.path):
+        for library in Path(entry).glob("*.libs/libgomp*.so*"):
+            return library
+    return None
 
 
 def _restart_with(library: Path) -> NoReturn:
-    # The loader reads LD_LIBRARY_PATH at start alone, and matches file names: the bundled one has a
-    # hash in its own.
+    # The loader reads LD_LIBRARY_PATH at start alone. It looks for a file of the plain name, and
+    # that of a bundled library has a hash in it.
     folder = tempfile.mkdtemp(prefix="libgomp-")
     Path(folder, _GOMP).symlink_to(library.resolve())
     paths = [folder, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]

@@ -22,9 +22,9 @@ _RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
 def download(url: str, target: Path, size: int, name: str) -> None:
-    """Make sure that `target` holds the `size` bytes at `url`, going on where an earlier download
-    ended.
+    """Make sure that `target` holds the `size` bytes at `url`.
 
+    Goes on where an earlier download ended.
     Of two processes one downloads; the other waits, and shows the same progress as `name`. Gives up
     after five connections in a row that brought nothing. Raises httpx2.HTTPError, OSError, and
     WorkerError when the disk is too small.
@@ -53,8 +53,7 @@ def _owned(partial: Path, target: Path, progress: Progress) -> Iterator[BinaryIO
             while not _locked(file):
                 progress.at(os.fstat(file.fileno()).st_size)
                 time.sleep(_POLL_SECONDS)
-            # The one before may have renamed the file, or a clean-up removed it: then its name is
-            # free again.
+            # Else a clean-up has removed the file meanwhile, and the lock is on nothing.
             if target.exists() or os.fstat(file.fileno()).st_nlink > 0:
                 yield file
                 return
@@ -79,6 +78,7 @@ def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
                 raise
             time.sleep(0.25 * 2**failures)
     file.flush()
+    os.fsync(file.fileno())  # a power cut must not leave a name with no bytes behind it
 
 
 def _passing(error: httpx2.HTTPError) -> bool:

@@ -84,10 +84,17 @@ def _newest(source: Source, sha256: str | None) -> Path:
         transfer.download(url, blob, remote.size, source.file)
         path = _link(commit, blob)
     if not source.is_commit:
-        reference = source.folder / "refs" / source.revision
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        reference.write_text(remote.commit_hash)
+        _remember(source, remote.commit_hash)
     return path
+
+
+def _remember(source: Source, commit: str) -> None:
+    """Note the branch's commit, for a start without the hub."""
+    reference = source.folder / "refs" / source.revision
+    if reference.is_file() and reference.read_text() == commit:
+        return  # the cache may be read-only
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    reference.write_text(commit)
 
 
 def _link(commit: Source, blob: Path) -> Path:

@@ -1,0 +1,63 @@
+"""Writes docs/errors.md: `make docs`. The table is that of errors.proto, comments included."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from google.protobuf import descriptor_pb2
+from google.rpc import code_pb2
+
+from inference_service.v1 import errors_pb2
+
+ROOT = Path(__file__).parents[1]
+
+HEAD = """# Errors
+
+<!-- Written by `make docs` from protos/inference_service/v1/errors.proto. Do not edit. -->
+
+Every error ends the call. Over gRPC it is a status with one `google.rpc.ErrorInfo` (domain
+`inference-service`, and a reason of this table); on REST it is `{"detail": "<one sentence>"}` with
+the reason in the header `X-Error-Reason`, and `Retry-After` where the time is known. In a stream
+that has begun, REST sends the event `error` with `detail` and `reason`.
+
+| reason | gRPC | after the first token | REST | what to do |
+|---|---|---|---|---|
+"""
+
+
+def comments() -> dict[str, str]:
+    """The comment of each reason, which only protoc can tell."""
+    with tempfile.NamedTemporaryFile() as file:
+        command = [sys.executable, "-m", "grpc_tools.protoc", "--include_source_info"]
+        command += ["-I", "protos", "-I", "build/googleapis", f"--descriptor_set_out={file.name}"]
+        subprocess.run([*command, "protos/inference_service/v1/errors.proto"], cwd=ROOT, check=True)
+        described = descriptor_pb2.FileDescriptorSet.FromString(Path(file.name).read_bytes())
+    [proto] = described.file
+    reasons = next(i for i, e in enumerate(proto.enum_type) if e.name == "ErrorReason")
+    enum_type, value = 5, 2  # the field numbers that make up a path in source_code_info
+    return {
+        proto.enum_type[reasons].value[location.path[3]].name: location.leading_comments
+        for location in proto.source_code_info.location
+        if list(location.path[:3]) == [enum_type, reasons, value] and len(location.path) == 4
+    }
+
+
+def main() -> None:
+    """Print the page."""
+    rows, texts = [], []
+    said = comments()
+    for value in errors_pb2.ErrorReason.DESCRIPTOR.values[1:]:
+        rule = value.GetOptions().Extensions[errors_pb2.error_rule]
+        reason = value.name.removeprefix("ERROR_REASON_")
+        code, later = code_pb2.Code.Name(rule.code), rule.code_after_first_token
+        after = code_pb2.Code.Name(later) if later else ""
+        rows.append(f"| `{reason}` | {code} | {after} | {rule.http_status} | {rule.action} |")
+        lines = (line.strip() for line in said[value.name].splitlines())
+        texts.append(f"**`{reason}`** — {' '.join(lines).strip()}")
+    print(HEAD + "\n".join(rows) + "\n\n" + "\n\n".join(texts))
+
+
+main()

@@ -1,0 +1,81 @@
+"""The errors of a model's life, each with the facts that its caller needs."""
+
+from __future__ import annotations
+
+from inference_service.errors import (
+    ModelStopped,
+    NotRunning,
+    ServiceError,
+    ShuttingDown,
+    StartBackingOff,
+    StartFailed,
+    StartStalled,
+)
+from inference_service.runtimes.base import Exit
+
+
+def could_not_start(model_id: str, phase: str, cause: str) -> StartFailed:
+    """The runtime could not run the engine."""
+    return StartFailed(
+        f"{model_id} could not be started ({phase}): {cause}",
+        metadata={"model_id": model_id, "phase": phase},
+    )
+
+
+def died(model_id: str, phase: str, exit: Exit, cause: str, log: tuple[str, ...]) -> StartFailed:
+    """The engine ended by itself."""
+    return StartFailed(
+        f"{model_id} {exit} ({phase})" + (f": {cause}" if cause else ""),
+        metadata={
+            "model_id": model_id,
+            "phase": phase,
+            "exit_code": exit.code,
+            "oom_killed": str(exit.oom_killed).lower(),
+        },
+        log=log,
+    )
+
+
+def stalled(model_id: str, phase: str, seconds: float, log: tuple[str, ...]) -> StartStalled:
+    """Nothing moved for so long."""
+    last = f"; its last line was: {log[-1]}" if log else ""
+    return StartStalled(
+        f"{model_id} was given up ({phase}): nothing moved for {seconds:g} s{last}",
+        metadata={"model_id": model_id, "phase": phase},
+        log=log,
+    )
+
+
+def backing_off(model_id: str, wait: float, last: ServiceError) -> StartBackingOff:
+    """The last attempt failed, and the next is not due for `wait` seconds."""
+    return StartBackingOff(
+        f"{model_id} is not started again before {wait:.0f} s have passed, since: {last.message}",
+        metadata={"model_id": model_id},
+        retry_after=wait,
+        log=last.log,
+    )
+
+
+def fault(model_id: str, error: Exception) -> StartFailed:
+    """This service has a bug."""
+    return StartFailed(
+        f"{model_id} failed by a fault of the service: {error!r}", metadata={"model_id": model_id}
+    )
+
+
+def not_running(model_id: str) -> NotRunning:
+    """There is nothing to stop."""
+    return NotRunning(f"{model_id} is not running", metadata={"model_id": model_id})
+
+
+def stopped(model_id: str) -> ModelStopped:
+    """Somebody stopped it under its callers."""
+    return ModelStopped(
+        f"{model_id} was stopped meanwhile; send the request again if it should run",
+        metadata={"model_id": model_id},
+    )
+
+
+def shutting_down() -> ShuttingDown:
+    """The service ends."""
+    return ShuttingDown("the service is shutting down; retry once it is back")
