@@ -56,17 +56,19 @@ async def read_json(request: Request, model: type[Body]) -> Body:
 
 async def read(request: Request) -> bytes:
     """The bytes of the body. Raises BridgeError as soon as it is known to be too large."""
-    too_large = BridgeError(
-        "REQUEST_TOO_LARGE", f"the body must have at most {MAX_BODY_BYTES} bytes"
-    )
     if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
-        raise too_large
+        raise too_large()
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY_BYTES:
-            raise too_large
+            raise too_large()
     return bytes(body)
+
+
+def too_large() -> BridgeError:
+    detail = f"the body must have at most {MAX_BODY_BYTES} bytes"
+    return BridgeError("REQUEST_TOO_LARGE", detail)
 
 
 def sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
@@ -26,7 +26,12 @@ class Service:
 
     def __init__(self, channel: grpc.aio.Channel, target: str) -> None:
         self.stub: ModelServiceAsyncStub = ModelServiceStub(channel)
-        self._health = health_pb2_grpc.HealthStub(channel)
+        # By name: the generated stub of the health service has no types.
+        self._check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=HealthCheckRequest.SerializeToString,
+            response_deserializer=HealthCheckResponse.FromString,
+        )
         self.target = target
 
     @asynccontextmanager
@@ -64,12 +69,11 @@ class Service:
 
     async def is_ready(self) -> bool:
         """Whether the service answers and says that it serves."""
-        request = health_pb2.HealthCheckRequest()
         try:
-            response = await self._health.Check(request, timeout=READY_TIMEOUT_SECONDS)
+            response = await self._check(HealthCheckRequest(), timeout=READY_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError:
             return False
-        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+        return response.status == HealthCheckResponse.SERVING
 
 
 async def cancel_on_disconnect(receive: Receive, call: grpc.aio.Call) -> None:

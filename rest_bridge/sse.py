@@ -82,6 +82,7 @@ class EventStream(Response):
 
     async def _keep_alive(self, send: Send) -> None:
         clock = asyncio.get_running_loop().time
+        self._last_write = clock()
         while True:
             silence = clock() - self._last_write
             if silence >= self._keep_alive_seconds:

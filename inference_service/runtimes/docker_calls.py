@@ -27,7 +27,8 @@ def unavailable(error: BaseException) -> RuntimeUnavailable:
         error = below  # the socket's own error is at the bottom
     strerror = error.strerror if isinstance(error, OSError) else None
     return RuntimeUnavailable(
-        f"Docker does not answer ({strerror or error}); start it, or run the service with --runtime process",
+        f"Docker does not answer ({strerror or error}); start it, or run the service with "
+        "--runtime process",
         metadata={"cause": strerror or error},
     )
 

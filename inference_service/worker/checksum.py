@@ -14,8 +14,9 @@ _CHUNK_BYTES = 4 * 2**20
 def verify(path: Path, name: str, sha256: str, code: ExitCode, marker: Path | None = None) -> None:
     """Raise WorkerError with `code` unless the file has this SHA-256.
 
-    `sha256` is 64 lower-case hexadecimal digits; `name` is what people call the file. `marker` is a small file that remembers a success, so that the same bytes are read once and not
-    at each start: it holds while size and modification time stay what they were.
+    `sha256` is 64 lower-case hexadecimal digits; `name` is what people call the file. `marker` is a
+    small file that remembers a success, so that the same bytes are read once and not at each start:
+    it holds while size and modification time stay what they were.
     """
     status = path.stat()
     record = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}

@@ -1,0 +1,45 @@
+"""What tests in many folders need: ports, a Docker Engine with images on it, a registry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+
+import docker
+import pytest
+from docker import DockerClient
+
+from inference_service.runtimes.ports import Ports
+from tests.docker import images
+from tests.docker.needs import require_engine, require_registry
+from tests.docker.registry import Registry
+
+
+@pytest.fixture
+def ports() -> Ports:
+    """A hundred ports below those that Linux hands out; another run of the tests has others."""
+    first = 20_000 + os.getpid() % 100 * 100
+    return Ports(first, first + 99)
+
+
+@pytest.fixture(scope="session")
+def docker_client() -> Iterator[DockerClient]:
+    """The engine of this machine. Without one the test is skipped, or fails: see `needs`."""
+    require_engine()
+    with closing(docker.from_env()) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def tgi_image(docker_client: DockerClient) -> str:
+    """The double of TGI as an image."""
+    return images.tgi_double(docker_client)
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    """An empty registry on the loopback, which a test may stop and start."""
+    require_registry()
+    with Registry() as registry:
+        yield registry

@@ -1,0 +1,1 @@
+"""The Docker test bed: images made from this machine's files, a registry, private engines."""

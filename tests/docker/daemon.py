@@ -1,0 +1,139 @@
+"""A Docker Engine of one's own, for tests that stop one, kill it or fill its disk."""
+
+import itertools
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from docker import DockerClient
+
+from .waiting import until
+
+
+def answers(path: Path) -> bool:
+    """Whether an engine listens at this socket and is ready.
+
+    Asked without its client, which leaves a socket open where nobody listens.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        try:
+            connection.connect(str(path))
+            connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 OK" in connection.recv(64)
+        except OSError:
+            return False
+
+
+class Daemon:
+    """A private engine beside that of the machine; leaving the `with` block removes all of it.
+
+    It has a bridge, a disk and a socket of its own and leaves the packet filter alone, since a
+    second engine that does not deletes the port mappings of the first. Ports published on 127.0.0.1
+    work; containers have no way out. It starts without images: give its `client` to a function of
+    `images`, or let it pull from a `Registry`.
+
+    Args:
+        live_restore: Containers survive `stop` and `kill`, and the next `start` finds them running.
+        disk_bytes: The size of its disk, in memory; without it, the disk of the machine.
+    """
+
+    def __init__(self, *, live_restore: bool = False, disk_bytes: int | None = None) -> None:
+        self._live_restore = live_restore
+        self._disk_bytes = disk_bytes
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        # A short path: that of a socket may have 107 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
+        self._data = self.folder / "data"
+        self._data.mkdir()
+        self.url = f"unix://{self.folder}/docker.sock"
+        self.bridge = _new_bridge()
+        if self._disk_bytes:
+            size = f"size={self._disk_bytes}"
+            subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", self._data], check=True)
+        try:
+            self.start()
+        except BaseException:
+            self._remove()
+            raise
+        self.client = DockerClient(base_url=self.url)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Containers of a dead engine are out of reach for all but its successor.
+        self.start()
+        for container in self.client.containers.list(all=True, ignore_removed=True):
+            container.remove(force=True)
+        self.client.close()
+        self.stop()
+        self._remove()
+
+    def start(self) -> None:
+        """Start, unless it runs, and return when it answers; the same client goes on working."""
+        if self._process:
+            return
+        run = self.folder / "run"
+        for stale in (self.folder / "pid", run / "containerd" / "containerd.pid"):
+            stale.unlink(missing_ok=True)
+        command = ["dockerd", "--data-root", str(self._data), "--exec-root", str(run)]
+        command += ["--pidfile", str(self.folder / "pid"), "--host", self.url]
+        command += ["--bridge", self.bridge, "--iptables=false", "--ip-masq=false"]
+        command += ["--live-restore"] if self._live_restore else []
+        with (self.folder / "log").open("ab") as log:
+            # A session of its own: an interrupt at the terminal is for the tests, which stop it.
+            self._process = subprocess.Popen(command, stderr=log, start_new_session=True)
+        until(self._ready, 30, "the start of dockerd")
+
+    def stop(self) -> None:
+        """End it in an orderly way; without `live_restore` its containers are stopped too."""
+        if self._process:
+            self._process.terminate()
+            self._process.wait(timeout=30)
+            self._process = None
+
+    def kill(self) -> None:
+        """End it with SIGKILL; its containers run on."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _ready(self) -> bool:
+        if self._process and self._process.poll() is not None:
+            self._process = None
+            raise RuntimeError(f"dockerd ended: {(self.folder / 'log').read_text()[-2000:]}")
+        return answers(self.folder / "docker.sock")
+
+    def _remove(self) -> None:
+        self.kill()
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for mount in reversed(mounts):
+            if Path(mount).is_relative_to(self.folder):
+                subprocess.run(["umount", mount], check=True)
+        subprocess.run(["ip", "link", "delete", self.bridge], check=True)
+        shutil.rmtree(self.folder)
+
+
+def _new_bridge() -> str:
+    """Make a bridge for containers, with a number that no other one has, and return its name."""
+    for number in itertools.count():
+        name = f"tests{number}"
+        made = subprocess.run(["ip", "link", "add", name, "type", "bridge"], capture_output=True)
+        if made.returncode == 0:
+            break
+        if b"exists" not in made.stderr:
+            raise RuntimeError(f"no bridge could be made: {made.stderr.decode().strip()}")
+    subprocess.run(["ip", "address", "add", f"10.213.{number}.1/24", "dev", name], check=True)
+    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+    return name

@@ -1,0 +1,109 @@
+"""The images that the tests run, each built without a registry and named by what went into it.
+
+Every function takes the client of the engine that shall have the image and returns its tag. The
+tag ends in a hash of the inputs, so that a second call costs a question to the engine. They stay,
+for the next run of the tests; `docker image prune --all --filter label=inference-service-test`
+clears them away.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from docker import DockerClient
+
+from . import building
+from .building import ROOT, Sources
+from .rootfs import Archive
+
+REPOSITORY = Path(__file__).parents[2]
+
+_LLAMACPP = REPOSITORY / "deploy" / "llamacpp"
+_LEFT_OUT = ("ARG", "FROM", "RUN", "#")
+
+
+def python_base(client: DockerClient) -> str:
+    """Python and a shell on an otherwise empty system; `python` is the one of these tests."""
+    dockerfile = f"FROM scratch\nCOPY {ROOT} /\n{building.PYTHON_SETTINGS}"
+    return building.image(client, "python", dockerfile, building.python_version(), _fill_base)
+
+
+def tgi_double(client: DockerClient) -> str:
+    """The double of TGI, with the settings of TGI's own image."""
+    double = REPOSITORY / "tests" / "doubles" / "tgi"
+    dockerfile = f"""\
+FROM {python_base(client)}
+COPY {ROOT} /
+ENV HF_HOME=/data PORT=80
+EXPOSE 80
+WORKDIR /usr/src
+ENTRYPOINT ["/tgi-entrypoint.sh"]
+"""
+    sources = building.sources(double, ROOT / "usr/src/tgi_double")
+    scripts = {"tgi-entrypoint.sh": (double / "entrypoint.sh").read_bytes()}
+    return building.packaged(client, "tgi", dockerfile, ["aiohttp"], sources, scripts)
+
+
+def llamacpp(client: DockerClient) -> str:
+    """What `deploy/llamacpp/Dockerfile` makes, with packages of this environment for downloads.
+
+    All instructions but `RUN` are taken from that file, so that its copies, settings and entry
+    point are what is tested.
+    """
+    joined = (_LLAMACPP / "Dockerfile").read_text().replace("\\\n", " ")
+    kept = [line for line in joined.splitlines() if not line.startswith(_LEFT_OUT)]
+    dockerfile = "\n".join([f"FROM {python_base(client)}", f"COPY {ROOT} /", *kept])
+    copied: Sources = {}
+    for names in re.findall(r"^COPY (.+) \S+$", "\n".join(kept), re.MULTILINE):
+        for name in names.split():
+            copied |= building.sources(REPOSITORY / name, PurePosixPath(name))
+    packages = (_LLAMACPP / "requirements.in").read_text().split()
+    return building.packaged(client, "llamacpp", dockerfile, packages, copied)
+
+
+def missing_command(client: DockerClient) -> str:
+    """Without its command: exits with 127 under `init=True`, otherwise cannot be started."""
+    return _derived(client, "missing-command", 'ENTRYPOINT ["/no/such/command"]')
+
+
+def early_exit(client: DockerClient) -> str:
+    """Says `cannot go on` on standard error and exits with 3 at once."""
+    script = "import sys; print('cannot go on', file=sys.stderr); sys.exit(3)"
+    return _derived(client, "early-exit", f'ENTRYPOINT ["python", "-c", "{script}"]')
+
+
+def memory_hog(client: DockerClient) -> str:
+    """Takes one MiB after the other until it is killed, or exits with 4 at 1 GiB."""
+    script = "import sys; kept = [bytearray(b'x' * 2**20) for _ in range(2**10)]; sys.exit(4)"
+    return _derived(client, "memory-hog", f'ENTRYPOINT ["python", "-c", "{script}"]')
+
+
+def ballast(client: DockerClient, layers: Sequence[int]) -> str:
+    """The base with layers of so many incompressible bytes each, for pulls that take a while."""
+    names = [f"ballast-{number}" for number in range(len(layers))]
+    copies = "\n".join(f"COPY {name} /ballast/" for name in names)
+    dockerfile = f"FROM {python_base(client)}\n{copies}\n"
+
+    def fill(archive: Archive) -> None:
+        for number, (name, size) in enumerate(zip(names, layers, strict=True)):
+            archive.write(PurePosixPath(name), random.Random(number).randbytes(size))
+
+    return building.image(client, "ballast", dockerfile, map(str, layers), fill)
+
+
+def _derived(client: DockerClient, name: str, instructions: str) -> str:
+    dockerfile = f"FROM {python_base(client)}\n{instructions}\n"
+    return building.image(client, name, dockerfile, [], lambda archive: None)
+
+
+def _fill_base(archive: Archive) -> None:
+    for name in ("bin", "lib", "lib64", "sbin"):
+        if Path("/", name).is_symlink():
+            archive.link(ROOT / name, str(Path("/", name).readlink()))
+    building.add_python(archive)
+    archive.add(Path("/etc/ld.so.cache"), ROOT / "etc/ld.so.cache")
+    archive.folder(ROOT / "tmp", 0o1777)
+    archive.write(ROOT / "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+    archive.write(ROOT / "etc/group", b"root:x:0:\n")
+    archive.write(ROOT / "etc/nsswitch.conf", b"hosts: files dns\n")

@@ -1,0 +1,189 @@
+"""A Hugging Face hub on loopback, as far as a client that downloads one file sees it.
+
+As at the real one, `resolve` answers with a redirect to a storage on another origin, which must
+never see the token.
+"""
+
+import asyncio
+import hashlib
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+_CHUNK_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One request. `host` is `hub` or `storage`."""
+
+    host: str
+    method: str
+    path: str
+    range: str | None
+    token: str | None
+
+
+@dataclass(slots=True)
+class Repository:
+    """Its commits by id, each a mapping of file names to contents, and its branches."""
+
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+    gated: bool = False
+
+
+class Hub:
+    """Use as an async context manager; `url` is what HF_ENDPOINT takes. Set a fault at any time.
+
+    status            answer every request to the hub with this status (500, 503, ...)
+    storage_status    the same for the storage
+    cut_after         the storage closes the connection after so many bytes of a response
+    hold_after        it stops after so many bytes, until `release()`
+    bytes_per_second  it sends no faster
+    corrupt           it flips the first byte of the file
+    ranges            False: it ignores Range and sends the whole file
+    tokens            those that may read gated repositories
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.requests: list[Seen] = []
+        self.repositories: dict[str, Repository] = {}
+        self.tokens: set[str] = set()
+        self.status: int | None = None
+        self.storage_status: int | None = None
+        self.cut_after: int | None = None
+        self.hold_after: int | None = None
+        self.bytes_per_second: float | None = None
+        self.corrupt = False
+        self.ranges = True
+        self._released = asyncio.Event()
+        self._blobs: dict[str, bytes] = {}
+        self._storage_url = ""
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        hub = web.Application()
+        hub.router.add_get("/{owner}/{name}/resolve/{revision}/{file:.+}", self._resolve)
+        storage = web.Application()
+        storage.router.add_get("/{sha256}", self._send)
+        self.url = await self._listen(hub)
+        self._storage_url = await self._listen(storage)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+        await self._stack.aclose()
+
+    async def refuse(self) -> None:
+        """Stop listening, so that connections are refused. There is no way back."""
+        await self._stack.aclose()
+
+    def release(self) -> None:
+        self._released.set()
+
+    def add(self, repo: str, file: str, content: bytes, branch: str = "main") -> str:
+        """Commit a file to a branch and return the commit's id."""
+        repository = self.repositories.setdefault(repo, Repository())
+        parent = repository.branches.get(branch, "")
+        commit = hashlib.sha1(parent.encode() + file.encode() + content).hexdigest()
+        repository.commits[commit] = {**repository.commits.get(parent, {}), file: content}
+        repository.branches[branch] = commit
+        return commit
+
+    def sent(self) -> list[Seen]:
+        """The requests for the bytes of a file."""
+        return [request for request in self.requests if request.host == "storage"]
+
+    async def _listen(self, application: web.Application) -> str:
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        return f"http://{host}:{port}"
+
+    async def _resolve(self, request: web.Request) -> web.StreamResponse:
+        token = self._record("hub", request)
+        if self.status is not None:
+            return web.Response(status=self.status)
+        part = request.match_info
+        repository = self.repositories.get(f"{part['owner']}/{part['name']}")
+        if repository is None:
+            return _error(401 if token is None else 404, "RepoNotFound")
+        if repository.gated and token not in self.tokens:
+            return _error(401 if token is None else 403, "GatedRepo")
+        commit = repository.branches.get(part["revision"], part["revision"])
+        if commit not in repository.commits:
+            return _error(404, "RevisionNotFound")
+        content = repository.commits[commit].get(part["file"])
+        if content is None:
+            return _error(404, "EntryNotFound", {"X-Repo-Commit": commit})
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._blobs[sha256] = content
+        headers = {
+            "Location": f"{self._storage_url}/{sha256}",
+            "X-Repo-Commit": commit,
+            "X-Linked-Etag": f'"{sha256}"',
+            "X-Linked-Size": str(len(content)),
+            "ETag": '"of-the-redirect"',
+        }
+        return web.Response(status=302, headers=headers)
+
+    async def _send(self, request: web.Request) -> web.StreamResponse:
+        self._record("storage", request)
+        if self.storage_status is not None:
+            return web.Response(status=self.storage_status)
+        content = self._blobs[request.match_info["sha256"]]
+        if self.corrupt:
+            content = bytes([content[0] ^ 1]) + content[1:]
+        wanted = request.http_range.start if self.ranges else None
+        start = wanted or 0
+        if start >= len(content):
+            return web.Response(status=416, headers={"Content-Range": f"bytes */{len(content)}"})
+        headers = {"Content-Length": str(len(content) - start), "Accept-Ranges": "bytes"}
+        if wanted is not None:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        response = web.StreamResponse(status=200 if wanted is None else 206, headers=headers)
+        with suppress(ConnectionResetError):  # the client has gone
+            await response.prepare(request)
+            await self._body(request, response, content[start:])
+        return response
+
+    async def _body(
+        self, request: web.Request, response: web.StreamResponse, content: bytes
+    ) -> None:
+        sent = 0
+        while sent < len(content):
+            if sent == self.cut_after:
+                assert request.transport is not None
+                request.transport.close()
+                return
+            if sent == self.hold_after:
+                await self._released.wait()
+            stops = [stop for stop in (self.cut_after, self.hold_after) if stop and stop > sent]
+            end = min([sent + _CHUNK_BYTES, *stops])
+            await response.write(content[sent:end])
+            if self.bytes_per_second is not None:
+                await asyncio.sleep((end - sent) / self.bytes_per_second)
+            sent = end
+
+    def _record(self, host: str, request: web.Request) -> str | None:
+        authorization = request.headers.get("Authorization")
+        token = authorization.removeprefix("Bearer ") if authorization else None
+        byte_range = request.headers.get("Range")
+        self.requests.append(Seen(host, request.method, request.path, byte_range, token))
+        return token
+
+
+def _error(status: int, code: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, headers={"X-Error-Code": code, **(headers or {})})

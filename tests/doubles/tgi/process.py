@@ -1,0 +1,129 @@
+"""Runs the double as a process of its own on loopback, for tests without a container."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+_PACKAGE = __name__.rpartition(".")[0]
+_ROOT = Path(__file__).resolve().parents[_PACKAGE.count(".") + 1]
+_QUICK = {"DOUBLE_LOAD_SECONDS": "0.02", "DOUBLE_DOWNLOAD_SECONDS": "0.02"}
+
+
+class TgiProcess:
+    """A running double: where it answers, what it has logged, how it ended."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.lines: list[str] = []
+        self.errors = ""
+        self._grown = asyncio.Condition()
+        self._readers = [
+            asyncio.create_task(self._read_lines()),
+            asyncio.create_task(self._read_errors()),
+        ]
+
+    async def _read_lines(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            async with self._grown:
+                self.lines.append(line.decode().rstrip("\n"))
+                self._grown.notify_all()
+        async with self._grown:
+            self._grown.notify_all()
+
+    async def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        self.errors = (await self.process.stderr.read()).decode()
+
+    def _find(self, part: str) -> str | None:
+        return next((line for line in self.lines if part in line), None)
+
+    async def logged(self, part: str) -> str:
+        """Wait for a line that holds this text. Raises AssertionError if the log ends first."""
+        async with self._grown:
+            await self._grown.wait_for(lambda: self._find(part) or self._readers[0].done())
+        line = self._find(part)
+        assert line is not None, "\n".join([f"no {part!r} in:", *self.lines, self.errors])
+        return line
+
+    async def ready(self) -> None:
+        """Wait until the port accepts. The line `Connected` comes a moment before that."""
+        await self.logged("Connected")
+        while self.process.returncode is None:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.005)
+            else:
+                writer.close()
+                await writer.wait_closed()
+                return
+        raise AssertionError(f"it ended with {self.process.returncode}")
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal to the process, as the container engine does."""
+        self.process.send_signal(number)
+
+    async def exit_status(self) -> int:
+        """Wait for the end, and for the last of its output."""
+        status = await self.process.wait()
+        await asyncio.gather(*self._readers)
+        return status
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def started(
+    environ: Mapping[str, str] | None = None, *flags: str, ready: bool = True
+) -> AsyncIterator[TgiProcess]:
+    """Start the double with these variables and flags and nothing else; kill it on leaving.
+
+    It listens on a free port of 127.0.0.1, loads in a moment, logs JSON, and keeps its weights in
+    a folder of its own, unless `environ` says otherwise. `ready=False` does not wait for it.
+    """
+    port = _free_port()
+    async with AsyncExitStack() as stack:
+        home = stack.enter_context(tempfile.TemporaryDirectory(prefix="tgi-double-"))
+        values = {
+            "PATH": os.environ.get("PATH", ""),
+            "PYTHONPATH": str(_ROOT),
+            "HF_HOME": home,
+            "HOSTNAME": "127.0.0.1",
+            "PORT": str(port),
+            "PROMETHEUS_PORT": "0",
+            "JSON_OUTPUT": "true",
+            **_QUICK,
+            **(environ or {}),
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", _PACKAGE, *flags),
+            env=values,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=2**20,
+        )
+        tgi = TgiProcess(process, int(values["PORT"]))
+        try:
+            if ready:
+                await tgi.ready()
+            yield tgi
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await tgi.exit_status()

@@ -1,0 +1,76 @@
+"""Real servers on free ports of the loopback."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc.aio
+import httpx
+import uvicorn
+from grpc_health.v1 import health, health_pb2_grpc
+from starlette.types import ASGIApp
+
+from inference_service.v1.model_service_pb2_grpc import (
+    ModelServiceServicer,
+    add_ModelServiceServicer_to_server,
+)
+from rest_bridge.cli import CHANNEL_OPTIONS
+
+
+@asynccontextmanager
+async def serve_grpc(
+    servicer: ModelServiceServicer, health_servicer: health.aio.HealthServicer
+) -> AsyncIterator[str]:
+    """Serve a ModelService and its health; gives HOST:PORT."""
+    server = grpc.aio.server()
+    add_ModelServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(grace=None)
+
+
+@asynccontextmanager
+async def open_channel(target: str) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel as the command opens it."""
+    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def serve_http(app: ASGIApp) -> AsyncIterator[str]:
+    """Serve an ASGI application with uvicorn; gives its base URL.
+
+    The steps of `uvicorn.Server.serve` without its signal handlers and its ticks of 100 ms. Leaving
+    it while requests run gives them a second, as the command gives them its time-out.
+    """
+    config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        await server.startup(sockets=[listener])
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            if server.server_state.tasks:
+                await server.shutdown(sockets=[listener])
+            for listening in server.servers:
+                listening.close()
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
+
+
+def open_client(url: str) -> httpx.AsyncClient:
+    """An HTTP client of a server on loopback: no proxies, and no certificates to load."""
+    return httpx.AsyncClient(base_url=url, trust_env=False, verify=False)
+
+
+def free_port() -> int:
+    """A port on which nothing listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,97 @@
+"""The command, as a process."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from rest_bridge.cli import main
+from tests.rest_bridge.loopback import open_client
+from tests.rest_bridge.scripted import ScriptedService
+
+RUNNING = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
+
+
+@asynccontextmanager
+async def running(
+    *arguments: str, **environment: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A bridge on a free port; gives the process and its URL."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "rest_bridge", "--port", "0", *arguments),
+        env=os.environ | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    try:
+        log = ""
+        while not (found := RUNNING.search(log)):
+            line = await process.stdout.readline()
+            assert line, log
+            log += line.decode()
+        yield process, found[1]
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.mark.parametrize("from_environment", [False, True])
+async def test_serves_until_a_signal(
+    target: str, service: ScriptedService, from_environment: bool
+) -> None:
+    arguments = [] if from_environment else ["--target", target]
+    environment = {"REST_BRIDGE_TARGET": target} if from_environment else {}
+    async with running(*arguments, **environment) as (process, url):
+        async with open_client(url) as client:
+            response = await client.get("/models")
+        assert [model["id"] for model in response.json()["models"]] == list(service.models)
+        process.send_signal(signal.SIGINT)
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b'"GET /models HTTP/1.1" 200' in output
+    assert b"Traceback" not in output
+
+
+async def test_a_proxy_for_the_way_out_is_not_used(target: str) -> None:
+    proxy = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
+    async with (
+        running("--target", target, no_proxy="", **proxy) as (_, url),
+        open_client(url) as client,
+    ):
+        assert (await client.get("/models")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "many"], "rest-bridge: --port: "),
+        (["--port", "65536"], "rest-bridge: --port: "),
+        (["--keep-alive-seconds", "0"], "rest-bridge: --keep-alive-seconds: "),
+        (["--speed", "9"], "unrecognized arguments: --speed 9"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("target", "host", "port", "keep-alive-seconds", "shutdown-timeout-seconds"):
+        assert f"--{option} " in text
+    assert "REST_BRIDGE_" in text

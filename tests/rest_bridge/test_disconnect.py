@@ -1,0 +1,148 @@
+"""A client that goes ends what it asked for, and nothing else; so does the end of the server."""
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+import pytest
+
+from rest_bridge import Settings, create_app
+from tests.rest_bridge.conftest import Bridge
+from tests.rest_bridge.loopback import open_channel, open_client, serve_http
+from tests.rest_bridge.scripted import ScriptedService, chunk, summary
+
+ENOUGH: dict[str, Any] = {"model_id": "gpt-2", "prompt": "Hello"}
+GENERATIONS = [
+    ("/generate", ENOUGH),
+    ("/generate", ENOUGH | {"stream": True}),
+    ("/generate_stream", ENOUGH),
+]
+
+
+async def post(
+    url: str, path: str, body: object
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a request over a connection of its own and leave it open."""
+    data = json.dumps(body).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(
+        f"POST {path} HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n".encode()
+        + data
+    )
+    return reader, writer
+
+
+@pytest.mark.parametrize("abort", [False, True])
+@pytest.mark.parametrize(("path", "body"), GENERATIONS)
+async def test_before_the_first_byte(
+    bridge: Bridge,
+    service: ScriptedService,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    body: dict[str, object],
+    abort: bool,
+) -> None:
+    service.steps = [asyncio.Event()]
+    _, writer = await post(bridge.url, path, body)
+    await service.entered.wait()
+    if abort:
+        writer.transport.abort()
+    else:
+        writer.close()
+    async with asyncio.timeout(1):
+        await service.cancelled.wait()
+    assert (await bridge.client.get("/models")).status_code == 200
+    assert "Exception" not in caplog.text
+
+
+async def test_after_the_first_event(
+    bridge: Bridge, service: ScriptedService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.steps = [chunk("a"), asyncio.Event()]
+    reader, writer = await post(bridge.url, "/generate_stream", ENOUGH)
+    await reader.readuntil(b"event: chunk\n")
+    writer.close()
+    async with asyncio.timeout(1):
+        await service.cancelled.wait()
+    assert (await bridge.client.get("/models")).status_code == 200
+    assert "Exception" not in caplog.text
+
+
+async def test_a_reader_that_stopped_reading_and_goes(
+    bridge: Bridge, service: ScriptedService
+) -> None:
+    """The bridge is blocked in a write then."""
+    service.steps = [chunk("x" * 100_000)] * 1000
+    reader, writer = await post(bridge.url, "/generate_stream", ENOUGH)
+    await reader.readuntil(b"event: chunk\n")
+    writer.transport.abort()
+    async with asyncio.timeout(1):
+        await service.cancelled.wait()
+
+
+async def test_the_others_go_on(bridge: Bridge, service: ScriptedService) -> None:
+    gate = asyncio.Event()
+    service.steps = [chunk("a"), gate, summary("gpt-2")]
+    async with bridge.client.stream("POST", "/generate_stream", json=ENOUGH) as response:
+        received = response.aiter_text()
+        await anext(received)
+        reader, writer = await post(bridge.url, "/generate_stream", ENOUGH)
+        await reader.readuntil(b"event: chunk\n")
+        writer.close()
+        await service.cancelled.wait()
+        gate.set()
+        rest = "".join([text async for text in received])
+    assert rest.startswith("event: summary\n")
+
+
+async def test_during_the_body(bridge: Bridge, caplog: pytest.LogCaptureFixture) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
+    writer.write(
+        b"POST /generate HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\n"
+        b'Content-Length: 100\r\n\r\n{"model_id'
+    )
+    await writer.drain()
+    writer.transport.abort()
+    assert (await bridge.client.get("/models")).status_code == 200
+    assert "Exception" not in caplog.text
+
+
+async def test_the_server_stops_while_requests_run(
+    target: str, service: ScriptedService, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the end of the shutdown's time-out each gets an answer, and no traceback is logged."""
+    service.steps = [chunk("a"), asyncio.Event()]
+    async with open_channel(target) as channel, contextlib.AsyncExitStack() as stack:
+        app = create_app(channel, Settings(target=target))
+        server = contextlib.AsyncExitStack()
+        url = await server.enter_async_context(serve_http(app))
+        client = await stack.enter_async_context(open_client(url))
+        unary = asyncio.create_task(client.post("/generate", json=ENOUGH))
+        await service.entered.wait()
+        response = await stack.enter_async_context(
+            client.stream("POST", "/generate_stream", json=ENOUGH)
+        )
+        await server.aclose()
+        rest = await response.aread()
+        assert (await unary).status_code == 503
+    detail = "the REST bridge is shutting down; retry when it is back"
+    assert (await unary).json() == {"detail": detail}
+    data = json.dumps({"detail": detail, "reason": "SHUTTING_DOWN"})
+    assert rest.decode().endswith(f"event: error\ndata: {data}\n\n")
+    assert "Traceback" not in caplog.text
+
+
+async def test_the_server_stops_while_it_waits_for_a_reader(
+    target: str, service: ScriptedService
+) -> None:
+    service.steps = [chunk("x" * 100_000)] * 1000
+    async with open_channel(target) as channel:
+        app = create_app(channel, Settings(target=target))
+        async with serve_http(app) as url:
+            reader, writer = await post(url, "/generate_stream", ENOUGH)
+            await reader.readuntil(b"event: chunk\n")
+        async with asyncio.timeout(1):
+            await service.cancelled.wait()
+        writer.transport.abort()

@@ -1,0 +1,142 @@
+"""The interactive documentation and the document behind it."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from rest_bridge.openapi import DETAILS, EVENTS_EXAMPLE, EXAMPLES
+from tests.rest_bridge.conftest import Bridge
+from tests.rest_bridge.scripted import ScriptedService
+from tests.rest_bridge.test_errors import RULES
+
+SUCCESSES = {
+    ("/", "get"): "INFO",
+    ("/models", "get"): "MODELS",
+    ("/models/{model_id}/start", "post"): "START",
+    ("/models/{model_id}/stop", "post"): "STOP",
+    ("/generate", "post"): "GENERATE",
+}
+DOCUMENTED_ERRORS = {
+    ("/models/{model_id}/start", "post"): {"503"},
+    ("/models/{model_id}/stop", "post"): {"404", "500"},
+    ("/generate", "post"): {"404", "503", "504"},
+}
+
+
+@pytest.fixture
+async def document(bridge: Bridge) -> dict[str, Any]:
+    document: dict[str, Any] = (await bridge.client.get("/openapi.json")).json()
+    return document
+
+
+async def test_operations(document: dict[str, Any]) -> None:
+    assert document["info"]["title"] == "LLM Inference API"
+    operations = {
+        (path, method): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert set(operations) == {*SUCCESSES, ("/generate_stream", "post")}
+    assert len({operation["operationId"] for operation in operations.values()}) == 6
+    for key, operation in operations.items():
+        assert operation["summary"] and operation["description"]
+        assert DOCUMENTED_ERRORS.get(key, set()) <= set(operation["responses"])
+
+
+async def test_successes_have_the_documented_example(document: dict[str, Any]) -> None:
+    for (path, method), example in SUCCESSES.items():
+        content = document["paths"][path][method]["responses"]["200"]["content"]
+        assert json.dumps(content["application/json"]["example"]) == json.dumps(EXAMPLES[example])
+    stream = document["paths"]["/generate_stream"]["post"]["responses"]["200"]["content"]
+    assert stream["text/event-stream"]["example"] == EVENTS_EXAMPLE
+
+
+async def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:
+    """The fields of each response are the documented ones, in the documented order."""
+    schemas = document["components"]["schemas"]
+    for (path, method), example in SUCCESSES.items():
+        content = document["paths"][path][method]["responses"]["200"]["content"]
+        name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert list(schemas[name]["properties"]) == list(EXAMPLES[example])
+        assert schemas[name]["required"] == list(EXAMPLES[example])
+    assert list(schemas["ModelResponse"]["properties"]) == list(EXAMPLES["MODELS"]["models"][0])
+
+
+async def test_errors_have_one_schema(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert list(schemas["ErrorResponse"]["properties"]) == ["detail"]
+    assert not any("Validation" in name for name in schemas)
+    told = set()
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                if status == "200":
+                    continue
+                content = response["content"]["application/json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}
+                for reason, example in content.get("examples", {}).items():
+                    assert list(example["value"]) == ["detail"]
+                    assert status in (str(RULES[reason]), "403", "415")
+                    told.add(reason)
+    assert told == set(RULES) == set(DETAILS)
+
+
+async def test_requests_document_the_bounds_of_the_service(document: dict[str, Any]) -> None:
+    requests = {
+        path: document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        for path in ("/generate", "/generate_stream")
+    }
+    generate, stream = (request["schema"]["properties"] for request in requests.values())
+    assert list(generate)[:5] == list(EXAMPLES["GENERATE_REQUEST"])
+    assert requests["/generate"]["example"] == EXAMPLES["GENERATE_REQUEST"]
+    assert requests["/generate"]["schema"]["required"] == ["model_id", "prompt"]
+    assert set(generate) ^ set(stream) == {"return_full_text", "stream", "status_events"}
+    bounds = ("type", "default", "minimum", "exclusiveMinimum", "maximum")
+    assert {
+        name: [field[bound] for bound in bounds if bound in field]
+        for name, field in generate.items()
+    } == {
+        "model_id": ["string"],
+        "prompt": ["string"],
+        "max_new_tokens": ["integer", 200, 1, 2147483647],
+        "temperature": ["number", 0.7, 0, 2],
+        "top_p": ["number", 0.95, 0, 1],
+        "top_k": ["integer", 1, 1000],
+        "repetition_penalty": ["number", 1, 0, 2],
+        "seed": ["integer", 0, 2147483647],
+        "stop": ["array", []],
+        "return_full_text": ["boolean", True],
+        "stream": ["boolean", False],
+    }
+
+
+@pytest.mark.parametrize(("path", "files"), [("/docs", 3), ("/redoc", 2)])
+async def test_pages_load_nothing_from_elsewhere(bridge: Bridge, path: str, files: int) -> None:
+    page = await bridge.client.get(path)
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'self'; ")
+    assert "http" not in policy and "*" not in policy
+    links = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
+    assert len(links) == files
+    for link in links:
+        assert link.startswith("/docs-assets/")
+        assert (await bridge.client.get(link)).status_code == 200
+    assert "/openapi.json" in page.text
+    assert "fastapi" not in page.text
+
+
+async def test_an_asset_that_is_not_there(bridge: Bridge) -> None:
+    for path in ("/docs-assets/nothing.js", "/docs-assets/..%2f__init__.py", "/docs-assets/"):
+        response = await bridge.client.get(path)
+        assert response.status_code == 404
+        assert list(response.json()) == ["detail"]
+
+
+async def test_pages_ask_nothing_of_the_service(bridge: Bridge, service: ScriptedService) -> None:
+    for path in ("/docs", "/redoc", "/openapi.json"):
+        assert (await bridge.client.get(path)).status_code == 200
+    assert service.received == []

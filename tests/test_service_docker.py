@@ -1,0 +1,353 @@
+"""The service on a real Docker Engine: TGI's double and llama.cpp in containers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import grpc
+import pytest
+from docker.errors import NotFound
+
+from inference_service.v1 import model_service_pb2 as pb
+from tests.docker import images
+from tests.docker.daemon import Daemon
+from tests.docker.needs import require_engine, require_private_engine, require_registry
+from tests.docker.registry import Registry
+from tests.serving import Serving, failure, free, free_ports, serving
+
+pytestmark = pytest.mark.docker
+
+NAME = f"inference-service-test-{os.getpid()}"
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[docker.DockerClient]:
+    """The Docker Engine of this machine, on which nothing of these tests may be left."""
+    require_engine()
+    client = docker.from_env()
+    yield client
+    ours = client.containers.list(all=True, filters={"label": f"inference-service.service={NAME}"})
+    with contextlib.suppress(NotFound):
+        client.volumes.get(NAME).remove()
+    client.close()
+    assert ours == []
+
+
+@asynccontextmanager
+async def on_docker(client: docker.DockerClient, **changes: Any) -> AsyncGenerator[Serving]:
+    """A service whose TGI is the double."""
+    settings = {
+        "runtime": "docker",
+        "tgi_image": images.tgi_double(client),
+        "service_name": NAME,
+        "volume": NAME,
+        "ports": free_ports(8),
+    }
+    async with serving(**settings | changes) as service:
+        yield service
+
+
+@pytest.fixture
+async def service(engine: docker.DockerClient) -> AsyncGenerator[Serving]:
+    async with on_docker(engine) as running:
+        yield running
+
+
+def catalog(folder: Path, **entries: str) -> Path:
+    """A catalog in which each of `entries` is the `[models.tgi]` section of a model."""
+    path = folder / "catalog.toml"
+    path.write_text(
+        "\n".join(
+            f'[[models]]\nid = "{id}"\nhf_name = "org/{id}"\ncontext_length = 1024\n[models.tgi]\n'
+            f'memory = "256MiB"\nweights = {{ repo = "org/{id}" }}\n{lines}\n'
+            for id, lines in entries.items()
+        )
+    )
+    return path
+
+
+async def refused(service: Serving, model_id: str) -> tuple[Any, Any]:
+    """The answers to a start that fails, over REST and over gRPC."""
+    rest = await service.http.post(f"/models/{model_id}/start")
+    assert rest.status_code == 503
+    assert list(rest.json()) == ["detail"]
+    model = (await service.stub.GetModel(pb.GetModelRequest(model_id=model_id))).model
+    assert model.state == pb.MODEL_STATE_FAILED
+    assert model.last_error.message == rest.json()["detail"]
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await service.stub.Generate(pb.GenerateRequest(model_id=model_id, prompt="x"))
+    told = failure(error.value)
+    assert told.reason == "START_BACKING_OFF"
+    assert rest.json()["detail"] in told.message
+    assert "RetryInfo" in told.details
+    return rest, model
+
+
+async def test_start_and_stop_are_as_documented_and_docker_agrees(
+    engine: docker.DockerClient, service: Serving
+) -> None:
+    started = await service.http.post("/models/gpt-2/start")
+
+    port = started.json()["port"]
+    assert started.json() == {
+        "message": "Container for gpt-2 started",
+        "port": port,
+        "container_name": "tgi-gpt-2",
+    }
+    container = engine.containers.get("tgi-gpt-2")
+    facts = container.attrs
+    assert facts["NetworkSettings"]["Ports"]["80/tcp"] == [
+        {"HostIp": "127.0.0.1", "HostPort": str(port)}
+    ]
+    assert {"MODEL_ID=gpt2", "USAGE_STATS=off", "DISABLE_CUSTOM_KERNELS=true"} <= set(
+        facts["Config"]["Env"]
+    )
+    assert facts["HostConfig"]["Memory"] == 4 * 10**9
+    assert facts["HostConfig"]["ShmSize"] == 2**30
+    assert facts["HostConfig"]["Init"] is True
+    assert (await service.http.get("/")).json()["running_containers"] == ["gpt-2"]
+
+    text = await service.http.post("/generate", json={"model_id": "gpt-2", "prompt": PROMPT})
+    assert text.json()["generated_text"].startswith(PROMPT + " ")
+
+    stopped = await service.http.post("/models/gpt-2/stop")
+    assert stopped.json() == {"message": "Container for gpt-2 stopped"}
+    with pytest.raises(NotFound):
+        engine.containers.get("tgi-gpt-2")
+    assert free(port)
+    assert (await service.http.post("/models/gpt-2/stop")).status_code == 404
+
+
+async def test_fifty_at_once_on_a_cold_model_start_one_container(
+    engine: docker.DockerClient, service: Serving
+) -> None:
+    body = {"model_id": "gpt-2", "prompt": PROMPT, "max_new_tokens": 5}
+
+    answers = await asyncio.gather(*(service.http.post("/generate", json=body) for _ in range(50)))
+
+    assert [answer.status_code for answer in answers] == [200] * 50
+    ours = engine.containers.list(filters={"label": f"inference-service.service={NAME}"})
+    assert [container.name for container in ours] == ["tgi-gpt-2"]
+
+
+async def test_llama_cpp_writes_real_text_in_a_container(engine: docker.DockerClient) -> None:
+    async with on_docker(engine, llamacpp_image=images.llamacpp(engine)) as service:
+        model = (await service.stub.GetModel(pb.GetModelRequest(model_id="story-mini"))).model
+        assert (model.runtime, model.engine) == ("docker", "llamacpp")
+        request = {"model_id": "story-mini", "prompt": PROMPT, "temperature": 0}
+        inside = (await service.http.post("/generate", json=request)).json()["generated_text"]
+    async with serving(ports=free_ports(4)) as embedded:
+        outside = (await embedded.http.post("/generate", json=request)).json()["generated_text"]
+
+    assert inside == outside
+    assert len(inside.split()) > 20
+
+
+async def test_auto_takes_docker_and_leaves_story_mini_to_the_embedded_engine(
+    engine: docker.DockerClient,
+) -> None:
+    async with on_docker(engine, runtime="auto") as service:
+        models = (await service.stub.ListModels(pb.ListModelsRequest())).models
+        info = await service.stub.GetInfo(pb.GetInfoRequest())
+        text = await service.http.post("/generate", json={"model_id": "story-mini", "prompt": "x"})
+
+    assert info.runtime == "docker"
+    assert {m.id: (m.runtime, m.engine) for m in models} == {
+        **{m.id: ("docker", "tgi") for m in models},
+        "story-mini": ("process", "llamacpp"),
+    }
+    assert text.status_code == 200
+
+
+FAULTS = [
+    pytest.param("status=422", "INVALID_PARAMETER", 422, id="422"),
+    pytest.param("status=424", "ENGINE_FAILED", 503, id="424"),
+    pytest.param("status=429", "ENGINE_OVERLOADED", 429, id="429"),
+    pytest.param("status=500", "ENGINE_FAILED", 503, id="500"),
+    pytest.param("plain", "ENGINE_FAILED", 503, id="plain text"),
+    pytest.param("half_event=0", "ENGINE_FAILED", 503, id="half an event"),
+    pytest.param("half_event=3", "ENGINE_FAILED", 503, id="three events and a half"),
+    pytest.param("no_answer", "ENGINE_FAILED", 503, id="nothing"),
+    pytest.param("garbage=0", "ENGINE_FAILED", 503, id="garbage"),
+    pytest.param("cut_after=3", "ENGINE_FAILED", 503, id="no final event"),
+    pytest.param("error_after=3", "ENGINE_FAILED", 503, id="an error in the stream"),
+]
+
+
+async def test_each_fault_of_the_engine_has_its_answer(service: Serving) -> None:
+    """One container for all: each fault must leave the model as it was."""
+    for case in FAULTS:
+        fault, reason, status = case.values
+        prompt = f"[[fault:{fault}]] {PROMPT}"
+        rest = await service.http.post("/generate", json={"model_id": "gpt-2", "prompt": prompt})
+        assert (rest.status_code, rest.headers["x-error-reason"]) == (status, reason), case.id
+        assert isinstance(rest.json()["detail"], str)
+        if reason == "ENGINE_OVERLOADED":
+            assert rest.headers["retry-after"] == "1"
+
+        sent = 0
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            request = pb.GenerateStreamRequest(model_id="gpt-2", prompt=prompt)
+            async for event in service.stub.GenerateStream(request):
+                sent += event.chunk.token_count
+        told = failure(error.value)
+        assert told.reason == reason, case.id
+        assert int(told.metadata.get("sent_token_count", 0)) == sent
+        if reason == "ENGINE_FAILED":
+            expected = grpc.StatusCode.ABORTED if sent else grpc.StatusCode.UNAVAILABLE
+            assert told.code is expected, case.id
+        assert told.metadata["model_id"] == "gpt-2"
+
+        good = await service.http.post("/generate", json={"model_id": "gpt-2", "prompt": PROMPT})
+        assert good.status_code == 200, case.id
+
+
+async def test_a_prompt_that_fills_the_context_of_tgi(
+    engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    models = catalog(tmp_path, short='env = { MAX_TOTAL_TOKENS = "64", MAX_INPUT_TOKENS = "63" }')
+    async with on_docker(engine, catalog=models) as service:
+        body = {"model_id": "short", "prompt": "word " * 500}
+        too_long = await service.http.post("/generate", json=body)
+        nearly = await service.stub.Generate(
+            pb.GenerateRequest(model_id="short", prompt="[[no_eos]]" + " word" * 20)
+        )
+
+    assert too_long.status_code == 422
+    assert too_long.headers["x-error-reason"] == "PROMPT_TOO_LONG"
+    assert nearly.summary.finish_reason == pb.FINISH_REASON_LENGTH
+    assert nearly.summary.prompt_token_count + nearly.summary.completion_token_count == 64
+
+
+async def test_a_failed_start_names_its_cause(engine: docker.DockerClient, tmp_path: Path) -> None:
+    models = catalog(
+        tmp_path,
+        gated='env = { DOUBLE_FAULT = "gated" }',
+        cuda='env = { DOUBLE_FAULT = "cuda_oom" }',
+        memory='env = { DOUBLE_FAULT = "oom_kill" }',
+        exits=f'image = "{images.early_exit(engine)}"',
+        command=f'image = "{images.missing_command(engine)}"',
+    )
+    async with on_docker(engine, catalog=models) as service:
+        said = {
+            "gated": "gated",
+            "cuda": "CUDA out of memory",
+            "memory": "ran out of its memory limit",
+            "exits": "exited with code 3",
+            "command": "exited with code 127",
+        }
+        for model_id, words in said.items():
+            rest, _ = await refused(service, model_id)
+            assert rest.headers["x-error-reason"] == "START_FAILED"
+            assert words in rest.json()["detail"]
+
+
+async def test_an_image_that_does_not_exist(engine: docker.DockerClient, tmp_path: Path) -> None:
+    require_registry()
+    with Registry() as registry:
+        missing = f"{registry.address}/none:1"
+        models = catalog(tmp_path, none=f'image = "{missing}"', gone=f'image = "{missing}"')
+        async with on_docker(engine, catalog=models) as service:
+            rest, _ = await refused(service, "none")
+            assert f"the image {missing} could not be pulled" in rest.json()["detail"]
+            registry.stop()
+            rest, _ = await refused(service, "gone")
+            assert "connection refused" in rest.json()["detail"]
+
+
+async def test_the_pull_of_an_image_is_told_as_it_goes(
+    engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    require_registry()
+    require_private_engine()
+    with Registry() as registry, Daemon() as daemon:
+        reference = registry.push(engine, images.tgi_double(engine), "tgi:1")
+        models = catalog(tmp_path, pulled=f'image = "{reference}"')
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DOCKER_HOST", daemon.url)
+            async with on_docker(engine, catalog=models) as service:
+                request = pb.GenerateStreamRequest(
+                    model_id="pulled", prompt=PROMPT, max_new_tokens=3, status_events=True
+                )
+                events = [event async for event in service.stub.GenerateStream(request)]
+
+    told = [e.status.start_progress for e in events if e.WhichOneof("event") == "status"]
+    pulls = [p for p in told if p.phase == pb.START_PHASE_PULLING_IMAGE]
+    fractions = [p.fraction for p in pulls if p.HasField("fraction")]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert max(p.completed_count for p in pulls) > 10**6
+    assert {p.unit for p in pulls} == {"bytes"}
+    phases = [p.phase for p in told]
+    assert phases == sorted(phases)
+    assert {pb.START_PHASE_DOWNLOADING_WEIGHTS, pb.START_PHASE_LOADING_WEIGHTS} <= set(phases)
+    assert events[-1].WhichOneof("event") == "summary"
+
+
+async def test_docker_going_away_is_told_and_coming_back_is_enough(
+    engine: docker.DockerClient,
+) -> None:
+    require_private_engine()
+    with Daemon(live_restore=True) as daemon, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", daemon.url)
+        image = images.tgi_double(daemon.client)
+        async with on_docker(engine, tgi_image=image) as service:
+            daemon.stop()
+            rest = await service.http.post("/models/gpt-2/start")
+            assert (rest.status_code, rest.headers["x-error-reason"]) == (
+                503,
+                "RUNTIME_UNAVAILABLE",
+            )
+            assert (await service.http.get("/models")).status_code == 200
+
+            daemon.start()
+            again = await service.http.post("/models/gpt-2/start")
+            assert again.status_code == 503
+            await asyncio.sleep(int(again.headers["retry-after"]))
+            assert (await service.http.post("/models/gpt-2/start")).status_code == 200
+
+            daemon.stop()
+            stopped = await service.http.post("/models/gpt-2/stop")
+            assert (stopped.status_code, stopped.headers["x-error-reason"]) == (500, "STOP_FAILED")
+            assert "docker rm -f tgi-gpt-2" in stopped.json()["detail"]
+
+            daemon.start()
+            again = await service.http.post("/models/gpt-2/start")
+            await asyncio.sleep(int(again.headers["retry-after"]))
+            assert (await service.http.post("/models/gpt-2/start")).status_code == 200
+            assert len(daemon.client.containers.list(all=True)) == 1
+
+
+async def test_ports_that_are_used_up(engine: docker.DockerClient) -> None:
+    async with on_docker(engine, ports=free_ports(1)) as service:
+        assert (await service.http.post("/models/gpt-2/start")).status_code == 200
+
+        rest, _ = await refused(service, "phi-2")
+
+        assert "no port of 127.0.0.1 is free" in rest.json()["detail"]
+        assert "widen the setting `ports`" in rest.json()["detail"]
+
+
+async def test_the_token_of_the_hub_is_passed_on_and_said_to_nobody(
+    engine: docker.DockerClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="inference_service")
+    models = catalog(tmp_path, gated='env = { DOUBLE_FAULT = "gated" }')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", "hf_secret")
+        async with on_docker(engine, catalog=models) as service:
+            started = await service.http.post("/models/gated/start")
+            container = engine.containers.get("tgi-gated")
+            model = (await service.stub.GetModel(pb.GetModelRequest(model_id="gated"))).model
+
+    assert started.status_code == 200
+    assert "HF_TOKEN=hf_secret" in container.attrs["Config"]["Env"]
+    assert "hf_secret" not in str(container.labels) + str(model) + caplog.text
