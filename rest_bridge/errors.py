@@ -83,7 +83,7 @@ def without_reason(error: grpc.aio.AioRpcError, target: str) -> BridgeError:
                 f"the service at {target} does not answer; start it, or give the bridge its "
                 "address with --target"
             )
-            return BridgeError("SHUTTING_DOWN", detail)
+            return BridgeError("SERVICE_UNREACHABLE", detail)
         case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in details:
             return BridgeError("REQUEST_TOO_LARGE", f"the request is too large: {details}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:

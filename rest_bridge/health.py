@@ -20,5 +20,5 @@ async def readyz(request: Request) -> dict[str, str]:
     """Answers 200 when the service behind the bridge serves, 503 otherwise."""
     service: Service = request.app.state.service
     if not await service.is_ready():
-        raise BridgeError("SHUTTING_DOWN", f"the service at {service.target} is not serving")
+        raise BridgeError("SERVICE_UNREACHABLE", f"the service at {service.target} is not serving")
     return {"status": "ready"}

@@ -89,12 +89,13 @@ DETAILS = {
     "GENERATION_TIMEOUT": "gpt-2 did not finish the text within 60 s",
     "STOP_FAILED": "the container tgi-gpt-2 could not be removed",
     "INTERNAL": "a fault of this service; its log has the details",
+    "SERVICE_UNREACHABLE": "the service at 127.0.0.1:50051 does not answer",
 }
 
 OTHER_SITE = {403: "a page of another origin may not start or stop models"}
 NOT_JSON = {415: "the content type must be application/json, not text/plain"}
 
-EVERY_CALL = ("SHUTTING_DOWN", "INTERNAL")
+EVERY_CALL = ("SHUTTING_DOWN", "SERVICE_UNREACHABLE", "INTERNAL")
 STARTING = (
     "MODEL_NOT_FOUND",
     "START_FAILED",

@@ -77,6 +77,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The engine could not be stopped or removed. Metadata: `model_id`."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """A fault of this service. The service's log has the details."""
+    ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
+    """REST alone: the service behind the bridge does not answer."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every error of this service ends the call with a gRPC status whose details
@@ -140,6 +142,8 @@ ERROR_REASON_STOP_FAILED: ErrorReason.ValueType  # 15
 """The engine could not be stopped or removed. Metadata: `model_id`."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """A fault of this service. The service's log has the details."""
+ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
+"""REST alone: the service behind the bridge does not answer."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

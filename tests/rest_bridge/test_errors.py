@@ -79,7 +79,7 @@ async def test_a_reason_of_a_newer_service(bridge: Bridge, service: ScriptedServ
             "REQUEST_TOO_LARGE",
         ),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many pings", 500, "INTERNAL"),
-        (grpc.StatusCode.UNAVAILABLE, "Socket closed", 503, "SHUTTING_DOWN"),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", 503, "SERVICE_UNREACHABLE"),
         (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", 500, "INTERNAL"),
         (grpc.StatusCode.CANCELLED, "", 500, "INTERNAL"),
         (grpc.StatusCode.UNKNOWN, "Unexpected <class 'KeyError'>", 500, "INTERNAL"),
