@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade \
+  --no-header --no-annotate --no-emit-package numpy
 GENERATED := inference_service/v1
 GOOGLEAPIS := build/googleapis
 
@@ -46,10 +48,8 @@ docs: $(VENV)/dev $(GOOGLEAPIS) ## write docs/errors.md from the contract
 	$(BIN)/python docs/errors.py > docs/errors.md
 
 lock: $(VENV)/dev ## pin the newest versions, with hashes
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade \
-	  --no-header --no-annotate requirements.in -o requirements.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade \
-	  --no-header --no-annotate requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	$(LOCK) requirements.in -o requirements.txt
+	$(LOCK) requirements-dev.in -c requirements.txt -o requirements-dev.txt
 
 image: ## build the Docker image of the llama.cpp engine
 	docker build -t inference-service/llamacpp:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' inference_service/__init__.py) -f deploy/llamacpp/Dockerfile .

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -379,3 +381,23 @@ async def test_a_generated_stub_of_the_sync_api_works_too(service: Serving) -> N
             return list(stub.GetInfo(pb.GetInfoRequest()).models)
 
     assert (await asyncio.to_thread(call))[-1] == "story-mini"
+
+
+async def test_a_reflection_client_lists_and_calls_the_service(service: Serving) -> None:
+    """`buf curl`, which knows of the contract only what reflection tells it."""
+
+    async def buf(*arguments: str) -> str:
+        command = [Path(sys.executable).with_name("buf"), "curl", "--http2-prior-knowledge"]
+        process = await asyncio.create_subprocess_exec(
+            *command, "--protocol", "grpc", *arguments, stdout=asyncio.subprocess.PIPE
+        )
+        return (await process.communicate())[0].decode()
+
+    url = f"http://{service.service.target}"
+    method = "inference_service.v1.ModelService/Generate"
+
+    listed = await buf(f"{url}/", "--list-methods")
+    answer = await buf(f"{url}/{method}", "-d", '{"modelId": "story-mini", "prompt": "Once upon"}')
+
+    assert method in listed.split()
+    assert json.loads(answer)["generatedText"].startswith("Once upon")

@@ -1,0 +1,179 @@
+"""A worker that serves the story model: what its clients get, and how it ends."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from .conftest import STORY, Start, Worker
+
+PROMPT = {"prompt": "Once upon a time", "n_predict": 40, "temperature": 0, "stream": True}
+# As much as fits the story model's context; many of them keep the worker busy for seconds.
+LONG = {**PROMPT, "n_predict": 480, "ignore_eos": True}
+
+
+async def read(response: aiohttp.ClientResponse) -> list[dict[str, object]]:
+    return [json.loads(line[6:]) async for line in response.content if line.startswith(b"data: ")]
+
+
+async def test_it_generates_text(start: Start, http: aiohttp.ClientSession) -> None:
+    worker = await start()
+    async with http.post(f"{await worker.url()}/completion", json=PROMPT) as response:
+        assert response.status == 200
+        events = await read(response)
+    text = "".join(str(event["content"]) for event in events)
+    assert len(text.split()) > 5
+    assert events[-1]["stop"] is True
+    assert [event["event"] for event in worker.events] == ["loading", "serving"]
+
+
+async def test_health_answers_once_it_serves(start: Start, http: aiohttp.ClientSession) -> None:
+    worker = await start()
+    async with http.get(f"{await worker.url()}/health") as response:
+        assert (response.status, await response.json()) == (200, {"status": "ok"})
+
+
+async def test_no_other_site_may_read_it(start: Start, http: aiohttp.ClientSession) -> None:
+    url = await (await start()).url()
+    origin = {"Origin": "http://elsewhere.example"}
+    async with http.get(f"{url}/health", headers=origin) as response:
+        assert response.headers.get("Access-Control-Allow-Origin", "") == ""
+    async with http.get(f"{url}/slots") as response:
+        assert response.status == 501
+    async with http.get(f"{url}/") as response:
+        assert response.status == 404
+
+
+@asynccontextmanager
+async def many(url: str, count: int) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """So many clients at once, each with a long text to come."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+
+        async def generate() -> None:
+            async with session.post(f"{url}/completion", json=LONG) as response:
+                await read(response)
+
+        clients = [asyncio.create_task(generate()) for _ in range(count)]
+        await session.get(f"{url}/health")
+        yield clients
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def test_health_answers_beside_many_clients(
+    start: Start, http: aiohttp.ClientSession
+) -> None:
+    url = await (await start(LLAMACPP_SLOTS="2")).url()
+    async with many(url, 40) as clients:
+        await asyncio.wait(clients, return_when=asyncio.FIRST_COMPLETED)
+        async with http.get(f"{url}/health") as response:
+            assert response.status == 200
+        assert sum(client.done() for client in clients) < 20
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"), [("1", 64), ("100", 100), ("512", 512), ("1000000000", 512)]
+)
+async def test_context_is_brought_into_bounds(
+    start: Start, http: aiohttp.ClientSession, wanted: str, given: int
+) -> None:
+    worker = await start(LLAMACPP_CONTEXT=wanted, LLAMACPP_SLOTS="3")
+    url = await worker.url()
+    assert worker.events[0]["context"] == given
+    async with http.get(f"{url}/props") as response:
+        properties = await response.json()
+    # llama.cpp pads what a slot gets to a multiple of 256 tokens.
+    assert given <= properties["default_generation_settings"]["n_ctx"] < given + 256
+    assert properties["total_slots"] == 3
+
+
+async def test_the_chat_template_can_be_replaced(start: Start, http: aiohttp.ClientSession) -> None:
+    worker = await start(LLAMACPP_CHAT_TEMPLATE="Hear: {{ messages[0].content }}")
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    async with http.post(f"{await worker.url()}/apply-template", json=body) as response:
+        assert (await response.json())["prompt"] == "Hear: hello"
+
+
+async def test_an_idle_worker_stops_at_once(start: Start) -> None:
+    worker = await start()
+    await worker.url()
+    began = time.monotonic()
+    worker.process.terminate()
+    assert await worker.exit() == 0
+    assert time.monotonic() - began < 1  # 0.02 s; the machine may be busy
+
+
+async def test_a_stop_lets_a_stream_end(start: Start, http: aiohttp.ClientSession) -> None:
+    worker = await start()
+    async with http.post(f"{await worker.url()}/completion", json=LONG) as response:
+        await response.content.readline()
+        worker.process.terminate()
+        events = await read(response)
+    assert events[-1]["stop"] is True
+    assert await worker.exit() == 0
+
+
+async def test_a_stop_cuts_what_lasts_longer_than_its_grace(start: Start) -> None:
+    worker = await start(LLAMACPP_SLOTS="16")
+    async with many(await worker.url(), 90):
+        began = time.monotonic()
+        worker.process.terminate()
+        assert await worker.exit() == 0
+        assert time.monotonic() - began < 10  # its grace is 5 s
+
+
+async def test_a_stop_while_it_loads(start: Start) -> None:
+    worker = await start()
+    await worker.until("loading")
+    worker.process.terminate()
+    assert await worker.exit() in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("when", ["loading", "serving"])
+async def test_it_ends_with_its_parent(start: Start, when: str) -> None:
+    worker = await start(LLAMACPP_EXIT_WITH_PARENT="1")
+    await worker.until(when)
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
+    code = await worker.exit()
+    assert code == 0 or (when == "loading" and code == -signal.SIGIO)
+
+
+async def test_it_ends_with_a_parent_that_had_gone_before(start: Start) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "inference_service.worker",
+        env={"LLAMACPP_FILE": str(STORY), "LLAMACPP_EXIT_WITH_PARENT": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert await Worker(process).exit() == 0
+
+
+async def test_without_the_wish_it_outlives_standard_input(
+    start: Start, http: aiohttp.ClientSession
+) -> None:
+    worker = await start()
+    url = await worker.url()
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
+    await worker.process.stdin.wait_closed()
+    async with http.get(f"{url}/health") as response:
+        assert response.status == 200
+
+
+async def test_a_local_file_needs_no_hub_library(start: Start) -> None:
+    worker = await start()
+    await worker.url()
+    assert "xllamacpp" in worker.libraries()
+    assert "_ssl" not in worker.libraries()  # huggingface_hub would have brought it in
