@@ -109,7 +109,11 @@ class LlamacppNeeds(EngineNeeds):
 
 
 class ModelSpec(_Section):
-    """One entry of the catalog."""
+    """One entry of the catalog.
+
+    `idle_timeout` is in seconds and may be `inf`. A `pinned` model is stopped by StopModel alone; a
+    `preload` one starts with the service.
+    """
 
     title = "models"
 
@@ -117,6 +121,9 @@ class ModelSpec(_Section):
     hf_name: str = Field(min_length=1, max_length=200)
     context_length: int = Field(ge=64, le=10_000_000)
     engine: Literal["tgi", "llamacpp"] | None = None
+    idle_timeout: float | None = Field(default=None, ge=0)
+    pinned: bool = False
+    preload: bool = False
     tgi: TgiNeeds | None = None
     llamacpp: LlamacppNeeds | None = None
 

@@ -91,13 +91,24 @@ def full_text(request: pb.GenerateRequest) -> bool:
 
 def drain(request: pb.StopModelRequest) -> float | None:
     """The drain that a stop asks for, in seconds; None for the default."""
-    if not request.HasField("drain_timeout"):
+    return _seconds(request, "drain_timeout", _LONGEST_DRAIN)
+
+
+def idle_timeout(
+    request: pb.GenerateRequest | pb.GenerateStreamRequest | pb.StartModelRequest, cap: float
+) -> float | None:
+    """How long the model shall stay unused after this request; None for the model's own time."""
+    return _seconds(request, "idle_timeout", cap)
+
+
+def _seconds(request: Any, field: str, most: float) -> float | None:
+    if not request.HasField(field):
         return None
-    seconds = request.drain_timeout.seconds + request.drain_timeout.nanos / 1e9
-    if not 0 <= seconds <= _LONGEST_DRAIN:
+    given = getattr(request, field)
+    seconds: float = given.seconds + given.nanos / 1e9
+    if not 0 <= seconds <= most:
         raise InvalidParameter(
-            f"drain_timeout must be from 0 to {_LONGEST_DRAIN:g} s, not {seconds:g} s",
-            field="drain_timeout",
+            f"{field} must be from 0 to {most:g} s, not {seconds:g} s", field=field
         )
     return seconds
 
@@ -119,7 +130,10 @@ def model(supervisor: Supervisor, now: float) -> pb.Model:
         container_name=status.container,
         port=status.port,
         active_request_count=supervisor.lease_count,
+        pinned=spec.pinned,
     )
+    if (idle_in := supervisor.idle_in) is not None:
+        message.expire_time.CopyFrom(_timestamp(now + idle_in))
     if status.since is not None:
         message.state_change_time.CopyFrom(_timestamp(status.since))
     if status.state is State.STARTING:

@@ -38,9 +38,17 @@ class Manager:
         """The model of this id. Raises ModelNotFound."""
         return self._supervisors[self._catalog.find(model_id).id]
 
-    def lease(self, model_id: str) -> AbstractAsyncContextManager[Lease]:
+    def lease(
+        self, model_id: str, idle_timeout: float | None = None
+    ) -> AbstractAsyncContextManager[Lease]:
         """See `Supervisor.lease`."""
-        return self.find(model_id).lease()
+        return self.find(model_id).lease(idle_timeout)
+
+    def preload(self) -> None:
+        """Start the models that the catalog says to start with the service."""
+        for supervisor in self._supervisors.values():
+            if supervisor.spec.preload:
+                supervisor.begin()
 
     def starting(self, model_id: str) -> AsyncGenerator[Status]:
         """See `Supervisor.starting`."""

@@ -27,7 +27,7 @@ from inference_service.runtimes import docker
 from inference_service.runtimes.base import Runtime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
-from inference_service.servicer import ModelService, RuntimeChoice
+from inference_service.servicer import Limits, ModelService, RuntimeChoice
 from inference_service.settings import Settings
 from inference_service.supervisor import Supervisor, Timing
 from inference_service.v1 import model_service_pb2 as pb
@@ -74,9 +74,14 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
             return runtimes[where], engines[how]
 
         beacon = Beacon()
-        timing = Timing(stall=settings.start_stall_timeout, drain=settings.drain_timeout)
+        timing = Timing(
+            stall=settings.start_stall_timeout,
+            drain=settings.drain_timeout,
+            idle=settings.idle_timeout,
+        )
         manager = Manager(catalog, placed, timing, beacon.changed)
-        servicer = ModelService(manager, choice, settings.generation_timeout)
+        limits = Limits(settings.generation_timeout, settings.max_idle_timeout)
+        servicer = ModelService(manager, choice, limits)
         port = await stack.enter_async_context(_grpc(settings, servicer, beacon, catalog))
         target = _address(settings.host, port)
         rest_url = None
@@ -84,6 +89,7 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
             rest_url = await stack.enter_async_context(_rest(settings, target))
         stack.push_async_callback(manager.close, settings.drain_timeout)
         stack.push_async_callback(beacon.down)
+        manager.preload()
         yield Service(manager, choice, target, rest_url)
 
 

@@ -31,13 +31,22 @@ class RuntimeChoice:
     reason: str
 
 
-class ModelService(pb_grpc.ModelServiceServicer):
-    """The service on a manager. `generation_timeout` is in seconds."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What requests may take, in seconds."""
 
-    def __init__(self, manager: Manager, choice: RuntimeChoice, generation_timeout: float) -> None:
+    generation: float = 60.0
+    idle_timeout: float = 3600.0  # the longest that a request may ask for
+
+
+class ModelService(pb_grpc.ModelServiceServicer):
+    """The service on a manager."""
+
+    def __init__(self, manager: Manager, choice: RuntimeChoice, limits: Limits) -> None:
         self._manager = manager
         self._choice = choice
-        self._timeout = generation_timeout
+        self._limits = limits
+        self._timeout = limits.generation
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
         models = self._manager.models()
@@ -66,10 +75,11 @@ class ModelService(pb_grpc.ModelServiceServicer):
         self, request: pb.StartModelRequest, context: Context
     ) -> pb.StartModelResponse:
         model = self._manager.find(request.model_id)
+        idle_timeout = convert.idle_timeout(request, self._limits.idle_timeout)
         if request.no_wait:
             model.begin()
         else:
-            await model.start()
+            await model.start(idle_timeout)
         return pb.StartModelResponse(
             message=f"Container for {model.spec.id} started",
             port=model.status.port,
@@ -91,8 +101,9 @@ class ModelService(pb_grpc.ModelServiceServicer):
         watch = _Watch()
         spec = self._manager.find(request.model_id).spec
         prompt = convert.prompt(request, spec)
+        idle_timeout = convert.idle_timeout(request, self._limits.idle_timeout)
         texts = [prompt.text] if convert.full_text(request) else []
-        async with self._manager.lease(spec.id) as model, self._limit(spec):
+        async with self._manager.lease(spec.id, idle_timeout) as model, self._limit(spec):
             watch.leased()
             async with aclosing(model.generate(prompt)) as chunks:
                 async for chunk in chunks:
@@ -110,12 +121,14 @@ class ModelService(pb_grpc.ModelServiceServicer):
         watch = _Watch()
         spec = self._manager.find(request.model_id).spec
         prompt = convert.prompt(request, spec)
+        idle_timeout = convert.idle_timeout(request, self._limits.idle_timeout)
+        lease = self._manager.lease(spec.id, idle_timeout)
         if request.status_events:
             async with aclosing(self._manager.starting(spec.id)) as statuses:
                 async for status in statuses:
                     await context.write(convert.status(status, time.time()))
         try:
-            async with self._manager.lease(spec.id) as model, self._limit(spec) as limit:
+            async with lease as model, self._limit(spec) as limit:
                 watch.leased()
                 async with aclosing(model.generate(prompt)) as chunks:
                     async for chunk in chunks:

@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(
         30, ge=0, description="seconds that running requests are given by a stop and by shutdown"
     )
+    idle_timeout: float = Field(
+        900, ge=0, description="seconds without use after which a model is stopped; inf is never"
+    )
+    max_idle_timeout: float = Field(
+        3600, ge=0, description="longest idle_timeout, in seconds, that a request may ask for"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="what is written to standard error"
     )

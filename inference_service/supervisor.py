@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
@@ -33,6 +34,7 @@ class Timing:
 
     stall: float = 600.0  # a start in which nothing moves for so long is given up
     drain: float = 30.0  # what a stop gives to requests that run
+    idle: float = math.inf  # unused for so long, and the model is stopped
     poll: float = 0.1  # between two looks at an engine that is loading, at first
     poll_longest: float = 1.0
     back_off: float = 1.0  # after the first failure, doubled at each
@@ -56,17 +58,27 @@ class Lease:
 class _Life:
     """One run of the model, from the first wish for it until nothing is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_timeout: float) -> None:
+        self.clock = asyncio.get_running_loop().time
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[Instance] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
         self.unwanted = asyncio.Event()
         self.drain = 0.0
         self.leases: set[asyncio.Timeout] = set()
+        self.waiters = 0
         self.idle = asyncio.Event()
         self.idle.set()
+        self.idle_timeout = idle_timeout
+        self.used_at = math.inf  # READY, or the end of the last request; never before READY
+        self.rearm = asyncio.Event()  # the moment of idleness has moved closer
         for future in (self.ready, self.gone):  # an error that nobody waits for is in the log
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def idle_at(self) -> float:
+        """When the model will have been idle for too long, if nobody uses it before."""
+        used_at = self.clock() if self.leases or self.waiters else self.used_at
+        return used_at + self.idle_timeout
 
 
 class Supervisor:
@@ -86,6 +98,8 @@ class Supervisor:
         self.launch = engine.launch(spec)
         self.status = Status()
         self._timing = timing
+        own = timing.idle if spec.idle_timeout is None else spec.idle_timeout
+        self._idle_timeout = math.inf if spec.pinned else own
         self._on_change = changed
         self._changed = asyncio.Event()
         self._life: _Life | None = None
@@ -99,13 +113,22 @@ class Supervisor:
         """The leases that are out."""
         return len(self._life.leases) if self._life else 0
 
+    @property
+    def idle_in(self) -> float | None:
+        """Seconds until it is stopped, if nobody uses it before; None where that is never."""
+        if self._life is None or self.status.state is not State.READY:
+            return None
+        wait = self._life.idle_at() - self._life.clock()
+        return max(0.0, wait) if math.isfinite(wait) else None
+
     # What callers ask.
 
     @asynccontextmanager
-    async def lease(self) -> AsyncGenerator[Lease]:
+    async def lease(self, idle_timeout: float | None = None) -> AsyncGenerator[Lease]:
         """Hold the model in READY, starting it first if need be.
 
-        A stop that cannot wait any longer ends the block with ModelStopped.
+        `idle_timeout` is how long it then stays unused, until the next lease ends; None is the
+        model's own. A stop that cannot wait any longer ends the block with ModelStopped.
         """
         life, instance = await self._ready()
         cutter = asyncio.timeout(None)
@@ -123,12 +146,14 @@ class Supervisor:
             raise
         finally:
             life.leases.discard(cutter)
+            self._used(life, idle_timeout)
             if not life.leases:
                 life.idle.set()
 
-    async def start(self) -> None:
-        """Return when the model is READY. Raises what a lease would."""
-        await self._ready()
+    async def start(self, idle_timeout: float | None = None) -> None:
+        """Return when the model is READY. Raises what a lease would, and counts as a use."""
+        life, _ = await self._ready()
+        self._used(life, idle_timeout)
 
     def begin(self) -> None:
         """Start the model unless it runs, and return at once. Raises what is known already."""
@@ -177,7 +202,11 @@ class Supervisor:
         while True:
             life = self._life or self._begin()
             if not life.unwanted.is_set():
-                instance = await asyncio.shield(life.ready)
+                life.waiters += 1  # so that it is not idle before they have their lease
+                try:
+                    instance = await asyncio.shield(life.ready)
+                finally:
+                    life.waiters -= 1
                 if not life.unwanted.is_set() and not life.gone.done():
                     return life, instance
             await asyncio.wait([life.gone])
@@ -187,7 +216,7 @@ class Supervisor:
             raise failures.shutting_down()
         if (wait := self._retry_at - time.monotonic()) > 0 and self.status.failure:
             raise failures.backing_off(self.spec.id, wait, self.status.failure)
-        self._life = _Life()
+        self._life = _Life(self._idle_timeout)
         self._enter(State.STARTING)
         self._task = asyncio.create_task(self._live(self._life), name=f"life of {self.spec.id}")
         return self._life
@@ -197,9 +226,19 @@ class Supervisor:
         if not life.unwanted.is_set():
             life.drain = drain
             life.unwanted.set()
+            life.rearm.set()
         elif drain < life.drain:
             life.drain = drain
             self._cut(life, drain)
+
+    def _used(self, life: _Life, idle_timeout: float | None) -> None:
+        """Note the end of a use, from which idle time counts."""
+        life.used_at = life.clock()
+        if idle_timeout is None or self.spec.pinned:
+            idle_timeout = self._idle_timeout
+        if idle_timeout != life.idle_timeout:
+            life.idle_timeout = idle_timeout
+            life.rearm.set()
 
     # The life: one task, the only writer of the state.
 
@@ -244,6 +283,8 @@ class Supervisor:
                 if not life.unwanted.is_set():
                     self._enter(State.READY, container=instance.name, port=instance.port)
                     life.ready.set_result(instance)
+                    life.used_at = life.clock()
+                    life.rearm.set()
                 ready_at = time.monotonic()
                 exit = await instance.wait()
                 if time.monotonic() - ready_at > self._timing.healthy_spell:
@@ -279,8 +320,17 @@ class Supervisor:
         raise self._died(instance, await instance.wait())
 
     async def _unwanted(self, life: _Life) -> None:
-        """Return when the model may be removed: it is unwanted, and drained or cut."""
-        await life.unwanted.wait()
+        """Return when the model may be removed: it is unwanted or idle, and drained or cut."""
+        while not life.unwanted.is_set():
+            life.rearm.clear()
+            try:
+                async with asyncio.timeout_at(life.idle_at()):
+                    await life.rearm.wait()
+            except TimeoutError:
+                # Looked at again, for a use does not move the timer: that would cost each request.
+                if life.idle_at() <= life.clock():
+                    log.info("%s: idle", self.spec.id)
+                    self._end(life, 0)
         self._enter(State.STOPPING)
         if not life.ready.done():
             life.ready.set_exception(self._stopped())

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from inference_service.server import BindError
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
-from tests.serving import Serving, failure, free, free_ports, serving
+from tests.serving import Failure, Serving, failure, free, free_ports, serving
 
 PROMPT = "Once upon a time"
 
@@ -261,20 +261,30 @@ async def test_a_text_that_takes_too_long_is_a_generation_timeout() -> None:
 
 async def test_an_engine_killed_in_the_middle_of_a_stream_is_told_and_replaced() -> None:
     async with serving(ports=free_ports(4)) as service:
-        request = pb.GenerateStreamRequest(
-            model_id="story-mini", prompt=PROMPT, max_new_tokens=500, seed=3, temperature=2
-        )
-        events = aiter(service.stub.GenerateStream(request))
-        await anext(events)
+        await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
         [engine] = engines()
+        request = pb.GenerateStreamRequest(
+            model_id="story-mini", prompt=PROMPT, max_new_tokens=500, temperature=0
+        )
+        streams = [aiter(service.stub.GenerateStream(request)) for _ in range(8)]
+        await asyncio.gather(*map(anext, streams))
         os.kill(engine, signal.SIGKILL)
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            async for _ in events:
-                pass
 
-        told = failure(error.value)
-        assert (told.reason, told.code) == ("ENGINE_FAILED", grpc.StatusCode.ABORTED)
-        assert int(told.metadata["sent_token_count"]) > 0
+        async def end(stream: AsyncIterator[pb.GenerateStreamResponse]) -> Failure | None:
+            try:
+                events = [event async for event in stream]
+            except grpc.aio.AioRpcError as error:
+                return failure(error)
+            assert events[-1].WhichOneof("event") == "summary"
+            return None
+
+        failures = list(filter(None, await asyncio.gather(*map(end, streams))))
+        assert failures
+        for told in failures:
+            assert told.reason == "ENGINE_FAILED"
+            sent = int(told.metadata.get("sent_token_count", 0))
+            aborted, unavailable = grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE
+            assert told.code is (aborted if sent else unavailable)
         model = (await service.stub.GetModel(pb.GetModelRequest(model_id="story-mini"))).model
         while model.state != pb.MODEL_STATE_FAILED:
             await asyncio.sleep(0.01)
@@ -387,7 +397,7 @@ async def test_a_reflection_client_lists_and_calls_the_service(service: Serving)
     """`buf curl`, which knows of the contract only what reflection tells it."""
 
     async def buf(*arguments: str) -> str:
-        command = [Path(sys.executable).with_name("buf"), "curl", "--http2-prior-knowledge"]
+        command = [str(Path(sys.executable).with_name("buf")), "curl", "--http2-prior-knowledge"]
         process = await asyncio.create_subprocess_exec(
             *command, "--protocol", "grpc", *arguments, stdout=asyncio.subprocess.PIPE
         )

@@ -327,6 +327,69 @@ async def test_invariant_7_progress_puts_the_stall_off() -> None:
         assert await caller == " word word word"
 
 
+async def test_invariant_6_a_model_that_nobody_uses_is_stopped() -> None:
+    async with model(Timing(poll=0.001, idle=0.05)) as (supervisor, runtime, _):
+        assert await generate(supervisor) == " word word word"
+        assert supervisor.idle_in is not None
+        assert 0 < supervisor.idle_in <= 0.05
+
+        await until(supervisor, State.STOPPED)
+
+        assert runtime.running == {}
+        assert await generate(supervisor) == " word word word"
+
+
+async def test_invariant_6_idle_time_counts_from_the_end_of_the_last_request() -> None:
+    async with model(Timing(poll=0.001, idle=0.1)) as (supervisor, runtime, engine):
+        engine.may_speak.clear()
+        caller = asyncio.create_task(generate(supervisor))
+        await engine.spoke.wait()
+        await asyncio.sleep(0.25)  # a request longer than the idle time
+        assert supervisor.status.state is State.READY
+        engine.may_speak.set()
+        await caller
+        for _ in range(5):  # uses that together are longer than the idle time
+            await asyncio.sleep(0.05)
+            await generate(supervisor)
+
+        assert runtime.started == ["tgi-tiny"]
+        await until(supervisor, State.STOPPED)
+
+
+async def test_invariant_6_a_caller_that_waits_for_ready_is_served_before_idleness() -> None:
+    async with model(Timing(poll=0.001, idle=0)) as (supervisor, runtime, _):
+        callers = [asyncio.create_task(generate(supervisor)) for _ in range(20)]
+
+        assert await asyncio.gather(*callers) == [" word word word"] * 20
+        await until(supervisor, State.STOPPED)
+        assert runtime.started == ["tgi-tiny"]
+
+
+async def test_a_request_sets_the_idle_time_until_the_next_one() -> None:
+    async with model() as (supervisor, *_):
+        async with supervisor.lease(idle_timeout=3600):
+            pass
+        assert supervisor.idle_in is not None
+        assert supervisor.idle_in > 3590
+        async with supervisor.lease():
+            pass
+        assert supervisor.idle_in is None  # the model's own is never
+        async with supervisor.lease(idle_timeout=0):
+            pass
+        await until(supervisor, State.STOPPED)
+
+
+async def test_no_request_shortens_the_life_of_a_pinned_model() -> None:
+    pinned = spec().model_copy(update={"pinned": True, "idle_timeout": 0.0})
+    runtime, engine = FakeRuntime(), FakeEngine()
+    supervisor = Supervisor(pinned, runtime, engine, QUICK)
+    async with supervisor.lease(idle_timeout=0):
+        pass
+    assert supervisor.idle_in is None
+    await supervisor.stop()
+    assert supervisor.status.state is State.STOPPED
+
+
 async def test_invariant_10_leaving_a_lease_ends_the_request_in_the_engine() -> None:
     async with model() as (supervisor, _, engine):
         engine.may_speak.clear()

@@ -96,12 +96,13 @@ class Llamacpp:
         return None
 
     def cause(self, log: Sequence[str]) -> str:
-        """What the worker said as it gave up, else the last line."""
+        """What the worker said as it gave up, else the last line that llama.cpp wrote."""
         for line in reversed(log):
             match _object(line):
                 case {"event": "failed", "message": str(message)}:
                     return message
-        return next((line for line in reversed(log) if line.strip()), "")
+        plain = (line for line in reversed(log) if line.strip() and _object(line) is None)
+        return next(plain, "")
 
     async def ready(self, url: str) -> bool:
         """`/health` is 503 while the model loads."""

@@ -159,6 +159,8 @@ class Model(_message.Message):
     CONTAINER_NAME_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     ACTIVE_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id by which calls name it, such as `gpt-2`: 1 to 63 characters of `a-z 0-9 . _ -`, of which
     the first is a letter or a digit.
@@ -187,6 +189,8 @@ class Model(_message.Message):
     """The port of the engine on 127.0.0.1. Set while it is READY or STOPPING."""
     active_request_count: _builtins.int
     """The requests that use it now."""
+    pinned: _builtins.bool
+    """True for a model that the operator keeps: it is stopped by StopModel alone."""
     @_builtins.property
     def state_change_time(self) -> _timestamp_pb2.Timestamp:
         """When `state` last changed. Unset: never since the service started."""
@@ -202,6 +206,12 @@ class Model(_message.Message):
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
         """The moment from which a FAILED model may be started again. Set only while FAILED."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it will be stopped if nobody uses it before. Set only while READY; unset where that is
+        never.
+        """
 
     def __init__(
         self,
@@ -222,10 +232,12 @@ class Model(_message.Message):
         container_name: _builtins.str = ...,
         port: _builtins.int = ...,
         active_request_count: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        pinned: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_error", b"last_error", "retry_time", b"retry_time", "start_progress", b"start_progress", "state_change_time", b"state_change_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "last_error", b"last_error", "retry_time", b"retry_time", "start_progress", b"start_progress", "state_change_time", b"state_change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "hf_name", b"hf_name", "id", b"id", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "port", b"port", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "hf_name", b"hf_name", "id", b"id", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "pinned", b"pinned", "port", b"port", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -439,19 +451,28 @@ class StartModelRequest(_message.Message):
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
     NO_WAIT_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model's id. Required."""
     no_wait: _builtins.bool
     """Return at once, with the model as it is then, instead of waiting until it is ready."""
+    @_builtins.property
+    def idle_timeout(self) -> _duration_pb2.Duration:
+        """How long the model stays without use, until the next request that uses it: 0 to the service's
+        setting `max_idle_timeout` (1 hour). Default: the model's own. Has no effect with `no_wait`, and
+        none on a model that the operator has pinned.
+        """
+
     def __init__(
         self,
         *,
         model_id: _builtins.str = ...,
         no_wait: _builtins.bool = ...,
+        idle_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "no_wait", b"no_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "model_id", b"model_id", "no_wait", b"no_wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -567,6 +588,7 @@ class GenerateRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     RETURN_FULL_TEXT_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model's id. Required."""
     prompt: _builtins.str
@@ -603,6 +625,13 @@ class GenerateRequest(_message.Message):
         not part of the text. Default: none.
         """
 
+    @_builtins.property
+    def idle_timeout(self) -> _duration_pb2.Duration:
+        """How long the model stays without use after this request, until the next one: 0 to the service's
+        setting `max_idle_timeout` (1 hour). Default: the model's own. Has no effect on a model that the
+        operator has pinned.
+        """
+
     def __init__(
         self,
         *,
@@ -616,10 +645,11 @@ class GenerateRequest(_message.Message):
         seed: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
         return_full_text: _builtins.bool | None = ...,
+        idle_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_return_full_text", b"_return_full_text", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_new_tokens", b"max_new_tokens", "repetition_penalty", b"repetition_penalty", "return_full_text", b"return_full_text", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_return_full_text", b"_return_full_text", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "idle_timeout", b"idle_timeout", "max_new_tokens", b"max_new_tokens", "repetition_penalty", b"repetition_penalty", "return_full_text", b"return_full_text", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_return_full_text", b"_return_full_text", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_new_tokens", b"max_new_tokens", "model_id", b"model_id", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "return_full_text", b"return_full_text", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_return_full_text", b"_return_full_text", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "idle_timeout", b"idle_timeout", "max_new_tokens", b"max_new_tokens", "model_id", b"model_id", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "return_full_text", b"return_full_text", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015
@@ -704,6 +734,7 @@ class GenerateStreamRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     STATUS_EVENTS_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model's id. Required."""
     prompt: _builtins.str
@@ -726,6 +757,10 @@ class GenerateStreamRequest(_message.Message):
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Up to 4 sequences, none empty. Default: none."""
 
+    @_builtins.property
+    def idle_timeout(self) -> _duration_pb2.Duration:
+        """How long the model stays without use after this request. Default: the model's own."""
+
     def __init__(
         self,
         *,
@@ -739,10 +774,11 @@ class GenerateStreamRequest(_message.Message):
         seed: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
         status_events: _builtins.bool = ...,
+        idle_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_new_tokens", b"max_new_tokens", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "idle_timeout", b"idle_timeout", "max_new_tokens", b"max_new_tokens", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_new_tokens", b"max_new_tokens", "model_id", b"model_id", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "status_events", b"status_events", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "idle_timeout", b"idle_timeout", "max_new_tokens", b"max_new_tokens", "model_id", b"model_id", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "status_events", b"status_events", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015
