@@ -71,14 +71,24 @@ class _Life:
         self.idle.set()
         self.idle_timeout = idle_timeout
         self.used_at = math.inf  # READY, or the end of the last request; never before READY
-        self.rearm = asyncio.Event()  # the moment of idleness has moved closer
+        self.parked = False  # nobody watches the idle time, since the model is in use
+        self.rearm = asyncio.Event()  # the watcher of the idle time has to look again
         for future in (self.ready, self.gone):  # an error that nobody waits for is in the log
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody has it, or is about to."""
+        return bool(self.leases or self.waiters)
+
     def idle_at(self) -> float:
-        """When the model will have been idle for too long, if nobody uses it before."""
-        used_at = self.clock() if self.leases or self.waiters else self.used_at
-        return used_at + self.idle_timeout
+        """When it will have been unused for too long; never, while it is in use."""
+        return math.inf if self.in_use else self.used_at + self.idle_timeout
+
+    def released(self) -> None:
+        """Somebody may have been the last to use it."""
+        if self.parked and not self.in_use:
+            self.rearm.set()
 
 
 class Supervisor:
@@ -149,6 +159,7 @@ class Supervisor:
             self._used(life, idle_timeout)
             if not life.leases:
                 life.idle.set()
+                life.released()
 
     async def start(self, idle_timeout: float | None = None) -> None:
         """Return when the model is READY. Raises what a lease would, and counts as a use."""
@@ -207,6 +218,7 @@ class Supervisor:
                     instance = await asyncio.shield(life.ready)
                 finally:
                     life.waiters -= 1
+                    life.released()
                 if not life.unwanted.is_set() and not life.gone.done():
                     return life, instance
             await asyncio.wait([life.gone])
@@ -323,6 +335,7 @@ class Supervisor:
         """Return when the model may be removed: it is unwanted or idle, and drained or cut."""
         while not life.unwanted.is_set():
             life.rearm.clear()
+            life.parked = life.in_use
             try:
                 async with asyncio.timeout_at(life.idle_at()):
                     await life.rearm.wait()
