@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
+from inference_service.admission import Admission
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, Prompt
 from inference_service.errors import InvalidParameter
@@ -151,6 +152,18 @@ def status(status: Status, now: float) -> pb.GenerateStreamResponse:
     if status.state is State.STARTING:
         event.start_progress.CopyFrom(_progress(status, now))
     return pb.GenerateStreamResponse(status=event)
+
+
+def plan(admission: Admission, supervisor: Supervisor) -> pb.StartPlan:
+    """What a start would take. Raises InsufficientMemory."""
+    evicted = admission.plan(supervisor)
+    return pb.StartPlan(
+        required_memory_bytes=supervisor.memory_bytes,
+        free_memory_bytes=admission.free_bytes,
+        capacity_memory_bytes=admission.capacity_bytes,
+        evicted_model_ids=evicted or (),
+        must_wait=evicted is None,
+    )
 
 
 def chunk(chunk: Chunk) -> pb.GenerateStreamResponse:

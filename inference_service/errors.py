@@ -5,7 +5,8 @@ ServiceError
  ├─ InvalidParameter       PromptTooLong
  ├─ StartFailed            StartStalled          StartBackingOff
  ├─ RuntimeUnavailable     ModelStopped          StopFailed
- └─ EngineOverloaded       EngineFailed          GenerationTimeout
+ ├─ EngineOverloaded       EngineFailed          GenerationTimeout
+ └─ InsufficientMemory
 
 `reason` is the name of an `ErrorReason` in protos/inference_service/v1/errors.proto, whose
 `error_rule` says how it is shown on gRPC and REST; `interceptors.py` looks it up. The message is
@@ -90,6 +91,12 @@ class RuntimeUnavailable(ServiceError):
     """Docker does not answer."""
 
     reason = "RUNTIME_UNAVAILABLE"
+
+
+class InsufficientMemory(ServiceError):
+    """The model needs more memory than models can have here."""
+
+    reason = "INSUFFICIENT_MEMORY"
 
 
 class ModelStopped(ServiceError):

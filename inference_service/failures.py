@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inference_service.errors import (
+    InsufficientMemory,
     ModelStopped,
     NotRunning,
     ServiceError,
@@ -43,6 +44,15 @@ def stalled(model_id: str, phase: str, seconds: float, log: tuple[str, ...]) -> 
         f"{model_id} was given up ({phase}): nothing moved for {seconds:g} s{last}",
         metadata={"model_id": model_id, "phase": phase},
         log=log,
+    )
+
+
+def never_fits(model_id: str, need: int, capacity: int) -> InsufficientMemory:
+    """No eviction would be enough."""
+    return InsufficientMemory(
+        f"{model_id} needs {need / 1e9:.1f} GB, and models can have {capacity / 1e9:.1f} GB in all "
+        "on this machine; use a smaller model, or raise the setting `memory`",
+        metadata={"model_id": model_id, "required_bytes": need, "capacity_bytes": capacity},
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 
+from inference_service.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines.base import Engine
 from inference_service.lifecycle import Status
@@ -23,11 +24,13 @@ class Manager:
         catalog: Catalog,
         place: Place,
         timing: Timing,
+        admission: Admission,
         changed: Callable[[Supervisor], None] = lambda _: None,
     ) -> None:
         self._catalog = catalog
+        self.admission = admission
         self._supervisors = {
-            spec.id: Supervisor(spec, *place(spec), timing, changed) for spec in catalog
+            spec.id: Supervisor(spec, *place(spec), timing, admission, changed) for spec in catalog
         }
 
     def models(self) -> list[Supervisor]:

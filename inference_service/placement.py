@@ -1,7 +1,9 @@
-"""Where a model runs, and by which engine: pure."""
+"""Where a model runs, by which engine, and who has to make room for it: pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from inference_service.catalog import ModelSpec
@@ -25,3 +27,36 @@ def place(
     if runtime == "auto" and engine == "auto" and spec.engines == ("llamacpp",):
         return "process", chosen
     return "docker", chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A model that holds memory. `used_at` is the end of its last use, on any one clock."""
+
+    model_id: str
+    memory_bytes: int
+    evictable: bool
+    used_at: float
+
+
+def evictions(need: int, capacity: int, residents: Iterable[Resident]) -> tuple[str, ...] | None:
+    """Who has to go so that `need` bytes fit: least recently used first, and no more than that.
+
+    None when not even all who may go would be enough.
+    """
+    residents = list(residents)
+    missing = need - (capacity - sum(resident.memory_bytes for resident in residents))
+    chosen: list[Resident] = []
+    for resident in sorted(residents, key=lambda r: r.used_at):
+        if missing <= 0:
+            break
+        if resident.evictable:
+            chosen.append(resident)
+            missing -= resident.memory_bytes
+    if missing > 0:
+        return None
+    for resident in list(chosen):  # a later, larger one may have made an earlier one needless
+        if missing + resident.memory_bytes <= 0:
+            chosen.remove(resident)
+            missing += resident.memory_bytes
+    return tuple(resident.model_id for resident in chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +15,7 @@ import uvicorn
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from inference_service.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines.base import Engine
 from inference_service.engines.llamacpp import Llamacpp
@@ -78,8 +80,10 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
             stall=settings.start_stall_timeout,
             drain=settings.drain_timeout,
             idle=settings.idle_timeout,
+            residency=settings.min_residency,
         )
-        manager = Manager(catalog, placed, timing, beacon.changed)
+        admission = Admission(settings.memory or _memory())
+        manager = Manager(catalog, placed, timing, admission, beacon.changed)
         limits = Limits(settings.generation_timeout, settings.max_idle_timeout)
         servicer = ModelService(manager, choice, limits)
         port = await stack.enter_async_context(_grpc(settings, servicer, beacon, catalog))
@@ -227,6 +231,11 @@ async def _rest(settings: Settings, target: str) -> AsyncGenerator[str]:
         finally:
             server.should_exit = True
             await task
+
+
+def _memory() -> int:
+    """What models can have of this machine: nine tenths of its memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
 
 
 def _address(host: str, port: int) -> str:

@@ -76,6 +76,11 @@ class ModelService(pb_grpc.ModelServiceServicer):
     ) -> pb.StartModelResponse:
         model = self._manager.find(request.model_id)
         idle_timeout = convert.idle_timeout(request, self._limits.idle_timeout)
+        if request.validate_only:
+            plan = convert.plan(self._manager.admission, model)
+            described = convert.model(model, time.time())
+            message = f"{model.spec.id} could be started"
+            return pb.StartModelResponse(message=message, model=described, plan=plan)
         if request.no_wait:
             model.begin()
         else:

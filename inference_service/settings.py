@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference_service import __version__
+from inference_service.catalog import parse_size
 
 
 class Settings(BaseSettings):
@@ -75,6 +76,12 @@ class Settings(BaseSettings):
     )
     max_idle_timeout: float = Field(
         3600, ge=0, description="longest idle_timeout, in seconds, that a request may ask for"
+    )
+    memory: Annotated[int, BeforeValidator(parse_size)] | None = Field(
+        None, description='memory for all models together, such as "16GB"; default: 9/10 of all'
+    )
+    min_residency: float = Field(
+        10, ge=0, description="seconds for which a model that is ready makes no room for another"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="what is written to standard error"

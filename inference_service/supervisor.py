@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inference_service import failures
+from inference_service.admission import Admission
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Engine, Prompt
 from inference_service.errors import LaunchError, ServiceError, StopFailed
@@ -35,6 +36,7 @@ class Timing:
     stall: float = 600.0  # a start in which nothing moves for so long is given up
     drain: float = 30.0  # what a stop gives to requests that run
     idle: float = math.inf  # unused for so long, and the model is stopped
+    residency: float = 0.0  # READY for so long before it makes room for another
     poll: float = 0.1  # between two looks at an engine that is loading, at first
     poll_longest: float = 1.0
     back_off: float = 1.0  # after the first failure, doubled at each
@@ -70,6 +72,7 @@ class _Life:
         self.idle = asyncio.Event()
         self.idle.set()
         self.idle_timeout = idle_timeout
+        self.ready_at = math.inf
         self.used_at = math.inf  # READY, or the end of the last request; never before READY
         self.parked = False  # nobody watches the idle time, since the model is in use
         self.rearm = asyncio.Event()  # the watcher of the idle time has to look again
@@ -85,11 +88,6 @@ class _Life:
         """When it will have been unused for too long; never, while it is in use."""
         return math.inf if self.in_use else self.used_at + self.idle_timeout
 
-    def released(self) -> None:
-        """Somebody may have been the last to use it."""
-        if self.parked and not self.in_use:
-            self.rearm.set()
-
 
 class Supervisor:
     """Starts, watches and stops one model on behalf of any number of callers."""
@@ -100,6 +98,7 @@ class Supervisor:
         runtime: Runtime,
         engine: Engine,
         timing: Timing,
+        admission: Admission,
         changed: Callable[[Supervisor], None] = lambda _: None,
     ) -> None:
         self.spec = spec
@@ -108,6 +107,7 @@ class Supervisor:
         self.launch = engine.launch(spec)
         self.status = Status()
         self._timing = timing
+        self._admission = admission
         own = timing.idle if spec.idle_timeout is None else spec.idle_timeout
         self._idle_timeout = math.inf if spec.pinned else own
         self._on_change = changed
@@ -130,6 +130,41 @@ class Supervisor:
             return None
         wait = self._life.idle_at() - self._life.clock()
         return max(0.0, wait) if math.isfinite(wait) else None
+
+    # What admission asks: it is a tenant of the machine's memory.
+
+    @property
+    def model_id(self) -> str:
+        """Its id."""
+        return self.spec.id
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it may use, at most."""
+        return self.launch.memory_bytes
+
+    @property
+    def evictable(self) -> bool:
+        """Whether it may make room for another now."""
+        life = self._life
+        if life is None or self.status.state is not State.READY or self.spec.pinned:
+            return False
+        return not life.in_use and life.clock() - life.ready_at >= self._timing.residency
+
+    @property
+    def used_at(self) -> float:
+        """The end of its last use, on the clock of the loop."""
+        return self._life.used_at if self._life else 0.0
+
+    async def evict(self) -> bool:
+        """Stop it if it may make room; return when it is gone."""
+        if not self.evictable or self._life is None:
+            return False
+        log.info("%s: makes room", self.spec.id)
+        life = self._life
+        self._end(life, 0)
+        await asyncio.wait([life.gone])
+        return True
 
     # What callers ask.
 
@@ -159,7 +194,7 @@ class Supervisor:
             self._used(life, idle_timeout)
             if not life.leases:
                 life.idle.set()
-                life.released()
+                self._released(life)
 
     async def start(self, idle_timeout: float | None = None) -> None:
         """Return when the model is READY. Raises what a lease would, and counts as a use."""
@@ -218,7 +253,7 @@ class Supervisor:
                     instance = await asyncio.shield(life.ready)
                 finally:
                     life.waiters -= 1
-                    life.released()
+                    self._released(life)
                 if not life.unwanted.is_set() and not life.gone.done():
                     return life, instance
             await asyncio.wait([life.gone])
@@ -228,6 +263,7 @@ class Supervisor:
             raise failures.shutting_down()
         if (wait := self._retry_at - time.monotonic()) > 0 and self.status.failure:
             raise failures.backing_off(self.spec.id, wait, self.status.failure)
+        self._admission.plan(self)  # raises for what can never fit
         self._life = _Life(self._idle_timeout)
         self._enter(State.STARTING)
         self._task = asyncio.create_task(self._live(self._life), name=f"life of {self.spec.id}")
@@ -243,6 +279,13 @@ class Supervisor:
             life.drain = drain
             self._cut(life, drain)
 
+    def _released(self, life: _Life) -> None:
+        """Somebody may have been the last to use it."""
+        if not life.in_use:
+            self._admission.changed()
+            if life.parked:
+                life.rearm.set()
+
     def _used(self, life: _Life, idle_timeout: float | None) -> None:
         """Note the end of a use, from which idle time counts."""
         life.used_at = life.clock()
@@ -257,7 +300,7 @@ class Supervisor:
     async def _live(self, life: _Life) -> None:
         failure: ServiceError | None = None
         try:
-            await race(self._serve(life), self._unwanted(life))
+            await race(self._admitted(life), self._unwanted(life))
         except ServiceError as error:
             failure = error
         except Exception as error:
@@ -273,6 +316,15 @@ class Supervisor:
             life.gone.set_exception(failure)
         else:
             life.gone.set_result(None)
+
+    async def _admitted(self, life: _Life) -> None:
+        async with self._admission.room(self, self._waits):
+            await self._serve(life)
+
+    def _waits(self, message: str) -> None:
+        progress = Progress(Phase.WAITING, message=message)
+        if progress != self.status.progress and self.status.state is State.STARTING:
+            self._show(replace(self.status, progress=progress))
 
     async def _serve(self, life: _Life) -> None:
         try:
@@ -295,7 +347,7 @@ class Supervisor:
                 if not life.unwanted.is_set():
                     self._enter(State.READY, container=instance.name, port=instance.port)
                     life.ready.set_result(instance)
-                    life.used_at = life.clock()
+                    life.ready_at = life.used_at = life.clock()
                     life.rearm.set()
                 ready_at = time.monotonic()
                 exit = await instance.wait()
@@ -392,6 +444,7 @@ class Supervisor:
         self.status = status
         self._changed.set()
         self._changed = asyncio.Event()
+        self._admission.changed()
         self._on_change(self)
 
     def _phase(self) -> str:

@@ -80,6 +80,7 @@ DETAILS = {
     "REQUEST_TOO_LARGE": "the body must have at most 4194304 bytes",
     "START_FAILED": "gpt-2 could not be started: exit code 1 while loading weights",
     "START_STALLED": "the start of gpt-2 was given up: nothing moved for 300 s",
+    "INSUFFICIENT_MEMORY": "mistral-7b needs 16.0 GB, and models can have 7.2 GB in all",
     "START_BACKING_OFF": "gpt-2 failed to start and is tried again in 12 s",
     "RUNTIME_UNAVAILABLE": "Docker does not answer",
     "MODEL_STOPPED": "gpt-2 was stopped",
@@ -102,6 +103,7 @@ STARTING = (
     "START_STALLED",
     "START_BACKING_OFF",
     "RUNTIME_UNAVAILABLE",
+    "INSUFFICIENT_MEMORY",
     "MODEL_STOPPED",
 )
 STOPPING = ("MODEL_NOT_FOUND", "CONTAINER_NOT_RUNNING", "STOP_FAILED", "RUNTIME_UNAVAILABLE")

@@ -15,14 +15,14 @@ from inference_service.logs import LogBuffer
 from inference_service.runtimes.base import Exit, Launch
 
 
-def spec(model_id: str = "tiny", context_length: int = 128) -> ModelSpec:
+def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB") -> ModelSpec:
     """A catalog entry."""
     weights = GgufWeights(repo="some/repo", file="model.gguf")
     return ModelSpec(
         id=model_id,
         hf_name=f"some/{model_id}",
         context_length=context_length,
-        llamacpp=LlamacppNeeds(memory="64MiB", weights=weights),  # type: ignore[arg-type]
+        llamacpp=LlamacppNeeds(memory=memory, weights=weights),  # type: ignore[arg-type]
     )
 
 

@@ -411,3 +411,44 @@ async def test_a_reflection_client_lists_and_calls_the_service(service: Serving)
 
     assert method in listed.split()
     assert json.loads(answer)["generatedText"].startswith("Once upon")
+
+
+async def test_a_plan_says_what_a_start_would_take(tmp_path: Path) -> None:
+    async with serving(ports=free_ports(4), memory="1.2GB") as service:
+        ask = service.stub.StartModel
+        await ask(pb.StartModelRequest(model_id="story-mini"))
+
+        plan = (await ask(pb.StartModelRequest(model_id="gpt-2", validate_only=True))).plan
+        assert (plan.required_memory_bytes, plan.capacity_memory_bytes) == (10**9, 1_200_000_000)
+        assert plan.free_memory_bytes == 1_200_000_000 - 256 * 2**20
+        assert plan.must_wait  # story-mini has not had its minimum time
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await ask(pb.StartModelRequest(model_id="mistral-7b", validate_only=True))
+        refused = await service.http.post("/models/mistral-7b/start")
+
+    assert failure(error.value).reason == "INSUFFICIENT_MEMORY"
+    assert failure(error.value).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (refused.status_code, refused.headers["x-error-reason"]) == (503, "INSUFFICIENT_MEMORY")
+    assert "12.0 GB" in refused.json()["detail"]
+
+
+async def test_a_request_can_bound_its_idle_time_and_no_more_than_the_operator_allows(
+    service: Serving,
+) -> None:
+    request = pb.GenerateRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=2)
+    request.idle_timeout.FromSeconds(0)
+    await service.stub.Generate(request)
+    async with asyncio.timeout(10):
+        while engines():  # noqa: ASYNC110 - a process tells nobody of its end but its parent
+            await asyncio.sleep(0.02)
+
+    request.idle_timeout.FromSeconds(3601)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await service.stub.Generate(request)
+    assert failure(error.value).message == "idle_timeout must be from 0 to 3600 s, not 3601 s"
+
+    request.idle_timeout.FromSeconds(60)
+    await service.stub.Generate(request)
+    model = (await service.stub.GetModel(pb.GetModelRequest(model_id="story-mini"))).model
+    left = model.expire_time.ToDatetime() - model.state_change_time.ToDatetime()
+    assert 50 < left.total_seconds() < 70

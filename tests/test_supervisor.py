@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
+from inference_service.admission import Admission
 from inference_service.engines.base import Prompt
 from inference_service.errors import (
     LaunchError,
@@ -35,7 +36,7 @@ async def model(
 ) -> AsyncGenerator[tuple[Supervisor, FakeRuntime, FakeEngine]]:
     """A supervisor over fakes; nothing of it may be left at the end."""
     runtime, engine = FakeRuntime(), FakeEngine()
-    supervisor = Supervisor(spec(), runtime, engine, timing)
+    supervisor = Supervisor(spec(), runtime, engine, timing, Admission(10**9))
     yield supervisor, runtime, engine
     for gate in (runtime.may_pull, runtime.may_run, runtime.may_leave, engine.may_speak):
         gate.set()
@@ -382,7 +383,7 @@ async def test_a_request_sets_the_idle_time_until_the_next_one() -> None:
 async def test_no_request_shortens_the_life_of_a_pinned_model() -> None:
     pinned = spec().model_copy(update={"pinned": True, "idle_timeout": 0.0})
     runtime, engine = FakeRuntime(), FakeEngine()
-    supervisor = Supervisor(pinned, runtime, engine, QUICK)
+    supervisor = Supervisor(pinned, runtime, engine, QUICK, Admission(10**9))
     async with supervisor.lease(idle_timeout=0):
         pass
     assert supervisor.idle_in is None

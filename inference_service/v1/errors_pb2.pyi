@@ -77,6 +77,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The engine could not be stopped or removed. Metadata: `model_id`."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """A fault of this service. The service's log has the details."""
+    ERROR_REASON_INSUFFICIENT_MEMORY: _ErrorReason.ValueType  # 18
+    """The model needs more memory than all models together can have, so that it can never be started.
+    Metadata: `model_id`, `required_bytes`, `capacity_bytes`.
+    """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
     """REST alone: the service behind the bridge does not answer."""
 
@@ -142,6 +146,10 @@ ERROR_REASON_STOP_FAILED: ErrorReason.ValueType  # 15
 """The engine could not be stopped or removed. Metadata: `model_id`."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """A fault of this service. The service's log has the details."""
+ERROR_REASON_INSUFFICIENT_MEMORY: ErrorReason.ValueType  # 18
+"""The model needs more memory than all models together can have, so that it can never be started.
+Metadata: `model_id`, `required_bytes`, `capacity_bytes`.
+"""
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
 """REST alone: the service behind the bridge does not answer."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

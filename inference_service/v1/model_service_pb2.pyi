@@ -78,7 +78,7 @@ class _StartPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StartPhase
     START_PHASE_UNSPECIFIED: _StartPhase.ValueType  # 0
     """Never sent."""
     START_PHASE_WAITING: _StartPhase.ValueType  # 1
-    """Waits for its turn."""
+    """Waits for memory that other models have."""
     START_PHASE_PULLING_IMAGE: _StartPhase.ValueType  # 2
     """Docker pulls the image: bytes."""
     START_PHASE_CREATING_CONTAINER: _StartPhase.ValueType  # 3
@@ -96,7 +96,7 @@ class StartPhase(_StartPhase, metaclass=_StartPhaseEnumTypeWrapper):
 START_PHASE_UNSPECIFIED: StartPhase.ValueType  # 0
 """Never sent."""
 START_PHASE_WAITING: StartPhase.ValueType  # 1
-"""Waits for its turn."""
+"""Waits for memory that other models have."""
 START_PHASE_PULLING_IMAGE: StartPhase.ValueType  # 2
 """Docker pulls the image: bytes."""
 START_PHASE_CREATING_CONTAINER: StartPhase.ValueType  # 3
@@ -452,10 +452,13 @@ class StartModelRequest(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     NO_WAIT_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model's id. Required."""
     no_wait: _builtins.bool
     """Return at once, with the model as it is then, instead of waiting until it is ready."""
+    validate_only: _builtins.bool
+    """Start nothing, and return the plan: what a start would take, and whom it would evict."""
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:
         """How long the model stays without use, until the next request that uses it: 0 to the service's
@@ -469,14 +472,57 @@ class StartModelRequest(_message.Message):
         model_id: _builtins.str = ...,
         no_wait: _builtins.bool = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "model_id", b"model_id", "no_wait", b"no_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "model_id", b"model_id", "no_wait", b"no_wait", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartModelRequest: _TypeAlias = StartModelRequest  # noqa: Y015
+
+@_typing.final
+class StartPlan(_message.Message):
+    """What a start would take. Nothing is reserved by it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUIRED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CAPACITY_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    EVICTED_MODEL_IDS_FIELD_NUMBER: _builtins.int
+    MUST_WAIT_FIELD_NUMBER: _builtins.int
+    required_memory_bytes: _builtins.int
+    """The memory that the model may use, in bytes."""
+    free_memory_bytes: _builtins.int
+    """The memory that no model has now, in bytes."""
+    capacity_memory_bytes: _builtins.int
+    """The memory that all models together can have, in bytes."""
+    must_wait: _builtins.bool
+    """True when there is no room now, and none can be made: models in use would have to end first."""
+    @_builtins.property
+    def evicted_model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models that would be stopped to make room, least recently used first. Empty when it runs
+        already, fits as it is, or has to wait.
+        """
+
+    def __init__(
+        self,
+        *,
+        required_memory_bytes: _builtins.int = ...,
+        free_memory_bytes: _builtins.int = ...,
+        capacity_memory_bytes: _builtins.int = ...,
+        evicted_model_ids: _abc.Iterable[_builtins.str] | None = ...,
+        must_wait: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_memory_bytes", b"capacity_memory_bytes", "evicted_model_ids", b"evicted_model_ids", "free_memory_bytes", b"free_memory_bytes", "must_wait", b"must_wait", "required_memory_bytes", b"required_memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartPlan: _TypeAlias = StartPlan  # noqa: Y015
 
 @_typing.final
 class StartModelResponse(_message.Message):
@@ -488,6 +534,7 @@ class StartModelResponse(_message.Message):
     PORT_FIELD_NUMBER: _builtins.int
     CONTAINER_NAME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     message: _builtins.str
     """For people: `Container for gpt-2 started`."""
     port: _builtins.int
@@ -496,7 +543,11 @@ class StartModelResponse(_message.Message):
     """The name of the container, such as `tgi-gpt-2`."""
     @_builtins.property
     def model(self) -> Global___Model:
-        """The model, READY unless `no_wait` was set."""
+        """The model, READY unless `no_wait` or `validate_only` was set."""
+
+    @_builtins.property
+    def plan(self) -> Global___StartPlan:
+        """Set with `validate_only` alone."""
 
     def __init__(
         self,
@@ -505,10 +556,11 @@ class StartModelResponse(_message.Message):
         port: _builtins.int = ...,
         container_name: _builtins.str = ...,
         model: Global___Model | None = ...,
+        plan: Global___StartPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_name", b"container_name", "message", b"message", "model", b"model", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_name", b"container_name", "message", b"message", "model", b"model", "plan", b"plan", "port", b"port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -133,8 +133,11 @@ class ModelServiceServicer:
         The first start pulls an image and downloads weights, which can take many minutes: set a long
         deadline or use `no_wait` and poll GetModel.
 
+        A model that does not fit into the memory that is left evicts models that nobody uses, least
+        recently used first, or waits for those in use.
+
         Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, START_BACKING_OFF, RUNTIME_UNAVAILABLE,
-        MODEL_STOPPED (somebody stopped it while it was starting).
+        INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,8 +64,11 @@ class ModelServiceStub:
     The first start pulls an image and downloads weights, which can take many minutes: set a long
     deadline or use `no_wait` and poll GetModel.
 
+    A model that does not fit into the memory that is left evicts models that nobody uses, least
+    recently used first, or waits for those in use.
+
     Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, START_BACKING_OFF, RUNTIME_UNAVAILABLE,
-    MODEL_STOPPED (somebody stopped it while it was starting).
+    INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
     """
     StopModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]
     """Stops a model and returns when its container is gone and its name, port and memory are free.
@@ -133,8 +136,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     The first start pulls an image and downloads weights, which can take many minutes: set a long
     deadline or use `no_wait` and poll GetModel.
 
+    A model that does not fit into the memory that is left evicts models that nobody uses, least
+    recently used first, or waits for those in use.
+
     Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, START_BACKING_OFF, RUNTIME_UNAVAILABLE,
-    MODEL_STOPPED (somebody stopped it while it was starting).
+    INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
     """
     StopModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]  # type: ignore[assignment]
     """Stops a model and returns when its container is gone and its name, port and memory are free.
@@ -223,8 +229,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         The first start pulls an image and downloads weights, which can take many minutes: set a long
         deadline or use `no_wait` and poll GetModel.
 
+        A model that does not fit into the memory that is left evicts models that nobody uses, least
+        recently used first, or waits for those in use.
+
         Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, START_BACKING_OFF, RUNTIME_UNAVAILABLE,
-        MODEL_STOPPED (somebody stopped it while it was starting).
+        INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
         """
 
     @_abc_1.abstractmethod
