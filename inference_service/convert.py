@@ -11,8 +11,10 @@ from inference_service.admission import Admission
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, Prompt
 from inference_service.errors import InvalidParameter
+from inference_service.history import Change
 from inference_service.interceptors import status_of
 from inference_service.lifecycle import Phase, Progress, State, Status
+from inference_service.manager import Told
 from inference_service.supervisor import Supervisor
 from inference_service.v1 import model_service_pb2 as pb
 
@@ -114,9 +116,9 @@ def _seconds(request: Any, field: str, most: float) -> float | None:
     return seconds
 
 
-def model(supervisor: Supervisor, now: float) -> pb.Model:
-    """The model as it is."""
-    spec, status = supervisor.spec, supervisor.status
+def model(supervisor: Supervisor, now: float, status: Status | None = None) -> pb.Model:
+    """The model as it is, or as it was with an earlier status."""
+    spec, status = supervisor.spec, status or supervisor.status
     launch = supervisor.launch
     message = pb.Model(
         id=spec.id,
@@ -164,6 +166,14 @@ def plan(admission: Admission, supervisor: Supervisor) -> pb.StartPlan:
         evicted_model_ids=evicted or (),
         must_wait=evicted is None,
     )
+
+
+def change(change: Change[Told | None], now: float) -> pb.WatchModelsResponse:
+    """What a watcher is told."""
+    if change.item is None:
+        return pb.WatchModelsResponse(revision=change.revision, snapshot_done=pb.SnapshotDone())
+    supervisor, status = change.item
+    return pb.WatchModelsResponse(revision=change.revision, model=model(supervisor, now, status))
 
 
 def chunk(chunk: Chunk) -> pb.GenerateStreamResponse:

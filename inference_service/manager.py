@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 
+from inference_service import failures
 from inference_service.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines.base import Engine
+from inference_service.history import Change, History
 from inference_service.lifecycle import Status
 from inference_service.runtimes.base import Runtime
 from inference_service.supervisor import Lease, Supervisor, Timing
 
+Told = tuple[Supervisor, Status]  # a model, and its status after a change
 Place = Callable[[ModelSpec], tuple[Runtime, Engine]]
 
 
@@ -27,10 +30,15 @@ class Manager:
         admission: Admission,
         changed: Callable[[Supervisor], None] = lambda _: None,
     ) -> None:
+        def tell(supervisor: Supervisor) -> None:
+            self._history.append((supervisor, supervisor.status))
+            changed(supervisor)
+
+        self._history: History[Told] = History()
         self._catalog = catalog
         self.admission = admission
         self._supervisors = {
-            spec.id: Supervisor(spec, *place(spec), timing, admission, changed) for spec in catalog
+            spec.id: Supervisor(spec, *place(spec), timing, admission, tell) for spec in catalog
         }
 
     def models(self) -> list[Supervisor]:
@@ -57,6 +65,24 @@ class Manager:
         """See `Supervisor.starting`."""
         return self.find(model_id).starting()
 
+    async def watch(self, after: int) -> AsyncGenerator[Change[Told | None]]:
+        """Yield changes after a revision, preceded by a snapshot where they are not known.
+
+        The snapshot ends with None in place of a change. Raises ShuttingDown at the end.
+        """
+        while True:
+            if after == 0 or not self._history.keeps(after):
+                after = self._history.revision
+                for supervisor in self.models():
+                    yield Change(after, (supervisor, supervisor.status))
+                yield Change(after, None)
+            async with aclosing(self._history.after(after)) as changes:
+                async for change in changes:
+                    after = change.revision
+                    yield Change(after, change.item)
+            if self._history.closed:
+                raise failures.shutting_down()
+
     async def close(self, drain: float) -> None:
         """Refuse callers, give running requests `drain` seconds, and stop every model.
 
@@ -65,3 +91,4 @@ class Manager:
         async with asyncio.TaskGroup() as group:
             for supervisor in self._supervisors.values():
                 group.create_task(supervisor.close(drain))
+        self._history.close()

@@ -102,6 +102,17 @@ class ModelService(pb_grpc.ModelServiceServicer):
             model=convert.model(model, time.time()),
         )
 
+    async def WatchModels(  # type: ignore[override]
+        self, request: pb.WatchModelsRequest, context: Context
+    ) -> None:
+        if request.model_id:
+            self._manager.find(request.model_id)
+        async with aclosing(self._manager.watch(request.after_revision)) as changes:
+            async for change in changes:
+                if request.model_id and change.item and change.item[0].model_id != request.model_id:
+                    continue
+                await context.write(convert.change(change, time.time()))
+
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         watch = _Watch()
         spec = self._manager.find(request.model_id).spec

@@ -2,6 +2,7 @@
 
 import grpc.aio
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -39,6 +40,7 @@ def create_app(channel: grpc.aio.Channel, settings: Settings | None = None) -> F
     # No middleware: one that derives from BaseHTTPMiddleware hides the client's disconnect.
     app.add_exception_handler(BridgeError, show_error)
     app.add_exception_handler(HTTPException, show_routing_error)
+    app.add_exception_handler(RequestValidationError, show_query_error)
     app.add_exception_handler(ClientDisconnect, end_quietly)
     app.add_exception_handler(Exception, show_fault)
     return app
@@ -59,6 +61,14 @@ async def show_routing_error(request: Request, error: Exception) -> Response:
         request,
         BridgeError("INVALID_PARAMETER", detail, http_status=error.status_code, headers=headers),
     )
+
+
+async def show_query_error(request: Request, error: Exception) -> Response:
+    """Query parameters, which FastAPI checks; bodies are read by `body.py`."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    detail = f"{first['loc'][-1]}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return await show_error(request, BridgeError("INVALID_PARAMETER", detail))
 
 
 async def show_fault(request: Request, _: Exception) -> Response:

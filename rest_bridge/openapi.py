@@ -65,12 +65,23 @@ data: {"finish_reason": "FINISH_REASON_LENGTH", "prompt_token_count": 4, \
 
 """
 
-EVENTS: Responses = {
-    200: {
-        "description": "The events, as they come",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EVENTS_EXAMPLE}},
-    }
-}
+CHANGES_EXAMPLE = """\
+id: 1700000000000007
+event: model
+data: {"id": "gpt-2", "name": "gpt-2", "hf_name": "gpt2", "running": true, \
+"state": "MODEL_STATE_READY", ...}
+
+"""
+
+
+def events(example: str) -> Responses:
+    """The response of an endpoint that streams."""
+    content = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
+    return {200: {"description": "The events, as they come", "content": content}}
+
+
+EVENTS = events(EVENTS_EXAMPLE)
+CHANGES = events(CHANGES_EXAMPLE)
 
 DETAILS = {
     "MODEL_NOT_FOUND": 'no model "gpt2"; did you mean "gpt-2"?',

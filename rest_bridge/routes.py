@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.requests import Request
 
 from inference_service.v1 import model_service_pb2 as pb
@@ -21,7 +21,7 @@ from rest_bridge.models import (
     StopResponse,
 )
 from rest_bridge.service import Service
-from rest_bridge.sse import EventStream
+from rest_bridge.sse import EventStream, change, event
 
 router = APIRouter()
 
@@ -80,6 +80,32 @@ async def list_models(request: Request) -> ModelsResponse:
             for m in answer.models
         ]
     )
+
+
+@router.get(
+    "/models:watch",
+    summary="Watch models",
+    tags=["Models"],
+    response_class=EventStream,
+    status_code=200,
+    responses=openapi.CHANGES | openapi.errors("MODEL_NOT_FOUND", "INVALID_PARAMETER"),
+)
+async def watch_models(
+    request: Request,
+    model_id: Annotated[str, Query(description="This model alone; default: all.")] = "",
+    after_revision: Annotated[int, Query(ge=0, lt=2**63, description="Go on after it.")] = 0,
+) -> EventStream:
+    """Tells what happens to the models, as server-sent events.
+
+    First an event `model` for each as it is, then `snapshot_done`, then `model` at each change. The
+    id of an event is its revision: a browser's `EventSource` sends the last one when it connects
+    again, and no change is lost.
+    """
+    last = request.headers.get("last-event-id", "")
+    after = int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else after_revision
+    service = service_of(request)
+    call = service.stub.WatchModels(pb.WatchModelsRequest(model_id=model_id, after_revision=after))
+    return EventStream(service, call, change, request.app.state.settings.keep_alive_seconds)
 
 
 @router.post(
@@ -169,4 +195,4 @@ def stream(request: Request, body: Generation, *, without: set[str]) -> EventStr
     service = service_of(request)
     fields = set_fields(body, without=without)
     call = service.stub.GenerateStream(pb.GenerateStreamRequest(**fields))
-    return EventStream(service, call, request.app.state.settings.keep_alive_seconds)
+    return EventStream(service, call, event, request.app.state.settings.keep_alive_seconds)

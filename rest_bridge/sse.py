@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import Callable
+from typing import Any
 
 import grpc.aio
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from inference_service.v1.model_service_pb2 import GenerateStreamRequest, GenerateStreamResponse
+from inference_service.v1.model_service_pb2 import GenerateStreamResponse, WatchModelsResponse
 from rest_bridge.errors import BridgeError
 from rest_bridge.service import Service
 
@@ -36,7 +39,8 @@ class EventStream(Response):
     def __init__(
         self,
         service: Service,
-        call: "grpc.aio.UnaryStreamCall[GenerateStreamRequest, GenerateStreamResponse]",
+        call: "grpc.aio.UnaryStreamCall[Any, Any]",
+        encode: Callable[[Any], bytes],
         keep_alive_seconds: float,
     ) -> None:
         self.status_code = 200
@@ -44,6 +48,7 @@ class EventStream(Response):
         self.init_headers(HEADERS)
         self._service = service
         self._call = call
+        self._encode = encode
         self._keep_alive_seconds = keep_alive_seconds
         self._last_write = 0.0
 
@@ -56,7 +61,7 @@ class EventStream(Response):
                     if keeping_alive is None:
                         await self._start(send)
                         keeping_alive = asyncio.create_task(self._keep_alive(send))
-                    await write(send, event(message))
+                    await write(send, self._encode(message))
                     self._last_write = clock()
             if keeping_alive is None:
                 raise BridgeError("INTERNAL", "the service ended the stream without an event")
@@ -107,12 +112,21 @@ def event(message: GenerateStreamResponse) -> bytes:
         ).encode()
     if kind is None:
         return b""
-    fields = MessageToDict(
-        getattr(message, kind),
-        preserving_proto_field_name=True,
-        always_print_fields_with_no_presence=True,
+    return encoded(kind, fields(getattr(message, kind)))
+
+
+def change(message: WatchModelsResponse) -> bytes:
+    """The event of one change. Its id is the revision, with which a browser resumes by itself."""
+    kind = message.WhichOneof("event")
+    if kind is None:
+        return b""
+    return f"id: {message.revision}\n".encode() + encoded(kind, fields(getattr(message, kind)))
+
+
+def fields(message: Message) -> dict[str, object]:
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return encoded(kind, fields)
 
 
 def encoded(name: str, data: dict[str, object]) -> bytes:

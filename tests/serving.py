@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -79,7 +80,8 @@ def free(port: int) -> bool:
 
 def free_ports(count: int) -> str:
     """A range of ports of which at least `count` are free, for the setting `ports`."""
-    for first in range(20000, 30000, count):
+    for _ in range(1000):  # at random, since other tests may run beside these
+        first = random.randrange(20000, 30000)
         if all(free(port) for port in range(first, first + count)):
             return f"{first}-{first + count - 1}"
     raise AssertionError("no ports are free")

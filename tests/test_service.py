@@ -452,3 +452,78 @@ async def test_a_request_can_bound_its_idle_time_and_no_more_than_the_operator_a
     model = (await service.stub.GetModel(pb.GetModelRequest(model_id="story-mini"))).model
     left = model.expire_time.ToDatetime() - model.state_change_time.ToDatetime()
     assert 50 < left.total_seconds() < 70
+
+
+async def test_watchers_see_each_change_and_resume_without_loss(service: Serving) -> None:
+    def watch(after: int = 0) -> AsyncIterator[pb.WatchModelsResponse]:
+        request = pb.WatchModelsRequest(model_id="story-mini", after_revision=after)
+        return aiter(service.stub.WatchModels(request))
+
+    async def until(
+        changes: AsyncIterator[pb.WatchModelsResponse], state: pb.ModelState.ValueType
+    ) -> list[pb.WatchModelsResponse]:
+        seen: list[pb.WatchModelsResponse] = []
+        while not seen or seen[-1].model.state != state:
+            seen.append(await anext(changes))
+        return seen
+
+    changes = watch()
+    assert (await anext(changes)).model.state == pb.MODEL_STATE_STOPPED
+    snapshot = await anext(changes)
+    assert snapshot.WhichOneof("event") == "snapshot_done"
+
+    await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+    started = await until(changes, pb.MODEL_STATE_READY)
+    await service.stub.StopModel(pb.StopModelRequest(model_id="story-mini"))
+    stopped = await until(changes, pb.MODEL_STATE_STOPPED)
+    again = await until(watch(after=snapshot.revision), pb.MODEL_STATE_STOPPED)
+
+    revisions = [change.revision for change in started + stopped]
+    assert revisions == sorted(set(revisions))
+    assert [c.revision for c in again] == revisions
+    assert [c.model.state for c in again] == [c.model.state for c in started + stopped]
+    foreign = watch(after=1)
+    await anext(foreign)
+    assert (await anext(foreign)).WhichOneof("event") == "snapshot_done"
+
+
+async def test_a_watcher_is_told_of_the_end_of_the_service() -> None:
+    async with serving(ports=free_ports(4)) as service:
+        changes = aiter(service.stub.WatchModels(pb.WatchModelsRequest()))
+        await anext(changes)
+        await service.service.manager.close(0)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            async for _ in changes:
+                pass
+
+    assert failure(error.value).reason == "SHUTTING_DOWN"
+
+
+async def test_server_sent_changes_resume_by_their_id(service: Serving) -> None:
+    async def read(headers: dict[str, str], count: int) -> list[dict[str, str]]:
+        events: list[dict[str, str]] = [{}]
+        async with service.http.stream("GET", "/models:watch", headers=headers) as response:
+            assert response.headers["content-type"] == "text/event-stream"
+            async for line in response.aiter_lines():
+                key, _, value = line.partition(": ")
+                if line:
+                    events[-1][key] = value
+                elif len(events) == count:
+                    return events
+                else:
+                    events.append({})
+        raise AssertionError("the stream ended")
+
+    snapshot = await read({}, 8)
+    assert [event["event"] for event in snapshot] == ["model"] * 7 + ["snapshot_done"]
+    assert json.loads(snapshot[0]["data"])["id"] == "gpt-2"
+
+    await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+    [first] = await read({"last-event-id": snapshot[-1]["id"]}, 1)
+
+    assert json.loads(first["data"])["state"] == "MODEL_STATE_STARTING"
+    assert int(first["id"]) == int(snapshot[-1]["id"]) + 1
+    refused = await service.http.get("/models:watch?after_revision=-1")
+    assert (refused.status_code, refused.headers["x-error-reason"]) == (422, "INVALID_PARAMETER")
+    unknown = await service.http.get("/models:watch?model_id=nobody")
+    assert unknown.status_code == 404

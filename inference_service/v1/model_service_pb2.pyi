@@ -625,6 +625,87 @@ class StopModelResponse(_message.Message):
 Global___StopModelResponse: _TypeAlias = StopModelResponse  # noqa: Y015
 
 @_typing.final
+class WatchModelsRequest(_message.Message):
+    """Request of WatchModels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """Tell of this model alone. Default: of all."""
+    after_revision: _builtins.int
+    """Go on after this revision, instead of beginning with a snapshot. Default 0: with a snapshot."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        after_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchModelsRequest: _TypeAlias = WatchModelsRequest  # noqa: Y015
+
+@_typing.final
+class WatchModelsResponse(_message.Message):
+    """Response of WatchModels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_DONE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The number of the last change that is in what was sent so far. Revisions of one run of the
+    service rise; those of different runs have nothing to do with each other.
+    """
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """A model as it was after this change; in the snapshot, as it is."""
+
+    @_builtins.property
+    def snapshot_done(self) -> Global___SnapshotDone:
+        """The snapshot is complete: what follows are changes."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        model: Global___Model | None = ...,
+        snapshot_done: Global___SnapshotDone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "model", b"model", "snapshot_done", b"snapshot_done"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "model", b"model", "revision", b"revision", "snapshot_done", b"snapshot_done"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["model", "snapshot_done"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchModelsResponse: _TypeAlias = WatchModelsResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotDone(_message.Message):
+    """The end of a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotDone: _TypeAlias = SnapshotDone  # noqa: Y015
+
+@_typing.final
 class GenerateRequest(_message.Message):
     """Request of Generate. Fields that are not set take the default named with each."""
 

@@ -73,6 +73,11 @@ class ModelServiceStub:
                 request_serializer=inference__service_dot_v1_dot_model__service__pb2.StopModelRequest.SerializeToString,
                 response_deserializer=inference__service_dot_v1_dot_model__service__pb2.StopModelResponse.FromString,
                 _registered_method=True)
+        self.WatchModels = channel.unary_stream(
+                '/inference_service.v1.ModelService/WatchModels',
+                request_serializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsRequest.SerializeToString,
+                response_deserializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsResponse.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_unary(
                 '/inference_service.v1.ModelService/Generate',
                 request_serializer=inference__service_dot_v1_dot_model__service__pb2.GenerateRequest.SerializeToString,
@@ -154,6 +159,18 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchModels(self, request, context):
+        """Tells what happens to the models: first each model as it is, then `snapshot_done`, then each
+        change, for as long as the caller listens. With `after_revision` of the last message that was
+        seen there is no snapshot, and no change in between is lost, as long as the service keeps it
+        (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
+
+        Errors: MODEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Generate(self, request, context):
         """Generates the whole text and returns it in one message. Starts the model when it is not
         running, and waits for it; the generation timeout (60 s by default) counts from the moment at
@@ -211,6 +228,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.StopModel,
                     request_deserializer=inference__service_dot_v1_dot_model__service__pb2.StopModelRequest.FromString,
                     response_serializer=inference__service_dot_v1_dot_model__service__pb2.StopModelResponse.SerializeToString,
+            ),
+            'WatchModels': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchModels,
+                    request_deserializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsRequest.FromString,
+                    response_serializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsResponse.SerializeToString,
             ),
             'Generate': grpc.unary_unary_rpc_method_handler(
                     servicer.Generate,
@@ -372,6 +394,33 @@ class ModelService:
             '/inference_service.v1.ModelService/StopModel',
             inference__service_dot_v1_dot_model__service__pb2.StopModelRequest.SerializeToString,
             inference__service_dot_v1_dot_model__service__pb2.StopModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inference_service.v1.ModelService/WatchModels',
+            inference__service_dot_v1_dot_model__service__pb2.WatchModelsRequest.SerializeToString,
+            inference__service_dot_v1_dot_model__service__pb2.WatchModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,14 @@ class ModelServiceStub:
 
     Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, STOP_FAILED, RUNTIME_UNAVAILABLE.
     """
+    WatchModels: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]
+    """Tells what happens to the models: first each model as it is, then `snapshot_done`, then each
+    change, for as long as the caller listens. With `after_revision` of the last message that was
+    seen there is no snapshot, and no change in between is lost, as long as the service keeps it
+    (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
+
+    Errors: MODEL_NOT_FOUND.
+    """
     Generate: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GenerateRequest, _model_service_pb2.GenerateResponse]
     """Generates the whole text and returns it in one message. Starts the model when it is not
     running, and waits for it; the generation timeout (60 s by default) counts from the moment at
@@ -148,6 +156,14 @@ class ModelServiceAsyncStub(ModelServiceStub):
     start is cancelled. A later request starts the model again.
 
     Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, STOP_FAILED, RUNTIME_UNAVAILABLE.
+    """
+    WatchModels: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]  # type: ignore[assignment]
+    """Tells what happens to the models: first each model as it is, then `snapshot_done`, then each
+    change, for as long as the caller listens. With `after_revision` of the last message that was
+    seen there is no snapshot, and no change in between is lost, as long as the service keeps it
+    (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
+
+    Errors: MODEL_NOT_FOUND.
     """
     Generate: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GenerateRequest, _model_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates the whole text and returns it in one message. Starts the model when it is not
@@ -247,6 +263,20 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         start is cancelled. A later request starts the model again.
 
         Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, STOP_FAILED, RUNTIME_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchModels(
+        self,
+        request: _model_service_pb2.WatchModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.WatchModelsResponse], _abc.AsyncIterator[_model_service_pb2.WatchModelsResponse]]:
+        """Tells what happens to the models: first each model as it is, then `snapshot_done`, then each
+        change, for as long as the caller listens. With `after_revision` of the last message that was
+        seen there is no snapshot, and no change in between is lost, as long as the service keeps it
+        (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
+
+        Errors: MODEL_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

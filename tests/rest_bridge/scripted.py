@@ -54,6 +54,14 @@ class ScriptedService(ModelServiceServicer):
         await self._note(request, context)
         return pb.ListModelsResponse(models=[self._model(model) for model in self.models])
 
+    async def WatchModels(
+        self, request: pb.WatchModelsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchModelsResponse]:
+        await self._note(request, context)
+        for model in self.models:
+            yield pb.WatchModelsResponse(revision=7, model=self._model(model))
+        yield pb.WatchModelsResponse(revision=7, snapshot_done=pb.SnapshotDone())
+
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         await self._note(request, context)
         await self._known(request.model_id, context)

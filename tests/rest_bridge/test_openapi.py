@@ -38,8 +38,9 @@ async def test_operations(document: dict[str, Any]) -> None:
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
-    assert set(operations) == {*SUCCESSES, ("/generate_stream", "post")}
-    assert len({operation["operationId"] for operation in operations.values()}) == 6
+    streams = {("/generate_stream", "post"), ("/models:watch", "get")}
+    assert set(operations) == {*SUCCESSES, *streams}
+    assert len({operation["operationId"] for operation in operations.values()}) == 7
     for key, operation in operations.items():
         assert operation["summary"] and operation["description"]
         assert DOCUMENTED_ERRORS.get(key, set()) <= set(operation["responses"])
