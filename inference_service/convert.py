@@ -14,6 +14,7 @@ from inference_service.errors import InvalidParameter
 from inference_service.history import Change
 from inference_service.interceptors import status_of
 from inference_service.lifecycle import Phase, Progress, State, Status
+from inference_service.logs import KEPT_LINES
 from inference_service.manager import Told
 from inference_service.supervisor import Supervisor
 from inference_service.v1 import model_service_pb2 as pb
@@ -102,6 +103,16 @@ def idle_timeout(
 ) -> float | None:
     """How long the model shall stay unused after this request; None for the model's own time."""
     return _seconds(request, "idle_timeout", cap)
+
+
+def tail_line_count(request: pb.StreamLogsRequest) -> int:
+    """How many of the last lines a reader wants."""
+    count = request.tail_line_count if request.HasField("tail_line_count") else 100
+    if not 0 <= count <= KEPT_LINES:
+        raise InvalidParameter(
+            f"tail_line_count must be from 0 to {KEPT_LINES}, not {count}", field="tail_line_count"
+        )
+    return count
 
 
 def _seconds(request: Any, field: str, most: float) -> float | None:

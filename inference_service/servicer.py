@@ -113,6 +113,15 @@ class ModelService(pb_grpc.ModelServiceServicer):
                     continue
                 await context.write(convert.change(change, time.time()))
 
+    async def StreamLogs(  # type: ignore[override]
+        self, request: pb.StreamLogsRequest, context: Context
+    ) -> None:
+        model = self._manager.find(request.model_id)
+        lines = model.logs(convert.tail_line_count(request), request.follow)
+        async with aclosing(lines):
+            async for line in lines:
+                await context.write(pb.StreamLogsResponse(line=line))
+
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         watch = _Watch()
         spec = self._manager.find(request.model_id).spec

@@ -113,6 +113,7 @@ class Supervisor:
         self._on_change = changed
         self._changed = asyncio.Event()
         self._life: _Life | None = None
+        self._instance: Instance | None = None  # the last one; its log outlives it
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
         self._retry_at = 0.0
@@ -233,6 +234,21 @@ class Supervisor:
         self._end(life, self._timing.drain if drain is None else drain)
         await asyncio.shield(life.gone)
 
+    async def logs(self, last: int, follow: bool) -> AsyncGenerator[str]:
+        """Yield the last lines of the engine that runs, or ran last; then new ones, if asked.
+
+        Raises NotRunning when the model has never been started.
+        """
+        if self._instance is None:
+            raise failures.not_running(self.spec.id)
+        if not follow:
+            for line in self._instance.tail(last):
+                yield line
+            return
+        async with aclosing(self._instance.logs(last)) as lines:
+            async for line in lines:
+                yield line
+
     async def close(self, drain: float) -> None:
         """Refuse callers from now on, and stop. Never raises."""
         self._closed = True
@@ -343,6 +359,7 @@ class Supervisor:
     async def _run(self, life: _Life) -> None:
         try:
             async with self.runtime.run(self.launch) as instance:
+                self._instance = instance
                 await self._until_healthy(instance)
                 if not life.unwanted.is_set():
                     self._enter(State.READY, container=instance.name, port=instance.port)

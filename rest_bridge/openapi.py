@@ -82,6 +82,7 @@ def events(example: str) -> Responses:
 
 EVENTS = events(EVENTS_EXAMPLE)
 CHANGES = events(CHANGES_EXAMPLE)
+LINES = events("data: Server started at unix:///tmp/text-generation-server-0\n\n")
 
 DETAILS = {
     "MODEL_NOT_FOUND": 'no model "gpt2"; did you mean "gpt-2"?',

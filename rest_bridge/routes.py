@@ -21,7 +21,7 @@ from rest_bridge.models import (
     StopResponse,
 )
 from rest_bridge.service import Service
-from rest_bridge.sse import EventStream, change, event
+from rest_bridge.sse import EventStream, change, event, line
 
 router = APIRouter()
 
@@ -106,6 +106,34 @@ async def watch_models(
     service = service_of(request)
     call = service.stub.WatchModels(pb.WatchModelsRequest(model_id=model_id, after_revision=after))
     return EventStream(service, call, change, request.app.state.settings.keep_alive_seconds)
+
+
+@router.get(
+    "/models/{model_id:path}/logs",
+    summary="Read a model's log",
+    tags=["Models"],
+    response_class=EventStream,
+    status_code=200,
+    responses=openapi.LINES
+    | openapi.errors("MODEL_NOT_FOUND", "CONTAINER_NOT_RUNNING", "INVALID_PARAMETER"),
+)
+async def stream_logs(
+    request: Request,
+    model_id: ModelId,
+    tail_line_count: Annotated[
+        int, Query(ge=0, lt=2**31, description="The last lines to begin with, up to 1000.")
+    ] = 100,
+    follow: Annotated[bool, Query(description="Go on with new lines.")] = False,
+) -> EventStream:
+    """Tells what the engine of a model has written, one line an event, secrets hidden.
+
+    The engine is the one that runs, or the last one that ran or failed to start.
+    """
+    service = service_of(request)
+    call = service.stub.StreamLogs(
+        pb.StreamLogsRequest(model_id=model_id, tail_line_count=tail_line_count, follow=follow)
+    )
+    return EventStream(service, call, line, request.app.state.settings.keep_alive_seconds)
 
 
 @router.post(

@@ -12,7 +12,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from inference_service.v1.model_service_pb2 import GenerateStreamResponse, WatchModelsResponse
+from inference_service.v1.model_service_pb2 import (
+    GenerateStreamResponse,
+    StreamLogsResponse,
+    WatchModelsResponse,
+)
 from rest_bridge.errors import BridgeError
 from rest_bridge.service import Service
 
@@ -63,8 +67,8 @@ class EventStream(Response):
                         keeping_alive = asyncio.create_task(self._keep_alive(send))
                     await write(send, self._encode(message))
                     self._last_write = clock()
-            if keeping_alive is None:
-                raise BridgeError("INTERNAL", "the service ended the stream without an event")
+            if keeping_alive is None:  # a log may be empty
+                await self._start(send)
         except BridgeError as error:
             if keeping_alive is None:
                 raise
@@ -121,6 +125,11 @@ def change(message: WatchModelsResponse) -> bytes:
     if kind is None:
         return b""
     return f"id: {message.revision}\n".encode() + encoded(kind, fields(getattr(message, kind)))
+
+
+def line(message: StreamLogsResponse) -> bytes:
+    """The event of one line of a log."""
+    return f"data: {message.line}\n\n".encode()
 
 
 def fields(message: Message) -> dict[str, object]:

@@ -11,7 +11,7 @@ from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import EngineFailed, LaunchError
 from inference_service.lifecycle import Phase, Progress
-from inference_service.logs import LogBuffer
+from inference_service.logs import KEPT_LINES, LogBuffer
 from inference_service.runtimes.base import Exit, Launch
 
 
@@ -39,8 +39,8 @@ class FakeInstance:
     async def wait(self) -> Exit:
         return await asyncio.shield(self.exit)
 
-    def logs(self) -> AsyncGenerator[str]:
-        return self.log.follow()
+    def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
+        return self.log.follow(last)
 
     def tail(self, count: int) -> tuple[str, ...]:
         return self.log.tail(count)

@@ -527,3 +527,32 @@ async def test_server_sent_changes_resume_by_their_id(service: Serving) -> None:
     assert (refused.status_code, refused.headers["x-error-reason"]) == (422, "INVALID_PARAMETER")
     unknown = await service.http.get("/models:watch?model_id=nobody")
     assert unknown.status_code == 404
+
+
+async def test_logs_are_told_of_a_model_that_runs_and_of_a_start_that_failed(
+    service: Serving, tmp_path: Path
+) -> None:
+    def read(**fields: Any) -> AsyncIterator[pb.StreamLogsResponse]:
+        request = pb.StreamLogsRequest(model_id="story-mini", **fields)
+        return aiter(service.stub.StreamLogs(request))
+
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await anext(read())
+    assert failure(error.value).reason == "CONTAINER_NOT_RUNNING"
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await anext(read(tail_line_count=1001))
+    assert failure(error.value).reason == "INVALID_PARAMETER"
+
+    await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+    kept = [answer.line async for answer in read()]
+    assert json.loads(kept[-1])["event"] == "serving"
+    follower = read(follow=True, tail_line_count=1)
+    assert (await anext(follower)).line == kept[-1]
+    assert (await service.http.get("/models/story-mini/logs?tail_line_count=1")).text == (
+        f"data: {kept[-1]}\n\n"
+    )
+    assert (await service.http.get("/models/story-mini/logs?tail_line_count=0")).text == ""
+
+    await service.stub.StopModel(pb.StopModelRequest(model_id="story-mini"))
+    assert [answer async for answer in follower] == []
+    assert [answer.line async for answer in read()] == kept

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -10,6 +12,12 @@ from typing import Protocol
 
 from inference_service.catalog import Gpus
 from inference_service.lifecycle import Progress
+from inference_service.logs import KEPT_LINES
+
+# What every engine gets of this service's own environment.
+HUB_ENV = ("HF_TOKEN", "HF_ENDPOINT")
+
+_SECRET = re.compile("TOKEN|SECRET|PASSWORD|KEY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,11 @@ class Launch:
     def name(self) -> str:
         """The name of the container, as the API documents it."""
         return f"tgi-{self.model_id}"
+
+    def secrets(self) -> tuple[str, ...]:
+        """What its log must not show: values of the environment whose names say so."""
+        env = {name: os.environ.get(name, "") for name in HUB_ENV} | dict(self.env)
+        return tuple(value for name, value in env.items() if value and _SECRET.search(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +83,8 @@ class Instance(Protocol):
     async def wait(self) -> Exit:
         """Return when it has ended, however that came. Any number may wait, at any time."""
 
-    def logs(self) -> AsyncGenerator[str]:
-        """Yield the lines that are kept, then each new one, until it has ended."""
+    def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
+        """Yield the last lines that are kept, then each new one, until it has ended."""
 
     def tail(self, count: int) -> tuple[str, ...]:
         """The last lines that it wrote, oldest first."""

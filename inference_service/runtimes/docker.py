@@ -24,7 +24,7 @@ from docker.utils import parse_repository_tag
 
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
 from inference_service.lifecycle import Progress
-from inference_service.runtimes.base import Launch
+from inference_service.runtimes.base import HUB_ENV, Launch
 from inference_service.runtimes.docker_calls import Calls
 from inference_service.runtimes.docker_instance import DockerInstance
 from inference_service.runtimes.ports import Ports
@@ -34,7 +34,6 @@ PullPolicy = Literal["missing", "always", "never"]
 
 LABEL = "inference-service"
 _PORT = 80  # inside the container
-_PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT")
 _WEIGHTS = "/data"
 
 
@@ -90,7 +89,7 @@ class DockerRuntime:
             try:
                 await self._remove(launch)
                 container, port = await self._start(launch, claims)
-                instance = DockerInstance(container, launch.name, port)
+                instance = DockerInstance(container, launch, port)
                 claims.callback(instance.leave)
                 yield instance
             except Exception:
@@ -154,7 +153,7 @@ class DockerRuntime:
     def _environment(self, launch: Launch, gpus: bool) -> tuple[dict[str, str], dict[str, Any]]:
         """The environment, and the mounts of the files that it names."""
         host, port = launch.address_env
-        env = {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
+        env = {name: os.environ[name] for name in HUB_ENV if os.environ.get(name)}
         env |= {} if gpus else launch.cpu_env
         env |= {host: "0.0.0.0", port: str(_PORT), **launch.env}
         mounts = {}

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Callable
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
-from inference_service.logs import LogBuffer
-from inference_service.runtimes.base import Exit
+from inference_service.logs import KEPT_LINES, LogBuffer
+from inference_service.runtimes.base import Exit, Launch
 from inference_service.runtimes.docker_calls import UNAVAILABLE
 
 _RETRY = 0.5  # seconds between two looks for a daemon that is away
@@ -24,24 +24,24 @@ class DockerInstance:
     the thread reads the log, then asks whether the container still runs, and reads on if it does.
     """
 
-    def __init__(self, container: Container, name: str, port: int) -> None:
-        self.name = name
+    def __init__(self, container: Container, launch: Launch, port: int) -> None:
+        self.name = launch.name
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._container = container
-        self._log = LogBuffer()
+        self._log = LogBuffer(launch.secrets())
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
         self._left = threading.Event()
-        threading.Thread(target=self._follow, name=f"follow-{name}", daemon=True).start()
+        threading.Thread(target=self._follow, name=f"follow-{self.name}", daemon=True).start()
 
     async def wait(self) -> Exit:
         """Return when the container has ended and its log is complete."""
         return await asyncio.shield(self._exit)
 
-    def logs(self) -> AsyncGenerator[str]:
+    def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
         """Follow its output."""
-        return self._log.follow()
+        return self._log.follow(last)
 
     def tail(self, count: int) -> tuple[str, ...]:
         """The last lines of its output."""

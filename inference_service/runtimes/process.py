@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
-from inference_service.logs import LogBuffer
+from inference_service.logs import KEPT_LINES, LogBuffer
 from inference_service.runtimes.base import Exit, Launch
 from inference_service.runtimes.ports import Ports
 
@@ -60,7 +60,7 @@ class ProcessRuntime:
                 limit=_LINE_LIMIT,
                 start_new_session=True,  # Ctrl-C in a terminal is for the service alone
             )
-            instance = ProcessInstance(launch.name, port, process)
+            instance = ProcessInstance(launch, port, process)
             try:
                 yield instance
             finally:
@@ -73,12 +73,12 @@ class ProcessRuntime:
 class ProcessInstance:
     """One engine process."""
 
-    def __init__(self, name: str, port: int, process: asyncio.subprocess.Process) -> None:
-        self.name = name
+    def __init__(self, launch: Launch, port: int, process: asyncio.subprocess.Process) -> None:
+        self.name = launch.name
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._process = process
-        self._log = LogBuffer()
+        self._log = LogBuffer(launch.secrets())
         self._reader = asyncio.create_task(self._read())
 
     async def wait(self) -> Exit:
@@ -86,9 +86,9 @@ class ProcessInstance:
         await asyncio.shield(self._reader)
         return Exit(await self._process.wait())
 
-    def logs(self) -> AsyncGenerator[str]:
+    def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
         """Follow its output."""
-        return self._log.follow()
+        return self._log.follow(last)
 
     def tail(self, count: int) -> tuple[str, ...]:
         """The last lines of its output."""

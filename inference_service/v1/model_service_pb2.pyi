@@ -706,6 +706,60 @@ class SnapshotDone(_message.Message):
 Global___SnapshotDone: _TypeAlias = SnapshotDone  # noqa: Y015
 
 @_typing.final
+class StreamLogsRequest(_message.Message):
+    """Request of StreamLogs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    TAIL_LINE_COUNT_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model's id. Required."""
+    tail_line_count: _builtins.int
+    """How many of the last lines to begin with, 0 to 1000, which are all that is kept. Default 100."""
+    follow: _builtins.bool
+    """Go on with new lines until the engine ends. Default false."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        tail_line_count: _builtins.int | None = ...,
+        follow: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tail_line_count", b"_tail_line_count", "tail_line_count", b"tail_line_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tail_line_count", b"_tail_line_count", "follow", b"follow", "model_id", b"model_id", "tail_line_count", b"tail_line_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__tail_line_count: _TypeAlias = _typing.Literal["tail_line_count"]  # noqa: Y015
+    _WhichOneofArgType__tail_line_count: _TypeAlias = _typing.Literal["_tail_line_count", b"_tail_line_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tail_line_count) -> _WhichOneofReturnType__tail_line_count | None: ...
+
+Global___StreamLogsRequest: _TypeAlias = StreamLogsRequest  # noqa: Y015
+
+@_typing.final
+class StreamLogsResponse(_message.Message):
+    """Response of StreamLogs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    line: _builtins.str
+    """One line, without its end."""
+    def __init__(
+        self,
+        *,
+        line: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamLogsResponse: _TypeAlias = StreamLogsResponse  # noqa: Y015
+
+@_typing.final
 class GenerateRequest(_message.Message):
     """Request of Generate. Fields that are not set take the default named with each."""
 

@@ -78,6 +78,11 @@ class ModelServiceStub:
                 request_serializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsRequest.SerializeToString,
                 response_deserializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsResponse.FromString,
                 _registered_method=True)
+        self.StreamLogs = channel.unary_stream(
+                '/inference_service.v1.ModelService/StreamLogs',
+                request_serializer=inference__service_dot_v1_dot_model__service__pb2.StreamLogsRequest.SerializeToString,
+                response_deserializer=inference__service_dot_v1_dot_model__service__pb2.StreamLogsResponse.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_unary(
                 '/inference_service.v1.ModelService/Generate',
                 request_serializer=inference__service_dot_v1_dot_model__service__pb2.GenerateRequest.SerializeToString,
@@ -171,6 +176,17 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamLogs(self, request, context):
+        """Tells what a model's engine has written: of the one that runs, or of the last one that ran or
+        failed to start. Values of secrets in its environment, and tokens of Hugging Face, are hidden.
+        With `follow` it goes on with each new line until the engine ends.
+
+        Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (it has never been started), INVALID_PARAMETER.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Generate(self, request, context):
         """Generates the whole text and returns it in one message. Starts the model when it is not
         running, and waits for it; the generation timeout (60 s by default) counts from the moment at
@@ -233,6 +249,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.WatchModels,
                     request_deserializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsRequest.FromString,
                     response_serializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsResponse.SerializeToString,
+            ),
+            'StreamLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamLogs,
+                    request_deserializer=inference__service_dot_v1_dot_model__service__pb2.StreamLogsRequest.FromString,
+                    response_serializer=inference__service_dot_v1_dot_model__service__pb2.StreamLogsResponse.SerializeToString,
             ),
             'Generate': grpc.unary_unary_rpc_method_handler(
                     servicer.Generate,
@@ -421,6 +442,33 @@ class ModelService:
             '/inference_service.v1.ModelService/WatchModels',
             inference__service_dot_v1_dot_model__service__pb2.WatchModelsRequest.SerializeToString,
             inference__service_dot_v1_dot_model__service__pb2.WatchModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inference_service.v1.ModelService/StreamLogs',
+            inference__service_dot_v1_dot_model__service__pb2.StreamLogsRequest.SerializeToString,
+            inference__service_dot_v1_dot_model__service__pb2.StreamLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

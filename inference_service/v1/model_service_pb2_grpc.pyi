@@ -85,6 +85,13 @@ class ModelServiceStub:
 
     Errors: MODEL_NOT_FOUND.
     """
+    StreamLogs: _grpc.UnaryStreamMultiCallable[_model_service_pb2.StreamLogsRequest, _model_service_pb2.StreamLogsResponse]
+    """Tells what a model's engine has written: of the one that runs, or of the last one that ran or
+    failed to start. Values of secrets in its environment, and tokens of Hugging Face, are hidden.
+    With `follow` it goes on with each new line until the engine ends.
+
+    Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (it has never been started), INVALID_PARAMETER.
+    """
     Generate: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GenerateRequest, _model_service_pb2.GenerateResponse]
     """Generates the whole text and returns it in one message. Starts the model when it is not
     running, and waits for it; the generation timeout (60 s by default) counts from the moment at
@@ -164,6 +171,13 @@ class ModelServiceAsyncStub(ModelServiceStub):
     (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
 
     Errors: MODEL_NOT_FOUND.
+    """
+    StreamLogs: _aio.UnaryStreamMultiCallable[_model_service_pb2.StreamLogsRequest, _model_service_pb2.StreamLogsResponse]  # type: ignore[assignment]
+    """Tells what a model's engine has written: of the one that runs, or of the last one that ran or
+    failed to start. Values of secrets in its environment, and tokens of Hugging Face, are hidden.
+    With `follow` it goes on with each new line until the engine ends.
+
+    Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (it has never been started), INVALID_PARAMETER.
     """
     Generate: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GenerateRequest, _model_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates the whole text and returns it in one message. Starts the model when it is not
@@ -277,6 +291,19 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
 
         Errors: MODEL_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamLogs(
+        self,
+        request: _model_service_pb2.StreamLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.StreamLogsResponse], _abc.AsyncIterator[_model_service_pb2.StreamLogsResponse]]:
+        """Tells what a model's engine has written: of the one that runs, or of the last one that ran or
+        failed to start. Values of secrets in its environment, and tokens of Hugging Face, are hidden.
+        With `follow` it goes on with each new line until the engine ends.
+
+        Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (it has never been started), INVALID_PARAMETER.
         """
 
     @_abc_1.abstractmethod

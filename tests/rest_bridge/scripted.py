@@ -62,6 +62,12 @@ class ScriptedService(ModelServiceServicer):
             yield pb.WatchModelsResponse(revision=7, model=self._model(model))
         yield pb.WatchModelsResponse(revision=7, snapshot_done=pb.SnapshotDone())
 
+    async def StreamLogs(
+        self, request: pb.StreamLogsRequest, context: Context
+    ) -> AsyncIterator[pb.StreamLogsResponse]:
+        await self._note(request, context)
+        yield pb.StreamLogsResponse(line="Connected")
+
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         await self._note(request, context)
         await self._known(request.model_id, context)
