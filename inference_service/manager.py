@@ -55,6 +55,13 @@ class Manager:
         """See `Supervisor.lease`."""
         return self.find(model_id).lease(idle_timeout)
 
+    async def adopt(self) -> None:
+        """Take over the engines that an earlier run of this service has left."""
+        for runtime in {id(s.runtime): s.runtime for s in self.models()}.values():
+            launches = {s.model_id: s.launch for s in self.models() if s.runtime is runtime}
+            for model_id in await runtime.survivors(launches):
+                self._supervisors[model_id].begin()
+
     def preload(self) -> None:
         """Start the models that the catalog says to start with the service."""
         for supervisor in self._supervisors.values():

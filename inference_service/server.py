@@ -92,7 +92,11 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
         if settings.rest:
             rest_url = await stack.enter_async_context(_rest(settings, target))
         stack.push_async_callback(manager.close, settings.drain_timeout)
+        if settings.leave_containers:
+            for runtime in runtimes.values():
+                stack.callback(runtime.leave)
         stack.push_async_callback(beacon.down)
+        await manager.adopt()
         manager.preload()
         yield Service(manager, choice, target, rest_url)
 

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     max_idle_timeout: float = Field(
         3600, ge=0, description="longest idle_timeout, in seconds, that a request may ask for"
     )
+    leave_containers: bool = Field(
+        False, description="at the end, leave containers running for the next service to take over"
+    )
     memory: Annotated[int, BeforeValidator(parse_size)] | None = Field(
         None, description='memory for all models together, such as "16GB"; default: 9/10 of all'
     )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
@@ -107,6 +107,12 @@ class FakeRuntime:
             if not instance.exit.done():
                 instance.exit.set_result(Exit(0))
             self._tell()
+
+    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
+        return []
+
+    def leave(self) -> None:
+        pass
 
     async def aclose(self) -> None:
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import docker
 import grpc
+import httpx
 import pytest
 from docker.errors import NotFound
 
@@ -354,3 +356,85 @@ async def test_the_token_of_the_hub_is_passed_on_and_said_to_nobody(
     assert started.status_code == 200
     assert "HF_TOKEN=hf_secret" in container.attrs["Config"]["Env"]
     assert "hf_secret" not in str(container.labels) + str(model) + caplog.text
+
+
+@asynccontextmanager
+async def command(*arguments: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """The service as a process of its own, which a test may kill."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "inference_service", "--runtime", "docker", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def rest_url(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    while line := (await process.stdout.readline()).decode():
+        if line.startswith("REST"):
+            return line.split()[1]
+    raise AssertionError("the service did not come up")
+
+
+async def test_a_service_that_was_killed_leaves_its_containers_to_the_next(
+    engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    ports = free_ports(8)
+    models = catalog(tmp_path, same="", other="", dropped="")
+    flags = f"--grpc-port 0 --rest-port 0 --service-name {NAME} --volume {NAME} --ports {ports}"
+    image = images.tgi_double(engine)
+    first = command(*flags.split(), "--tgi-image", image, "--catalog", str(models))
+    async with first as process, httpx.AsyncClient(timeout=60, trust_env=False) as http:
+        url = await rest_url(process)
+        for model_id in ("same", "other", "dropped"):
+            assert (await http.post(f"{url}/models/{model_id}/start")).status_code == 200
+        body = {"model_id": "same", "prompt": "[[no_eos]]", "max_new_tokens": 900}
+        async with http.stream("POST", f"{url}/generate_stream", json=body) as stream:
+            await anext(aiter(stream.aiter_bytes()))
+            process.kill()
+            await process.wait()
+    kept = engine.containers.get("tgi-same")
+    foreign = engine.containers.run(
+        image, name=f"foreign-{NAME}", labels={"inference-service.service": "x"}, detach=True
+    )
+    try:
+        models = catalog(tmp_path, same="", other="env = { MAX_BEST_OF = '1' }")
+        async with on_docker(engine, catalog=models, ports=ports) as service:
+            started = await service.http.post("/models/same/start")
+            now = engine.containers.get("tgi-same")
+            assert now.id == kept.id
+            assert now.attrs["State"]["StartedAt"] == kept.attrs["State"]["StartedAt"]
+            assert started.json()["port"] == int((kept.ports["80/tcp"] or [])[0]["HostPort"])
+            for model_id in ("other", "dropped"):
+                with pytest.raises(NotFound):
+                    engine.containers.get(f"tgi-{model_id}")
+            body = {"model_id": "same", "prompt": PROMPT}
+            assert (await service.http.post("/generate", json=body)).status_code == 200
+            log = await service.http.get("/models/same/logs?tail_line_count=1000")
+            assert "Connected" in log.text
+        with pytest.raises(NotFound):
+            engine.containers.get("tgi-same")
+        foreign.reload()
+        assert foreign.status == "running"
+    finally:
+        foreign.remove(force=True, v=True)
+
+
+async def test_a_service_can_leave_its_containers_on_purpose(engine: docker.DockerClient) -> None:
+    ports = free_ports(8)
+    async with on_docker(engine, leave_containers=True, ports=ports) as service:
+        await service.http.post("/models/gpt-2/start")
+        left = engine.containers.get("tgi-gpt-2")
+    left.reload()
+    assert left.status == "running"
+
+    async with on_docker(engine, ports=ports) as service:
+        await service.http.post("/models/gpt-2/start")
+        assert engine.containers.get("tgi-gpt-2").id == left.id
+    with pytest.raises(NotFound):
+        engine.containers.get("tgi-gpt-2")

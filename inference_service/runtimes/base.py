@@ -106,8 +106,18 @@ class Runtime(Protocol):
     def run(self, launch: Launch) -> AbstractAsyncContextManager[Instance]:
         """Run the engine; leaving stops and removes it, on failure and on cancellation too.
 
+        An engine of an earlier run of this service that fits the launch is taken over as it is.
         Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
         """
+
+    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
+        """The models whose engines still run from an earlier run of this service, and fit.
+
+        What does not fit any of `launches`, which are by model id, is removed.
+        """
+
+    def leave(self) -> None:
+        """From now on, leaving `run` lets the engine run on where it can: for the next service."""
 
     async def aclose(self) -> None:
         """Give back what the runtime itself holds."""

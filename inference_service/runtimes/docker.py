@@ -1,8 +1,8 @@
 """Engines as containers of a Docker Engine on this machine.
 
-Containers carry labels that say whose they are. What carries ours for a model is removed before
-its next start, so that a service that was killed leaves nothing in the way; what does not is never
-touched.
+Containers carry labels that say whose they are and what they were made from. One of ours that still
+runs, and was made from the same, is taken over by the next service; any other of ours is removed
+before the next start of its model. What does not carry our labels is never touched.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any, Literal
 
@@ -59,6 +59,7 @@ class DockerRuntime:
         self._volume = volume
         self._policy = pull_policy
         self._has_gpu = has_gpu
+        self._leaving = False
 
     def describe(self) -> str:
         """What it has for engines, in a few words."""
@@ -87,8 +88,9 @@ class DockerRuntime:
         failed = False
         with ExitStack() as claims:
             try:
-                await self._remove(launch)
-                container, port = await self._start(launch, claims)
+                container, port = await self._adopt(launch, claims) or await self._start(
+                    launch, claims
+                )
                 instance = DockerInstance(container, launch, port)
                 claims.callback(instance.leave)
                 yield instance
@@ -97,10 +99,26 @@ class DockerRuntime:
                 raise
             finally:
                 try:
-                    await self._remove(launch, launch.stop_grace)
+                    if not (self._leaving and not failed):
+                        await self._remove(launch, launch.stop_grace)
                 except (RuntimeUnavailable, LaunchError) as error:
                     if not failed:  # the first failure says more than this one
                         raise _not_removed(launch, error) from None
+
+    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
+        """The models whose containers run and were made from what `launches` say."""
+        fitting: list[str] = []
+        for container in await self._ours({f"{LABEL}.service": self._service}):
+            launch = launches.get(container.labels.get(f"{LABEL}.model", ""))
+            if launch is not None and _fits(container, launch):
+                fitting.append(launch.model_id)
+            else:
+                await self._calls.call(_end, container, 0)
+        return fitting
+
+    def leave(self) -> None:
+        """Let containers run on."""
+        self._leaving = True
 
     async def aclose(self) -> None:
         """Close the connections to Docker."""
@@ -113,6 +131,26 @@ class DockerRuntime:
         except ImageNotFound:
             return False
         return True
+
+    async def _adopt(self, launch: Launch, claims: ExitStack) -> tuple[Container, int] | None:
+        """The container of an earlier run, if it fits; any other of this model is removed."""
+        for container in await self._ours(self._labels(launch)):
+            if _fits(container, launch) and (port := _published(container)):
+                claims.enter_context(self._ports.hold(port))
+                return container, port
+        await self._remove(launch)
+        return None
+
+    async def _ours(self, labels: Mapping[str, str]) -> list[Container]:
+        """All containers that carry these labels, whether they run or not."""
+        wanted = [f"{key}={value}" for key, value in labels.items()]
+        list_all = self._client.containers.list
+        try:
+            return await self._calls.call(
+                list_all, all=True, ignore_removed=True, filters={"label": wanted}
+            )
+        except APIError as error:
+            raise LaunchError(_said(error)) from None
 
     async def _start(self, launch: Launch, claims: ExitStack) -> tuple[Container, int]:
         """Create and start the container on the first port that is free to the end."""
@@ -167,15 +205,11 @@ class DockerRuntime:
 
     async def _remove(self, launch: Launch, grace: float | None = None) -> None:
         """Remove what carries the labels of this model, stopping it first when given a grace."""
-        labels = [f"{key}={value}" for key, value in self._labels(launch).items()]
-        list_all = self._client.containers.list
-        try:
-            for container in await self._calls.call(
-                list_all, all=True, ignore_removed=True, filters={"label": labels}
-            ):
+        for container in await self._ours(self._labels(launch)):
+            try:
                 await self._calls.call(_end, container, grace)
-        except APIError as error:
-            raise LaunchError(_said(error)) from None
+            except APIError as error:
+                raise LaunchError(_said(error)) from None
 
 
 def _not_removed(launch: Launch, error: Exception) -> StopFailed:
@@ -202,8 +236,21 @@ def _end(container: Container, grace: float | None) -> None:
 
 def _digest(launch: Launch) -> str:
     """A hash of all that would need a new container when it changes."""
-    facts = [launch.image, sorted(launch.env.items()), launch.memory_bytes, launch.gpus]
+    variables = {**launch.cpu_env, **launch.env, **{k: str(v) for k, v in launch.files.items()}}
+    facts = [launch.image, sorted(variables.items()), launch.memory_bytes, launch.gpus]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _fits(container: Container, launch: Launch) -> bool:
+    return container.status == "running" and container.labels.get(f"{LABEL}.config") == _digest(
+        launch
+    )
+
+
+def _published(container: Container) -> int | None:
+    """The port of 127.0.0.1 behind which the engine listens."""
+    bound = container.ports.get(f"{_PORT}/tcp")
+    return int(bound[0]["HostPort"]) if bound else None
 
 
 def _reference(image: str) -> tuple[str, str]:

@@ -69,7 +69,9 @@ class DockerInstance:
 
     def _read(self, since: float) -> None:
         rest = b""
-        for data in self._container.logs(stream=True, follow=True, since=since or None):
+        for data in self._container.logs(
+            stream=True, follow=True, since=since or None, tail=KEPT_LINES
+        ):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 self._tell(self._log.append, line.decode(errors="replace").rstrip())

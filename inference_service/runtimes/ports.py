@@ -36,6 +36,15 @@ class Ports:
         finally:
             self._claimed.discard(port)
 
+    @contextmanager
+    def hold(self, port: int) -> Iterator[None]:
+        """Hold a port on which an engine of ours listens already."""
+        self._claimed.add(port)
+        try:
+            yield
+        finally:
+            self._claimed.discard(port)
+
     def _free(self, port: int) -> bool:
         if port in self._claimed:
             return False

@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 from inference_service.errors import LaunchError
@@ -65,6 +65,13 @@ class ProcessRuntime:
                 yield instance
             finally:
                 await instance.stop(launch.stop_grace)
+
+    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
+        """None: processes end with the service."""
+        return []
+
+    def leave(self) -> None:
+        """Nothing can be left: processes end with the service."""
 
     async def aclose(self) -> None:
         """Nothing is held."""
