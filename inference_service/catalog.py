@@ -32,7 +32,7 @@ class CatalogError(Exception):
 
 def parse_size(value: object) -> int:
     """Bytes of a size such as `4GB` or `512MiB`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B)", str(value), re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d+)?)\s*([KMG]i?B)", str(value), re.I | re.A)
     if match is None or (size := int(float(match[1]) * _UNITS[match[2].upper()])) < 6 * 2**20:
         raise ValueError('must be a size of at least 6MiB, such as "4GB" or "512MiB"')
     return size
@@ -172,7 +172,7 @@ class Catalog:
         if (spec := self._models.get(model_id)) is not None:
             return spec
         shown = model_id if len(model_id) <= 80 else f"{model_id[:80]}..."
-        near = difflib.get_close_matches(model_id[:80], self._models, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(model_id[:80].lower(), self._models, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self._models)}"
         raise ModelNotFound(
             f"no model {shown!r}; {hint}",

@@ -29,9 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
     except ValidationError as error:
-        sys.exit("\n".join(_explain(problem) for problem in error.errors()) + "\n")
+        print(*map(_explain, error.errors()), sep="\n", file=sys.stderr)
+        sys.exit(2)
     except SettingsError as error:
-        sys.exit(f"inference-service: {error}")
+        print(f"inference-service: {error}", file=sys.stderr)
+        sys.exit(2)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

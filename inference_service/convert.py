@@ -37,6 +37,7 @@ _OPTIONAL: tuple[Any, ...] = (
 )
 
 _LONGEST_DRAIN = 3600.0
+_LONGEST_SHOWN = 1e10  # seconds: some centuries, and Timestamp ends with the year 9999
 
 
 def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSpec) -> Prompt:
@@ -85,7 +86,7 @@ def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSp
 
 
 def _given(request: pb.GenerateRequest | pb.GenerateStreamRequest, field: str) -> str:
-    return "" if field in ("prompt", "stop") else f", not {getattr(request, field):g}"
+    return "" if field in ("prompt", "stop") else f", not {getattr(request, field)}"
 
 
 def full_text(request: pb.GenerateRequest) -> bool:
@@ -146,7 +147,7 @@ def model(supervisor: Supervisor, now: float, status: Status | None = None) -> p
         active_request_count=supervisor.lease_count,
         pinned=spec.pinned,
     )
-    if (idle_in := supervisor.idle_in) is not None:
+    if (idle_in := supervisor.idle_in) is not None and idle_in < _LONGEST_SHOWN:
         message.expire_time.CopyFrom(_timestamp(now + idle_in))
     if status.since is not None:
         message.state_change_time.CopyFrom(_timestamp(status.since))

@@ -65,7 +65,7 @@ class Progress:
         if self.phase < last.phase:
             return last
         if last.fraction is not None and (self.fraction or 0.0) < last.fraction:
-            return replace(self, fraction=last.fraction)
+            return replace(last, message=self.message)
         return self
 
 

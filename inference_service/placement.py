@@ -24,7 +24,7 @@ def place(
     if runtime == "process" or not docker_answers:
         return "process", "llamacpp" if "llamacpp" in spec.engines else "tgi"
     chosen = spec.engine or (engine if engine in spec.engines else spec.engines[0])
-    if runtime == "auto" and engine == "auto" and spec.engines == ("llamacpp",):
+    if runtime == "auto" and spec.engines == ("llamacpp",):
         return "process", chosen
     return "docker", chosen
 

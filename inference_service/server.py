@@ -166,11 +166,8 @@ async def _grpc(
     health_pb2_grpc.add_HealthServicer_to_server(beacon.servicer, server)
     _add_reflection(server)
     await beacon.up(catalog)
-    address = _address(settings.host, settings.grpc_port)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError:
-        raise BindError(f"gRPC cannot listen on {address}; choose another --grpc-port") from None
+    _listener("gRPC", settings.host, settings.grpc_port).close()  # its own error says little
+    port = server.add_insecure_port(_address(settings.host, settings.grpc_port))
     await server.start()
     try:
         yield port
@@ -214,14 +211,7 @@ async def _rest(settings: Settings, target: str) -> AsyncGenerator[str]:
     from rest_bridge.cli import CHANNEL_OPTIONS
     from rest_bridge.settings import Settings as BridgeSettings
 
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listener = socket.create_server((settings.host, settings.rest_port), family=family)
-    except OSError as error:
-        address = _address(settings.host, settings.rest_port)
-        raise BindError(
-            f"REST cannot listen on {address} ({error.strerror}); choose another --rest-port"
-        ) from None
+    listener = _listener("REST", settings.host, settings.rest_port)
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         app = create_app(channel, BridgeSettings(target=target))
         config = uvicorn.Config(
@@ -235,6 +225,18 @@ async def _rest(settings: Settings, target: str) -> AsyncGenerator[str]:
         finally:
             server.should_exit = True
             await task
+
+
+def _listener(name: str, host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        cause = os.strerror(error.errno) if error.errno else str(error)
+        raise BindError(
+            f"{name} cannot listen on {_address(host, port)} ({cause}); "
+            f"choose another --{name.lower()}-port"
+        ) from None
 
 
 def _memory() -> int:

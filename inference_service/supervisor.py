@@ -262,6 +262,8 @@ class Supervisor:
     async def _ready(self) -> tuple[_Life, Instance]:
         """A life that is READY at the moment of return: no await may follow in the caller."""
         while True:
+            if self._closed:
+                raise failures.shutting_down()
             life = self._life or self._begin()
             if not life.unwanted.is_set():
                 life.waiters += 1  # so that it is not idle before they have their lease

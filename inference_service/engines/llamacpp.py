@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -60,7 +61,8 @@ class Llamacpp:
 
     def __init__(self, image: str) -> None:
         self._image = image
-        self._pool = sse.session()
+        # It promises to keep connections alive, and closes them at the end of each stream.
+        self._pool = sse.session(keep_alive=False)
 
     def launch(self, spec: ModelSpec) -> Launch:
         """Configure the worker; its environment is described in `worker/__init__.py`."""
@@ -112,11 +114,17 @@ class Llamacpp:
         """Stream `POST /completion`."""
         try:
             stream = sse.post(self._pool, f"{url}/completion", _request(prompt))
+            silent = 0
             async with aclosing(stream) as batches:
                 async for batch in batches:
                     chunk = _chunk(spec, batch)
-                    if chunk.text or chunk.finish:
-                        yield chunk
+                    if not chunk.text and not chunk.finish:
+                        silent += chunk.token_count
+                        continue
+                    if silent:
+                        chunk = replace(chunk, token_count=chunk.token_count + silent)
+                        silent = 0
+                    yield chunk
                     if chunk.finish:
                         return
         except sse.Refusal as refusal:
@@ -171,7 +179,7 @@ def _chunk(spec: ModelSpec, batch: list[bytes]) -> Chunk:
     for data in batch:
         try:
             event = _decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
         if event.error is not None:
             raise _failure(spec, event.error)
@@ -186,7 +194,7 @@ def _chunk(spec: ModelSpec, batch: list[bytes]) -> Chunk:
 def _refused(spec: ModelSpec, refusal: sse.Refusal) -> ServiceError:
     try:
         error = _decode(refusal.body).error
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         error = None
     if error is None:
         return EngineFailed(f"the engine answered HTTP {refusal.status}: {refusal.text}")

@@ -56,13 +56,13 @@ def _data(event: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def session() -> aiohttp.ClientSession:
-    """A pool of connections to engines: kept alive, unlimited, with no limit on a reply's time.
+def session(*, keep_alive: bool) -> aiohttp.ClientSession:
+    """A pool of connections to engines: unlimited, with no limit on a reply's time.
 
     Time limits belong to the caller, who alone knows how long a text may take.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
     )
 
@@ -74,11 +74,10 @@ async def post(pool: aiohttp.ClientSession, url: str, body: Any) -> AsyncGenerat
     when the engine answers with an error status, and EngineFailed when it breaks off.
     """
     parser = EventParser()
-    headers = {"content-type": "application/json"}
     try:
-        async with pool.post(url, data=msgspec.json.encode(body), headers=headers) as response:
+        async with await ask(pool, url, body) as response:
             if response.status != 200 or response.content_type != "text/event-stream":
-                raise Refusal(response.status, await response.content.read(_LARGEST_REFUSAL))
+                raise Refusal(response.status, await _beginning(response.content))
             async for data in response.content.iter_any():
                 if events := parser.feed(data):
                     yield events
@@ -86,6 +85,31 @@ async def post(pool: aiohttp.ClientSession, url: str, body: Any) -> AsyncGenerat
         raise EngineFailed(
             f"the connection to the engine broke: {error or type(error).__name__}"
         ) from error
+
+
+async def ask(pool: aiohttp.ClientSession, url: str, body: Any) -> aiohttp.ClientResponse:
+    """Send `body` as JSON and return the answer, of which the head has come.
+
+    An engine may close a connection that it kept alive just as it is used again; then nothing of
+    the request was read, and it is sent once more.
+    """
+    data, headers = msgspec.json.encode(body), {"content-type": "application/json"}
+    try:
+        return await pool.post(url, data=data, headers=headers)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+        return await pool.post(url, data=data, headers=headers)
+
+
+async def _beginning(content: aiohttp.StreamReader) -> bytes:
+    body = b""
+    while room := _LARGEST_REFUSAL - len(body):
+        data = await content.read(room)  # what has come, which may be a part
+        if not data:
+            break
+        body += data
+    return body
 
 
 async def answers(pool: aiohttp.ClientSession, url: str) -> bool:

@@ -32,6 +32,9 @@ from inference_service.runtimes.base import Launch
 # to this long. The service has drained the model by then, so it seldom takes a second.
 _DRAIN_SECONDS = 10
 
+# TGI's own step; see `Tgi.generate`.
+_LONGEST_STEP = 1024
+
 _REASONS = {
     "eos_token": FinishReason.STOP,
     "length": FinishReason.LENGTH,
@@ -70,6 +73,33 @@ class _NoRoom(Exception):
         self.room = room
 
 
+class _Step:
+    """One request to TGI: at most `limit` tokens after `text`, and how it ended."""
+
+    def __init__(self, text: str, limit: int) -> None:
+        self.text = text
+        self.limit = limit
+        self.count = 0
+        self.prompt_tokens = 0
+        self.reason: FinishReason | None = None
+        self.fills_context = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is more text to be had after it."""
+        full = self.reason is FinishReason.LENGTH and self.count >= self.limit
+        return full and not self.fills_context
+
+    def note(self, count: int, details: _Details | None) -> None:
+        """Note tokens, and the end if they are the last."""
+        self.count += count
+        if details is not None:
+            self.count, self.prompt_tokens = details.generated_tokens, details.input_length
+            self.reason = _REASONS.get(details.finish_reason, FinishReason.STOP)
+        elif self.count >= self.limit:
+            self.reason = FinishReason.LENGTH
+
+
 class Tgi:
     """The engine `tgi`, in containers of `image`."""
 
@@ -77,7 +107,7 @@ class Tgi:
 
     def __init__(self, image: str) -> None:
         self._image = image
-        self._pool = sse.session()
+        self._pool = sse.session(keep_alive=True)
 
     def launch(self, spec: ModelSpec) -> Launch:
         """Configure the launcher, all of whose flags have a variable of the same name."""
@@ -108,40 +138,71 @@ class Tgi:
         return await sse.answers(self._pool, f"{url}/health")
 
     async def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
-        """Stream `POST /generate_stream`, with fewer tokens where the context is short of them."""
-        limit = prompt.max_new_tokens
-        while True:
-            try:
-                async with aclosing(self._attempt(url, spec, prompt, limit)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-                return
-            except _NoRoom as error:  # only ever before the first token
-                limit = error.room
+        """Stream `POST /generate_stream`, anew for every 1024 tokens.
+
+        Left to itself TGI goes on in steps of 1024 too, but each as large as the whole request: it
+        gives more tokens than were asked for, or ends long before the context does.
+        """
+        stops = StopFilter(prompt.stop)
+        text, last = prompt.text, ""
+        prompt_tokens = made = silent = 0
+        reason: FinishReason | None = None
+        while reason is None:
+            step = _Step(text, min(_LONGEST_STEP, prompt.max_new_tokens - made))
+            async with aclosing(self._run(url, spec, prompt, step)) as pieces:
+                async for piece, count in pieces:
+                    text += piece
+                    silent += count
+                    last += stops.feed(piece)
+                    if stops.hit:  # TGI itself sees it only where a token ends
+                        break
+                    if last and step.reason is None:
+                        yield Chunk(last, silent)
+                        last, silent = "", 0
+            made += step.count
+            prompt_tokens = prompt_tokens or step.prompt_tokens
+            if stops.hit:
+                reason = FinishReason.STOP_SEQUENCE
+            elif made >= prompt.max_new_tokens or not step.goes_on:
+                reason = step.reason
+        finish = Finish(reason, prompt_tokens or await self._count(url, prompt), made)
+        yield Chunk(last + stops.rest(), silent, finish)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._pool.close()
 
-    async def _attempt(
-        self, url: str, spec: ModelSpec, prompt: Prompt, limit: int
-    ) -> AsyncGenerator[Chunk]:
-        stops = StopFilter(prompt.stop)
-        sent = 0
+    async def _run(
+        self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
+    ) -> AsyncGenerator[tuple[str, int]]:
+        """Yield texts with their tokens' count; with fewer tokens where the context has no more."""
+        while True:
+            try:
+                async with aclosing(self._post(url, spec, prompt, step)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except _NoRoom as error:  # only ever before the first token
+                if error.room >= step.limit:
+                    raise EngineFailed("the engine refuses a request that fits") from None
+                step.limit, step.fills_context = error.room, True
+            except PromptTooLong:
+                if step.text == prompt.text:
+                    raise
+                step.reason, step.fills_context = FinishReason.LENGTH, True
+                return
+
+    async def _post(
+        self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
+    ) -> AsyncGenerator[tuple[str, int]]:
+        stream = sse.post(self._pool, f"{url}/generate_stream", _request(prompt, step))
         try:
-            stream = sse.post(self._pool, f"{url}/generate_stream", _request(prompt, limit))
             async with aclosing(stream) as batches:
                 async for batch in batches:
-                    chunk = _chunk(spec, batch, stops, limit - sent)
-                    sent += chunk.token_count
-                    if sent >= limit and chunk.finish is None:
-                        # Above 1024 tokens TGI goes on to the next multiple of 1024.
-                        count = await self._count(url, prompt)
-                        finish = Finish(FinishReason.LENGTH, count, sent)
-                        chunk = Chunk(chunk.text + stops.rest(), chunk.token_count, finish)
-                    if chunk.text or chunk.finish:
-                        yield chunk
-                    if chunk.finish:
+                    text, count, details = _read(spec, batch[: step.limit - step.count])
+                    step.note(count, details)
+                    yield text, count
+                    if step.reason is not None:
                         return
         except sse.Refusal as refusal:
             raise _refused(spec, refusal) from None
@@ -150,7 +211,9 @@ class Tgi:
     async def _count(self, url: str, prompt: Prompt) -> int:
         """The tokens of the prompt, which TGI else tells only at its own end."""
         try:
-            async with self._pool.post(f"{url}/tokenize", json={"inputs": prompt.text}) as response:
+            body = {"inputs": prompt.text}
+            async with await sse.ask(self._pool, f"{url}/tokenize", body) as response:
+                response.raise_for_status()
                 return len(await response.json())
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise EngineFailed(f"the engine could not count the prompt's tokens: {error}") from None
@@ -167,10 +230,10 @@ def _environment(needs: TgiNeeds) -> dict[str, str]:
     }
 
 
-def _request(prompt: Prompt, limit: int) -> dict[str, Any]:
+def _request(prompt: Prompt, step: _Step) -> dict[str, Any]:
     """TGI refuses temperature 0, top_p 1 and top_k 0, and samples where a value is given."""
     parameters: dict[str, Any] = {
-        "max_new_tokens": limit,
+        "max_new_tokens": step.limit,
         "do_sample": prompt.temperature > 0,
         "details": True,
         "return_full_text": False,
@@ -186,18 +249,18 @@ def _request(prompt: Prompt, limit: int) -> dict[str, Any]:
             parameters["seed"] = prompt.seed
     if prompt.repetition_penalty != 1:
         parameters["repetition_penalty"] = prompt.repetition_penalty
-    return {"inputs": prompt.text, "parameters": parameters}
+    return {"inputs": step.text, "parameters": parameters}
 
 
-def _chunk(spec: ModelSpec, batch: list[bytes], stops: StopFilter, room: int) -> Chunk:
-    """One chunk of the events that have come, of which the first `room` tokens count."""
+def _read(spec: ModelSpec, batch: list[bytes]) -> tuple[str, int, _Details | None]:
+    """The text of the events, the count of their tokens, and how it ended if it did."""
     texts: list[str] = []
     count = 0
     details = None
-    for data in batch[:room]:
+    for data in batch:
         try:
             event = _decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
         if event.error is not None:
             raise _failure(spec, event.error, event.error_type)
@@ -206,18 +269,13 @@ def _chunk(spec: ModelSpec, batch: list[bytes], stops: StopFilter, room: int) ->
             if not event.token.special:
                 texts.append(event.token.text)
         details = event.details or details
-    text = stops.feed("".join(texts))
-    if details is None:
-        return Chunk(text, count)
-    reason = FinishReason.STOP_SEQUENCE if stops.hit else _REASONS.get(details.finish_reason)
-    finish = Finish(reason or FinishReason.STOP, details.input_length, details.generated_tokens)
-    return Chunk(text + stops.rest(), count, finish)
+    return "".join(texts), count, details
 
 
 def _refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
     try:
         event = _decode(refusal.body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         event = _Event()
     if event.error is not None:
         return _failure(spec, event.error, event.error_type)

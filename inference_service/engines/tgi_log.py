@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from inference_service.lifecycle import Phase, Progress
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_TEXT = re.compile(r"^\S+Z\s+(?:TRACE|DEBUG|INFO|WARN|ERROR)\s+(?:\S+\s+)*?\S+: (.*)$")
+_TEXT = re.compile(r"^\S+Z\s+[A-Z]+\s.*?\btext_generation_\w+(?:::\w+)*: (?:\S+\.rs:\d+: )?(.*)$")
 _COUNT = re.compile(r"^(?:Download|Convert): \[(\d+)/(\d+)\]")
 
 _PHASES = (
@@ -31,8 +31,14 @@ _PHASES = (
     ("Connected", Phase.WARMING_UP),
 )
 
+_RAISED = re.compile(r"^[\w.]*(Error|Exception)\b.*: ")
+
 # Said by every crash, and never its cause.
-_EPILOGUE = re.compile(r"^(Error: \w+$|Shutting down|Shard .* standard error|Terminating)")
+_EPILOGUE = re.compile(
+    r"^(Error: \w+$|Shutting down|Shard .* standard error|Terminating"
+    # Said of a request that was refused.
+    r"|Input validation error|`\w+`)"
+)
 
 
 def message(line: str) -> tuple[str, str]:
@@ -68,4 +74,9 @@ def cause(log: Sequence[str]) -> str:
     errors = [text for level, text in said if level == "ERROR"]
     told = next((text for text in errors if "encountered an error" in text or "\n" in text), None)
     best = told or (errors[0] if errors else said[-1][1] if said else "")
-    return best.strip().splitlines()[-1] if best else ""
+    lines = [line.strip() for line in best.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    # A traceback ends with the exception, after which some go on for lines: the last one advises.
+    raised = [line for line in lines if _RAISED.match(line)]
+    return "; ".join(dict.fromkeys([*raised[-1:], lines[-1]]))

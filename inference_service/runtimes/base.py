@@ -17,7 +17,7 @@ from inference_service.logs import KEPT_LINES
 # What every engine gets of this service's own environment.
 HUB_ENV = ("HF_TOKEN", "HF_ENDPOINT")
 
-_SECRET = re.compile("TOKEN|SECRET|PASSWORD|KEY")
+_SECRET = re.compile("(TOKEN|SECRET|PASSWORD|KEY)$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ class PullProgress:
     def __init__(self, image: str) -> None:
         self._image = image
         self._layers: dict[str, _Layer] = {}
+        self._all_named = False
 
     def feed(self, event: dict[str, Any]) -> Progress:
         """The progress after this event. Raises LaunchError for the event of a failure.
@@ -42,6 +43,8 @@ class PullProgress:
         status, layer_id = str(event.get("status", "")), event.get("id")
         if status == "Pulling fs layer" or status in _DONE:
             self._layers.setdefault(str(layer_id), _Layer())
+        elif self._layers:
+            self._all_named = True  # before, those that are here already would be the whole
         if layer := self._layers.get(str(layer_id)):
             self._move(layer, status, event.get("progressDetail") or {})
         layers = self._layers.values()
@@ -50,7 +53,9 @@ class PullProgress:
             completed=sum(layer.completed for layer in layers),
             total=sum(layer.total for layer in layers),
             unit="bytes",
-            fraction=sum(layer.share for layer in layers) / len(layers) if layers else None,
+            fraction=sum(layer.share for layer in layers) / len(layers)
+            if self._all_named
+            else None,
             message=f"pulling {self._image}: {status}",
         )
 

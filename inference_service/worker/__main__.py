@@ -54,11 +54,15 @@ def _serve(path: Path, settings: Settings) -> NoReturn:
     # No Python handler runs while llama.cpp loads: let the signals do what they do by default.
     _on_stop(signal.SIG_DFL)
     server = engine.load(path, settings)
-    stop = threading.Event()
-    _on_stop(lambda *_: stop.set())
+    # A signal may be handed to a thread of llama.cpp, which wakes nobody who waits for a lock; a
+    # byte in a pipe wakes its reader.
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
+    _on_stop(lambda *_: None)
     address = urlsplit(server.listening_address)
     emit("serving", host=address.hostname, port=address.port)
-    stop.wait()
+    os.read(told, 1)
     drained = threading.Thread(target=_drain, args=(server,), daemon=True)
     drained.start()
     drained.join(_GRACE_SECONDS)

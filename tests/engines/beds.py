@@ -1,0 +1,188 @@
+"""Each engine, running, with what only the program behind it can tell."""
+
+from __future__ import annotations
+
+import os
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from inference_service.catalog import Catalog, ModelSpec
+from inference_service.engines.base import Chunk, Engine, Finish, Prompt
+from inference_service.engines.llamacpp import Llamacpp
+from inference_service.engines.tgi import Tgi
+from inference_service.runtimes.base import Instance
+from inference_service.runtimes.ports import Ports
+from inference_service.runtimes.process import ProcessRuntime
+from tests.doubles.tgi.process import started
+from tests.fakes import FakeEngine, broken, spec
+from tests.runtimes import processes
+
+
+@dataclass(frozen=True)
+class Text:
+    """A whole text; `chunks` are as they came."""
+
+    chunks: tuple[Chunk, ...]
+
+    def __str__(self) -> str:
+        return "".join(chunk.text for chunk in self.chunks)
+
+    @property
+    def finish(self) -> Finish:
+        finish = self.chunks[-1].finish
+        assert finish is not None
+        return finish
+
+
+class Bed(ABC):
+    """One engine that serves `spec` at `url`. `opening` is a prompt that it continues well."""
+
+    engine: Engine
+    spec: ModelSpec
+    url: str
+    opening: str
+
+    def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk]:
+        """See `Engine.generate`."""
+        return self.engine.generate(self.url, self.spec, prompt)
+
+    async def read(self, prompt: Prompt) -> Text:
+        """The whole text."""
+        async with aclosing(self.generate(prompt)) as chunks:
+            return Text(tuple([chunk async for chunk in chunks]))
+
+    @abstractmethod
+    async def count(self, text: str) -> int:
+        """The tokens of a prompt, by the engine's own tokenizer."""
+
+    @abstractmethod
+    async def busy(self) -> int:
+        """The requests that the engine has, waiting ones too."""
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """Kill the engine."""
+
+
+class FakeBed(Bed):
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = self._fake = engine
+        self.spec = spec()
+        self.url = "http://fake"
+        self.opening = "once upon a time"
+
+    async def count(self, text: str) -> int:
+        return len(text.split())
+
+    async def busy(self) -> int:
+        return self._fake.open
+
+    async def kill(self) -> None:
+        self._fake.failure = broken()
+
+
+class _Served(Bed):
+    """An engine that is a process with an HTTP server."""
+
+    def __init__(self, engine: Engine, spec: ModelSpec, url: str, pid: int) -> None:
+        self.engine = engine
+        self.spec = spec
+        self.url = url
+        self._pid = pid
+
+    async def kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+
+    async def _metrics(self) -> dict[str, float]:
+        async with aiohttp.request("GET", f"{self.url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        series = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in series}
+
+    async def _tokenize(self, body: Mapping[str, object]) -> list[object] | dict[str, list[object]]:
+        async with aiohttp.request("POST", f"{self.url}/tokenize", json=body) as response:
+            tokens: list[object] | dict[str, list[object]] = await response.json()
+            return tokens
+
+
+class LlamacppBed(_Served):
+    opening = "Once upon a time"
+
+    async def count(self, text: str) -> int:
+        answer = await self._tokenize({"content": text, "add_special": True})
+        assert isinstance(answer, dict)
+        return len(answer["tokens"])
+
+    async def busy(self) -> int:
+        metrics = await self._metrics()
+        return int(metrics["llamacpp:requests_processing"] + metrics["llamacpp:requests_deferred"])
+
+
+class TgiBed(_Served):
+    opening = "Once upon a time [[no_eos]]"
+
+    async def count(self, text: str) -> int:
+        return len(await self._tokenize({"inputs": text}))
+
+    async def busy(self) -> int:
+        metrics = await self._metrics()
+        return int(metrics.get("tgi_queue_size", 0) + metrics.get("tgi_batch_current_size", 0))
+
+
+@asynccontextmanager
+async def fake() -> AsyncGenerator[Bed]:
+    """The fake."""
+    engine = FakeEngine()
+    yield FakeBed(engine)
+    assert engine.open == 0
+
+
+@asynccontextmanager
+async def llamacpp(ports: Ports, **changes: object) -> AsyncGenerator[Bed]:
+    """A worker with the model that the package carries; `changes` are fields of its section."""
+    entry = Catalog.load().find("story-mini")
+    assert entry.llamacpp is not None
+    needs = entry.llamacpp.model_copy(update=changes)
+    entry = entry.model_copy(update={"llamacpp": needs})
+    engine = Llamacpp("")
+    async with ProcessRuntime(ports).run(engine.launch(entry)) as instance:
+        await _logged(instance, '"serving"')
+        (pid,) = processes.with_variable(f"LLAMACPP_PORT={instance.port}")
+        yield LlamacppBed(engine, entry, instance.url, pid)
+        await engine.aclose()
+
+
+def tgi_spec(context_length: int = 2048) -> ModelSpec:
+    """A model for TGI, whose double knows every name."""
+    weights = {"repo": "some/model"}
+    entry = {
+        "id": f"tgi-double-{os.getpid()}",
+        "hf_name": "some/model",
+        "context_length": context_length,
+        "tgi": {"memory": "128MiB", "weights": weights},
+    }
+    return ModelSpec.model_validate(entry)
+
+
+@asynccontextmanager
+async def tgi(context_length: int = 2048, **changes: str) -> AsyncGenerator[Bed]:
+    """TGI's double, launched as the engine wants it; `changes` are variables of it."""
+    engine, entry = Tgi(""), tgi_spec(context_length)
+    env = {**engine.launch(entry).env, "MAX_TOTAL_TOKENS": str(context_length)}
+    del env["HF_HOME"]  # the volume of a container
+    async with started(env | {"DOUBLE_TOKENS_PER_SECOND": "0"} | changes) as double:
+        yield TgiBed(engine, entry, double.url, double.process.pid)
+        await engine.aclose()
+
+
+async def _logged(instance: Instance, part: str) -> None:
+    async with aclosing(instance.logs()) as lines:
+        async for line in lines:
+            if part in line:
+                return
+    raise AssertionError(f"it {await instance.wait()}: {instance.tail(20)}")

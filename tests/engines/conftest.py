@@ -1,0 +1,49 @@
+"""A bed for each engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from inference_service.runtimes.ports import Ports
+from tests.engines import beds
+from tests.engines.beds import Bed
+
+Open = Callable[[], AbstractAsyncContextManager[Bed]]
+
+
+def _open(name: str, ports: Ports) -> AbstractAsyncContextManager[Bed]:
+    match name:
+        case "llamacpp":
+            return beds.llamacpp(ports)
+        case "tgi":
+            return beds.tgi(DOUBLE_TOKENS_PER_SECOND="500")
+        case _:
+            return beds.fake()
+
+
+@pytest.fixture(params=["fake", "llamacpp", "tgi"])
+async def bed(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
+    """Every engine."""
+    async with _open(request.param, ports) as bed:
+        yield bed
+
+
+@pytest.fixture(params=["llamacpp", "tgi"])
+async def real(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
+    """Every engine that has a program behind it."""
+    async with _open(request.param, ports) as bed:
+        yield bed
+
+
+@pytest.fixture(params=["llamacpp", "tgi"])
+async def slow(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
+    """The same, with work for seconds when it has thirty requests."""
+    if request.param == "llamacpp":
+        async with beds.llamacpp(ports, slots=1) as bed:
+            yield bed
+    else:
+        async with beds.tgi(DOUBLE_TOKENS_PER_SECOND="50") as bed:
+            yield bed

@@ -1,0 +1,410 @@
+"""What every `Engine` promises: see `inference_service/engines/base.py`. The programs are real.
+
+The fake takes part where it plays what is promised; it has no context and no stop sequences.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from inference_service.engines.base import FinishReason, Prompt
+from inference_service.engines.llamacpp import Llamacpp
+from inference_service.engines.tgi import Tgi
+from inference_service.errors import (
+    EngineFailed,
+    EngineOverloaded,
+    InvalidParameter,
+    PromptTooLong,
+    ServiceError,
+)
+from inference_service.runtimes.ports import Ports
+from tests.engines import beds
+from tests.engines.beds import Bed, Text
+from tests.runtimes.beds import DockerBed
+
+SOON = 1.0  # the seconds in which an engine notices that nobody listens any more
+
+GREEDY = Prompt("", max_new_tokens=40, temperature=0)
+WILD = Prompt("", max_new_tokens=20, temperature=2, top_p=1)
+# Repeats itself, and so comes to no end by itself.
+ENDLESS = Prompt("", max_new_tokens=200, temperature=1, top_p=1, repetition_penalty=0.3)
+
+
+def prompt(bed: Bed, like: Prompt = GREEDY, **changes: Any) -> Prompt:
+    return replace(like, **{"text": bed.opening, **changes})
+
+
+async def test_a_text_comes_in_chunks_of_which_the_last_has_the_finish(bed: Bed) -> None:
+    text = await bed.read(prompt(bed))
+
+    *chunks, last = text.chunks
+    assert str(text).split()
+    assert last.finish
+    assert all(chunk.text and chunk.finish is None for chunk in chunks)
+
+
+async def test_tokens_are_counted_as_the_engine_counts_them(bed: Bed) -> None:
+    for opening in (bed.opening, "Größer 🦙 日本 than"):
+        text = await bed.read(prompt(bed, text=opening))
+
+        assert text.finish.prompt_token_count == await bed.count(opening)
+        # The token that ends a text is no part of it: some engines count it with the last chunk.
+        ended = text.finish.reason is FinishReason.STOP
+        unsent = text.finish.completion_token_count - sum(c.token_count for c in text.chunks)
+        assert unsent in ({0, 1} if ended else {0})
+
+
+async def test_greedy_text_is_repeatable(bed: Bed) -> None:
+    texts = {str(await bed.read(prompt(bed, seed=seed))) for seed in (None, None, 1, 2)}
+
+    assert len(texts) == 1
+
+
+async def test_a_seed_makes_chance_repeatable(real: Bed, subtests: pytest.Subtests) -> None:
+    for seed in (0, 7, 2**31 - 1):
+        with subtests.test(str(seed)):
+            texts = {str(await real.read(prompt(real, WILD, seed=seed))) for _ in range(3)}
+
+            assert len(texts) == 1
+
+
+async def test_without_a_seed_texts_differ(real: Bed) -> None:
+    wanted = prompt(real, WILD)
+    texts = {str(await real.read(wanted)) for _ in range(5)}
+
+    assert len(texts) > 1
+
+
+async def test_a_text_is_as_long_as_asked_for(bed: Bed, subtests: pytest.Subtests) -> None:
+    for count in (1, 5, 200):
+        with subtests.test(str(count)):
+            text = await bed.read(prompt(bed, ENDLESS, max_new_tokens=count))
+
+            assert text.finish.reason is FinishReason.LENGTH
+            assert text.finish.completion_token_count == count
+
+
+async def test_every_sampler_may_be_at_its_bound(real: Bed) -> None:
+    bounds: tuple[dict[str, Any], ...] = (
+        {"temperature": 2.0, "top_p": 1.0, "top_k": 1000, "repetition_penalty": 2.0},
+        {"temperature": 0.01, "top_p": 0.01, "top_k": 1, "repetition_penalty": 0.01},
+        {"temperature": 0.0, "top_p": 0.5, "top_k": 5, "seed": 1},
+        {"temperature": 1.0, "top_p": 1.0},
+    )
+    for changes in bounds:
+        assert (await real.read(prompt(real, **changes))).finish.completion_token_count
+
+
+async def test_a_text_ends_before_a_stop_sequence(real: Bed, subtests: pytest.Subtests) -> None:
+    whole = str(await real.read(prompt(real)))
+    for begin, length in ((5, 1), (11, 4), (20, 9), (31, 2)):
+        stop = whole[begin : begin + length]
+        with subtests.test(stop):
+            text = await real.read(prompt(real, max_new_tokens=400, stop=("@never@", stop)))
+
+            assert str(text) == whole[: whole.index(stop)]
+            assert text.finish.reason is FinishReason.STOP_SEQUENCE
+            assert text.finish.completion_token_count < 200  # 40, and what came on the way
+
+
+async def of_length(bed: Bed, tokens: int) -> str:
+    """A prompt of so many tokens."""
+    text = bed.opening + " the" * (tokens - await bed.count(bed.opening))
+    assert await bed.count(text) == tokens
+    return text
+
+
+async def test_a_text_ends_at_the_end_of_the_context(real: Bed, subtests: pytest.Subtests) -> None:
+    for room in (1, 2, 30):
+        length = real.spec.context_length - room
+        with subtests.test(str(room)):
+            text = await real.read(prompt(real, ENDLESS, text=await of_length(real, length)))
+
+            assert text.finish.reason is FinishReason.LENGTH
+            assert text.finish.completion_token_count == room
+            assert text.finish.prompt_token_count == length
+
+
+async def test_a_prompt_that_fills_the_context_is_too_long(
+    real: Bed, subtests: pytest.Subtests
+) -> None:
+    for beyond in (0, 1, 5000):
+        text = await of_length(real, real.spec.context_length + beyond)
+        with subtests.test(str(beyond)):
+            with pytest.raises(PromptTooLong) as caught:
+                await real.read(prompt(real, text=text))
+
+            assert caught.value.field == "prompt"
+            assert caught.value.metadata["context_length"] == str(real.spec.context_length)
+            assert await real.read(prompt(real))
+
+
+async def test_a_text_that_is_left_before_it_ends_is_not_made(bed: Bed) -> None:
+    async with aclosing(bed.generate(prompt(bed, ENDLESS))) as chunks:
+        await anext(chunks)
+
+    await idle(bed)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Return when the engine says so, of which no event tells."""
+    async with asyncio.timeout(SOON):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def idle(bed: Bed) -> None:
+    """Return when the engine has no requests; that takes a moment at most."""
+
+    async def idle() -> bool:
+        return not await bed.busy()
+
+    await until(idle)
+
+
+async def gone(bed: Bed) -> None:
+    """Return when the engine is not ready any more."""
+
+    async def gone() -> bool:
+        return not await bed.engine.ready(bed.url)
+
+    await until(gone)
+
+
+async def many(bed: Bed) -> list[asyncio.Task[Text]]:
+    """Thirty texts under way: the first is being made, and not all can have begun."""
+    tasks = [
+        asyncio.create_task(bed.read(prompt(bed, ENDLESS, max_new_tokens=400))) for _ in range(30)
+    ]
+
+    async def most() -> bool:
+        return await bed.busy() >= 25
+
+    await until(most)
+    return tasks
+
+
+async def test_the_engine_is_free_soon_after_all_have_left(slow: Bed) -> None:
+    tasks = await many(slow)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+    await idle(slow)
+    assert sum(task.cancelled() for task in tasks) > 20
+    assert await slow.read(prompt(slow, max_new_tokens=1))
+
+
+async def test_an_engine_that_is_killed_fails_all_that_it_has(slow: Bed) -> None:
+    tasks = await many(slow)
+    async with aclosing(slow.generate(prompt(slow))) as chunks:
+        await slow.kill()
+        with pytest.raises(EngineFailed):
+            async for _ in chunks:
+                pass
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert all(isinstance(end, Text | EngineFailed) for end in ends)
+    assert sum(isinstance(end, EngineFailed) for end in ends) > 20
+    assert not await slow.engine.ready(slow.url)
+    with pytest.raises(EngineFailed):
+        await slow.read(prompt(slow))
+
+
+async def test_an_engine_may_fail_in_the_middle_of_a_text(bed: Bed) -> None:
+    async with aclosing(bed.generate(prompt(bed, ENDLESS))) as chunks:
+        assert (await anext(chunks)).text
+        await bed.kill()
+        with pytest.raises(EngineFailed):
+            async for chunk in chunks:
+                assert chunk.finish is None
+
+
+async def test_ready_is_the_truth(real: Bed) -> None:
+    assert await real.engine.ready(real.url)
+    await real.kill()
+    await gone(real)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 503 Loading\r\n\r\n", b"HTTP/1.1 200", None]
+)
+async def test_ready_never_raises_and_takes_seconds_at_most(answer: bytes | None) -> None:
+    left = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if answer is None:
+            await left.wait()
+        else:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    engines = (Llamacpp(""), Tgi(""))
+    async with server, asyncio.timeout(10):
+        assert await asyncio.gather(*(engine.ready(url) for engine in engines)) == [False, False]
+        left.set()
+        for engine in engines:
+            await engine.aclose()
+
+
+async def test_fifty_at_once_are_all_answered(bed: Bed) -> None:
+    wanted = [prompt(bed, WILD, seed=seed) for seed in range(50)]
+
+    texts = await asyncio.gather(*(bed.read(one) for one in wanted))
+
+    assert all(text.finish.completion_token_count for text in texts)
+    await idle(bed)
+
+
+async def test_requests_one_after_the_other_are_all_answered(bed: Bed) -> None:
+    """Whatever the engine does with the connection of the last one."""
+    for _ in range(100):
+        assert await bed.read(prompt(bed, max_new_tokens=2))
+
+
+# TGI alone.
+
+
+async def test_tgi_makes_as_many_tokens_as_asked_for(subtests: pytest.Subtests) -> None:
+    """Above 1024 it would go on to the next multiple."""
+    async with beds.tgi(context_length=4096) as bed:
+        for count in (1023, 1024, 1025, 1500, 2048, 3000):
+            with subtests.test(str(count)):
+                text = await bed.read(prompt(bed, max_new_tokens=count))
+                await idle(bed)
+
+                assert text.finish.reason is FinishReason.LENGTH
+                assert text.finish.completion_token_count == count
+                assert text.finish.prompt_token_count == await bed.count(bed.opening)
+
+
+async def test_tgi_fills_a_context_that_is_no_multiple_of_its_1024_tokens() -> None:
+    """It ends at the last whole 1024 when the next would not fit."""
+    async with beds.tgi(context_length=2048) as bed:
+        text = await bed.read(prompt(bed, max_new_tokens=1500))
+
+    assert text.finish.reason is FinishReason.LENGTH
+    assert text.finish.completion_token_count == 1500
+
+
+FAULTS = {
+    "status=422": (InvalidParameter, "asked for by the prompt"),
+    "status=424": (EngineFailed, "asked for by the prompt"),
+    "status=429": (EngineOverloaded, "overloaded"),
+    "status=500": (EngineFailed, "Incomplete generation"),
+    "status=503": (EngineFailed, "HTTP 503: asked for by the prompt"),
+    "status=413": (PromptTooLong, "larger than"),
+    "plain": (EngineFailed, "HTTP 502: Bad Gateway"),
+    "no_answer": (EngineFailed, "connection to the engine broke"),
+    "half_event=1": (EngineFailed, "connection to the engine broke"),
+    "half_event=7": (EngineFailed, "connection to the engine broke"),
+    "garbage=1": (EngineFailed, "not its own"),
+    "garbage=7": (EngineFailed, "not its own"),
+    "cut_after=1": (EngineFailed, "ended its answer before"),
+    "cut_after=7": (EngineFailed, "ended its answer before"),
+    "error_after=1": (EngineFailed, "probabilities are not finite"),
+    "error_after=7": (EngineFailed, "probabilities are not finite"),
+}
+
+
+async def test_faults_of_tgi(subtests: pytest.Subtests) -> None:
+    async with beds.tgi() as bed:
+        for fault, (kind, message) in FAULTS.items():
+            with subtests.test(fault):
+                with pytest.raises(ServiceError, match=message) as caught:
+                    await bed.read(prompt(bed, text=f"{bed.opening} [[fault:{fault}]]"))
+
+                assert type(caught.value) is kind
+                assert await bed.read(prompt(bed))
+
+
+@pytest.mark.parametrize("fault", ["crash_after=3", "kill_after=3"])
+async def test_crashes_of_tgi(fault: str) -> None:
+    async with beds.tgi() as bed:
+        with pytest.raises(EngineFailed):
+            await bed.read(prompt(bed, text=f"{bed.opening} [[fault:{fault}]]"))
+        await gone(bed)
+
+
+async def test_bytes_of_tgi_may_come_one_by_one() -> None:
+    async with beds.tgi() as bed:
+        text = "[[fault:bytes]] [[say:größer 🦙 日本]]"
+        assert str(await bed.read(prompt(bed, text=text))) == "größer 🦙 日本"
+
+
+async def test_silence_of_tgi_is_waited_for_and_comments_are_no_text() -> None:
+    async with beds.tgi(DOUBLE_KEEPALIVE_SECONDS="0.02") as bed:
+        text = await bed.read(prompt(bed, text="[[fault:slow_first=0.2]] [[say:late]]"))
+        assert str(text) == "late"
+
+        async with aclosing(bed.generate(prompt(bed, text="[[fault:silent]]"))) as chunks:
+            waiting = asyncio.ensure_future(anext(chunks))
+
+            async def busy() -> bool:
+                return bool(await bed.busy())
+
+            await until(busy)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        await idle(bed)
+
+
+async def test_events_of_an_old_tgi_have_no_space() -> None:
+    async with beds.tgi(DOUBLE_SSE="nospace") as bed:
+        assert str(await bed.read(prompt(bed, text="[[say:hello]]"))) == "hello"
+
+
+async def test_tgi_that_is_unhealthy_is_not_ready() -> None:
+    async with beds.tgi() as bed:
+        await bed.read(prompt(bed, text=f"{bed.opening} [[fault:unhealthy]]"))
+
+        assert not await bed.engine.ready(bed.url)
+
+
+async def test_tgi_with_no_room_for_a_request_is_overloaded() -> None:
+    async with beds.tgi(MAX_CONCURRENT_REQUESTS="3", DOUBLE_TOKENS_PER_SECOND="100") as bed:
+        texts = (bed.read(prompt(bed, max_new_tokens=20)) for _ in range(10))
+        ends = await asyncio.gather(*texts, return_exceptions=True)
+
+    overloaded = [end for end in ends if isinstance(end, EngineOverloaded)]
+    assert len(overloaded) == 7
+    assert all(error.retry_after for error in overloaded)
+
+
+@pytest.mark.docker
+async def test_tgi_in_a_container(tgi_image: str, ports: Ports) -> None:
+    """The launch as TGI's engine makes it, its log from the first line to the last, and a text."""
+    engine = Tgi(tgi_image)
+    docker, spec = DockerBed(tgi_image, ports), beds.tgi_spec()
+    launch = engine.launch(spec)
+    phases = set()
+    async with docker.runtime.run(launch) as instance:
+        async with aclosing(instance.logs()) as lines:
+            async for line in lines:
+                if progress := engine.progress(line):
+                    phases.add(progress.phase)
+                if "Connected" in line:
+                    break
+        await until(lambda: engine.ready(instance.url))
+        wanted = Prompt("[[say:Hello from a container.]]", max_new_tokens=50)
+        async with aclosing(engine.generate(instance.url, spec, wanted)) as chunks:
+            text = "".join([chunk.text async for chunk in chunks])
+    await engine.aclose()
+
+    assert text == "Hello from a container."
+    assert {phase.name for phase in phases} == {
+        "DOWNLOADING_WEIGHTS",
+        "LOADING_WEIGHTS",
+        "WARMING_UP",
+    }
+    assert docker.left(launch) == []
+    await docker.close()

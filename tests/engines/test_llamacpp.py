@@ -1,0 +1,327 @@
+"""What the engine `llamacpp` makes of answers that the real server seldom gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
+from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.llamacpp import Llamacpp
+from inference_service.errors import (
+    EngineFailed,
+    EngineOverloaded,
+    InvalidParameter,
+    PromptTooLong,
+    ServiceError,
+)
+from inference_service.lifecycle import Phase, Progress
+from tests.engines.scripted import Answer, event, plain, serving, stream
+
+PROMPT = Prompt("Once upon a time", max_new_tokens=5)
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Llamacpp]:
+    engine = Llamacpp("llamacpp:0")
+    yield engine
+    await engine.aclose()
+
+
+def spec(weights: GgufWeights | None = None, **needs: Any) -> ModelSpec:
+    weights = weights or GgufWeights(repo="a/tiny", file="tiny.gguf")
+    llamacpp = LlamacppNeeds(memory="1GB", weights=weights, **needs)  # type: ignore[arg-type]
+    return ModelSpec(id="tiny", hf_name="a/tiny", context_length=128, llamacpp=llamacpp)
+
+
+def token(text: str, so_far: int) -> bytes:
+    """An event in the middle of a text; `so_far` tokens have been made with it."""
+    return event(
+        {"content": text, "stop": False, "tokens_predicted": so_far, "tokens_evaluated": 4}
+    )
+
+
+def last(reason: str = "limit", count: int = 3, text: str = "") -> bytes:
+    """The event after the last token."""
+    counts = {"tokens_predicted": count, "tokens_evaluated": 4}
+    return event({"content": text, "stop": True, "stop_type": reason} | counts)
+
+
+def error(code: int, kind: str = "server_error", **facts: Any) -> dict[str, Any]:
+    return {"error": {"code": code, "message": "it said no", "type": kind} | facts}
+
+
+async def generate(engine: Llamacpp, *answers: Answer) -> list[Chunk]:
+    async with serving(*answers) as server:
+        return [chunk async for chunk in engine.generate(server.url, spec(), PROMPT)]
+
+
+def ended(reason: FinishReason, count: int = 3) -> Finish:
+    return Finish(reason, 4, count)
+
+
+async def test_each_read_is_a_chunk_and_the_last_has_the_finish(engine: Llamacpp) -> None:
+    answer = stream(token(" a", 1) + token(" b", 2), b":\n\n", token(" c", 3), last())
+
+    assert await generate(engine, answer) == [
+        Chunk(" a b", 2),
+        Chunk(" c", 1),
+        Chunk("", 0, ended(FinishReason.LENGTH)),
+    ]
+
+
+async def test_all_that_comes_in_one_read_is_one_chunk(engine: Llamacpp) -> None:
+    tokens = b"".join([token(f" {n}", n) for n in range(1, 401)])
+
+    chunks = await generate(engine, stream(tokens + last(count=400)))
+
+    assert len(chunks) == 1
+    assert chunks[0].token_count == 400
+    assert chunks[0].finish == ended(FinishReason.LENGTH, 400)
+
+
+async def test_a_character_may_be_split_between_reads(engine: Llamacpp) -> None:
+    data = token(" žluť", 1) + token(" 🙂", 2) + last(count=2)
+    chunks = await generate(engine, stream(*(data[at : at + 1] for at in range(len(data)))))
+
+    assert "".join(chunk.text for chunk in chunks) == " žluť 🙂"
+
+
+async def test_tokens_without_text_are_counted_with_the_next_that_has_some(
+    engine: Llamacpp,
+) -> None:
+    """The text is empty while a token may begin a stop sequence, or is half a character."""
+    answer = stream(token(" a", 1), token("", 2), token("", 3), token("語", 4), last(count=4))
+
+    chunks = await generate(engine, answer)
+
+    assert [(chunk.text, chunk.token_count) for chunk in chunks] == [(" a", 1), ("語", 3), ("", 0)]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("eos", FinishReason.STOP),
+        ("limit", FinishReason.LENGTH),
+        ("word", FinishReason.STOP_SEQUENCE),
+        ("none", FinishReason.LENGTH),
+    ],
+)
+async def test_the_finish_has_the_reason_of_llamacpp(
+    engine: Llamacpp, said: str, reason: FinishReason
+) -> None:
+    assert (await generate(engine, stream(last(said))))[-1].finish == ended(reason)
+
+
+def body(error: dict[str, Any]) -> bytes:
+    return json.dumps(error).encode()
+
+
+TOO_LONG = error(400, "exceed_context_size_error", n_prompt_tokens=500, n_ctx=128)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        (plain(400, body(TOO_LONG)), PromptTooLong, "500 tokens, and tiny reads fewer than 128"),
+        (stream(event(TOO_LONG)), PromptTooLong, "500 tokens"),
+        (plain(429, body(error(429))), EngineOverloaded, "tiny is overloaded"),
+        (plain(400, body(error(400))), InvalidParameter, "it said no"),
+        (plain(500, body(error(500))), EngineFailed, "it said no"),
+        (plain(503, body(error(503, "unavailable_error"))), EngineFailed, "it said no"),
+        (stream(token(" a", 1), event(error(500))), EngineFailed, "it said no"),
+        (plain(500, b'{"error":"flat"}'), EngineFailed, 'HTTP 500: {"error":"flat"}'),
+        (plain(500, b'{"detail":"x"}'), EngineFailed, "HTTP 500"),
+        (plain(404, b"", content_type="text/plain"), EngineFailed, r"HTTP 404: \(empty\)"),
+        (plain(413, b"Payload", content_type="text/plain"), EngineFailed, "HTTP 413: Payload"),
+        (plain(500, b'"\xff"'), EngineFailed, "HTTP 500"),
+        (plain(200, b"hello", content_type="text/plain"), EngineFailed, "HTTP 200: hello"),
+        (stream(b"data: {nonsense\n\n"), EngineFailed, "not its own"),
+        (stream(b"data: [DONE]\n\n"), EngineFailed, "not its own"),
+        (stream(b'data: {"content": 5}\n\n'), EngineFailed, "not its own"),
+        (stream(b'data: {"content":"\xff"}\n\n'), EngineFailed, "not its own"),
+        (stream(), EngineFailed, "before the text was finished"),
+        (stream(token(" a", 1)), EngineFailed, "before the text was finished"),
+        (stream(token(" a", 1), end="cut"), EngineFailed, "connection to the engine broke"),
+    ],
+)
+async def test_another_answer_is_an_error_that_says_what_came(
+    engine: Llamacpp, answer: Answer, kind: type[ServiceError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        await generate(engine, answer)
+
+
+async def test_errors_have_the_facts_that_callers_need(engine: Llamacpp) -> None:
+    with pytest.raises(EngineOverloaded) as overloaded:
+        await generate(engine, plain(429, body(error(429))))
+    with pytest.raises(PromptTooLong) as too_long:
+        await generate(engine, plain(400, body(TOO_LONG)))
+
+    assert overloaded.value.retry_after == 1
+    assert too_long.value.field == "prompt"
+    assert too_long.value.metadata == {"context_length": "128"}
+
+
+async def test_nothing_is_read_after_the_finish(engine: Llamacpp) -> None:
+    async with serving(stream(last(), end="hold")) as server:
+        chunks = [chunk async for chunk in engine.generate(server.url, spec(), PROMPT)]
+        await server.left.wait()
+
+    assert len(chunks) == 1
+
+
+async def test_closing_it_ends_the_request(engine: Llamacpp) -> None:
+    async with serving(stream(token(" a", 1), end="hold")) as server:
+        async with aclosing(engine.generate(server.url, spec(), PROMPT)) as chunks:
+            await anext(chunks)
+        await server.left.wait()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        pytest.param(
+            Prompt("x"),
+            {"n_predict": 200, "temperature": 0.7, "top_p": 0.95, "top_k": 0, "stop": []},
+            id="defaults",
+        ),
+        pytest.param(Prompt("x", seed=0), {"seed": 0, "cache_prompt": False}, id="seed 0"),
+        pytest.param(
+            Prompt("x", temperature=0), {"temperature": 0, "cache_prompt": False}, id="greedy"
+        ),
+        pytest.param(
+            Prompt("x", 7, 1.5, 1.0, 9, 1.2, None, ("a", "b")),
+            {
+                "n_predict": 7,
+                "temperature": 1.5,
+                "top_p": 1.0,
+                "top_k": 9,
+                "repeat_penalty": 1.2,
+                "stop": ["a", "b"],
+                "cache_prompt": True,
+            },
+            id="everything",
+        ),
+    ],
+)
+async def test_the_request_names_every_sampler(
+    engine: Llamacpp, prompt: Prompt, said: dict[str, Any]
+) -> None:
+    async with serving(stream(last())) as server:
+        async for _ in engine.generate(server.url, spec(), prompt):
+            pass
+
+    [(path, request)] = server.requests
+    always = {"prompt": "x", "stream": True, "min_p": 0.0}
+    assert path == "/completion"
+    assert request | always | said == request
+    assert ("seed" in request) == (prompt.seed is not None)
+
+
+@pytest.mark.parametrize(
+    ("line", "progress"),
+    [
+        pytest.param(
+            {"event": "downloading", "file": "m.gguf", "completed_bytes": 5, "total_bytes": 20},
+            Progress(Phase.DOWNLOADING_WEIGHTS, 5, 20, "bytes", 0.25, "downloading m.gguf"),
+            id="a download",
+        ),
+        pytest.param(
+            {"event": "downloading", "file": "m.gguf", "completed_bytes": 5, "total_bytes": 0},
+            Progress(Phase.DOWNLOADING_WEIGHTS, 5, 0, "bytes", None, "downloading m.gguf"),
+            id="a download of unknown size",
+        ),
+        pytest.param(
+            {"event": "downloading", "file": "m.gguf", "completed_bytes": 21, "total_bytes": 20},
+            Progress(Phase.DOWNLOADING_WEIGHTS, 21, 20, "bytes", 1.0, "downloading m.gguf"),
+            id="a download of more than was said",
+        ),
+        pytest.param({"event": "loading", "file": "m"}, Progress(Phase.LOADING_WEIGHTS), id="load"),
+        pytest.param({"event": "serving", "host": "h", "port": 1}, None, id="serving"),
+        pytest.param({"event": "downloading"}, None, id="an event without its facts"),
+        pytest.param({}, None, id="an empty object"),
+    ],
+)
+def test_a_line_of_the_worker_is_progress(
+    engine: Llamacpp, line: dict[str, Any], progress: Progress | None
+) -> None:
+    assert engine.progress(json.dumps(line)) == progress
+
+
+@pytest.mark.parametrize("line", ["", "{", "llama_model_load: loading", "[]", '"loading"'])
+def test_what_llamacpp_itself_writes_is_no_progress(engine: Llamacpp, line: str) -> None:
+    assert engine.progress(line) is None
+
+
+def test_the_check_of_a_file_is_part_of_its_download(engine: Llamacpp) -> None:
+    progress = engine.progress('{"event":"verifying","file":"m"}')
+
+    assert progress is not None
+    assert progress.phase is Phase.DOWNLOADING_WEIGHTS
+
+
+FAILED = '{"event":"failed","reason":"MODEL_UNUSABLE","message":"The file is damaged."}'
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ([FAILED, "some", "noise"], "The file is damaged."),
+        (["GGML_ASSERT(n > 0) failed", "  ", ""], "GGML_ASSERT(n > 0) failed"),
+        (["out of memory", '{"event":"loading"}'], "out of memory"),
+        (['{"event":"failed"}'], ""),
+        ([], ""),
+    ],
+)
+def test_the_cause_is_what_the_worker_said_else_what_llamacpp_said_last(
+    engine: Llamacpp, log: list[str], cause: str
+) -> None:
+    assert engine.cause(log) == cause
+
+
+@pytest.mark.parametrize(
+    ("weights", "needs", "env", "files"),
+    [
+        pytest.param(
+            GgufWeights(repo="a/b", file="c.gguf", revision="r", sha256="0" * 64),
+            {"slots": 2, "threads": 3},
+            {
+                "LLAMACPP_REPO": "a/b",
+                "LLAMACPP_FILE": "c.gguf",
+                "LLAMACPP_REVISION": "r",
+                "LLAMACPP_SHA256": "0" * 64,
+                "LLAMACPP_SLOTS": "2",
+                "LLAMACPP_THREADS": "3",
+            },
+            {},
+            id="in a repository",
+        ),
+        pytest.param(
+            GgufWeights(path=Path("/m.gguf")),
+            {"env": {"LLAMACPP_SLOTS": "9"}},
+            {"LLAMACPP_SLOTS": "9"},
+            {"LLAMACPP_FILE": Path("/m.gguf")},
+            id="on this machine, with an environment that wins",
+        ),
+    ],
+)
+def test_the_launch_is_what_the_entry_says(
+    engine: Llamacpp,
+    weights: GgufWeights,
+    needs: dict[str, Any],
+    env: dict[str, str],
+    files: dict[str, Path],
+) -> None:
+    launch = engine.launch(spec(weights, **needs))
+
+    assert launch.env == {"LLAMACPP_CONTEXT": "128"} | env
+    assert (launch.files, launch.memory_bytes) == (files, 10**9)
+    assert (launch.name, launch.image) == ("tgi-tiny", "llamacpp:0")
+    assert launch.module == "inference_service.worker"
+    assert launch.address_env == ("LLAMACPP_HOST", "LLAMACPP_PORT")

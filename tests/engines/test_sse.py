@@ -1,0 +1,191 @@
+"""The parser of events, and the one request behind a generation."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import aiohttp
+import pytest
+
+from inference_service.engines import sse
+from inference_service.errors import EngineFailed
+from tests.engines.scripted import plain, serving, stream
+
+ONE = b'data: {"text":"caf\xc3\xa9"}\n\n'
+STREAM = ONE + b"data:bare\n\n" + b": a comment\n\n" + b"data: last\n\n"
+DATA = [b'{"text":"caf\xc3\xa9"}', b"bare", b"last"]
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[aiohttp.ClientSession]:
+    async with sse.session(keep_alive=True) as pool:
+        yield pool
+
+
+def parse(*pieces: bytes) -> list[bytes]:
+    parser = sse.EventParser()
+    return [event for piece in pieces for event in parser.feed(piece)]
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+def test_events_are_the_same_wherever_the_bytes_are_split(newline: bytes) -> None:
+    data = STREAM.replace(b"\n", newline)
+
+    assert parse(data) == DATA
+    for at in range(len(data)):
+        assert parse(data[:at], data[at:]) == DATA
+    assert parse(*(data[at : at + 1] for at in range(len(data)))) == DATA
+
+
+@pytest.mark.parametrize(
+    ("data", "events"),
+    [
+        pytest.param(b"data: a\ndata: b\n\n", [b"a\nb"], id="data of two lines"),
+        pytest.param(b"data:  a \n\n", [b" a "], id="one space belongs to the field"),
+        pytest.param(b": ping\ndata: a\n\n", [b"a"], id="a comment before the data"),
+        pytest.param(b"event: x\nid: 1\ndata: a\nretry: 9\n\n", [b"a"], id="other fields"),
+        pytest.param(b":\n\n: ping\n\n", [], id="comments alone"),
+        pytest.param(b"\n\n\n\ndata: a\n\n\n\n", [b"a"], id="empty lines between"),
+        pytest.param(b"data: a\n\ndata: b\n", [b"a"], id="an event without its end"),
+        pytest.param(b"data: a:\r\ndata: b\r\n\r\n", [b"a:\nb"], id="CRLF within an event"),
+    ],
+)
+def test_an_event_is_its_data(data: bytes, events: list[bytes]) -> None:
+    assert parse(data) == events
+
+
+def test_an_event_is_held_until_it_is_complete_and_given_once() -> None:
+    parser = sse.EventParser()
+
+    assert parser.feed(ONE[:-1]) == []
+    assert parser.feed(b"\n") == [DATA[0]]
+    assert parser.feed(b"") == []
+
+
+def test_an_event_may_be_large_but_not_endless() -> None:
+    parser = sse.EventParser()
+    large = b"x" * (1 << 19)
+
+    assert parser.feed(b"data: " + large) == []
+    assert parser.feed(b"\n\n") == [large]
+    with pytest.raises(EngineFailed, match="1 MiB"):
+        for _ in range(3):
+            parser.feed(large)
+
+
+async def test_post_sends_json_and_yields_what_each_read_has_brought(
+    pool: aiohttp.ClientSession,
+) -> None:
+    async with serving(stream(b"data: a\n\ndata: b\n\ndata: ", b"c\n\n", b": ping\n\n")) as server:
+        batches = [batch async for batch in sse.post(pool, f"{server.url}/go", {"é": [1, None]})]
+
+    assert batches == [[b"a", b"b"], [b"c"]]
+    assert server.requests == [("/go", {"é": [1, None]})]
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type"),
+    [(422, "application/json"), (500, "text/event-stream"), (200, "text/plain")],
+)
+async def test_another_answer_than_a_stream_of_events_is_a_refusal(
+    pool: aiohttp.ClientSession, status: int, content_type: str
+) -> None:
+    async with serving(plain(status, b'{"error":"no"}', content_type=content_type)) as server:
+        with pytest.raises(sse.Refusal) as refused:
+            await anext(sse.post(pool, server.url, {}))
+
+    assert (refused.value.status, refused.value.body) == (status, b'{"error":"no"}')
+
+
+async def test_a_refusal_has_the_whole_body_however_it_comes(pool: aiohttp.ClientSession) -> None:
+    async with serving(plain(422, b'{"error":', b'"no"}')) as server:
+        with pytest.raises(sse.Refusal) as refused:
+            await anext(sse.post(pool, server.url, {}))
+
+    assert refused.value.body == b'{"error":"no"}'
+
+
+async def test_of_an_endless_refusal_only_the_beginning_is_read(
+    pool: aiohttp.ClientSession,
+) -> None:
+    pieces = [b"x" * 4096] * 8
+    async with serving(stream(*pieces, end="hold", content_type="text/plain")) as server:
+        with pytest.raises(sse.Refusal) as refused:
+            await anext(sse.post(pool, server.url, {}))
+        await server.left.wait()
+
+    assert 0 < len(refused.value.body) <= 16 << 10
+    assert refused.value.text == "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        pytest.param(b" a\n\tb  c ", "a b c", id="on one line"),
+        pytest.param(b"", "(empty)", id="empty"),
+        pytest.param(b"caf\xc3", "caf�", id="not UTF-8"),
+    ],
+)
+def test_a_refusal_shows_its_body_to_people(body: bytes, text: str) -> None:
+    assert sse.Refusal(500, body).text == text
+
+
+async def test_a_cut_connection_is_a_failure_of_the_engine(pool: aiohttp.ClientSession) -> None:
+    async with serving(stream(b"data: a\n\n", end="cut")) as server:
+        batches = sse.post(pool, server.url, {})
+        assert await anext(batches) == [b"a"]
+        with pytest.raises(EngineFailed, match="connection to the engine broke"):
+            await anext(batches)
+
+
+async def test_nobody_listening_is_a_failure_of_the_engine(pool: aiohttp.ClientSession) -> None:
+    with pytest.raises(EngineFailed, match=r"connection to the engine broke: .+"):
+        await anext(sse.post(pool, nobody(), {}))
+
+
+async def test_closing_it_closes_the_connection(pool: aiohttp.ClientSession) -> None:
+    async with serving(stream(b"data: a\n\n", end="hold")) as server:
+        async with aclosing(sse.post(pool, server.url, {})) as batches:
+            await anext(batches)
+            assert not server.left.is_set()
+
+        await server.left.wait()
+
+
+async def test_cancelling_its_reader_closes_the_connection(pool: aiohttp.ClientSession) -> None:
+    async with serving(stream(b"data: a\n\n", end="hold")) as server:
+        seen = asyncio.Event()
+
+        async def read() -> None:
+            async with aclosing(sse.post(pool, server.url, {})) as batches:
+                async for _ in batches:
+                    seen.set()
+
+        reader = asyncio.create_task(read())
+        await seen.wait()
+        reader.cancel()
+
+        await server.left.wait()
+
+
+@pytest.mark.parametrize(("status", "ready"), [(200, True), (204, False), (503, False)])
+async def test_answers_is_true_of_a_200_alone(
+    pool: aiohttp.ClientSession, status: int, ready: bool
+) -> None:
+    async with serving(plain(status)) as server:
+        assert await sse.answers(pool, f"{server.url}/health") is ready
+
+    assert server.requests == [("/health", None)]
+
+
+async def test_answers_never_raises(pool: aiohttp.ClientSession) -> None:
+    assert await sse.answers(pool, nobody()) is False
+
+
+def nobody() -> str:
+    """A URL at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"

@@ -1,0 +1,226 @@
+"""Each runtime with engines that do as a test says, and a look at what is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from docker import DockerClient
+from docker.errors import NotFound
+
+from inference_service.runtimes.base import Exit, Instance, Launch, Runtime
+from inference_service.runtimes.docker import LABEL, DockerRuntime
+from inference_service.runtimes.ports import Ports
+from inference_service.runtimes.process import ProcessRuntime
+from tests.docker import building, images
+from tests.docker.building import ROOT
+from tests.fakes import FakeRuntime
+from tests.runtimes import processes
+
+MIB = 2**20
+_RUN = f"tests-{os.getpid()}"
+_PROGRAM = Path(__file__).with_name("engine_program.py")
+_MARK = "ENGINE_NAME"  # the variable by which the processes of an engine are found
+_SOON = 10.0  # seconds in which what was killed is gone, on a busy machine too
+
+
+def engine_image(client: DockerClient) -> str:
+    """`engine_program` as an image."""
+    dockerfile = f"""\
+FROM {images.python_base(client)}
+COPY {ROOT} /
+ENTRYPOINT ["python", "/engine_program.py"]
+"""
+    place = ROOT / PurePosixPath("engine_program.py")
+    inputs = [_PROGRAM.read_bytes()]
+    return building.image(
+        client, "engine", dockerfile, inputs, lambda archive: archive.add(_PROGRAM, place)
+    )
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Return when the condition holds, for what no event tells of."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _SOON
+    while not condition():
+        assert loop.time() < end, what
+        await asyncio.sleep(0.01)
+
+
+async def ask(instance: Instance, path: str) -> str:
+    """Send `engine_program` a request; returns its answer, or nothing where it died of it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", instance.port)
+    try:
+        writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        answer = await reader.read()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    return answer.decode().partition("\r\n\r\n")[2]
+
+
+class Bed(ABC):
+    """A runtime, and what a test may do to its engines."""
+
+    runtime: Runtime
+
+    def launch(self, which: str = "one", **changes: Any) -> Launch:
+        """An engine whose name no other run of the tests has; `changes` are fields of it."""
+        launch = Launch(
+            model_id=f"{_RUN}-{which}",
+            image="",
+            module="tests.runtimes.engine_program",
+            env={},
+            address_env=("ENGINE_HOST", "ENGINE_PORT"),
+            memory_bytes=64 * MIB,
+            stop_grace=5,
+        )
+        launch = replace(launch, **changes)
+        return replace(launch, env={_MARK: launch.name, **launch.env})
+
+    @asynccontextmanager
+    async def running(self, which: str = "one", **changes: Any) -> AsyncGenerator[Instance]:
+        """An engine that serves. Nothing may be left of it after the block."""
+        launch = self.launch(which, **changes)
+        async with self.runtime.run(launch) as instance:
+            await self.serves(instance)
+            yield instance
+        assert self.left(launch) == []
+
+    async def serves(self, instance: Instance) -> None:
+        """Return when it serves."""
+        async with aclosing(instance.logs()) as lines:
+            async for line in lines:
+                if line == "serving":
+                    return
+        raise AssertionError(f"it {await instance.wait()}: {instance.tail(20)}")
+
+    async def say(self, instance: Instance, line: str) -> None:
+        """Have it write a line."""
+        await ask(instance, f"/say/{quote(line)}")
+
+    async def end(self, instance: Instance, code: int) -> None:
+        """Have it end by itself."""
+        await ask(instance, f"/exit/{code}")
+
+    @abstractmethod
+    async def kill(self, instance: Instance) -> Exit:
+        """End it from outside, by SIGKILL; returns what `wait` then has to tell."""
+
+    def left(self, launch: Launch) -> list[str]:
+        """What there is of it."""
+        return [str(pid) for pid in processes.with_variable(f"{_MARK}={launch.name}")]
+
+    async def close(self) -> None:
+        """Remove whatever a test that has failed may have left."""
+        await self.runtime.aclose()
+
+
+class FakeBed(Bed):
+    """The fake has no engines: the test plays them."""
+
+    def __init__(self) -> None:
+        self.runtime = self._fake = FakeRuntime()
+
+    async def serves(self, instance: Instance) -> None:
+        await self.say(instance, "serving")
+
+    async def say(self, instance: Instance, line: str) -> None:
+        self._fake.running[instance.name].log.append(line)
+
+    async def end(self, instance: Instance, code: int) -> None:
+        self._fake.running[instance.name].die(Exit(code))
+
+    async def kill(self, instance: Instance) -> Exit:
+        self._fake.running[instance.name].die(Exit(-9))
+        return Exit(-9)
+
+    def left(self, launch: Launch) -> list[str]:
+        return [name for name in self._fake.running if name == launch.name]
+
+
+class ProcessBed(Bed):
+    """Processes of this interpreter."""
+
+    def __init__(self, ports: Ports) -> None:
+        self.runtime = ProcessRuntime(ports)
+
+    def launch(self, which: str = "one", **changes: Any) -> Launch:
+        path = {"PYTHONPATH": str(images.REPOSITORY)}
+        return super().launch(which, **{"process_env": path, **changes})
+
+    async def kill(self, instance: Instance) -> Exit:
+        for pid in processes.with_variable(f"{_MARK}={instance.name}"):
+            os.kill(pid, signal.SIGKILL)
+        return Exit(-signal.SIGKILL)
+
+    async def close(self) -> None:
+        for pid in processes.with_variable(f"{_MARK}=tgi-{_RUN}-"):
+            os.kill(pid, signal.SIGKILL)
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(tasks, timeout=_SOON)
+        await super().close()
+
+
+class DockerBed(Bed):
+    """Containers of `image` on the engine at `url`, by default that of the machine.
+
+    The runtime has a client of its own, as it has in the service; `changes` are its options.
+    """
+
+    def __init__(self, image: str, ports: Ports, url: str | None = None, **changes: Any) -> None:
+        self.url = url or os.environ.get("DOCKER_HOST")
+        self.image = image
+        self.client = DockerClient(base_url=self.url)
+        self._threads = set(threading.enumerate())
+        self._closed = False
+        options = {"service": _RUN, "volume": _RUN, "pull_policy": "never", "has_gpu": False}
+        client = DockerClient(base_url=self.url, timeout=60)
+        self.runtime = DockerRuntime(client, ports, **{**options, **changes})
+
+    def launch(self, which: str = "one", **changes: Any) -> Launch:
+        return super().launch(which, **{"image": self.image, **changes})
+
+    def inspect(self, instance: Instance) -> Any:
+        """What Docker says of its container."""
+        return self.client.api.inspect_container(instance.name)
+
+    def processes(self, instance: Instance) -> list[int]:
+        """Those in its container, by their ids outside."""
+        return processes.with_variable(f"{_MARK}={instance.name}")
+
+    async def kill(self, instance: Instance) -> Exit:
+        self.client.api.kill(instance.name)
+        return Exit(137)
+
+    def left(self, launch: Launch) -> list[str]:
+        return [*super().left(launch), *self._containers(name=f"^/{launch.name}$")]
+
+    async def close(self) -> None:
+        if self._closed:  # by the test, before it took the engine away
+            return
+        self._closed = True
+        for container in self._containers(label=f"{LABEL}.service={_RUN}"):
+            self.client.api.remove_container(container, force=True, v=True)
+        with suppress(NotFound):
+            self.client.api.remove_volume(_RUN)
+        self.client.close()
+        await super().close()
+        await until(lambda: not self._followers(), "threads of the runtime go on")
+
+    def _containers(self, **filters: str) -> list[str]:
+        found = self.client.api.containers(all=True, filters=filters)
+        return [str(container["Id"]) for container in found]
+
+    def _followers(self) -> list[str]:
+        new = set(threading.enumerate()) - self._threads
+        return [thread.name for thread in new if thread.name.startswith(("follow-", "docker-"))]

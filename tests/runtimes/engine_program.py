@@ -1,0 +1,64 @@
+"""An engine without a model, for tests of runtimes: it does what is asked of it over HTTP.
+
+It writes `serving` once it listens at ENGINE_HOST and ENGINE_PORT, and answers
+    /say/TEXT    by writing TEXT as a line
+    /long/COUNT  by writing a line of so many characters
+    /exit/CODE   by ending with that code
+    /env/NAME    with that variable
+    /file/NAME   with the content of the file that the variable names
+    /fork        by making a child, which has its port and its output too
+    /grow        by taking memory until it is killed for it
+With ENGINE_STUBBORN=1 it ignores SIGTERM.
+
+It needs the standard library alone, and little of that: it is started often.
+"""
+
+import os
+import signal
+import socket
+import sys
+from urllib.parse import unquote
+
+
+def _answer(path: str) -> str:
+    _, verb, argument = unquote(path).split("/", 2) if path.count("/") > 1 else ("", path[1:], "")
+    match verb:
+        case "say":
+            print(argument, flush=True)
+        case "long":
+            print("x" * int(argument), flush=True)
+        case "env":
+            return os.environ.get(argument, "")
+        case "file":
+            with open(os.environ[argument], encoding="utf-8") as file:
+                return file.read()
+    return ""
+
+
+def _grow() -> None:
+    kept = []
+    while True:
+        kept.append(bytearray(b"x" * 2**20))
+
+
+def main() -> None:
+    if os.environ.get("ENGINE_STUBBORN") == "1":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    address = (os.environ["ENGINE_HOST"], int(os.environ["ENGINE_PORT"]))
+    with socket.create_server(address) as server:
+        print("serving", flush=True)
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                path = connection.recv(65536).split()[1].decode()
+                body = _answer(path).encode()
+                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+            if path.startswith("/exit/"):
+                sys.exit(int(path.removeprefix("/exit/")))
+            if path == "/fork" and os.fork() == 0:
+                signal.pause()
+            if path == "/grow":
+                _grow()
+
+
+main()

@@ -1,0 +1,297 @@
+"""What every `Runtime` promises, the fake included: see `inference_service/runtimes/base.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import types
+from collections.abc import Coroutine, Generator
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_service.errors import LaunchError
+from inference_service.lifecycle import Phase, Progress
+from inference_service.runtimes.base import Exit, Instance
+from tests.runtimes.beds import Bed, ask, until
+
+PROMPTLY = 5.0  # seconds, on a busy machine too
+
+
+@types.coroutine
+def cancelled_at(
+    coroutine: Coroutine[Any, Any, None], wait: int, begun: asyncio.Event
+) -> Generator[Any, Any, None]:
+    """Run it as the whole of a task, which is cancelled at its `wait`th wait since `begun`."""
+    task = asyncio.current_task()
+    assert task is not None
+    error: BaseException | None = None
+    count = 0
+    while True:
+        try:
+            future = coroutine.send(None) if error is None else coroutine.throw(error)
+        except StopIteration:
+            return
+        count += begun.is_set()
+        if count == wait:
+            task.cancel()
+        try:
+            error = None
+            yield future
+        except BaseException as raised:
+            error = raised
+
+
+async def read(instance: Instance) -> list[str]:
+    """Its log to the end."""
+    async with aclosing(instance.logs()) as lines:
+        return [line async for line in lines]
+
+
+async def test_an_instance_says_where_it_is(bed: Bed) -> None:
+    launch = bed.launch()
+    async with bed.running() as instance:
+        assert instance.name == launch.name == f"tgi-{launch.model_id}"
+        assert instance.url == f"http://127.0.0.1:{instance.port}"
+
+
+async def test_the_engine_is_reachable_and_then_gone(real: Bed) -> None:
+    async with real.running(env={"COLOUR": "blue"}) as instance:
+        assert await ask(instance, "/env/COLOUR") == "blue"
+
+    with pytest.raises(ConnectionRefusedError):
+        await ask(instance, "/env/COLOUR")
+
+
+async def test_the_same_model_can_run_again_at_the_same_place(bed: Bed) -> None:
+    places = []
+    for _ in range(2):
+        async with bed.running() as instance:
+            places.append((instance.name, instance.port))
+
+    assert places[0] == places[1]
+
+
+async def test_two_models_have_two_ports_and_end_apart(bed: Bed) -> None:
+    async with bed.running("one") as one:
+        async with bed.running("two") as two:
+            ports = {one.port, two.port}
+        assert bed.left(bed.launch("one"))
+        async with bed.running("two") as again:
+            assert {one.port, again.port} == ports
+
+    assert len(ports) == 2
+
+
+async def test_a_port_is_not_given_twice(bed: Bed) -> None:
+    async with AsyncExitStack() as first:
+        await first.enter_async_context(bed.running("one"))
+        async with bed.running("two") as two:
+            await first.aclose()
+            async with bed.running("three") as three:
+                assert three.port != two.port
+
+
+async def test_files_and_the_environments_of_a_place(real: Bed, tmp_path: Path) -> None:
+    file = tmp_path / "weights.gguf"
+    file.write_text("so heavy")
+
+    async with real.running(files={"WEIGHTS": file}, cpu_env={"CPU": "yes"}) as instance:
+        assert await ask(instance, "/file/WEIGHTS") == "so heavy"
+        assert await ask(instance, "/env/CPU") == "yes"
+
+
+async def test_a_pull_tells_of_images_alone_and_never_goes_back(bed: Bed) -> None:
+    last: Progress | None = None
+    async with aclosing(bed.runtime.pull(bed.launch())) as pull:
+        async for progress in pull:
+            assert progress.phase is Phase.PULLING_IMAGE
+            assert progress == progress.after(last)
+            last = progress
+
+
+async def test_a_pull_of_what_cannot_be_run_is_refused(bed: Bed) -> None:
+    with pytest.raises(LaunchError):
+        async for _ in bed.runtime.pull(bed.launch(image="inference-service-test/no", module=None)):
+            pass
+
+
+async def test_an_error_in_the_block_leaves_nothing(bed: Bed) -> None:
+    launch = bed.launch()
+    with pytest.raises(ZeroDivisionError):
+        async with bed.runtime.run(launch):
+            _ = 1 / 0
+
+    assert bed.left(launch) == []
+
+
+async def test_a_cancelled_start_leaves_nothing_whenever_it_comes(bed: Bed) -> None:
+    launch = bed.launch()
+    begun, running = asyncio.Event(), asyncio.Event()
+    begun.set()
+
+    async def run() -> None:
+        async with bed.runtime.run(launch) as instance:
+            running.set()
+            await instance.wait()
+
+    for wait in itertools.count(1):
+        task = asyncio.create_task(cancelled_at(run(), wait, begun))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert bed.left(launch) == [], f"cancelled at wait {wait}"
+        if running.is_set():
+            return
+
+
+async def test_a_cancelled_stop_leaves_nothing_either(bed: Bed) -> None:
+    """As when a loop ends while its tasks clean up."""
+    launch = bed.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=1)
+
+    async def run(leaving: asyncio.Event) -> None:
+        async with bed.runtime.run(launch) as instance:
+            await bed.serves(instance)
+            leaving.set()
+
+    for wait in itertools.count(1):
+        leaving = asyncio.Event()
+        task = asyncio.create_task(cancelled_at(run(leaving), wait, leaving))
+        await asyncio.wait([task])
+        assert leaving.is_set()
+        await until(lambda: not bed.left(launch), f"cancelled at wait {wait}")
+        if not task.cancelled():
+            await task
+            return
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_the_end_of_an_engine_is_told_to_all_who_wait(bed: Bed, code: int) -> None:
+    async with bed.running() as instance:
+        first, left = (asyncio.create_task(instance.wait()) for _ in range(2))
+        await asyncio.sleep(0)
+        left.cancel()
+        await bed.end(instance, code)
+
+        assert await first == Exit(code)
+        assert await asyncio.gather(*(instance.wait() for _ in range(20))) == [Exit(code)] * 20
+        assert left.cancelled()
+
+
+async def test_an_engine_killed_from_outside_is_seen(bed: Bed) -> None:
+    async with bed.running() as instance:
+        waiting = asyncio.create_task(instance.wait())
+        exit = await bed.kill(instance)
+
+        assert await waiting == exit
+
+
+async def test_who_still_waits_when_it_is_left_is_told(bed: Bed) -> None:
+    async with bed.running() as instance:
+        waiting = asyncio.create_task(instance.wait())
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(PROMPTLY):
+        assert await waiting == await instance.wait()
+
+
+async def test_the_end_of_an_engine_is_the_end_of_its_children(real: Bed) -> None:
+    async with real.running() as instance:
+        await ask(instance, "/fork")
+        await real.end(instance, 3)
+
+        async with asyncio.timeout(PROMPTLY):
+            assert await instance.wait() == Exit(3)
+
+
+async def test_children_are_gone_after_a_stop_and_do_not_delay_it(real: Bed) -> None:
+    loop = asyncio.get_running_loop()
+    launch = real.launch(stop_grace=10)
+    async with real.runtime.run(launch) as instance:
+        await real.serves(instance)
+        await ask(instance, "/fork")
+        began = loop.time()
+
+    assert loop.time() - began < PROMPTLY
+    await until(lambda: not real.left(launch), "a child goes on")
+
+
+async def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace(real: Bed) -> None:
+    loop = asyncio.get_running_loop()
+    launch = real.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=1)
+    async with real.runtime.run(launch) as instance:
+        await real.serves(instance)
+        began = loop.time()
+
+    assert 0.9 < loop.time() - began < 1 + PROMPTLY
+    assert real.left(launch) == []
+
+
+async def test_a_log_is_followed_from_its_beginning_to_its_end(bed: Bed) -> None:
+    async with bed.running() as instance:
+        await bed.say(instance, "early")
+        async with aclosing(instance.logs()) as lines:
+            seen = [await anext(lines), await anext(lines)]
+            await bed.say(instance, "late")
+            seen.append(await anext(lines))
+            await bed.say(instance, "last")
+            await bed.end(instance, 0)
+            seen += [line async for line in lines]
+
+        assert seen == await read(instance) == ["serving", "early", "late", "last"]
+        assert await instance.wait() == Exit(0)
+
+
+async def test_a_log_is_complete_when_the_end_is_known(bed: Bed) -> None:
+    async with bed.running() as instance:
+        for number in range(3):
+            await bed.say(instance, f"line {number}")
+        await bed.end(instance, 3)
+        await instance.wait()
+
+        assert instance.tail(2) == ("line 1", "line 2")
+        assert instance.tail(100) == ("serving", "line 0", "line 1", "line 2")
+
+
+async def test_a_log_can_be_followed_from_its_last_lines(bed: Bed) -> None:
+    async with bed.running() as instance:
+        await bed.say(instance, "early")
+        await bed.say(instance, "late")
+        await bed.end(instance, 0)
+        await instance.wait()
+        for last, lines in ((0, []), (2, ["early", "late"]), (9, ["serving", "early", "late"])):
+            async with aclosing(instance.logs(last)) as log:
+                assert [line async for line in log] == lines
+
+
+async def test_secrets_are_not_in_a_log(real: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "my-token")
+    async with real.running(env={"API_KEY": "my-key"}) as instance:
+        assert await ask(instance, "/env/HF_TOKEN") == "my-token"
+        await real.say(instance, "my-token and my-key")
+        await real.end(instance, 0)
+        await instance.wait()
+
+        assert "my-" not in str(instance.tail(9))
+
+
+async def test_who_follows_a_log_is_let_go_when_it_is_left(bed: Bed) -> None:
+    async with bed.running() as instance:
+        reading = asyncio.create_task(read(instance))
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(PROMPTLY):
+        assert (await reading)[0] == "serving"
+
+
+async def test_any_text_may_stand_in_a_log(real: Bed) -> None:
+    async with real.running() as instance:
+        for line in ("größer 日本", "tab\tand blanks  ", ""):
+            await real.say(instance, line)
+        await ask(instance, "/long/100000")
+        await real.end(instance, 0)
+
+        said = await read(instance)
+
+    assert said == ["serving", "größer 日本", "tab\tand blanks", "", "x" * 100_000]

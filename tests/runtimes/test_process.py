@@ -1,0 +1,151 @@
+"""What is special about engines that are processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from inference_service.errors import LaunchError
+from inference_service.runtimes.base import Exit
+from inference_service.runtimes.ports import Ports
+from tests.docker.images import REPOSITORY
+from tests.runtimes.beds import MIB, ProcessBed, ask, until
+
+# A service, as far as an engine can tell: it runs one and repeats what that writes.
+SERVICE = """
+import asyncio, sys
+from inference_service.catalog import Catalog
+from inference_service.engines.llamacpp import Llamacpp
+from inference_service.runtimes.ports import Ports
+from inference_service.runtimes.process import ProcessRuntime
+
+async def main():
+    launch = Llamacpp("").launch(Catalog.load().find("story-mini"))
+    port = int(sys.argv[1])
+    async with ProcessRuntime(Ports(port, port)).run(launch) as instance:
+        async for line in instance.logs():
+            print(line, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def bed(ports: Ports) -> AsyncGenerator[ProcessBed]:
+    bed = ProcessBed(ports)
+    yield bed
+    await bed.close()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that it has, zombies too."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def ends(pid: int, seconds: float) -> bool:
+    """Whether the process ends in that time."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_an_engine_ends_with_the_service(ports: Ports, number: signal.Signals) -> None:
+    with ports.claim() as port:
+        service = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", SERVICE, str(port)),
+            cwd=REPOSITORY,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert service.stdout is not None
+        async for line in service.stdout:
+            if b'"serving"' in line:
+                break
+        (engine,) = children(service.pid)
+        service.send_signal(number)
+        ended = await asyncio.to_thread(ends, engine, 10)
+        await service.communicate()
+
+    assert ended
+    assert service.returncode == -number
+
+
+async def test_a_group_that_ignores_sigterm_is_killed_whole(bed: ProcessBed) -> None:
+    launch = bed.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=0.2)
+    async with bed.runtime.run(launch) as instance:
+        await bed.serves(instance)
+        await ask(instance, "/fork")
+        await until(lambda: len(bed.left(launch)) == 2, "it made no child")
+        processes = bed.left(launch)
+    for pid in processes:
+        assert not Path("/proc", pid).exists() or await asyncio.to_thread(ends, int(pid), 5)
+
+
+async def test_an_engine_has_a_session_of_its_own(bed: ProcessBed) -> None:
+    """So that Ctrl-C in the terminal is for the service, which stops it in order."""
+    launch = bed.launch()
+    async with bed.runtime.run(launch) as instance:
+        await bed.serves(instance)
+        (engine,) = bed.left(launch)
+
+        assert os.getsid(int(engine)) == int(engine)
+
+
+async def test_twenty_runs_leave_no_zombie_and_no_descriptor(bed: ProcessBed) -> None:
+    async def run(number: int) -> None:
+        async with bed.running(f"number-{number}") as instance:
+            if number % 2:
+                await bed.end(instance, 3)
+                await instance.wait()
+
+    await run(0)
+    before = os.listdir("/proc/self/fd")
+    for number in range(0, 20, 4):
+        await asyncio.gather(*(run(number + more) for more in range(4)))
+
+    assert children(os.getpid()) == []
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+async def test_a_line_too_long_to_keep_stops_nothing(bed: ProcessBed) -> None:
+    async with bed.running() as instance, aclosing(instance.logs()) as lines:
+        await ask(instance, f"/long/{5 * MIB}")
+        await bed.say(instance, "after")
+        async for line in lines:
+            assert len(line) <= MIB
+            if line == "after":
+                break
+
+
+async def test_what_it_says_on_standard_error_is_in_the_log(bed: ProcessBed) -> None:
+    async with bed.runtime.run(bed.launch(module="tests.no_such_engine")) as instance:
+        assert await instance.wait() == Exit(1)
+        assert "No module named tests.no_such_engine" in instance.tail(1)[0]
+
+
+async def test_a_process_that_cannot_be_made(
+    bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(LaunchError, match="No such file"):
+        async with bed.runtime.run(bed.launch()):
+            pass
+
+
+async def test_the_address_is_the_runtimes_whatever_the_environment(
+    bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_PORT", "1")
+    async with bed.running(env={"ENGINE_HOST": "127.0.0.2"}) as instance:
+        assert await ask(instance, "/env/ENGINE_PORT") == str(instance.port)

@@ -1,0 +1,406 @@
+"""Which models there are, and what is said of a catalog that has a mistake."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from inference_service.catalog import Catalog, CatalogError, parse_size
+from inference_service.errors import ModelNotFound
+
+DOCUMENTED = [
+    ("gpt-2", "gpt2"),
+    ("tiny-llama", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+    ("phi-2", "microsoft/phi-2"),
+    ("mistral-7b", "mistralai/Mistral-7B-Instruct-v0.1"),
+    ("llama-2-7b", "meta-llama/Llama-2-7b-chat-hf"),
+    ("falcon-7b", "tiiuae/falcon-7b-instruct"),
+]
+
+GOOD = """
+[[models]]
+id = "mine"
+hf_name = "me/mine"
+context_length = 128
+tgi = { memory = "1GB", weights = { repo = "me/mine" } }
+"""
+
+LLAMACPP = """
+[[models]]
+id = "mine"
+hf_name = "me/mine"
+context_length = 128
+[models.llamacpp]
+memory = "64MiB"
+"""
+
+
+@pytest.fixture(scope="module")
+def built_in() -> Catalog:
+    return Catalog.load()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "models.toml"
+
+
+def test_the_documented_models_come_first_and_the_one_of_the_package_last(
+    built_in: Catalog,
+) -> None:
+    assert [(s.id, s.hf_name) for s in built_in] == [*DOCUMENTED, ("story-mini", "story-mini")]
+    assert len(built_in) == 7
+
+
+def test_the_documented_models_run_in_docker_and_in_a_process(built_in: Catalog) -> None:
+    assert {s.engines for s in built_in if s.id != "story-mini"} == {("tgi", "llamacpp")}
+    assert built_in.find("story-mini").engines == ("llamacpp",)
+
+
+def test_the_weights_of_the_package_are_there(built_in: Catalog) -> None:
+    needs = built_in.find("story-mini").llamacpp
+
+    assert needs is not None
+    assert needs.weights.path is not None
+    assert needs.weights.path.read_bytes()[:4] == b"GGUF"
+
+
+def test_a_users_file_adds_after_the_others_and_replaces_in_place(file: Path) -> None:
+    file.write_text(GOOD + GOOD.replace('"mine"', '"phi-2"'))
+
+    catalog = Catalog.load(file)
+
+    assert [s.id for s in catalog] == [*(id for id, _ in DOCUMENTED), "story-mini", "mine"]
+    assert catalog.find("phi-2").hf_name == "me/mine"
+    assert catalog.find("phi-2").engines == ("tgi",)
+
+
+def test_of_two_files_the_later_wins(tmp_path: Path) -> None:
+    one, two = tmp_path / "1.toml", tmp_path / "2.toml"
+    one.write_text(GOOD)
+    two.write_text(GOOD.replace("128", "256"))
+
+    assert Catalog.load(one, two).find("mine").context_length == 256
+    assert Catalog.load(two, one).find("mine").context_length == 128
+
+
+@pytest.mark.parametrize("path", ["m.gguf", "./sub/../m.gguf", "{absolute}"])
+def test_a_path_is_anchored_at_its_file(
+    file: Path, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    (tmp_path / "m.gguf").touch()
+    path = path.format(absolute=tmp_path / "m.gguf")
+    file.write_text(LLAMACPP + f'weights = {{ path = "{path}" }}')
+
+    needs = Catalog.load(file).find("mine").llamacpp
+
+    assert needs is not None
+    assert needs.weights.path == tmp_path / "m.gguf"
+
+
+def test_a_path_may_begin_in_the_home(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "m.gguf").touch()
+    monkeypatch.setenv("HOME", str(home))
+    file.write_text(LLAMACPP + 'weights = { path = "~/m.gguf" }')
+
+    needs = Catalog.load(file).find("mine").llamacpp
+
+    assert needs is not None
+    assert needs.weights.path == home / "m.gguf"
+
+
+def test_an_entry_can_say_everything(file: Path) -> None:
+    file.write_text(
+        """
+        [[models]]
+        id = "a.b_c-9"
+        hf_name = "me/mine"
+        context_length = 64
+        engine = "llamacpp"
+        idle_timeout = inf
+        pinned = true
+        preload = true
+        [models.tgi]
+        memory = "1.5GB"
+        image = "x:1"
+        env = { A = "b" }
+        gpus = "none"
+        weights = { repo = "me/mine", revision = "refs/pr/1" }
+        [models.llamacpp]
+        memory = "6MiB"
+        slots = 64
+        threads = 256
+        weights = { repo = "me/mine", file = "q/m.gguf", revision = "v1", sha256 = "%s" }
+        """
+        % ("0a" * 32)
+    )
+
+    spec = Catalog.load(file).find("a.b_c-9")
+
+    assert spec.tgi is not None
+    assert spec.llamacpp is not None
+    assert (spec.engine, spec.tgi.gpus, spec.tgi.env) == ("llamacpp", "none", {"A": "b"})
+    assert (spec.idle_timeout, spec.pinned, spec.preload) == (math.inf, True, True)
+    assert (spec.tgi.memory, spec.llamacpp.memory) == (1_500_000_000, 6 * 2**20)
+
+
+def test_what_is_left_out_has_a_default(file: Path) -> None:
+    file.write_text(GOOD + LLAMACPP.replace('"mine"', '"2"') + 'weights={repo="a/b",file="c.gguf"}')
+    catalog = Catalog.load(file)
+    mine, llamacpp = catalog.find("mine"), catalog.find("2").llamacpp
+    tgi = mine.tgi
+
+    assert (mine.engine, mine.idle_timeout, mine.pinned, mine.preload) == (None, None, False, False)
+    assert tgi is not None
+    assert llamacpp is not None
+    assert (tgi.gpus, tgi.image, tgi.env, tgi.weights.revision) == ("auto", None, {}, "main")
+    assert (llamacpp.slots, llamacpp.threads, llamacpp.weights.sha256) == (4, None, None)
+
+
+ENTRY = "entry 1 ('mine'), "
+SIZE = 'must be a size of at least 6MiB, such as "4GB" or "512MiB"'
+SOURCE = "must have either `path`, or `repo` and `file`"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[[models]]", "[models]", "key models: Input should be a valid list"),
+        (GOOD, "", "key models: is missing"),
+        (GOOD, "models = []", "key models: List should have at least 1 item"),
+        (GOOD, "models = [1]", "entry 1 ('not a table'), Input should be a valid dictionary"),
+        (GOOD, f"x = 1\n{GOOD}", "key x: is not known; known are models"),
+        ('id = "mine"', "", "entry 1 ('without id'), key id: is missing"),
+        ('"mine"', '"Mine"', "entry 1 ('Mine'), key id: 'Mine' does not match ^[a-z0-9]"),
+        ('"mine"', '"-mine"', "entry 1 ('-mine'), key id: '-mine' does not match"),
+        ('"mine"', '"a/../b"', "entry 1 ('a/../b'), key id: 'a/../b' does not match"),
+        ('"mine"', f'"{"a" * 64}"', "does not match ^[a-z0-9][a-z0-9._-]{0,62}$"),
+        ('"mine"', '"mine\\n"', "does not match"),
+        ('"mine"', "5", "entry 1 (5), key id: Input should be a valid string, not 5"),
+        ('"me/mine"\n', '""\n', f"{ENTRY}key hf_name: String should have at least 1"),
+        ("128", "63", f"{ENTRY}key context_length: Input should be greater than or equal to 64"),
+        ("128", "10000001", f"{ENTRY}key context_length: Input should be less than or equal to"),
+        ("128", '"128"', f"{ENTRY}key context_length: Input should be a valid integer, not '128'"),
+        ("128", "128.5", f"{ENTRY}key context_length: Input should be a valid integer, not 128.5"),
+        ("128", "true", f"{ENTRY}key context_length: Input should be a valid integer, not True"),
+        ("context_length", "contextlength", f"{ENTRY}key context_length: is missing"),
+        (
+            "context_length",
+            "contextlength",
+            f"{ENTRY}key contextlength: is not known; known are id, hf_name, context_length",
+        ),
+        ("128", '128\nengine = "vllm"', f"{ENTRY}key engine: Input should be 'tgi' or 'llamacpp'"),
+        (
+            "128",
+            '128\nengine = "llamacpp"',
+            f"{ENTRY}names the engine llamacpp, but has no section `llamacpp`",
+        ),
+        *[
+            ("128", f"128\nidle_timeout = {value}", f"{ENTRY}key idle_timeout: Input should be")
+            for value in ("-1", "nan", '"5m"', "true")
+        ],
+        ("128", "128\npinned = 1", f"{ENTRY}key pinned: Input should be a valid boolean, not 1"),
+        ("128", '128\npreload = "yes"', f"{ENTRY}key preload: Input should be a valid boolean"),
+        ("tgi =", "vllm =", f"{ENTRY}key vllm: is not known; known are"),
+        ("{ memory", "5 #", f"{ENTRY}key tgi: Input should be a valid dictionary"),
+        ('memory = "1GB",', "", f"{ENTRY}key tgi.memory: is missing"),
+        ("{ memory", "{ gpu = 1, memory", f"{ENTRY}key tgi.gpu: is not known; known are memory"),
+        ("{ memory", "{ slots = 1, memory", f"{ENTRY}key tgi.slots: is not known"),
+        ('"1GB"', '"lots"', f"{ENTRY}key tgi.memory: {SIZE}"),
+        ('"1GB"', "4", f"{ENTRY}key tgi.memory: {SIZE}"),
+        (
+            "{ memory",
+            '{ gpus = "one", memory',
+            f"{ENTRY}key tgi.gpus: Input should be 'auto', 'all",
+        ),
+        ("{ memory", "{ env = { A = 1 }, memory", f"{ENTRY}key tgi.env.A: Input should be a valid"),
+        (
+            "{ repo",
+            "{ file = 'x', repo",
+            f"{ENTRY}key tgi.weights.file: is not known; known are repo",
+        ),
+        ("repo =", "revision =", f"{ENTRY}key tgi.weights.repo: is missing"),
+        ('"me/mine" }', '"a/b/c" }', f"{ENTRY}key tgi.weights.repo: 'a/b/c' does not match"),
+    ],
+)
+def test_a_mistake_is_told_by_its_place_and_by_what_is_allowed(
+    file: Path, old: str, new: str, said: str
+) -> None:
+    assert old in GOOD
+    file.write_text(GOOD.replace(old, new, 1))
+
+    with pytest.raises(CatalogError) as refused:
+        Catalog.load(file)
+
+    lines = str(refused.value).splitlines()
+    assert all(line.startswith(f"{file}: ") for line in lines)
+    assert any(said in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ("", "key llamacpp.weights: is missing"),
+        ("weights = {}", f"key llamacpp.weights: {SOURCE}"),
+        ('weights = { repo = "a/b" }', f"key llamacpp.weights: {SOURCE}"),
+        ('weights = { file = "c.gguf" }', f"key llamacpp.weights: {SOURCE}"),
+        ('weights = { path = "x", repo = "a/b", file = "c.gguf" }', SOURCE),
+        ('weights = { path = "x", file = "c.gguf" }', SOURCE),
+        ('weights = { repo = "a/b", file = "c.bin" }', "weights.file: 'c.bin' does not match"),
+        ('weights = { repo = "a/b", file = "c.gguf", sha256 = "AB" }', "weights.sha256: 'AB' does"),
+        (
+            'weights = { repo = "a/b", url = "c" }',
+            "weights.url: is not known; known are repo, file",
+        ),
+        ('slots = 0\nweights = { path = "x" }', "key llamacpp.slots: Input should be greater than"),
+        ('slots = 65\nweights = { path = "x" }', "key llamacpp.slots: Input should be less than"),
+        ('threads = 0\nweights = { path = "x" }', "key llamacpp.threads: Input should be greater"),
+        (
+            'gpus = "all"\nweights = { path = "x" }',
+            "key llamacpp.gpus: is not known; known are mem",
+        ),
+    ],
+)
+def test_a_mistake_in_the_other_engine_is_told_as_well(file: Path, rest: str, said: str) -> None:
+    file.write_text(LLAMACPP + rest)
+
+    with pytest.raises(CatalogError) as refused:
+        Catalog.load(file)
+
+    assert f"{file}: entry 1 ('mine'), key llamacpp" in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_an_entry_without_any_engine_is_refused(file: Path) -> None:
+    file.write_text('models = [{ id = "mine", hf_name = "x", context_length = 128 }]')
+
+    with pytest.raises(CatalogError) as refused:
+        Catalog.load(file)
+
+    assert str(refused.value) == f"{file}: {ENTRY}must have a section `tgi` or `llamacpp`"
+
+
+def test_all_mistakes_are_told_at_once(file: Path) -> None:
+    file.write_text(GOOD + GOOD.replace("128", "1").replace("1GB", "1") + GOOD.replace("me/", "/"))
+
+    with pytest.raises(CatalogError) as refused:
+        Catalog.load(file)
+
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"{file}: entry 2 ('mine'), key ") for line in lines[:2])
+    assert lines[2].startswith(f"{file}: entry 3 ('mine'), key tgi.weights.repo: ")
+
+
+def test_two_entries_of_one_file_must_not_have_the_same_id(file: Path) -> None:
+    file.write_text(GOOD * 2 + GOOD.replace('"mine"', '"once"'))
+
+    with pytest.raises(CatalogError) as refused:
+        Catalog.load(file)
+
+    assert str(refused.value) == f"{file}: has more than one entry for mine"
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["missing", "a directory"])
+def test_weights_that_are_no_file_are_told(file: Path, tmp_path: Path, exists: bool) -> None:
+    if exists:
+        (tmp_path / "m.gguf").mkdir()
+    file.write_text(LLAMACPP + 'weights = { path = "m.gguf" }')
+
+    with pytest.raises(CatalogError) as refused:
+        Catalog.load(file)
+
+    assert str(refused.value) == (
+        f"{file}: entry 'mine', key llamacpp.weights.path: there is no file {tmp_path}/m.gguf"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(b"[[models", "is not TOML: ", id="broken"),
+        pytest.param(b"id = \xff", "is not TOML: ", id="not UTF-8"),
+        pytest.param(b"a = 1\na = 2", "is not TOML: ", id="the same key twice"),
+        pytest.param(b'{"models": []}', "is not TOML: ", id="JSON"),
+        pytest.param(None, "cannot be read: No such file or directory", id="missing"),
+    ],
+)
+def test_a_file_that_is_no_catalog_is_told(file: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(CatalogError) as refused:
+        Catalog.load(file)
+
+    assert str(refused.value).startswith(f"{file}: {said}")
+
+
+def test_a_directory_is_no_catalog(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="cannot be read: Is a directory"):
+        Catalog.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("6MiB", 6 * 2**20),
+        ("512MiB", 2**29),
+        ("4GB", 4 * 10**9),
+        ("4 GiB", 2**32),
+        ("4gb", 4 * 10**9),
+        ("1.5GiB", 3 * 2**29),
+        ("6144KiB", 6 * 2**20),
+    ],
+)
+def test_a_size_is_a_number_with_a_unit(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "4", "GB", "4G", "4TB", "-4GB", "4GBs", "1e3GB", "4,5GB", " 4GB", "4GB\n", "5MiB"),
+        *("0GB", 4, None, 4.5, [], "4\u212ab"),
+        pytest.param("9" * 400 + "GB", id="beyond floats"),
+    ],
+)
+def test_anything_else_is_no_size(value: object) -> None:
+    with pytest.raises(ValueError, match="size of at least 6MiB"):
+        parse_size(value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearest"),
+    [("gpt2", "gpt-2"), ("GPT-2", "gpt-2"), ("tinyllama", "tiny-llama"), ("mistral", "mistral-7b")],
+)
+def test_an_unknown_id_gets_the_nearest_one(built_in: Catalog, asked: str, nearest: str) -> None:
+    with pytest.raises(ModelNotFound) as refused:
+        built_in.find(asked)
+
+    assert refused.value.message == f"no model {asked!r}; did you mean {nearest!r}?"
+    assert refused.value.metadata == {"model_id": asked, "nearest": nearest}
+
+
+@pytest.mark.parametrize("asked", ["", "../x", "qqqq", "\n", "🙂" * 30])
+def test_an_id_like_no_other_gets_all(built_in: Catalog, asked: str) -> None:
+    with pytest.raises(ModelNotFound) as refused:
+        built_in.find(asked)
+
+    known = ", ".join([*(id for id, _ in DOCUMENTED), "story-mini"])
+    assert refused.value.message == f"no model {asked!r}; known are {known}"
+    assert refused.value.metadata == {"model_id": asked}
+
+
+def test_a_very_long_id_is_shown_in_short(built_in: Catalog) -> None:
+    with pytest.raises(ModelNotFound) as refused:
+        built_in.find("x" * 10_000)
+
+    assert refused.value.metadata == {"model_id": "x" * 80 + "..."}
+    assert len(refused.value.message) < 300

@@ -1,0 +1,251 @@
+"""The command `inference-service`, as a process: what it says, its exit codes, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from inference_service import __version__
+from inference_service.settings import Settings
+from inference_service.v1 import model_service_pb2 as pb
+from inference_service.v1 import model_service_pb2_grpc as pb_grpc
+from tests.serving import failure, free, free_ports
+
+EMBEDDED = ("--runtime", "process", "--grpc-port", "0", "--rest-port", "0")
+
+
+async def command(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("INFERENCE_")}
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "inference_service", *arguments),
+        env=ours | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def ended(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
+    """The exit code and what it wrote, of a command that ends by itself."""
+    process = await command(*arguments, **environment)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def serving(*arguments: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str]]:
+    """A service of its own, and its banner; it is killed if the test leaves it running."""
+    process = await command(*EMBEDDED, *arguments)
+    assert process.stdout is not None
+    try:
+        banner = ""
+        while "curl -s" not in banner:
+            line = await process.stdout.readline()
+            assert line, (banner, await process.communicate())
+            banner += line.decode()
+        yield process, banner
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task")
+    return [
+        int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def target(banner: str) -> str:
+    found = re.search(r"^gRPC +(\S+)$", banner, re.MULTILINE)
+    assert found is not None, banner
+    return found[1]
+
+
+async def test_it_tells_its_version() -> None:
+    assert await ended("--version") == (0, f"inference-service {__version__}\n", "")
+
+
+async def test_its_help_names_every_setting_with_its_default() -> None:
+    code, out, err = await ended("--help")
+    words = " ".join(out.split())
+
+    assert (code, err) == (0, "")
+    for name, setting in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in words
+        assert setting.description is not None
+        assert " ".join(setting.description.split()) in words
+    assert "(default: 50051)" in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--grpc-port", "many"], "--grpc-port: "),
+        (["--grpc-port", "65536"], "--grpc-port: "),
+        (["--ports", "8080"], "--ports: must be two ports, such as \"8080-8179\", not '8080'"),
+        (["--runtime", "podman"], "--runtime: Input should be 'auto', 'docker' or 'process'"),
+        (["--generation-timeout", "0"], "--generation-timeout: "),
+    ],
+)
+async def test_a_bad_value_is_one_line_and_exit_code_2(arguments: list[str], said: str) -> None:
+    code, out, err = await ended(*arguments)
+
+    assert err.startswith(f"inference-service: {said}")
+    assert err.count("\n") == 1
+    assert (code, out) == (2, "")
+
+
+async def test_a_bad_variable_is_told_by_its_flag() -> None:
+    code, _, err = await ended(INFERENCE_REST_PORT="many")
+
+    assert err.startswith("inference-service: --rest-port: ")
+    assert code == 2
+
+
+@pytest.mark.parametrize("arguments", [["--speed", "9"], ["extra"], ["--grpc-port"]])
+async def test_arguments_that_do_not_exist_are_exit_code_2(arguments: list[str]) -> None:
+    code, out, err = await ended(*arguments)
+
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("inference-service: error: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("[[models", "is not TOML: "),
+        ("[[models]]\nid = 'x'\nhf_name = 'x'", "entry 1 ('x'), key context_length: is missing"),
+    ],
+)
+async def test_a_bad_catalog_is_one_line_and_exit_code_1(
+    tmp_path: Path, content: str | None, said: str
+) -> None:
+    file = tmp_path / "models.toml"
+    if content is not None:
+        file.write_text(content)
+
+    code, out, err = await ended(*EMBEDDED, "--catalog", str(file))
+
+    assert err.startswith(f"inference-service: {file}: {said}")
+    assert err.count("\n") == 1
+    assert (code, out) == (1, "")
+
+
+@pytest.mark.parametrize(("flag", "protocol"), [("--grpc-port", "gRPC"), ("--rest-port", "REST")])
+async def test_a_port_in_use_is_one_line_and_exit_code_1(flag: str, protocol: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, out, err = await ended(*EMBEDDED, flag, str(port))
+
+    line = err.splitlines()[-1]
+    assert line.startswith(f"inference-service: {protocol} cannot listen on 127.0.0.1:{port}")
+    assert line.endswith(f"; choose another {flag}")
+    assert err == f"{line}\n"
+    assert (code, out) == (1, "")
+
+
+async def test_docker_that_was_asked_for_and_is_not_there_is_one_line(tmp_path: Path) -> None:
+    nowhere = f"unix://{tmp_path}/none.sock"
+
+    code, out, err = await ended(*EMBEDDED, "--runtime", "docker", DOCKER_HOST=nowhere)
+
+    assert err.startswith("inference-service: ")
+    assert nowhere in err
+    assert "--runtime process" in err
+    assert err.count("\n") == 1
+    assert (code, out) == (1, "")
+
+
+async def test_its_banner_says_what_it_runs_and_how_to_call_it() -> None:
+    async with serving() as (_, banner):
+        assert banner.startswith(f"inference-service {__version__}\nruntime  process: ")
+        assert "story-mini" in banner
+        assert f"{target(banner)} inference_service.v1.ModelService/Generate" in banner
+        rest = re.search(r"^REST +(http://127\.0\.0\.1:\d+) ", banner, re.MULTILINE)
+        assert rest is not None
+        assert f"curl -s {rest[1]}/generate" in banner
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_with_exit_code_0_and_its_engine_too(number: signal.Signals) -> None:
+    async with serving("--ports", free_ports(4)) as (process, banner):
+        async with grpc.aio.insecure_channel(target(banner)) as channel:
+            stub = pb_grpc.ModelServiceStub(channel)
+            started = await stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+        [engine] = children(process.pid)
+        assert not free(started.port)
+
+        process.send_signal(number)
+        out, err = await process.communicate()
+
+    assert (process.returncode, err.decode()) == (0, "")
+    assert b"stopping" in out
+    assert not alive(engine)
+    assert free(started.port)
+
+
+async def test_a_second_signal_cuts_the_requests_that_the_first_one_lets_finish() -> None:
+    async with (
+        serving("--ports", free_ports(4), "--drain-timeout", "3600") as (process, banner),
+        grpc.aio.insecure_channel(target(banner)) as channel,
+    ):
+        stub = pb_grpc.ModelServiceStub(channel)
+        await stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+        [engine] = children(process.pid)
+        os.kill(engine, signal.SIGSTOP)
+        call = stub.Generate(pb.GenerateRequest(model_id="story-mini", prompt="Once"))
+        asking = pb.GetModelRequest(model_id="story-mini")
+        while not (await stub.GetModel(asking)).model.active_request_count:
+            pass
+
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert b"stopping" in await process.stdout.readline()
+        assert not call.done()
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call
+        os.kill(engine, signal.SIGKILL)
+        _, err = await process.communicate()
+
+    assert failure(error.value).reason == "SHUTTING_DOWN"
+    assert (process.returncode, err.decode()) == (0, "")
+
+
+async def test_a_killed_service_leaves_no_engine() -> None:
+    async with serving("--ports", free_ports(4)) as (process, banner):
+        async with grpc.aio.insecure_channel(target(banner)) as channel:
+            stub = pb_grpc.ModelServiceStub(channel)
+            await stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+        [engine] = children(process.pid)
+        gone = os.pidfd_open(engine)
+
+        process.kill()
+        await process.wait()
+
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(gone, ended.set)
+        await ended.wait()
+        loop.remove_reader(gone)
+        os.close(gone)

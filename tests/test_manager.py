@@ -1,0 +1,205 @@
+"""All models of a catalog under one roof."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from inference_service.admission import Admission
+from inference_service.catalog import Catalog, ModelSpec
+from inference_service.engines.base import Prompt
+from inference_service.errors import ModelNotFound, ModelStopped, ShuttingDown
+from inference_service.lifecycle import State
+from inference_service.manager import Manager
+from inference_service.supervisor import Timing
+from tests.fakes import FakeEngine, FakeRuntime, spec
+
+IDS = ["tiny", "small", "large"]
+
+
+@dataclass
+class House:
+    """A manager over fakes, and what it has told."""
+
+    runtime: FakeRuntime = field(default_factory=FakeRuntime)
+    engine: FakeEngine = field(default_factory=FakeEngine)
+    placed: list[str] = field(default_factory=list)
+    told: list[tuple[str, State]] = field(default_factory=list)
+    preload: str = ""
+
+    def __post_init__(self) -> None:
+        specs = [spec(model_id) for model_id in IDS]
+        catalog = Catalog([s.model_copy(update={"preload": s.id == self.preload}) for s in specs])
+        self.manager = Manager(
+            catalog,
+            self.place,
+            Timing(poll=0.001),
+            Admission(10**9),
+            lambda model: self.told.append((model.spec.id, model.status.state)),
+        )
+
+    def place(self, spec: ModelSpec) -> tuple[FakeRuntime, FakeEngine]:
+        self.placed.append(spec.id)
+        return self.runtime, self.engine
+
+    async def generate(self, model_id: str) -> str:
+        prompt = Prompt("once", max_new_tokens=2)
+        async with (
+            self.manager.lease(model_id) as lease,
+            aclosing(lease.generate(prompt)) as chunks,
+        ):
+            return "".join([chunk.text async for chunk in chunks])
+
+    async def until(self, model_id: str, state: State) -> None:
+        model = self.manager.find(model_id)
+        while model.status.state is not state:
+            await model._changed.wait()
+
+
+@asynccontextmanager
+async def house(preload: str = "") -> AsyncGenerator[House]:
+    house = House(preload=preload)
+    try:
+        yield house
+    finally:
+        for gate in (house.runtime.may_leave, house.engine.may_speak):
+            gate.set()
+        await house.manager.close(0)
+    assert house.runtime.running == {}
+
+
+async def test_every_model_is_placed_once_and_listed_in_the_catalogs_order() -> None:
+    async with house() as it:
+        assert it.placed == IDS
+        assert [model.spec.id for model in it.manager.models()] == IDS
+        assert it.runtime.started == []
+
+
+async def test_a_model_is_found_by_its_id_and_another_is_not() -> None:
+    async with house() as it:
+        assert it.manager.find("small") is it.manager.models()[1]
+        for ask in (it.manager.find, it.manager.lease, it.manager.starting):
+            with pytest.raises(ModelNotFound, match="did you mean 'small'"):
+                ask("smal")
+
+
+async def test_a_lease_starts_its_own_model_alone() -> None:
+    async with house() as it:
+        assert await it.generate("small") == " word word"
+
+        assert it.runtime.started == ["tgi-small"]
+        assert it.manager.find("tiny").status.state is State.STOPPED
+
+
+async def test_models_run_side_by_side() -> None:
+    async with house() as it:
+        texts = await asyncio.gather(*(it.generate(model_id) for model_id in IDS * 10))
+
+        assert texts == [" word word"] * 30
+        assert sorted(it.runtime.started) == sorted(f"tgi-{model_id}" for model_id in IDS)
+
+
+async def test_a_start_can_be_watched() -> None:
+    async with house() as it, aclosing(it.manager.starting("tiny")) as statuses:
+        seen = [status.state async for status in statuses]
+
+        assert set(seen) == {State.STARTING}
+        assert it.manager.find("tiny").status.state is State.READY
+
+
+async def test_the_models_that_the_catalog_wants_are_started_with_the_service() -> None:
+    async with house(preload="small") as it:
+        it.manager.preload()
+
+        assert it.manager.find("small").status.state is State.STARTING
+        await it.until("small", State.READY)
+        assert it.runtime.started == ["tgi-small"]
+
+
+async def test_a_lease_can_say_how_long_the_model_stays() -> None:
+    async with house() as it:
+        async with it.manager.lease("tiny", idle_timeout=3600):
+            pass
+
+        idle_in = it.manager.find("tiny").idle_in
+        assert idle_in is not None
+        assert 3590 < idle_in <= 3600
+
+
+async def test_every_change_is_told() -> None:
+    async with house() as it:
+        await it.generate("tiny")
+        await it.manager.find("tiny").stop()
+
+        states = list(dict.fromkeys(state for _, state in it.told))
+        assert states == [State.STARTING, State.READY, State.STOPPING, State.STOPPED]
+        assert {model_id for model_id, _ in it.told} == {"tiny"}
+
+
+async def test_close_ends_all_models_at_the_same_time() -> None:
+    async with house() as it:
+        await asyncio.gather(*(it.generate(model_id) for model_id in IDS))
+        it.runtime.may_leave.clear()
+
+        closing = asyncio.create_task(it.manager.close(30))
+        for model_id in IDS:
+            await it.until(model_id, State.STOPPING)
+        assert not closing.done()
+        it.runtime.may_leave.set()
+        await closing
+
+        assert it.runtime.running == {}
+
+
+async def test_close_refuses_callers_and_drains_those_that_are_there() -> None:
+    async with house() as it:
+        it.engine.may_speak.clear()
+        caller = asyncio.create_task(it.generate("tiny"))
+        await it.engine.spoke.wait()
+
+        closing = asyncio.create_task(it.manager.close(30))
+        await it.until("tiny", State.STOPPING)
+        async with asyncio.timeout(5):  # and not only when the drain is over
+            late = [it.generate(model_id) for model_id in IDS]
+            answers = await asyncio.gather(*late, return_exceptions=True)
+        it.engine.may_speak.set()
+
+        assert [type(answer) for answer in answers] == [ShuttingDown] * 3
+
+        assert await caller == " word word"
+        await closing
+
+
+async def test_a_second_close_cuts_what_the_first_one_drains() -> None:
+    async with house() as it:
+        it.engine.may_speak.clear()
+        caller = asyncio.create_task(it.generate("tiny"))
+        await it.engine.spoke.wait()
+        patient = asyncio.create_task(it.manager.close(3600))
+        await it.until("tiny", State.STOPPING)
+
+        await it.manager.close(0)
+
+        await patient
+        with pytest.raises((ModelStopped, ShuttingDown)):
+            await caller
+
+
+async def test_close_without_any_model_running_returns_at_once() -> None:
+    async with house() as it:
+        await it.manager.close(3600)
+        await it.manager.close(3600)
+
+        assert it.told == []
+
+
+async def test_an_unknown_model_is_unknown_after_close_too() -> None:
+    async with house() as it:
+        await it.manager.close(0)
+
+        with pytest.raises(ModelNotFound):
+            it.manager.find("nothing")

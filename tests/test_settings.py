@@ -1,0 +1,152 @@
+"""What an operator can set, by flag or by environment."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from inference_service import __version__
+from inference_service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of this machine's own settings."""
+    for name in list(os.environ):
+        if name.upper().startswith("INFERENCE_"):
+            monkeypatch.delenv(name)
+
+
+def flags(*arguments: str) -> Settings:
+    return CliApp.run(Settings, cli_args=list(arguments))
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    settings = flags()
+
+    assert (settings.host, settings.grpc_port, settings.rest_port) == ("127.0.0.1", 50051, 8000)
+    assert (settings.rest, settings.runtime, settings.engine) == (True, "auto", "auto")
+    assert (settings.catalog, settings.port_range) == (None, (8080, 8179))
+    assert settings.generation_timeout == 60
+    assert (settings.start_stall_timeout, settings.drain_timeout) == (600, 30)
+    assert (settings.idle_timeout, settings.max_idle_timeout) == (900, 3600)
+    assert (settings.memory, settings.min_residency) == (None, 10)
+    assert settings.llamacpp_image.endswith(f":{__version__}")
+
+
+VALUES = [
+    ("host", "0.0.0.0", "0.0.0.0"),
+    ("grpc_port", "0", 0),
+    ("rest_port", "65535", 65535),
+    ("runtime", "process", "process"),
+    ("engine", "llamacpp", "llamacpp"),
+    ("catalog", "a/b.toml", Path("a/b.toml")),
+    ("ports", "1-65535", "1-65535"),
+    ("tgi_image", "x:1", "x:1"),
+    ("llamacpp_image", "y:2", "y:2"),
+    ("pull_policy", "never", "never"),
+    ("volume", "v", "v"),
+    ("service_name", "a.b_c-1", "a.b_c-1"),
+    ("generation_timeout", "0.5", 0.5),
+    ("start_stall_timeout", "1", 1.0),
+    ("drain_timeout", "0", 0.0),
+    ("idle_timeout", "inf", math.inf),
+    ("max_idle_timeout", "0", 0.0),
+    ("memory", "16GB", 16 * 10**9),
+    ("min_residency", "0.5", 0.5),
+    ("log_level", "debug", "debug"),
+]
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert {name for name, *_ in VALUES} | {"rest", "leave_containers"} == set(
+        Settings.model_fields
+    )
+
+
+@pytest.mark.parametrize(("name", "text", "value"), VALUES)
+def test_a_setting_is_a_flag_and_a_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: object
+) -> None:
+    flag = "--" + name.replace("_", "-")
+    assert getattr(flags(flag, text), name) == value
+    assert getattr(flags(f"{flag}={text}"), name) == value
+
+    monkeypatch.setenv(f"INFERENCE_{name.upper()}", text)
+
+    assert getattr(flags(), name) == value
+
+
+def test_a_flag_wins_over_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_GRPC_PORT", "1")
+
+    assert flags("--grpc-port", "2").grpc_port == 2
+
+
+def test_rest_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert flags("--rest").rest is True
+    assert flags("--no-rest").rest is False
+
+    monkeypatch.setenv("INFERENCE_REST", "false")
+
+    assert flags().rest is False
+    assert flags("--rest").rest is True
+
+
+def test_containers_are_left_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert flags().leave_containers is False
+    assert flags("--leave-containers").leave_containers is True
+
+    monkeypatch.setenv("INFERENCE_LEAVE_CONTAINERS", "1")
+
+    assert flags().leave_containers is True
+    assert flags("--no-leave-containers").leave_containers is False
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *[("grpc_port", text) for text in ("-1", "65536", "many", "", "1.5")],
+        ("rest_port", "65536"),
+        ("rest", "perhaps"),
+        ("runtime", "podman"),
+        ("engine", "vllm"),
+        ("pull_policy", "sometimes"),
+        ("log_level", "DEBUG"),
+        *[("service_name", text) for text in ("", "-x", "a b", "x" * 64)],
+        *[("generation_timeout", text) for text in ("0", "-1", "soon", "nan")],
+        *[("start_stall_timeout", text) for text in ("0", "-1")],
+        *[(f"{name}_timeout", "-0.1") for name in ("drain", "idle", "max_idle")],
+        ("idle_timeout", "nan"),
+        ("min_residency", "-1"),
+        *[("memory", text) for text in ("", "16", "lots", "5MiB", "-1GB")],
+        *[
+            ("ports", text)
+            for text in ("", "8080", "8080-", "-8080", "8081-8080", "0-9", "1-65536", "1-2-3")
+        ],
+        *[("ports", text) for text in ("a-b", "8080 - 8081", "+1-2", "²-³")],
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_of_its_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(f"INFERENCE_{name.upper()}", text)
+
+    with pytest.raises(ValidationError) as refused:
+        flags()
+
+    [problem] = refused.value.errors()
+    assert problem["loc"] == (name,)
+    assert problem["input"] == text
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"), [("8080-8080", (8080, 8080)), ("08080-8179", (8080, 8179))]
+)
+def test_ports_are_a_range(text: str, ports: tuple[int, int]) -> None:
+    assert flags("--ports", text).port_range == ports
