@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -91,7 +92,9 @@ class FakeRuntime:
             raise refusal
         if launch.name in self.running:
             raise LaunchError(f"the name {launch.name} is taken")
-        instance = FakeInstance(launch, 8080 + len(self.running))
+        taken = {running.port for running in self.running.values()}
+        port = next(port for port in itertools.count(8080) if port not in taken)
+        instance = FakeInstance(launch, port)
         self.running[launch.name] = instance
         self.started.append(launch.name)
         self._tell()

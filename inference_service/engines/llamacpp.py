@@ -205,7 +205,7 @@ def _failure(spec: ModelSpec, error: _Error) -> ServiceError:
     if error.type == "exceed_context_size_error":
         return PromptTooLong(
             f"the prompt has {error.n_prompt_tokens} tokens, and {spec.id} reads fewer than "
-            f"{spec.context_length}; shorten it",
+            f"{error.n_ctx or spec.context_length}; shorten it",
             metadata={"context_length": spec.context_length},
             field="prompt",
         )

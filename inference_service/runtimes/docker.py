@@ -8,8 +8,11 @@ before the next start of its model. What does not carry our labels is never touc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import logging
+import math
 import os
 import socket
 from collections.abc import AsyncGenerator, Mapping
@@ -19,7 +22,7 @@ from typing import Any, Literal
 import docker
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest, LogConfig
+from docker.types import DeviceRequest, LogConfig, Mount
 from docker.utils import parse_repository_tag
 
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
@@ -29,6 +32,8 @@ from inference_service.runtimes.docker_calls import Calls
 from inference_service.runtimes.docker_instance import DockerInstance
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.pull_progress import PullProgress
+
+log = logging.getLogger(__name__)
 
 PullPolicy = Literal["missing", "always", "never"]
 
@@ -113,7 +118,10 @@ class DockerRuntime:
             if launch is not None and _fits(container, launch):
                 fitting.append(launch.model_id)
             else:
-                await self._calls.call(_end, container, 0)
+                try:
+                    await self._calls.call(_end, container, 0)
+                except APIError as error:  # its name will tell, when its model is started
+                    log.warning("container %s cannot be removed: %s", container.name, _said(error))
         return fitting
 
     def leave(self) -> None:
@@ -130,6 +138,8 @@ class DockerRuntime:
             await self._calls.call(self._client.images.get, image)
         except ImageNotFound:
             return False
+        except APIError as error:
+            raise LaunchError(_pull_failure(image, error)) from None
         return True
 
     async def _adopt(self, launch: Launch, claims: ExitStack) -> tuple[Container, int] | None:
@@ -177,7 +187,8 @@ class DockerRuntime:
             labels=self._labels(launch) | {f"{LABEL}.config": _digest(launch)},
             environment=environment,
             ports={f"{_PORT}/tcp": ("127.0.0.1", port)},
-            volumes={self._volume: {"bind": _WEIGHTS, "mode": "rw"}, **mounts},
+            volumes={self._volume: {"bind": _WEIGHTS, "mode": "rw"}},
+            mounts=mounts,
             mem_limit=launch.memory_bytes,
             memswap_limit=launch.memory_bytes,  # a model that swaps answers nobody
             shm_size="1g",  # between TGI's shards
@@ -188,16 +199,16 @@ class DockerRuntime:
             device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if gpus else [],
         )
 
-    def _environment(self, launch: Launch, gpus: bool) -> tuple[dict[str, str], dict[str, Any]]:
+    def _environment(self, launch: Launch, gpus: bool) -> tuple[dict[str, str], list[Mount]]:
         """The environment, and the mounts of the files that it names."""
         host, port = launch.address_env
         env = {name: os.environ[name] for name in HUB_ENV if os.environ.get(name)}
         env |= {} if gpus else launch.cpu_env
-        env |= {host: "0.0.0.0", port: str(_PORT), **launch.env}
-        mounts = {}
+        env |= {**launch.env, host: "0.0.0.0", port: str(_PORT)}
+        mounts = []
         for name, path in launch.files.items():
             env[name] = f"/model/{path.name}"
-            mounts[str(path)] = {"bind": env[name], "mode": "ro"}
+            mounts.append(Mount(env[name], str(path), type="bind", read_only=True))
         return env, mounts
 
     def _labels(self, launch: Launch) -> dict[str, str]:
@@ -205,11 +216,17 @@ class DockerRuntime:
 
     async def _remove(self, launch: Launch, grace: float | None = None) -> None:
         """Remove what carries the labels of this model, stopping it first when given a grace."""
-        for container in await self._ours(self._labels(launch)):
-            try:
-                await self._calls.call(_end, container, grace)
-            except APIError as error:
-                raise LaunchError(_said(error)) from None
+        wanted = [f"{key}={value}" for key, value in self._labels(launch).items()]
+
+        def remove() -> None:  # in one call, which a cancellation cannot cut in two
+            list_all = self._client.containers.list
+            for container in list_all(all=True, ignore_removed=True, filters={"label": wanted}):
+                _end(container, grace)
+
+        try:
+            await self._calls.call(remove)
+        except APIError as error:
+            raise LaunchError(_said(error)) from None
 
 
 def _not_removed(launch: Launch, error: Exception) -> StopFailed:
@@ -224,14 +241,15 @@ def _end(container: Container, grace: float | None) -> None:
     """Stop and remove; one that is gone already is what was wanted."""
     try:
         if grace is not None:
-            container.stop(timeout=int(grace))
+            container.stop(timeout=math.ceil(grace))
         container.remove(force=True, v=True)
     except NotFound:
         return
     except APIError as error:
         if error.status_code != 409:  # it is being removed already
             raise
-        container.wait(condition="removed")
+        with contextlib.suppress(NotFound):
+            container.wait(condition="removed")
 
 
 def _digest(launch: Launch) -> str:
@@ -319,5 +337,7 @@ def _open(endpoint: str) -> tuple[docker.DockerClient, dict[str, Any]]:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(5)
             probe.connect(path)
-    client = docker.from_env(timeout=60)
-    return client, client.info()
+    client = docker.from_env(timeout=5)
+    info = client.info()
+    client.api.timeout = 60
+    return client, info

@@ -50,7 +50,7 @@ class DockerInstance:
     def leave(self) -> None:
         """Stop following: the container is about to be removed."""
         self._left.set()
-        self._log.close()
+        self._finish(Exit(None))
 
     def _follow(self) -> None:
         since = 0.0

@@ -51,16 +51,21 @@ class ProcessRuntime:
             env = {**os.environ, **launch.cpu_env, **launch.process_env, **launch.env}
             env |= {host_env: "127.0.0.1", port_env: str(port)}
             env |= {key: str(path) for key, path in launch.files.items()}
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", launch.module),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=env,
-                limit=_LINE_LIMIT,
-                start_new_session=True,  # Ctrl-C in a terminal is for the service alone
-            )
-            instance = ProcessInstance(launch, port, process)
+            loop = asyncio.get_running_loop()
+            try:
+                transport, protocol = await loop.subprocess_exec(
+                    lambda: _Protocol(loop),
+                    *(sys.executable, "-m", launch.module),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    env=env,
+                    start_new_session=True,  # Ctrl-C in a terminal is for the service alone
+                )
+            except OSError as error:
+                raise LaunchError(f"the engine could not be started: {error}") from None
+            process = asyncio.subprocess.Process(transport, protocol, loop)
+            instance = ProcessInstance(launch, port, process, protocol.exited)
             try:
                 yield instance
             finally:
@@ -77,16 +82,39 @@ class ProcessRuntime:
         """Nothing is held."""
 
 
+class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """Tells of the exit when it happens.
+
+    `Process.wait` of Python 3.11 waits for the pipes too, which a child of the engine may hold.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=_LINE_LIMIT, loop=loop)
+        self.exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self.exited.set()
+
+
 class ProcessInstance:
     """One engine process."""
 
-    def __init__(self, launch: Launch, port: int, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        port: int,
+        process: asyncio.subprocess.Process,
+        exited: asyncio.Event,
+    ) -> None:
         self.name = launch.name
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._process = process
         self._log = LogBuffer(launch.secrets())
+        self._exited = exited
         self._reader = asyncio.create_task(self._read())
+        self._killer = asyncio.create_task(self._end_group())
 
     async def wait(self) -> Exit:
         """Return when the process has ended and its log is complete."""
@@ -108,15 +136,23 @@ class ProcessInstance:
                 self._process.terminate()
             try:
                 async with asyncio.timeout(grace):
-                    await self._process.wait()
+                    await self._exited.wait()
             except TimeoutError:
                 pass
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+        await self._killer
         await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
         await self._reader
+
+    async def _end_group(self) -> None:
+        """The end of the engine is the end of its children, as in a container."""
+        await self._exited.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
