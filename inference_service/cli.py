@@ -20,7 +20,8 @@ from inference_service.settings import Settings
 def main(arguments: list[str] | None = None) -> None:
     """Serve until SIGINT or SIGTERM; a second one cuts the requests that still run.
 
-    Exit code 0 after a signal, 1 when the service cannot start, 2 for bad settings.
+    Exit code 0 after a signal, 130 (SIGINT) or 143 (SIGTERM) when a second one cut it short, 1 when
+    the service cannot start, 2 for bad settings.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
@@ -38,28 +39,32 @@ def main(arguments: list[str] | None = None) -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        asyncio.run(_serve(settings))
+        sys.exit(asyncio.run(_serve(settings)))
     except (CatalogError, BindError) as error:
         sys.exit(f"inference-service: {error}")
     except RuntimeUnavailable as error:
         sys.exit(f"inference-service: {error.message}; start it, or use --runtime process")
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
+    code = 0
     loop = asyncio.get_running_loop()
     async with running(settings) as service:
 
-        def on_signal() -> None:
+        def on_signal(name: signal.Signals) -> None:
+            nonlocal code
             if stop.is_set():
+                code = 128 + name
                 _cuts.add(loop.create_task(service.manager.close(0)))
             stop.set()
 
         for name in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(name, on_signal)
+            loop.add_signal_handler(name, on_signal, name)
         print(_banner(service), flush=True)
         await stop.wait()
         print("stopping: waits for running requests; press Ctrl-C again to cut them", flush=True)
+    return code
 
 
 _cuts: set[asyncio.Task[None]] = set()  # asyncio itself keeps no reference to a task

@@ -37,6 +37,15 @@ def died(model_id: str, phase: str, exit: Exit, cause: str, log: tuple[str, ...]
     )
 
 
+def hung(model_id: str, seconds: float, log: tuple[str, ...]) -> StartFailed:
+    """The engine runs, and answers nothing."""
+    return StartFailed(
+        f"{model_id} hung: its engine ran but answered nothing for {seconds:.0f} s",
+        metadata={"model_id": model_id, "phase": "was serving"},
+        log=log,
+    )
+
+
 def stalled(model_id: str, phase: str, seconds: float, log: tuple[str, ...]) -> StartStalled:
     """Nothing moved for so long."""
     last = f"; its last line was: {log[-1]}" if log else ""

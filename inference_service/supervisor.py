@@ -8,6 +8,7 @@ the runtime's `run` is the only clean-up path; stop, crash and cancellation shar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -41,6 +42,9 @@ class Timing:
     poll_longest: float = 1.0
     back_off: float = 1.0  # after the first failure, doubled at each
     back_off_longest: float = 60.0
+    probe: float = 15.0  # between two looks at an engine that is READY
+    hang: float = 120.0  # without an answer for so long, it is replaced
+    heartbeat: float = 10.0  # between two reports of a start in which nothing changes
     healthy_spell: float = 60.0  # READY for so long, and earlier failures are forgotten
 
 
@@ -210,6 +214,8 @@ class Supervisor:
     async def starting(self) -> AsyncGenerator[Status]:
         """Start the model, and yield its status now and at each change until it is READY.
 
+        In between it is repeated, as a sign of life.
+
         Raises what a lease would.
         """
         life = None
@@ -221,7 +227,9 @@ class Supervisor:
                 return
             changed = self._changed
             yield self.status
-            await changed.wait()
+            with contextlib.suppress(TimeoutError):  # silence makes proxies hang up
+                async with asyncio.timeout(self._timing.heartbeat):
+                    await changed.wait()
 
     async def stop(self, drain: float | None = None) -> None:
         """Drain and end the model; return when nothing is left of it.
@@ -369,10 +377,11 @@ class Supervisor:
                     life.ready_at = life.used_at = life.clock()
                     life.rearm.set()
                 ready_at = time.monotonic()
-                exit = await instance.wait()
-                if time.monotonic() - ready_at > self._timing.healthy_spell:
-                    self._failures = 0
-                raise self._died(instance, exit)
+                try:
+                    await race(self._dies(instance), self._hangs(instance))
+                finally:
+                    if time.monotonic() - ready_at > self._timing.healthy_spell:
+                        self._failures = 0
         except LaunchError as error:
             raise failures.could_not_start(self.spec.id, self._phase(), str(error)) from None
 
@@ -398,6 +407,19 @@ class Supervisor:
         async for line in instance.logs():
             moved(self.engine.progress(line))
         await asyncio.Event().wait()  # the end of the log is not the end of the race
+
+    async def _hangs(self, instance: Instance) -> None:
+        """Raise when an engine that runs has answered nothing for too long.
+
+        The limit is generous: engines are deaf while they read a long prompt.
+        """
+        answered = time.monotonic()
+        while (silence := time.monotonic() - answered) < self._timing.hang:
+            await asyncio.sleep(self._timing.probe)
+            if await self.engine.ready(instance.url):
+                answered = time.monotonic()
+        log = instance.tail(_LOG_LINES)
+        raise failures.hung(self.spec.id, silence, log)
 
     async def _dies(self, instance: Instance) -> None:
         raise self._died(instance, await instance.wait())

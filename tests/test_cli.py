@@ -230,7 +230,7 @@ async def test_a_second_signal_cuts_the_requests_that_the_first_one_lets_finish(
         _, err = await process.communicate()
 
     assert failure(error.value).reason == "SHUTTING_DOWN"
-    assert (process.returncode, err.decode()) == (0, "")
+    assert (process.returncode, err.decode()) == (143, "")
 
 
 async def test_a_killed_service_leaves_no_engine() -> None:

@@ -305,6 +305,30 @@ async def test_an_engine_that_dies_while_it_serves_is_removed_and_started_by_the
         assert runtime.started == ["tgi-tiny", "tgi-tiny"]
 
 
+async def test_an_engine_that_hangs_is_noticed_and_replaced() -> None:
+    timing = Timing(poll=0.001, probe=0.01, hang=0.05, back_off=0.01)
+    async with model(timing) as (supervisor, runtime, engine):
+        await supervisor.start()
+        engine.may_answer.clear()
+        await until(supervisor, State.FAILED)
+        assert supervisor.status.failure is not None
+        assert "answered nothing" in supervisor.status.failure.message
+        assert runtime.running == {}
+
+        engine.may_answer.set()
+        await asyncio.sleep(0.02)
+        assert await generate(supervisor) == " word word word"
+
+
+async def test_a_start_in_which_nothing_changes_gives_signs_of_life() -> None:
+    async with model(Timing(poll=0.001, heartbeat=0.01)) as (supervisor, _, engine):
+        engine.may_answer.clear()
+        async with aclosing(supervisor.starting()) as statuses:
+            seen = [await anext(statuses) for _ in range(10)]
+        assert seen[-1] == seen[-2]
+        engine.may_answer.set()
+
+
 async def test_invariant_7_a_start_in_which_nothing_moves_is_given_up() -> None:
     async with model(Timing(stall=0.05, poll=0.001)) as (supervisor, runtime, engine):
         engine.may_answer.clear()
