@@ -159,7 +159,7 @@ class Infer:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self.generate(request)) for _ in range(count)]
-        except* InferError as failed:
+        except ExceptionGroup as failed:  # all of the one kind; `except*` would raise a group again
             raise failed.exceptions[0] from None
         ranked = sorted((task.result() for task in tasks), key=_mean_logprob, reverse=True)
         return ranked[0], ranked[1:]
