@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import grpc
 from google.protobuf import duration_pb2, timestamp_pb2
 
 from inference_service.admission import Admission
@@ -89,6 +90,14 @@ def _given(request: pb.GenerateRequest | pb.GenerateStreamRequest, field: str) -
     return "" if field in ("prompt", "stop") else f", not {getattr(request, field)}"
 
 
+def caller(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Who calls, so that turns can be fair: what a proxy says, else the host of the peer."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "x-caller":
+            return str(value)
+    return str(context.peer()).rpartition(":")[0]
+
+
 def full_text(request: pb.GenerateRequest) -> bool:
     """Whether the answer begins with the prompt."""
     return request.return_full_text if request.HasField("return_full_text") else True
@@ -145,6 +154,7 @@ def model(supervisor: Supervisor, now: float, status: Status | None = None) -> p
         container_name=status.container,
         port=status.port,
         active_request_count=supervisor.lease_count,
+        queued_request_count=supervisor.queued_count,
         pinned=spec.pinned,
     )
     if (idle_in := supervisor.idle_in) is not None and idle_in < _LONGEST_SHOWN:

@@ -6,7 +6,7 @@ ServiceError
  ├─ StartFailed            StartStalled          StartBackingOff
  ├─ RuntimeUnavailable     ModelStopped          StopFailed
  ├─ EngineOverloaded       EngineFailed          GenerationTimeout
- └─ InsufficientMemory
+ └─ InsufficientMemory     QueueFull
 
 `reason` is the name of an `ErrorReason` in protos/inference_service/v1/errors.proto, whose
 `error_rule` says how it is shown on gRPC and REST; `interceptors.py` looks it up. The message is
@@ -109,6 +109,12 @@ class ShuttingDown(ServiceError):
     """The service is shutting down."""
 
     reason = "SHUTTING_DOWN"
+
+
+class QueueFull(ServiceError):
+    """Too many requests wait for the model already."""
+
+    reason = "QUEUE_FULL"
 
 
 class EngineOverloaded(ServiceError):

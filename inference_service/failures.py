@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from inference_service.errors import (
+    EngineFailed,
     InsufficientMemory,
     ModelStopped,
     NotRunning,
+    QueueFull,
     ServiceError,
     ShuttingDown,
     StartBackingOff,
@@ -46,6 +48,14 @@ def hung(model_id: str, seconds: float, log: tuple[str, ...]) -> StartFailed:
     )
 
 
+def engine_gone(model_id: str) -> EngineFailed:
+    """The engine ended while the request waited for its turn."""
+    return EngineFailed(
+        f"the engine of {model_id} ended before this request had its turn; retry",
+        metadata={"model_id": model_id},
+    )
+
+
 def stalled(model_id: str, phase: str, seconds: float, log: tuple[str, ...]) -> StartStalled:
     """Nothing moved for so long."""
     last = f"; its last line was: {log[-1]}" if log else ""
@@ -62,6 +72,15 @@ def never_fits(model_id: str, need: int, capacity: int) -> InsufficientMemory:
         f"{model_id} needs {need / 1e9:.1f} GB, and models can have {capacity / 1e9:.1f} GB in all "
         "on this machine; use a smaller model, or raise the setting `memory`",
         metadata={"model_id": model_id, "required_bytes": need, "capacity_bytes": capacity},
+    )
+
+
+def queue_full(model_id: str, size: int) -> QueueFull:
+    """Nobody else may wait."""
+    return QueueFull(
+        f"{size} requests wait for {model_id} already; retry in a few seconds",
+        metadata={"model_id": model_id, "queue_size": size},
+        retry_after=5,
     )
 
 

@@ -50,10 +50,10 @@ class Manager:
         return self._supervisors[self._catalog.find(model_id).id]
 
     def lease(
-        self, model_id: str, idle_timeout: float | None = None
+        self, model_id: str, idle_timeout: float | None = None, caller: str = ""
     ) -> AbstractAsyncContextManager[Lease]:
         """See `Supervisor.lease`."""
-        return self.find(model_id).lease(idle_timeout)
+        return self.find(model_id).lease(idle_timeout, caller)
 
     async def adopt(self) -> None:
         """Take over the engines that an earlier run of this service has left."""

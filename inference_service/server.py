@@ -81,6 +81,7 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
             drain=settings.drain_timeout,
             idle=settings.idle_timeout,
             residency=settings.min_residency,
+            queue_size=settings.queue_size,
         )
         admission = Admission(settings.memory or _memory())
         manager = Manager(catalog, placed, timing, admission, beacon.changed)

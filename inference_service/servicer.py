@@ -128,7 +128,8 @@ class ModelService(pb_grpc.ModelServiceServicer):
         prompt = convert.prompt(request, spec)
         idle_timeout = convert.idle_timeout(request, self._limits.idle_timeout)
         texts = [prompt.text] if convert.full_text(request) else []
-        async with self._manager.lease(spec.id, idle_timeout) as model, self._limit(spec):
+        lease = self._manager.lease(spec.id, idle_timeout, convert.caller(context))
+        async with lease as model, self._limit(spec):
             watch.leased()
             async with aclosing(model.generate(prompt)) as chunks:
                 async for chunk in chunks:
@@ -147,7 +148,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         spec = self._manager.find(request.model_id).spec
         prompt = convert.prompt(request, spec)
         idle_timeout = convert.idle_timeout(request, self._limits.idle_timeout)
-        lease = self._manager.lease(spec.id, idle_timeout)
+        lease = self._manager.lease(spec.id, idle_timeout, convert.caller(context))
         if request.status_events:
             async with aclosing(self._manager.starting(spec.id)) as statuses:
                 async for status in statuses:

@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     leave_containers: bool = Field(
         False, description="at the end, leave containers running for the next service to take over"
     )
+    queue_size: int = Field(
+        1024,
+        ge=0,
+        description="requests that may wait for one model, beyond those that it works on",
+    )
     memory: Annotated[int, BeforeValidator(parse_size)] | None = Field(
         None, description='memory for all models together, such as "16GB"; default: 9/10 of all'
     )

@@ -24,6 +24,7 @@ from inference_service.engines.base import Chunk, Engine, Prompt
 from inference_service.errors import LaunchError, ServiceError, StopFailed
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.runtimes.base import Exit, Instance, Runtime
+from inference_service.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,9 @@ _LOG_LINES = 20  # what an error carries of an engine's log
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The times that rule a life, in seconds."""
+    """The times that rule a life, in seconds, and the length of the queue before it."""
+
+    queue_size: int = 1024
 
     stall: float = 600.0  # a start in which nothing moves for so long is given up
     drain: float = 30.0  # what a stop gives to requests that run
@@ -111,6 +114,7 @@ class Supervisor:
         self.launch = engine.launch(spec)
         self.status = Status()
         self._timing = timing
+        self._turns = Turns(spec.id, self.launch.concurrency, timing.queue_size)
         self._admission = admission
         own = timing.idle if spec.idle_timeout is None else spec.idle_timeout
         self._idle_timeout = math.inf if spec.pinned else own
@@ -127,6 +131,11 @@ class Supervisor:
     def lease_count(self) -> int:
         """The leases that are out."""
         return len(self._life.leases) if self._life else 0
+
+    @property
+    def queued_count(self) -> int:
+        """The leases that wait for a turn."""
+        return self._turns.queued
 
     @property
     def idle_in(self) -> float | None:
@@ -174,11 +183,14 @@ class Supervisor:
     # What callers ask.
 
     @asynccontextmanager
-    async def lease(self, idle_timeout: float | None = None) -> AsyncGenerator[Lease]:
-        """Hold the model in READY, starting it first if need be.
+    async def lease(
+        self, idle_timeout: float | None = None, caller: str = ""
+    ) -> AsyncGenerator[Lease]:
+        """Hold the model in READY, starting it first if need be, and one of its engine's turns.
 
-        `idle_timeout` is how long it then stays unused, until the next lease ends; None is the
-        model's own. A stop that cannot wait any longer ends the block with ModelStopped.
+        `caller` tells whose turn it is: turns go round between callers. `idle_timeout` is how long
+        the model then stays unused, until the next lease ends; None is its own. A stop that cannot
+        wait any longer ends the block with ModelStopped.
         """
         life, instance = await self._ready()
         cutter = asyncio.timeout(None)
@@ -186,7 +198,13 @@ class Supervisor:
         life.idle.clear()
         try:
             async with cutter:
-                yield Lease(self, instance)
+                await self._turns.take(caller)
+                try:
+                    if life.gone.done():
+                        raise failures.engine_gone(self.spec.id)
+                    yield Lease(self, instance)
+                finally:
+                    self._turns.give()
         except TimeoutError:
             if not cutter.expired():
                 raise

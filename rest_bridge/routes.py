@@ -42,6 +42,11 @@ def refuse_other_sites(request: Request) -> None:
         raise BridgeError("INVALID_PARAMETER", detail, http_status=403)
 
 
+def caller(request: Request) -> tuple[tuple[str, str], ...]:
+    """Who asks, so that the service can be fair between the clients of this bridge."""
+    return (("x-caller", request.client.host),) if request.client else ()
+
+
 def set_fields(body: Generation, *, without: set[str]) -> dict[str, Any]:
     """The fields that were given: the service has the defaults of the others."""
     return body.model_dump(exclude_none=True, exclude=without)
@@ -195,7 +200,8 @@ async def generate(request: Request) -> GenerateResponse | EventStream:
         return stream(request, body, without={"stream", "return_full_text"})
     service = service_of(request)
     fields = set_fields(body, without={"stream"})
-    answer = await service.answer(request, service.stub.Generate(pb.GenerateRequest(**fields)))
+    call = service.stub.Generate(pb.GenerateRequest(**fields), metadata=caller(request))
+    answer = await service.answer(request, call)
     return GenerateResponse(generated_text=answer.generated_text, model_id=answer.model_id)
 
 
@@ -222,5 +228,5 @@ async def generate_stream(request: Request) -> EventStream:
 def stream(request: Request, body: Generation, *, without: set[str]) -> EventStream:
     service = service_of(request)
     fields = set_fields(body, without=without)
-    call = service.stub.GenerateStream(pb.GenerateStreamRequest(**fields))
+    call = service.stub.GenerateStream(pb.GenerateStreamRequest(**fields), metadata=caller(request))
     return EventStream(service, call, event, request.app.state.settings.keep_alive_seconds)

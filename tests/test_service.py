@@ -561,3 +561,27 @@ async def test_logs_are_told_of_a_model_that_runs_and_of_a_start_that_failed(
     await service.stub.StopModel(pb.StopModelRequest(model_id="story-mini"))
     assert [answer async for answer in follower] == []
     assert [answer.line async for answer in read()] == kept
+
+
+async def test_a_full_queue_is_429_with_the_time_to_retry() -> None:
+    async with serving(ports=free_ports(4), queue_size=1) as service:
+        await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+        body = {"model_id": "story-mini", "prompt": PROMPT, "max_new_tokens": 200}
+        answers = await asyncio.gather(
+            *(service.http.post("/generate", json=body) for _ in range(60))
+        )
+
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert len(refused) <= 60 - 9
+    assert {answer.headers["x-error-reason"] for answer in refused} == {"QUEUE_FULL"}
+    assert {answer.headers["retry-after"] for answer in refused} == {"5"}
+
+
+async def test_three_hundred_at_once_are_all_answered(service: Serving) -> None:
+    request = pb.GenerateRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=20)
+
+    answers = await asyncio.gather(*(service.stub.Generate(request) for _ in range(300)))
+
+    assert all(answer.generated_text.startswith(PROMPT) for answer in answers)
+    assert len(engines()) == 1

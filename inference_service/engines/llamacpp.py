@@ -77,6 +77,7 @@ class Llamacpp:
             address_env=("LLAMACPP_HOST", "LLAMACPP_PORT"),
             files={"LLAMACPP_FILE": needs.weights.path} if needs.weights.path else {},
             memory_bytes=needs.memory,
+            concurrency=needs.slots,
         )
 
     def progress(self, line: str) -> Progress | None:

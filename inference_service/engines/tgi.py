@@ -122,6 +122,7 @@ class Tgi:
             address_env=("HOSTNAME", "PORT"),
             memory_bytes=needs.memory,
             gpus=needs.gpus,
+            concurrency=_concurrency(needs),
             stop_grace=2 * _DRAIN_SECONDS + 5,
         )
 
@@ -217,6 +218,12 @@ class Tgi:
                 return len(await response.json())
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise EngineFailed(f"the engine could not count the prompt's tokens: {error}") from None
+
+
+def _concurrency(needs: TgiNeeds) -> int:
+    """The requests above which TGI answers 429; its own default is 128."""
+    value = needs.env.get("MAX_CONCURRENT_REQUESTS", "")
+    return int(value) if value.isdecimal() and int(value) else 128
 
 
 def _environment(needs: TgiNeeds) -> dict[str, str]:

@@ -39,6 +39,7 @@ class Launch:
     process_env: Mapping[str, str] = field(default_factory=dict)  # added where it is a process
     files: Mapping[str, Path] = field(default_factory=dict)
     gpus: Gpus = "none"
+    concurrency: int = 128  # requests that the engine works on at once
     stop_grace: float = 10.0  # seconds from the request to stop to the kill
 
     @property

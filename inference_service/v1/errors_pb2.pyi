@@ -81,6 +81,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The model needs more memory than all models together can have, so that it can never be started.
     Metadata: `model_id`, `required_bytes`, `capacity_bytes`.
     """
+    ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 19
+    """As many requests wait for the model as may (setting `queue_size`). Metadata: `model_id`,
+    `queue_size`.
+    """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
     """REST alone: the service behind the bridge does not answer."""
 
@@ -149,6 +153,10 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 ERROR_REASON_INSUFFICIENT_MEMORY: ErrorReason.ValueType  # 18
 """The model needs more memory than all models together can have, so that it can never be started.
 Metadata: `model_id`, `required_bytes`, `capacity_bytes`.
+"""
+ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 19
+"""As many requests wait for the model as may (setting `queue_size`). Metadata: `model_id`,
+`queue_size`.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
 """REST alone: the service behind the bridge does not answer."""

@@ -160,6 +160,7 @@ class Model(_message.Message):
     PORT_FIELD_NUMBER: _builtins.int
     ACTIVE_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    QUEUED_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id by which calls name it, such as `gpt-2`: 1 to 63 characters of `a-z 0-9 . _ -`, of which
@@ -189,6 +190,8 @@ class Model(_message.Message):
     """The port of the engine on 127.0.0.1. Set while it is READY or STOPPING."""
     active_request_count: _builtins.int
     """The requests that use it now."""
+    queued_request_count: _builtins.int
+    """The requests among them that wait for their turn at the engine."""
     pinned: _builtins.bool
     """True for a model that the operator keeps: it is stopped by StopModel alone."""
     @_builtins.property
@@ -233,11 +236,12 @@ class Model(_message.Message):
         port: _builtins.int = ...,
         active_request_count: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        queued_request_count: _builtins.int = ...,
         pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "last_error", b"last_error", "retry_time", b"retry_time", "start_progress", b"start_progress", "state_change_time", b"state_change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "hf_name", b"hf_name", "id", b"id", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "pinned", b"pinned", "port", b"port", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "hf_name", b"hf_name", "id", b"id", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "pinned", b"pinned", "port", b"port", "queued_request_count", b"queued_request_count", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -192,7 +192,11 @@ class ModelServiceServicer:
         running, and waits for it; the generation timeout (60 s by default) counts from the moment at
         which the model is ready.
 
-        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel,
+        An engine works on a limited number of requests at once. Others wait, in turn between callers (a
+        caller is an address, or what the metadata `x-caller` of a proxy says); when too many wait,
+        QUEUE_FULL.
+
+        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
         ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

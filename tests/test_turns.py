@@ -1,0 +1,118 @@
+"""Turns at an engine: bounded, in order, and fair between callers."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from inference_service.admission import Admission
+from inference_service.engines.base import Prompt
+from inference_service.errors import QueueFull
+from inference_service.supervisor import Supervisor, Timing
+from inference_service.turns import Turns
+from tests.fakes import FakeEngine, FakeRuntime, spec
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_no_more_than_the_limit_at_once_and_in_order() -> None:
+    turns = Turns("m", limit=2, size=10)
+    had: list[int] = []
+
+    async def use(number: int) -> None:
+        await turns.take("one")
+        had.append(number)
+
+    users = [asyncio.create_task(use(number)) for number in range(5)]
+    await settle()
+    assert (had, turns.queued) == ([0, 1], 3)
+    for expected in (3, 4, 5):
+        turns.give()
+        await settle()
+        assert had == list(range(expected))
+    await asyncio.gather(*users)
+    assert turns.queued == 0
+
+
+async def test_turns_go_round_between_callers() -> None:
+    turns = Turns("m", limit=1, size=100)
+    had: list[str] = []
+
+    async def use(caller: str) -> None:
+        await turns.take(caller)
+        had.append(caller)
+
+    await turns.take("x")
+    users = [asyncio.create_task(use("greedy")) for _ in range(4)]
+    await settle()
+    users += [asyncio.create_task(use(caller)) for caller in ("modest", "other", "modest")]
+    await settle()
+    for _ in users:
+        turns.give()
+        await settle()
+
+    assert had == ["greedy", "modest", "other", "greedy", "modest", "greedy", "greedy"]
+
+
+async def test_whoever_leaves_the_queue_is_forgotten() -> None:
+    turns = Turns("m", limit=1, size=2)
+    await turns.take("a")
+    leaver, stayer = (asyncio.create_task(turns.take("a")) for _ in range(2))
+    await settle()
+    leaver.cancel()
+    await settle()
+    assert turns.queued == 1
+
+    turns.give()
+    await stayer
+
+
+async def test_a_turn_that_nobody_can_take_any_more_goes_on() -> None:
+    turns = Turns("m", limit=1, size=2)
+    await turns.take("a")
+    leaver, stayer = (asyncio.create_task(turns.take("a")) for _ in range(2))
+    await settle()
+    turns.give()  # it is the leaver's turn, which is cancelled before it knows
+    leaver.cancel()
+
+    async with asyncio.timeout(1):
+        await stayer
+    assert turns.queued == 0
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
+    turns = Turns("m", limit=1, size=1)
+    await turns.take("a")
+    waiter = asyncio.create_task(turns.take("a"))
+    await settle()
+
+    with pytest.raises(QueueFull, match="1 requests wait for m already") as refused:
+        await turns.take("b")
+
+    assert refused.value.retry_after is not None
+    turns.give()
+    await waiter
+
+
+async def test_an_engine_has_no_more_requests_than_it_works_on() -> None:
+    runtime, engine = FakeRuntime(), FakeEngine()
+    supervisor = Supervisor(spec(), runtime, engine, Timing(poll=0.001), Admission(10**9))
+    most = 0
+
+    async def generate() -> None:
+        nonlocal most
+        prompt = Prompt("once", max_new_tokens=3)
+        async with supervisor.lease() as lease, aclosing(lease.generate(prompt)) as chunks:
+            async for _ in chunks:
+                most = max(most, engine.open)
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(generate() for _ in range(500)))
+    assert most == supervisor.launch.concurrency == 128
+    assert supervisor.queued_count == 0
+    await supervisor.close(0)
