@@ -90,7 +90,7 @@ async def list_models(request: Request) -> ModelsResponse:
 @router.get(
     "/models:watch",
     summary="Watch models",
-    tags=["Models"],
+    tags=["Streams"],
     response_class=EventStream,
     status_code=200,
     responses=openapi.CHANGES | openapi.errors("MODEL_NOT_FOUND", "INVALID_PARAMETER"),
@@ -116,7 +116,7 @@ async def watch_models(
 @router.get(
     "/models/{model_id:path}/logs",
     summary="Read a model's log",
-    tags=["Models"],
+    tags=["Streams"],
     response_class=EventStream,
     status_code=200,
     responses=openapi.LINES
@@ -208,7 +208,7 @@ async def generate(request: Request) -> GenerateResponse | EventStream:
 @router.post(
     "/generate_stream",
     summary="Generate text as a stream of events",
-    tags=["Generation"],
+    tags=["Streams"],
     response_class=EventStream,
     status_code=200,
     responses=openapi.EVENTS | openapi.errors(*openapi.GENERATING, of_bridge=openapi.NOT_JSON),
