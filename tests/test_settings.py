@@ -59,6 +59,7 @@ VALUES = [
     ("max_idle_timeout", "0", 0.0),
     ("memory", "16GB", 16 * 10**9),
     ("min_residency", "0.5", 0.5),
+    ("queue_size", "0", 0),
     ("log_level", "debug", "debug"),
 ]
 

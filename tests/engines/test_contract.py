@@ -33,7 +33,7 @@ SOON = 1.0  # the seconds in which an engine notices that nobody listens any mor
 GREEDY = Prompt("", max_new_tokens=40, temperature=0)
 WILD = Prompt("", max_new_tokens=20, temperature=2, top_p=1)
 # Repeats itself, and so comes to no end by itself.
-ENDLESS = Prompt("", max_new_tokens=200, temperature=1, top_p=1, repetition_penalty=0.3)
+ENDLESS = Prompt("", max_new_tokens=200, temperature=0, repetition_penalty=0.3)
 
 
 def prompt(bed: Bed, like: Prompt = GREEDY, **changes: Any) -> Prompt:

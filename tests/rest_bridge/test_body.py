@@ -188,7 +188,7 @@ async def test_the_refusal_does_not_wait_for_the_rest(bridge: Bridge, header: by
     if b"chunked" in header:
         writer.write(b"%x\r\n%s\r\n" % (LIMIT + 1, bytes(LIMIT + 1)))
     status_line = await reader.readline()
-    assert status_line == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+    assert status_line.startswith(b"HTTP/1.1 413 ")
     writer.close()
     await writer.wait_closed()
 

@@ -20,11 +20,17 @@ from tests.runtimes.beds import Bed, ask, until
 PROMPTLY = 5.0  # seconds, on a busy machine too
 
 
+async def cancelled_at(
+    coroutine: Coroutine[Any, Any, None], wait: int, begun: asyncio.Event
+) -> None:
+    """Run it as the whole of a task, which is cancelled at its `wait`th wait since `begun`."""
+    await _driven(coroutine, wait, begun)
+
+
 @types.coroutine
-def cancelled_at(
+def _driven(
     coroutine: Coroutine[Any, Any, None], wait: int, begun: asyncio.Event
 ) -> Generator[Any, Any, None]:
-    """Run it as the whole of a task, which is cancelled at its `wait`th wait since `begun`."""
     task = asyncio.current_task()
     assert task is not None
     error: BaseException | None = None
