@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from inference_service.admission import Admission
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Engine, Prompt
 from inference_service.errors import LaunchError, ServiceError, StopFailed
+from inference_service.life import Life, race
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.runtimes.base import Exit, Instance, Runtime
 from inference_service.turns import Turns
@@ -64,38 +65,6 @@ class Lease:
         return self._engine.generate(self._url, self.spec, prompt)
 
 
-class _Life:
-    """One run of the model, from the first wish for it until nothing is left."""
-
-    def __init__(self, idle_timeout: float) -> None:
-        self.clock = asyncio.get_running_loop().time
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[Instance] = loop.create_future()
-        self.gone: asyncio.Future[None] = loop.create_future()
-        self.unwanted = asyncio.Event()
-        self.drain = 0.0
-        self.leases: set[asyncio.Timeout] = set()
-        self.waiters = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.idle_timeout = idle_timeout
-        self.ready_at = math.inf
-        self.used_at = math.inf  # READY, or the end of the last request; never before READY
-        self.parked = False  # nobody watches the idle time, since the model is in use
-        self.rearm = asyncio.Event()  # the watcher of the idle time has to look again
-        for future in (self.ready, self.gone):  # an error that nobody waits for is in the log
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    @property
-    def in_use(self) -> bool:
-        """Whether somebody has it, or is about to."""
-        return bool(self.leases or self.waiters)
-
-    def idle_at(self) -> float:
-        """When it will have been unused for too long; never, while it is in use."""
-        return math.inf if self.in_use else self.used_at + self.idle_timeout
-
-
 class Supervisor:
     """Starts, watches and stops one model on behalf of any number of callers."""
 
@@ -120,7 +89,7 @@ class Supervisor:
         self._idle_timeout = math.inf if spec.pinned else own
         self._on_change = changed
         self._changed = asyncio.Event()
-        self._life: _Life | None = None
+        self._life: Life | None = None
         self._instance: Instance | None = None  # the last one; its log outlives it
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
@@ -285,7 +254,7 @@ class Supervisor:
 
     # Getting to READY.
 
-    async def _ready(self) -> tuple[_Life, Instance]:
+    async def _ready(self) -> tuple[Life, Instance]:
         """A life that is READY at the moment of return: no await may follow in the caller."""
         while True:
             if self._closed:
@@ -302,18 +271,18 @@ class Supervisor:
                     return life, instance
             await asyncio.wait([life.gone])
 
-    def _begin(self) -> _Life:
+    def _begin(self) -> Life:
         if self._closed:
             raise failures.shutting_down()
         if (wait := self._retry_at - time.monotonic()) > 0 and self.status.failure:
             raise failures.backing_off(self.spec.id, wait, self.status.failure)
         self._admission.plan(self)  # raises for what can never fit
-        self._life = _Life(self._idle_timeout)
+        self._life = Life(self._idle_timeout)
         self._enter(State.STARTING)
         self._task = asyncio.create_task(self._live(self._life), name=f"life of {self.spec.id}")
         return self._life
 
-    def _end(self, life: _Life, drain: float) -> None:
+    def _end(self, life: Life, drain: float) -> None:
         """Make a life unwanted. A second call can only shorten the drain."""
         if not life.unwanted.is_set():
             life.drain = drain
@@ -323,14 +292,14 @@ class Supervisor:
             life.drain = drain
             self._cut(life, drain)
 
-    def _released(self, life: _Life) -> None:
+    def _released(self, life: Life) -> None:
         """Somebody may have been the last to use it."""
         if not life.in_use:
             self._admission.changed()
             if life.parked:
                 life.rearm.set()
 
-    def _used(self, life: _Life, idle_timeout: float | None) -> None:
+    def _used(self, life: Life, idle_timeout: float | None) -> None:
         """Note the end of a use, from which idle time counts."""
         life.used_at = life.clock()
         if idle_timeout is None or self.spec.pinned:
@@ -341,7 +310,7 @@ class Supervisor:
 
     # The life: one task, the only writer of the state.
 
-    async def _live(self, life: _Life) -> None:
+    async def _live(self, life: Life) -> None:
         failure: ServiceError | None = None
         try:
             await race(self._admitted(life), self._unwanted(life))
@@ -361,7 +330,7 @@ class Supervisor:
         else:
             life.gone.set_result(None)
 
-    async def _admitted(self, life: _Life) -> None:
+    async def _admitted(self, life: Life) -> None:
         async with self._admission.room(self, self._waits):
             await self._serve(life)
 
@@ -370,7 +339,7 @@ class Supervisor:
         if progress != self.status.progress and self.status.state is State.STARTING:
             self._show(replace(self.status, progress=progress))
 
-    async def _serve(self, life: _Life) -> None:
+    async def _serve(self, life: Life) -> None:
         try:
             async with asyncio.timeout(self._timing.stall) as stall:
                 moved = self._mover(stall)
@@ -384,7 +353,7 @@ class Supervisor:
             raise failures.could_not_start(self.spec.id, self._phase(), str(error)) from None
         await self._run(life)
 
-    async def _run(self, life: _Life) -> None:
+    async def _run(self, life: Life) -> None:
         try:
             async with self.runtime.run(self.launch) as instance:
                 self._instance = instance
@@ -442,7 +411,7 @@ class Supervisor:
     async def _dies(self, instance: Instance) -> None:
         raise self._died(instance, await instance.wait())
 
-    async def _unwanted(self, life: _Life) -> None:
+    async def _unwanted(self, life: Life) -> None:
         """Return when the model may be removed: it is unwanted or idle, and drained or cut."""
         while not life.unwanted.is_set():
             life.rearm.clear()
@@ -461,7 +430,7 @@ class Supervisor:
         self._cut(life, life.drain)
         await life.idle.wait()
 
-    def _cut(self, life: _Life, drain: float) -> None:
+    def _cut(self, life: Life, drain: float) -> None:
         """End the leases that are still out after `drain` seconds."""
         deadline = asyncio.get_running_loop().time() + drain
         for lease in life.leases:
@@ -517,17 +486,3 @@ class Supervisor:
     def _died(self, instance: Instance, exit: Exit) -> ServiceError:
         log = instance.tail(_LOG_LINES)
         return failures.died(self.spec.id, self._phase(), exit, self.engine.cause(log), log)
-
-
-async def race(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run all until one ends, then cancel the others; raise the first error, of whichever it is."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled() and (error := task.exception()):
-            raise error
