@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 
@@ -38,12 +39,19 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    _raise_file_limit()
     try:
         sys.exit(asyncio.run(_serve(settings)))
     except (CatalogError, BindError) as error:
         sys.exit(f"inference-service: {error}")
     except RuntimeUnavailable as error:
         sys.exit(f"inference-service: {error.message}; start it, or use --runtime process")
+
+
+def _raise_file_limit() -> None:
+    """Each request has a connection to its engine: the usual 1024 files are soon used up."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve(settings: Settings) -> int:

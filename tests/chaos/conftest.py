@@ -1,0 +1,85 @@
+"""A bed for faults, and the table at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import docker
+import grpc
+import pytest
+from docker import DockerClient
+
+from tests.chaos.leftovers import left_behind
+from tests.chaos.report import Report, Row
+from tests.chaos.trial import Trial, new_client
+from tests.serving import free_ports
+
+_REPORT = pytest.StashKey[Report]()
+_MODEL = f"chaos-{os.getpid()}"
+
+Faulty = Callable[..., AbstractAsyncContextManager[Trial]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_REPORT] = Report()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the table, and write it to the file that CHAOS_REPORT names."""
+    report = config.stash[_REPORT]
+    if not report.rows:
+        return
+    terminalreporter.section("faults")
+    terminalreporter.write_line(str(report))
+    if path := os.environ.get("CHAOS_REPORT"):
+        Path(path).write_text(f"{report}\n")
+
+
+@pytest.fixture
+def faulty(docker_client: DockerClient, pytestconfig: pytest.Config) -> Faulty:
+    """Trials on the engine that DOCKER_HOST names; each makes a row, and fails unless clean."""
+
+    @asynccontextmanager
+    async def trial(
+        fault: str, allowed: Collection[str] = (), model_id: str = _MODEL
+    ) -> AsyncGenerator[Trial]:
+        row = Row(fault)
+        pytestconfig.stash[_REPORT].rows.append(row)
+        # gRPC's thread and its files go with the last of its objects, and the test has some still.
+        async with grpc.aio.insecure_channel("127.0.0.1:1"):
+            client = docker.from_env()
+            trial = Trial(row, client, _MODEL, model_id, free_ports(8), allowed, new_client())
+            before = trial.held()
+            try:
+                yield trial
+            finally:
+                await trial.http.aclose()
+                trial.forget_volume()
+                client.close()
+            row.left += await left_behind(before, trial.held, running=False)
+        trial.verdict()
+
+    return trial
+
+
+@pytest.fixture
+def tgi(tmp_path: Path, tgi_image: str) -> Callable[..., dict[str, object]]:
+    """Settings of a service in Docker with one model on TGI's double; `env` is the double's."""
+
+    def settings(**env: object) -> dict[str, object]:
+        path = tmp_path / "catalog.toml"
+        env = {"DOUBLE_LOAD_SECONDS": 0.1, "DOUBLE_DOWNLOAD_SECONDS": 0} | env
+        variables = ", ".join(f'{name} = "{value}"' for name, value in env.items())
+        path.write_text(
+            f'[[models]]\nid = "{_MODEL}"\nhf_name = "org/{_MODEL}"\ncontext_length = 1024\n'
+            f'[models.tgi]\nmemory = "256MiB"\nweights = {{ repo = "org/{_MODEL}" }}\n'
+            f"env = {{ {variables} }}\n"
+        )
+        return {"runtime": "docker", "tgi_image": tgi_image, "catalog": path}
+
+    return settings

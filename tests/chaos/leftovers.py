@@ -1,0 +1,78 @@
+"""What this process and its service hold: containers, ports, processes, threads, tasks, files."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import docker
+
+from tests.serving import free
+
+Held = Counter[str]
+
+# asyncio's own threads, of which there are never more than a few; no loop of ours ends them.
+_SHARED = "asyncio_"
+
+# What a service that runs may keep of its connection to Docker: threads and sockets, both bounded.
+_POOLED = ("thread docker_", "file of unix")
+
+
+def held(service: str, ports: range) -> Held:
+    """What is held now, by what it is. Ports are those of engines, by number."""
+    gc.collect()  # the Docker SDK leaves sockets to it
+    label = f"inference-service.service={service}"
+    with closing(docker.from_env()) as client:  # of its own: a client keeps up to 25 connections
+        ours = client.containers.list(all=True, ignore_removed=True, filters={"label": label})
+    found = Counter(f"container {container.name}" for container in ours)
+    found.update(f"port {port}" for port in ports if not free(port))
+    found.update(f"process {name}" for name in _children())
+    names = (thread.name for thread in threading.enumerate())
+    found.update(f"thread {name}" for name in names if not name.startswith(_SHARED))
+    found.update(f"task {task.get_coro()!r}".split(" at 0x")[0] for task in asyncio.all_tasks())
+    found.update(f"file of {kind}" for kind in _files())
+    return found
+
+
+async def left_behind(before: Held, look: Callable[[], Held], *, running: bool) -> list[str]:
+    """What is held now and was not before, and does not go within a few seconds.
+
+    With `running`, the service is still there, and keeps its connections to Docker.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 5
+    while True:
+        left = sorted((look() - before).elements())
+        if running:
+            left = [thing for thing in left if not thing.startswith(_POOLED)]
+        if not left or loop.time() > end:
+            return left
+        await asyncio.sleep(0.05)
+
+
+def _children() -> Iterator[str]:
+    """The processes that this one has started, zombies too."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+            if int(rest.split()[1]) == os.getpid():
+                yield name
+
+
+def _files() -> Iterator[str]:
+    """The open files, sockets by their family."""
+    families = {
+        f"socket:[{line.split()[column]}]": family
+        for family, column in (("tcp", 9), ("tcp6", 9), ("unix", 6))
+        for line in Path("/proc/self/net", family).read_text().splitlines()[1:]
+    }
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one of this listing
+            target = os.readlink(path)
+            yield families.get(target, target.partition(":[")[0])

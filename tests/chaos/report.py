@@ -1,0 +1,41 @@
+"""The table of a run: what each fault did to the callers, and what was left of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+_HEAD = ("fault", "calls", "answered", "wrongly", "left behind", "healthy after")
+
+
+@dataclass(slots=True)
+class Row:
+    """One fault. `answered` counts the calls with exactly one answer, right or wrong."""
+
+    fault: str
+    calls: int = 0
+    answered: int = 0
+    wrong: list[str] = field(default_factory=list)  # answers that do not fit the fault
+    left: list[str] = field(default_factory=list)  # what should have gone, and has not
+    healthy: float | None = None  # seconds from the fault to the next text
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row as the table shows it."""
+        healthy = "never" if self.healthy is None else f"{self.healthy:.2f} s"
+        counts = (self.calls, self.answered, len(self.wrong), len(self.left))
+        return (self.fault, *map(str, counts), healthy)
+
+
+class Report:
+    """The rows of this run, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def __str__(self) -> str:
+        table = [_HEAD, *(row.cells for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join(
+            "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])])
+            for first, *rest in table
+        )

@@ -1,0 +1,72 @@
+"""Callers that come all at once, and callers that go without a word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.chaos.callers import STREAMS, TEXT
+from tests.chaos.conftest import Faulty
+from tests.chaos.trial import ENDLESS, SHORT, Trial
+from tests.serving import Serving
+
+pytestmark = [pytest.mark.docker, pytest.mark.chaos]
+
+Settings = Callable[..., dict[str, Any]]
+
+
+async def test_a_thousand_callers_of_a_cold_model(faulty: Faulty, tgi: Settings) -> None:
+    async with (
+        faulty("1,000 callers of a cold model") as trial,
+        trial.serving(**tgi(MAX_CONCURRENT_REQUESTS=1000)) as service,
+    ):
+        trial.strike()
+        crowd = trial.call(service, 1000)
+        await crowd.answered()
+        await trial.heal(service)
+        assert trial.held()[f"container tgi-{trial.model_id}"] == 1
+
+
+async def test_more_callers_than_the_engine_takes(faulty: Faulty, tgi: Settings) -> None:
+    async with (
+        faulty("300 of an engine for 128", {"ENGINE_OVERLOADED"}) as trial,
+        trial.serving(**tgi()) as service,
+    ):
+        trial.strike()
+        crowd = trial.call(service, 300)
+        await crowd.answered()
+        await trial.heal(service)
+        assert sum(caller.answers == [TEXT] for caller in crowd.callers) >= 128
+
+
+async def test_five_hundred_clients_vanish_amid_streams(faulty: Faulty, tgi: Settings) -> None:
+    settings = tgi(MAX_CONCURRENT_REQUESTS=1000, DOUBLE_TOKENS_PER_SECOND=5)
+    async with (
+        faulty("500 clients vanish amid streams, 20 stay") as trial,
+        trial.serving(**settings) as service,
+    ):
+        stay = trial.call(service, 20, SHORT | {"max_new_tokens": 20}, STREAMS)
+        vanish = trial.passers_by(service, 500, ENDLESS, STREAMS)
+        await vanish.reading()
+        trial.strike()
+        await vanish.vanish()
+        await trial.heal(service)
+        await stay.answered()
+        await until_at_rest(service, trial)
+        assert [caller.answers for caller in stay.callers] == [[TEXT]] * 20
+        assert not any(caller.answers for caller in vanish.callers)
+
+
+async def until_at_rest(service: Serving, trial: Trial) -> None:
+    """Return when neither the service nor the engine works for anybody."""
+    port = (await trial.model(service)).port
+    async with asyncio.timeout(5):
+        while True:
+            model = await trial.model(service)
+            metrics = (await trial.http.get(f"http://127.0.0.1:{port}/metrics")).text
+            if not model.active_request_count and "tgi_batch_current_size 0\n" in metrics:
+                return
+            await asyncio.sleep(0.05)

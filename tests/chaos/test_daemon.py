@@ -1,0 +1,148 @@
+"""Docker goes away and comes back, its pulls break off, its disk is full."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from docker import DockerClient
+
+from tests.chaos.callers import STREAMS
+from tests.chaos.conftest import Faulty
+from tests.chaos.trial import ENDLESS
+from tests.docker import images
+from tests.docker.daemon import Daemon
+from tests.docker.needs import require_private_engine
+from tests.docker.registry import Registry
+from tests.runtimes.tap import Tap
+
+pytestmark = [pytest.mark.docker, pytest.mark.chaos]
+
+Settings = Callable[..., dict[str, Any]]
+
+_DISK = 3_000_000_000  # in memory, of which it takes what it needs
+
+ABSENT = {"ENGINE_FAILED", "START_FAILED", "START_BACKING_OFF", "RUNTIME_UNAVAILABLE"}
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[Daemon]:
+    """An engine of one's own, whose containers end with it; one for all, since it costs seconds."""
+    require_private_engine()
+    with Daemon(disk_bytes=_DISK) as daemon:
+        images.tgi_double(daemon.client)
+        yield daemon
+
+
+@pytest.mark.parametrize("way", ["stop", "kill"])
+async def test_restarted(
+    faulty: Faulty, tgi: Settings, mortal: Daemon, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Killed, it leaves engines that live until the next one ends them."""
+    monkeypatch.setenv("DOCKER_HOST", mortal.url)
+    settings = tgi(DOUBLE_TOKENS_PER_SECOND=50, GRACEFUL_TERMINATION_TIMEOUT=1)
+    async with (
+        faulty(f"dockerd: {way}, start amid 20 streams", ABSENT) as trial,
+        trial.serving(**settings) as service,
+    ):
+        crowd = trial.call(service, 20, ENDLESS, STREAMS)
+        await crowd.reading()
+        trial.strike()
+        await asyncio.to_thread(getattr(mortal, way))
+        await trial.call(service, 20).answered()
+        await asyncio.to_thread(mortal.start)
+        await crowd.answered()
+        await trial.heal(service)
+
+
+async def test_restarted_with_live_restore(
+    faulty: Faulty, tgi: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine lives on, but not its port: the proxy behind that one ends with dockerd."""
+    require_private_engine()
+    with Daemon(live_restore=True, disk_bytes=_DISK) as daemon:
+        images.tgi_double(daemon.client)
+        monkeypatch.setenv("DOCKER_HOST", daemon.url)
+        async with (
+            faulty("dockerd: stop, start, live-restore", ABSENT) as trial,
+            trial.serving(**tgi(DOUBLE_TOKENS_PER_SECOND=50)) as service,
+        ):
+            crowd = trial.call(service, 20, ENDLESS, STREAMS)
+            await crowd.reading()
+            before = trial.container().attrs["State"]
+            trial.strike()
+            await asyncio.to_thread(daemon.stop)
+            await trial.call(service, 20).answered()
+            await asyncio.to_thread(daemon.start)
+            await crowd.answered()
+            await trial.heal(service)
+            assert trial.container().attrs["State"]["Pid"] == before["Pid"]
+
+
+async def test_a_pull_is_cut(
+    faulty: Faulty,
+    tgi: Settings,
+    mortal: Daemon,
+    docker_client: DockerClient,
+    tgi_image: str,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", mortal.url)
+    pushed = registry.push(docker_client, tgi_image, "tgi:1")
+    async with Tap(registry.address, 15_000_000) as tap:
+        image = pushed.replace(registry.address, tap.address)
+        mortal.client.images.pull(pushed).tag(image)
+        async with (
+            faulty("a pull that is cut at half") as trial,
+            trial.serving(**tgi() | {"tgi_image": image}) as service,
+        ):
+            forget_images(trial.client)
+            crowd = trial.call(service, 20)
+            await tap.held.wait()
+            trial.strike()
+            tap.drop()
+            await crowd.answered()
+            await trial.heal(service)
+
+
+async def test_a_full_disk(
+    faulty: Faulty,
+    tgi: Settings,
+    mortal: Daemon,
+    docker_client: DockerClient,
+    tgi_image: str,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", mortal.url)
+    image = registry.push(docker_client, tgi_image, "tgi:1")
+    async with (
+        faulty("a pull onto a full disk", {"START_FAILED", "START_BACKING_OFF"}) as trial,
+        trial.serving(**tgi() | {"tgi_image": image}) as service,
+    ):
+        forget_images(trial.client)
+        resize(mortal, 20_000_000)
+        trial.strike()
+        crowd = trial.call(service, 20)
+        await crowd.answered()
+        error = (await trial.model(service)).last_error.message
+        resize(mortal, _DISK)
+        await trial.heal(service)
+        assert "no space left on device" in error
+        assert [caller.answers for caller in crowd.callers] == [["START_FAILED"]] * 20
+
+
+def forget_images(client: DockerClient) -> None:
+    """Have the engine pull again what it needs."""
+    for image in client.images.list():
+        client.images.remove(str(image.id), force=True)
+
+
+def resize(daemon: Daemon, size: int) -> None:
+    """Make the engine's disk as large as this."""
+    disk = daemon.folder / "data"
+    subprocess.run(["mount", "-o", f"remount,size={size}", "tmpfs", disk], check=True)

@@ -1,0 +1,128 @@
+"""The engine dies, outgrows its memory, or hangs."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from docker.models.containers import Container
+
+from inference_service.v1 import model_service_pb2 as pb
+from tests.chaos.callers import STREAMS
+from tests.chaos.conftest import Faulty
+from tests.chaos.trial import ENDLESS
+from tests.serving import Serving
+
+pytestmark = [pytest.mark.docker, pytest.mark.chaos]
+
+Settings = Callable[..., dict[str, Any]]
+
+# Has the kernel choose the engine, and not this program, when the container's memory is full.
+_OUTGROW = """
+import glob, os
+for path in glob.glob('/proc/[0-9]*/oom_score_adj'):
+    if path.split('/')[2] not in ('1', str(os.getpid())):
+        open(path, 'w').write('1000')
+kept = [bytearray(b'x' * 2**20) for _ in range(2**10)]
+"""
+
+
+def signalled(container: Container, number: signal.Signals) -> None:
+    """Send a signal to the engine itself, which is not the container's first process."""
+    container.exec_run(["/bin/sh", "-c", f"kill -{number} -1"])
+
+
+async def until_state(service: Serving, model_id: str, wanted: Callable[[pb.Model], bool]) -> None:
+    """Return when the model is as wanted."""
+    call = service.stub.WatchModels(pb.WatchModelsRequest(model_id=model_id))
+    async for change in call:
+        if change.WhichOneof("event") == "model" and wanted(change.model):
+            call.cancel()
+            return
+
+
+async def test_killed_while_loading(faulty: Faulty, tgi: Settings) -> None:
+    allowed = {"START_FAILED", "START_BACKING_OFF"}
+    async with (
+        faulty("kill -9 of an engine that loads", allowed) as trial,
+        trial.serving(**tgi(DOUBLE_LOAD_SECONDS=1)) as service,
+    ):
+        crowd = trial.call(service, 20)
+        await until_state(
+            service,
+            trial.model_id,
+            lambda model: model.start_progress.phase == pb.START_PHASE_LOADING_WEIGHTS,
+        )
+        trial.strike()
+        signalled(trial.container(), signal.SIGKILL)
+        await crowd.answered()
+        await trial.heal(service)
+        assert {answer for caller in crowd.callers for answer in caller.answers} == {"START_FAILED"}
+
+
+async def test_killed_while_idle(faulty: Faulty, tgi: Settings) -> None:
+    allowed = {"ENGINE_FAILED", "START_FAILED", "START_BACKING_OFF"}
+    async with (
+        faulty("kill -9 of an idle engine", allowed) as trial,
+        trial.serving(**tgi()) as service,
+    ):
+        await trial.call(service, 1).answered()
+        trial.strike()
+        signalled(trial.container(), signal.SIGKILL)
+        await trial.call(service, 20).answered()
+        await trial.heal(service)
+
+
+async def test_killed_amid_streams(faulty: Faulty, tgi: Settings) -> None:
+    allowed = {"ENGINE_FAILED", "START_BACKING_OFF"}
+    async with (
+        faulty("kill -9 amid 20 streams", allowed) as trial,
+        trial.serving(**tgi(DOUBLE_TOKENS_PER_SECOND=50)) as service,
+    ):
+        crowd = trial.call(service, 20, ENDLESS, STREAMS)
+        await crowd.reading()
+        trial.strike()
+        signalled(trial.container(), signal.SIGKILL)
+        await crowd.answered()
+        await trial.heal(service)
+        assert [caller.answers for caller in crowd.callers] == [["ENGINE_FAILED"]] * 20
+
+
+async def test_out_of_memory_amid_streams(faulty: Faulty, tgi: Settings) -> None:
+    allowed = {"ENGINE_FAILED", "START_BACKING_OFF"}
+    async with (
+        faulty("out of memory amid 20 streams", allowed) as trial,
+        trial.serving(**tgi(DOUBLE_TOKENS_PER_SECOND=50)) as service,
+    ):
+        crowd = trial.call(service, 20, ENDLESS, STREAMS)
+        await crowd.reading()
+        trial.strike()
+        trial.container().exec_run(["python", "-c", _OUTGROW], detach=True)
+        await crowd.answered()
+        await until_state(
+            service, trial.model_id, lambda model: model.state == pb.MODEL_STATE_FAILED
+        )
+        error = (await trial.model(service)).last_error.message
+        await trial.heal(service)
+        assert "ran out of its memory limit" in error
+        assert [caller.answers for caller in crowd.callers] == [["ENGINE_FAILED"]] * 20
+
+
+async def test_stopped_amid_streams(faulty: Faulty, tgi: Settings) -> None:
+    """An engine that hangs is known by the silence alone; somebody has to end it."""
+    allowed = {"GENERATION_TIMEOUT", "ENGINE_FAILED", "START_BACKING_OFF"}
+    settings = tgi(DOUBLE_TOKENS_PER_SECOND=50) | {"generation_timeout": 1}
+    async with (
+        faulty("SIGSTOP amid 20 streams, killed by hand", allowed) as trial,
+        trial.serving(**settings) as service,
+    ):
+        crowd = trial.call(service, 20, ENDLESS, STREAMS)
+        await crowd.reading()
+        trial.strike()
+        signalled(trial.container(), signal.SIGSTOP)
+        await crowd.answered()
+        assert [caller.answers for caller in crowd.callers] == [["GENERATION_TIMEOUT"]] * 20
+        signalled(trial.container(), signal.SIGKILL)
+        await trial.heal(service)

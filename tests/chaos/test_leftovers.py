@@ -1,0 +1,53 @@
+"""What looks for leftovers finds each kind of them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+
+import pytest
+from docker import DockerClient
+
+from tests.chaos.leftovers import held
+from tests.serving import free_ports
+
+pytestmark = [pytest.mark.docker, pytest.mark.chaos]
+
+SERVICE = "inference-service-leftovers"
+
+
+async def test_each_kind_is_seen_and_goes(docker_client: DockerClient, tgi_image: str) -> None:
+    port = int(free_ports(1).partition("-")[0])
+    ports = range(port, port + 1)
+    over = threading.Event()
+    before = held(SERVICE, ports)
+
+    labels = {"inference-service.service": SERVICE}
+    container = docker_client.containers.create(tgi_image, name=SERVICE, labels=labels)
+    thread = threading.Thread(target=over.wait, name="stray")
+    thread.start()
+    task = asyncio.create_task(asyncio.Event().wait())
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            found = held(SERVICE, ports) - before
+    finally:
+        process.kill()
+        await process.wait()
+        over.set()
+        thread.join()
+        task.cancel()
+        container.remove()
+
+    assert {
+        f"container {SERVICE}",
+        f"port {port}",
+        "process sleep",
+        "thread stray",
+        "task <coroutine object Event.wait",
+        "file of tcp",
+    } <= set(found)
+    await asyncio.wait([task])
+    left = held(SERVICE, ports) - before
+    assert set(left) <= {"file of unix"}  # of the client above

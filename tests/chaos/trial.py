@@ -1,0 +1,147 @@
+"""One fault on a whole service: from a service at rest, through the fault, to one at rest."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from docker import DockerClient
+from docker.errors import APIError, NotFound
+from docker.models.containers import Container
+
+from inference_service.v1 import model_service_pb2 as pb
+from tests.chaos.callers import ALL, TEXT, Crowd, Kind
+from tests.chaos.leftovers import Held, held, left_behind
+from tests.chaos.report import Row
+from tests.serving import Serving, serving
+
+PROMPT = "Once upon a time"
+ENDLESS = {"prompt": f"[[no_eos]] {PROMPT}", "max_new_tokens": 900}
+SHORT = {"prompt": PROMPT, "max_new_tokens": 5}
+
+
+@dataclass
+class Trial:
+    """A fault with its callers. `allowed` are the reasons that fit it; a text always does."""
+
+    row: Row
+    client: DockerClient
+    service_name: str
+    model_id: str
+    ports: str
+    allowed: Collection[str]
+    http: httpx.AsyncClient
+    crowds: list[Crowd] = field(default_factory=list)
+    struck_at: float = 0.0
+
+    def held(self) -> Held:
+        """What there is now of the service and of this process."""
+        first, _, last = self.ports.partition("-")
+        return held(self.service_name, range(int(first), int(last) + 1))
+
+    def container(self) -> Container:
+        """The engine's container."""
+        return self.client.containers.get(f"tgi-{self.model_id}")
+
+    async def model(self, service: Serving) -> pb.Model:
+        """The model as the service tells it."""
+        return (await service.stub.GetModel(pb.GetModelRequest(model_id=self.model_id))).model
+
+    def call(
+        self, service: Serving, count: int, body: Any = SHORT, kinds: tuple[Kind, ...] = ALL
+    ) -> Crowd:
+        """Call the model `count` times at once; each call has to be answered."""
+        crowd = self.passers_by(service, count, body, kinds)
+        self.crowds.append(crowd)
+        return crowd
+
+    def passers_by(
+        self, service: Serving, count: int, body: Any = SHORT, kinds: tuple[Kind, ...] = ALL
+    ) -> Crowd:
+        """The same, but nobody will wait for an answer."""
+        self.http.base_url = service.http.base_url
+        body = body | {"model_id": self.model_id}
+        return Crowd(service.stub, self.http, count, body, kinds)
+
+    def strike(self) -> None:
+        """Say that the fault happens now."""
+        self.struck_at = time.monotonic()
+
+    async def heal(self, service: Serving) -> None:
+        """Call until a text comes, each time after the wait that the refusal has asked for."""
+        while time.monotonic() < self.struck_at + 45:
+            crowd = self.call(service, 1, kinds=("Generate",))
+            await crowd.answered()
+            if crowd.callers[0].answers == [TEXT]:
+                self.row.healthy = time.monotonic() - self.struck_at
+                return
+            await asyncio.sleep(max(0.05, crowd.callers[0].retry_after))
+
+    async def judge(self) -> None:
+        """Note how each caller was answered."""
+        fitting = {TEXT, *self.allowed}
+        for crowd in self.crowds:
+            await crowd.answered()
+            for caller in crowd.callers:
+                self.row.calls += 1
+                self.row.answered += len(caller.answers) == 1
+                self.row.wrong += [answer for answer in caller.answers if answer not in fitting]
+                if caller.task.done():
+                    caller.task.result()  # a caller with a fault of its own is a fault of the test
+                else:
+                    await caller.vanish()
+
+    def verdict(self) -> None:
+        """Fail unless all was as it should be."""
+        row = self.row
+        assert row.calls == row.answered, f"{row.fault}: not every caller had one answer"
+        assert not row.wrong, f"{row.fault}: answered with {sorted(set(row.wrong))}"
+        assert not row.left, f"{row.fault}: left {row.left}"
+        assert row.healthy is not None, f"{row.fault}: no text came any more"
+
+    @asynccontextmanager
+    async def serving(self, **settings: Any) -> AsyncGenerator[Serving]:
+        """A service at rest; at the end the model is stopped, and nothing is left of it.
+
+        It has served before, and so opened what a service opens once.
+        """
+        names = {"service_name": self.service_name, "volume": self.service_name}
+        async with serving(**names | {"ports": self.ports} | settings) as service:
+            await self.served(service)
+            before = self.held()
+            yield service
+            await self.judge()
+            await self.stopped(service)
+            self.row.left += await left_behind(before, self.held, running=True)
+
+    async def served(self, service: Serving) -> None:
+        """Let the model serve once, and stop it."""
+        crowd = self.passers_by(service, len(ALL))
+        await crowd.answered()
+        assert [caller.answers for caller in crowd.callers] == [[TEXT]] * len(ALL)
+        await self.stopped(service)
+
+    async def stopped(self, service: Serving) -> None:
+        """Stop the model, and close the connections of its callers."""
+        await service.stub.StopModel(pb.StopModelRequest(model_id=self.model_id))
+        await self.http.aclose()
+        self.http = new_client()
+
+    def forget_volume(self) -> None:
+        """Remove the volume of the weights; one that is in use is left behind."""
+        try:
+            self.client.volumes.get(self.service_name).remove()
+        except NotFound:
+            return
+        except APIError as error:
+            self.row.left.append(f"volume: {error.explanation}")
+
+
+def new_client() -> httpx.AsyncClient:
+    """A client for any number of callers at once."""
+    return httpx.AsyncClient(timeout=60, trust_env=False, limits=httpx.Limits(max_connections=None))
