@@ -188,7 +188,7 @@ async def test_each_fault_of_the_engine_has_its_answer(service: Serving) -> None
     """One container for all: each fault must leave the model as it was."""
     for case in FAULTS:
         fault, reason, status = case.values
-        prompt = f"[[fault:{fault}]] {PROMPT}"
+        prompt = f"[[no_eos]][[fault:{fault}]] {PROMPT}"
         rest = await service.http.post("/generate", json={"model_id": "gpt-2", "prompt": prompt})
         assert (rest.status_code, rest.headers["x-error-reason"]) == (status, reason), case.id
         assert isinstance(rest.json()["detail"], str)
