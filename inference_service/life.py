@@ -19,7 +19,8 @@ class Life:
         self.ready: asyncio.Future[Instance] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
         self.unwanted = asyncio.Event()
-        self.drain = 0.0
+        self.cut_at = math.inf  # when a stop ends what still runs
+        self.dying = False  # its engine has ended, and is being removed
         self.leases: set[asyncio.Timeout] = set()
         self.waiters = 0
         self.idle = asyncio.Event()

@@ -169,7 +169,7 @@ class Supervisor:
             async with cutter:
                 await self._turns.take(caller)
                 try:
-                    if life.gone.done():
+                    if life.dying or life.gone.done():
                         raise failures.engine_gone(self.spec.id)
                     yield Lease(self, instance)
                 finally:
@@ -210,7 +210,7 @@ class Supervisor:
             if life is not None and life.ready.done():
                 life.ready.result()  # raises, if this start has failed meanwhile
             life = self._life or self._begin()
-            if life.ready.done() and not life.unwanted.is_set():
+            if life.ready.done() and not (life.unwanted.is_set() or life.dying):
                 return
             changed = self._changed
             yield self.status
@@ -260,14 +260,14 @@ class Supervisor:
             if self._closed:
                 raise failures.shutting_down()
             life = self._life or self._begin()
-            if not life.unwanted.is_set():
+            if not (life.unwanted.is_set() or life.dying):
                 life.waiters += 1  # so that it is not idle before they have their lease
                 try:
                     instance = await asyncio.shield(life.ready)
                 finally:
                     life.waiters -= 1
                     self._released(life)
-                if not life.unwanted.is_set() and not life.gone.done():
+                if not (life.unwanted.is_set() or life.dying or life.gone.done()):
                     return life, instance
             await asyncio.wait([life.gone])
 
@@ -284,13 +284,14 @@ class Supervisor:
 
     def _end(self, life: Life, drain: float) -> None:
         """Make a life unwanted. A second call can only shorten the drain."""
+        cut_at = life.clock() + drain
         if not life.unwanted.is_set():
-            life.drain = drain
+            life.cut_at = cut_at
             life.unwanted.set()
             life.rearm.set()
-        elif drain < life.drain:
-            life.drain = drain
-            self._cut(life, drain)
+        elif cut_at < life.cut_at:
+            life.cut_at = cut_at
+            self._cut(life)
 
     def _released(self, life: Life) -> None:
         """Somebody may have been the last to use it."""
@@ -321,6 +322,8 @@ class Supervisor:
             failure = failures.fault(self.spec.id, error)
         if life.unwanted.is_set() and not isinstance(failure, StopFailed):
             failure = None  # whatever broke on the way out, it is gone as was asked
+            if self.status.state is not State.STOPPING:  # it broke before it could be stopped
+                self._enter(State.STOPPING)
         self._life = None
         self._settle(failure)
         if not life.ready.done():
@@ -367,6 +370,7 @@ class Supervisor:
                 try:
                     await race(self._dies(instance), self._hangs(instance))
                 finally:
+                    life.dying = True
                     if time.monotonic() - ready_at > self._timing.healthy_spell:
                         self._failures = 0
         except LaunchError as error:
@@ -427,14 +431,14 @@ class Supervisor:
         self._enter(State.STOPPING)
         if not life.ready.done():
             life.ready.set_exception(self._stopped())
-        self._cut(life, life.drain)
+        self._cut(life)
         await life.idle.wait()
 
-    def _cut(self, life: Life, drain: float) -> None:
-        """End the leases that are still out after `drain` seconds."""
-        deadline = asyncio.get_running_loop().time() + drain
+    def _cut(self, life: Life) -> None:
+        """End the leases that are still out when the drain is over."""
         for lease in life.leases:
-            lease.reschedule(deadline)
+            if not lease.expired():  # else it is cut already, and tidies up
+                lease.reschedule(life.cut_at)
 
     # The state.
 
