@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 
@@ -10,10 +11,13 @@ from inference_service import failures
 from inference_service.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines.base import Engine
+from inference_service.errors import ServiceError
 from inference_service.history import Change, History
 from inference_service.lifecycle import Status
 from inference_service.runtimes.base import Runtime
 from inference_service.supervisor import Lease, Supervisor, Timing
+
+log = logging.getLogger(__name__)
 
 Told = tuple[Supervisor, Status]  # a model, and its status after a change
 Place = Callable[[ModelSpec], tuple[Runtime, Engine]]
@@ -60,17 +64,24 @@ class Manager:
         for runtime in {id(s.runtime): s.runtime for s in self.models()}.values():
             launches = {s.model_id: s.launch for s in self.models() if s.runtime is runtime}
             for model_id in await runtime.survivors(launches):
-                self._supervisors[model_id].begin()
+                self._begin(self._supervisors[model_id])
 
     def preload(self) -> None:
         """Start the models that the catalog says to start with the service."""
         for supervisor in self._supervisors.values():
             if supervisor.spec.preload:
-                supervisor.begin()
+                self._begin(supervisor)
 
     def starting(self, model_id: str) -> AsyncGenerator[Status]:
         """See `Supervisor.starting`."""
         return self.find(model_id).starting()
+
+    def _begin(self, supervisor: Supervisor) -> None:
+        """Start a model that nobody asked for: what keeps it from that keeps nothing else."""
+        try:
+            supervisor.begin()
+        except ServiceError as error:
+            log.error("%s is not started with the service: %s", supervisor.model_id, error.message)
 
     async def watch(self, after: int) -> AsyncGenerator[Change[Told | None]]:
         """Yield changes after a revision, preceded by a snapshot where they are not known.

@@ -203,3 +203,20 @@ async def test_an_unknown_model_is_unknown_after_close_too() -> None:
 
         with pytest.raises(ModelNotFound):
             it.manager.find("nothing")
+
+
+async def test_a_preload_that_can_never_fit_keeps_nothing_else_from_starting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    models = [spec("huge", memory="2GB"), spec("tiny")]
+    catalog = Catalog([model.model_copy(update={"preload": True}) for model in models])
+    runtime = FakeRuntime()
+    manager = Manager(
+        catalog, lambda _: (runtime, FakeEngine()), Timing(poll=0.001), Admission(10**9)
+    )
+
+    manager.preload()
+
+    await runtime.instance("tgi-tiny")
+    assert "huge is not started with the service: huge needs 2.0 GB" in caplog.text
+    await manager.close(0)
