@@ -201,9 +201,7 @@ class Supervisor:
     async def starting(self) -> AsyncGenerator[Status]:
         """Start the model, and yield its status now and at each change until it is READY.
 
-        In between it is repeated, as a sign of life.
-
-        Raises what a lease would.
+        In between it is repeated, as a sign of life. Raises what a lease would.
         """
         life = None
         while True:
