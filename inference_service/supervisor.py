@@ -272,7 +272,7 @@ class Supervisor:
     def _begin(self) -> Life:
         if self._closed:
             raise failures.shutting_down()
-        if (wait := self._retry_at - time.monotonic()) > 0 and self.status.failure:
+        if (wait := self._retry_at - _now()) > 0 and self.status.failure:
             raise failures.backing_off(self.spec.id, wait, self.status.failure)
         self._admission.plan(self)  # raises for what can never fit
         self._life = Life(self._idle_timeout)
@@ -364,12 +364,12 @@ class Supervisor:
                     life.ready.set_result(instance)
                     life.ready_at = life.used_at = life.clock()
                     life.rearm.set()
-                ready_at = time.monotonic()
+                ready_at = _now()
                 try:
                     await race(self._dies(instance), self._hangs(instance))
                 finally:
                     life.dying = True
-                    if time.monotonic() - ready_at > self._timing.healthy_spell:
+                    if _now() - ready_at > self._timing.healthy_spell:
                         self._failures = 0
         except LaunchError as error:
             raise failures.could_not_start(self.spec.id, self._phase(), str(error)) from None
@@ -402,11 +402,11 @@ class Supervisor:
 
         The limit is generous: engines are deaf while they read a long prompt.
         """
-        answered = time.monotonic()
-        while (silence := time.monotonic() - answered) < self._timing.hang:
+        answered = _now()
+        while (silence := _now() - answered) < self._timing.hang:
             await asyncio.sleep(self._timing.probe)
             if await self.engine.ready(instance.url):
-                answered = time.monotonic()
+                answered = _now()
         log = instance.tail(_LOG_LINES)
         raise failures.hung(self.spec.id, silence, log)
 
@@ -453,7 +453,7 @@ class Supervisor:
             return
         wait = min(self._timing.back_off * 2**self._failures, self._timing.back_off_longest)
         self._failures += 1
-        self._retry_at = time.monotonic() + wait
+        self._retry_at = _now() + wait
         log.error("%s: %s", self.spec.id, failure.message)
         self._enter(State.FAILED, failure=failure, retry_at=time.time() + wait)
 
@@ -465,7 +465,7 @@ class Supervisor:
                 return
             progress = progress.after(self.status.progress)
             if progress != self.status.progress:
-                stall.reschedule(asyncio.get_running_loop().time() + self._timing.stall)
+                stall.reschedule(_now() + self._timing.stall)
                 self._show(replace(self.status, progress=progress))
 
         return moved
@@ -488,3 +488,7 @@ class Supervisor:
     def _died(self, instance: Instance, exit: Exit) -> ServiceError:
         log = instance.tail(_LOG_LINES)
         return failures.died(self.spec.id, self._phase(), exit, self.engine.cause(log), log)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
