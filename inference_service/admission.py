@@ -12,6 +12,8 @@ from typing import Protocol
 from inference_service import failures
 from inference_service.placement import Resident, evictions
 
+Waits = Callable[[int, str], None]  # told the place in the queue, and for whom it waits
+
 
 class Tenant(Protocol):
     """A model, as far as its memory goes."""
@@ -69,8 +71,9 @@ class Admission:
         return evictions(tenant.memory_bytes, self.capacity_bytes, residents)
 
     @asynccontextmanager
-    async def room(self, tenant: Tenant, waits: Callable[[str], None]) -> AsyncGenerator[None]:
-        """Hold the memory of `tenant`, once there is room; `waits` is told for whom it waits.
+    async def room(self, tenant: Tenant, waits: Waits) -> AsyncGenerator[None]:
+        """Hold the memory of `tenant`, once there is room; `waits` is told its place, of which 1 is
+        next, and for whom it waits.
 
         Raises InsufficientMemory when it can never fit.
         """
@@ -94,7 +97,7 @@ class Admission:
         if self._queue:
             self._changed.set()
 
-    async def _make_room(self, tenant: Tenant, turn: object, waits: Callable[[str], None]) -> None:
+    async def _make_room(self, tenant: Tenant, turn: object, waits: Waits) -> None:
         while True:
             self._changed.clear()
             if self._queue[0] is turn:
@@ -104,7 +107,10 @@ class Admission:
                 if victims:
                     await self._residents[victims[0]].evict()
                     continue
-                waits(f"waits for memory that {', '.join(self._residents)} use")
+            waits(
+                self._queue.index(turn) + 1,
+                f"waits for memory that {', '.join(self._residents)} use",
+            )
             # A model becomes evictable by the mere passing of its minimum time, too.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Any
 
@@ -98,6 +99,12 @@ def caller(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     return str(context.peer()).rpartition(":")[0]
 
 
+def deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    """When the caller gives up, on the loop's clock; never, if it has not said."""
+    left = context.time_remaining()
+    return math.inf if left is None else asyncio.get_running_loop().time() + left
+
+
 def full_text(request: pb.GenerateRequest) -> bool:
     """Whether the answer begins with the prompt."""
     return request.return_full_text if request.HasField("return_full_text") else True
@@ -139,7 +146,7 @@ def _seconds(request: Any, field: str, most: float) -> float | None:
 
 def model(supervisor: Supervisor, now: float, status: Status | None = None) -> pb.Model:
     """The model as it is, or as it was with an earlier status."""
-    spec, status = supervisor.spec, status or supervisor.status
+    spec, status = supervisor.spec, status or supervisor.now()
     launch = supervisor.launch
     message = pb.Model(
         id=spec.id,
@@ -170,9 +177,9 @@ def model(supervisor: Supervisor, now: float, status: Status | None = None) -> p
     return message
 
 
-def status(status: Status, now: float) -> pb.GenerateStreamResponse:
-    """The event that tells how far a start has come."""
-    event = pb.GenerateStatus(model_state=_STATES[status.state])
+def status(status: Status, place: int, now: float) -> pb.GenerateStreamResponse:
+    """The event that tells how far a start, or the queue after it, has come."""
+    event = pb.GenerateStatus(model_state=_STATES[status.state], queue_position=place)
     if status.state is State.STARTING:
         event.start_progress.CopyFrom(_progress(status, now))
     return pb.GenerateStreamResponse(status=event)
@@ -181,12 +188,14 @@ def status(status: Status, now: float) -> pb.GenerateStreamResponse:
 def plan(admission: Admission, supervisor: Supervisor) -> pb.StartPlan:
     """What a start would take. Raises InsufficientMemory."""
     evicted = admission.plan(supervisor)
+    usual = supervisor.usual_start
     return pb.StartPlan(
         required_memory_bytes=supervisor.memory_bytes,
         free_memory_bytes=admission.free_bytes,
         capacity_memory_bytes=admission.capacity_bytes,
         evicted_model_ids=evicted or (),
         must_wait=evicted is None,
+        usual_duration=None if usual is None else _duration(usual),
     )
 
 
@@ -222,7 +231,7 @@ def summary(
 
 def _progress(status: Status, now: float) -> pb.StartProgress:
     known = status.progress or Progress(Phase.WAITING)
-    return pb.StartProgress(
+    message = pb.StartProgress(
         phase=pb.StartPhase.ValueType(known.phase),
         completed_count=known.completed,
         total_count=known.total,
@@ -230,7 +239,12 @@ def _progress(status: Status, now: float) -> pb.StartProgress:
         fraction=known.fraction,
         elapsed_duration=_duration(now - status.started),
         message=known.message,
+        start_fraction=status.fraction,
+        queue_position=known.place,
     )
+    if status.remaining is not None:
+        message.remaining_duration.CopyFrom(_duration(status.remaining))
+    return message
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

@@ -6,7 +6,7 @@ ServiceError
  ├─ StartFailed            StartStalled          StartBackingOff
  ├─ RuntimeUnavailable     ModelStopped          StopFailed
  ├─ EngineOverloaded       EngineFailed          GenerationTimeout
- └─ InsufficientMemory     QueueFull
+ └─ InsufficientMemory     QueueFull             DeadlineTooShort
 
 `reason` is the name of an `ErrorReason` in protos/inference_service/v1/errors.proto, whose
 `error_rule` says how it is shown on gRPC and REST; `interceptors.py` looks it up. The message is
@@ -115,6 +115,12 @@ class QueueFull(ServiceError):
     """Too many requests wait for the model already."""
 
     reason = "QUEUE_FULL"
+
+
+class DeadlineTooShort(ServiceError):
+    """The model will not be ready for the request before its deadline."""
+
+    reason = "DEADLINE_TOO_SHORT"
 
 
 class EngineOverloaded(ServiceError):

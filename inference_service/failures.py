@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inference_service.errors import (
+    DeadlineTooShort,
     EngineFailed,
     InsufficientMemory,
     ModelStopped,
@@ -81,6 +82,16 @@ def queue_full(model_id: str, size: int) -> QueueFull:
         f"{size} requests wait for {model_id} already; retry in a few seconds",
         metadata={"model_id": model_id, "queue_size": size},
         retry_after=5,
+    )
+
+
+def deadline_too_short(model_id: str, left: float, wait: float, why: str) -> DeadlineTooShort:
+    """The caller would have given up before its turn."""
+    return DeadlineTooShort(
+        f"{model_id} is not ready for this request before its deadline, which is in {left:.1f} s: "
+        f"that takes about {wait:.1f} s, since {why}; retry then, or set a longer deadline",
+        metadata={"model_id": model_id, "expected_seconds": f"{wait:.1f}"},
+        retry_after=wait,
     )
 
 

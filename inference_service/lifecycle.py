@@ -49,7 +49,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a phase has come; counts are 0 and `fraction` None where nothing is known."""
+    """How far a phase has come; counts are 0 and `fraction` None where nothing is known.
+
+    `place` is that among the models that wait for memory, of which 1 is next; 0 in later phases.
+    """
 
     phase: Phase
     completed: int = 0
@@ -57,6 +60,7 @@ class Progress:
     unit: str = ""
     fraction: float | None = None
     message: str = ""
+    place: int = 0
 
     def after(self, last: Progress | None) -> Progress:
         """This, but never behind `last`: phases do not go back, and a fraction never falls."""
@@ -71,12 +75,18 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a watcher sees. Times are Unix seconds; `since` is None until the first change."""
+    """What a watcher sees. Times are Unix seconds; `since` is None until the first change.
+
+    `fraction` is the share of the whole start that is done, and `remaining` the seconds until it is
+    over; None where nothing is known of past starts.
+    """
 
     state: State = State.STOPPED
     since: float | None = None
     started: float = 0.0
     progress: Progress | None = None
+    fraction: float | None = None
+    remaining: float | None = None
     failure: ServiceError | None = None
     retry_at: float | None = None
     container: str = ""
@@ -88,4 +98,12 @@ class Status:
             raise AssertionError(f"{self.state} -> {state} is not a transition")
         kept = self if state is State.STOPPING else Status()
         started = now if state is State.STARTING else self.started
-        return replace(kept, state=state, since=now, started=started, progress=None)
+        return replace(
+            kept,
+            state=state,
+            since=now,
+            started=started,
+            progress=None,
+            fraction=None,
+            remaining=None,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import aclosing
 
 from inference_service import failures
 from inference_service.admission import Admission
@@ -15,7 +15,8 @@ from inference_service.errors import ServiceError
 from inference_service.history import Change, History
 from inference_service.lifecycle import Status
 from inference_service.runtimes.base import Runtime
-from inference_service.supervisor import Lease, Supervisor, Timing
+from inference_service.start_times import StartTimes
+from inference_service.supervisor import Supervisor, Timing
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Manager:
         timing: Timing,
         admission: Admission,
         changed: Callable[[Supervisor], None] = lambda _: None,
+        start_times: StartTimes | None = None,
     ) -> None:
         def tell(supervisor: Supervisor) -> None:
             self._history.append((supervisor, supervisor.status))
@@ -41,8 +43,10 @@ class Manager:
         self._history: History[Told] = History()
         self._catalog = catalog
         self.admission = admission
+        learnt = start_times or StartTimes()
         self._supervisors = {
-            spec.id: Supervisor(spec, *place(spec), timing, admission, tell) for spec in catalog
+            spec.id: Supervisor(spec, *place(spec), timing, admission, tell, learnt)
+            for spec in catalog
         }
 
     def models(self) -> list[Supervisor]:
@@ -53,18 +57,12 @@ class Manager:
         """The model of this id. Raises ModelNotFound."""
         return self._supervisors[self._catalog.find(model_id).id]
 
-    def lease(
-        self, model_id: str, idle_timeout: float | None = None, caller: str = ""
-    ) -> AbstractAsyncContextManager[Lease]:
-        """See `Supervisor.lease`."""
-        return self.find(model_id).lease(idle_timeout, caller)
-
     async def adopt(self) -> None:
         """Take over the engines that an earlier run of this service has left."""
         for runtime in {id(s.runtime): s.runtime for s in self.models()}.values():
             launches = {s.model_id: s.launch for s in self.models() if s.runtime is runtime}
             for model_id in await runtime.survivors(launches):
-                self._begin(self._supervisors[model_id])
+                self._begin(self._supervisors[model_id], adopts=True)
 
     def preload(self) -> None:
         """Start the models that the catalog says to start with the service."""
@@ -72,14 +70,10 @@ class Manager:
             if supervisor.spec.preload:
                 self._begin(supervisor)
 
-    def starting(self, model_id: str) -> AsyncGenerator[Status]:
-        """See `Supervisor.starting`."""
-        return self.find(model_id).starting()
-
-    def _begin(self, supervisor: Supervisor) -> None:
+    def _begin(self, supervisor: Supervisor, adopts: bool = False) -> None:
         """Start a model that nobody asked for: what keeps it from that keeps nothing else."""
         try:
-            supervisor.begin()
+            supervisor.begin(adopts)
         except ServiceError as error:
             log.error("%s is not started with the service: %s", supervisor.model_id, error.message)
 

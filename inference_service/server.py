@@ -31,6 +31,7 @@ from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
 from inference_service.servicer import Limits, ModelService, RuntimeChoice
 from inference_service.settings import Settings
+from inference_service.start_times import StartTimes
 from inference_service.supervisor import Supervisor, Timing
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
@@ -84,7 +85,8 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
             queue_size=settings.queue_size,
         )
         admission = Admission(settings.memory or _memory())
-        manager = Manager(catalog, placed, timing, admission, beacon.changed)
+        learnt = StartTimes(settings.state_path / f"start-times-{settings.service_name}.json")
+        manager = Manager(catalog, placed, timing, admission, beacon.changed, learnt)
         limits = Limits(settings.generation_timeout, settings.max_idle_timeout)
         servicer = ModelService(manager, choice, limits)
         port = await stack.enter_async_context(_grpc(settings, servicer, beacon, catalog))

@@ -15,7 +15,7 @@ from inference_service import __version__, convert
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish
 from inference_service.errors import GenerationTimeout, ServiceError
-from inference_service.lifecycle import State
+from inference_service.lifecycle import State, Status
 from inference_service.manager import Manager
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
@@ -124,14 +124,15 @@ class ModelService(pb_grpc.ModelServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         watch = _Watch()
-        spec = self._manager.find(request.model_id).spec
+        model = self._manager.find(request.model_id)
+        spec = model.spec
         prompt = convert.prompt(request, spec)
         idle_timeout = convert.idle_timeout(request, self._limits.idle_timeout)
         texts = [prompt.text] if convert.full_text(request) else []
-        lease = self._manager.lease(spec.id, idle_timeout, convert.caller(context))
-        async with lease as model, self._limit(spec):
+        lease = model.lease(idle_timeout, convert.caller(context), convert.deadline(context))
+        async with lease as held, self._limit(spec):
             watch.leased()
-            async with aclosing(model.generate(prompt)) as chunks:
+            async with aclosing(held.generate(prompt)) as chunks:
                 async for chunk in chunks:
                     watch.saw(chunk)
                     texts.append(chunk.text)
@@ -145,18 +146,24 @@ class ModelService(pb_grpc.ModelServiceServicer):
         self, request: pb.GenerateStreamRequest, context: Context
     ) -> None:
         watch = _Watch()
-        spec = self._manager.find(request.model_id).spec
+        model = self._manager.find(request.model_id)
+        spec = model.spec
         prompt = convert.prompt(request, spec)
         idle_timeout = convert.idle_timeout(request, self._limits.idle_timeout)
-        lease = self._manager.lease(spec.id, idle_timeout, convert.caller(context))
-        if request.status_events:
-            async with aclosing(self._manager.starting(spec.id)) as statuses:
-                async for status in statuses:
-                    await context.write(convert.status(status, time.time()))
+
+        async def tell(status: Status, place: int) -> None:
+            await context.write(convert.status(status, place, time.time()))
+
+        lease = model.lease(
+            idle_timeout,
+            convert.caller(context),
+            convert.deadline(context),
+            tell if request.status_events else None,
+        )
         try:
-            async with lease as model, self._limit(spec) as limit:
+            async with lease as held, self._limit(spec) as limit:
                 watch.leased()
-                async with aclosing(model.generate(prompt)) as chunks:
+                async with aclosing(held.generate(prompt)) as chunks:
                     async for chunk in chunks:
                         watch.saw(chunk)
                         if chunk.text:

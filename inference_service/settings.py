@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -91,6 +92,11 @@ class Settings(BaseSettings):
     min_residency: float = Field(
         10, ge=0, description="seconds for which a model that is ready makes no room for another"
     )
+    state_dir: Path | None = Field(
+        None,
+        description="folder for what is learnt about starts; default: inference-service in "
+        "$XDG_STATE_HOME, or in ~/.local/state",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="what is written to standard error"
     )
@@ -104,6 +110,14 @@ class Settings(BaseSettings):
         ):
             raise ValueError('must be two ports, such as "8080-8179"')
         return value
+
+    @property
+    def state_path(self) -> Path:
+        """The folder in which this service keeps what outlives it."""
+        if self.state_dir is not None:
+            return self.state_dir
+        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return Path(home) / "inference-service"
 
     @property
     def port_range(self) -> tuple[int, int]:

@@ -12,9 +12,10 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from inference_service import failures
@@ -25,11 +26,16 @@ from inference_service.errors import LaunchError, ServiceError, StopFailed
 from inference_service.life import Life, race
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.runtimes.base import Exit, Instance, Runtime
+from inference_service.start_times import Forecast, StartTimes
 from inference_service.turns import Turns
 
 log = logging.getLogger(__name__)
 
 _LOG_LINES = 20  # what an error carries of an engine's log
+
+# Told a caller who waits: the model's status, and the place in its engine's queue (1 is next, 0 is
+# before that).
+Tell = Callable[[Status, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class Supervisor:
         timing: Timing,
         admission: Admission,
         changed: Callable[[Supervisor], None] = lambda _: None,
+        start_times: StartTimes | None = None,
     ) -> None:
         self.spec = spec
         self.runtime = runtime
@@ -85,6 +92,9 @@ class Supervisor:
         self._timing = timing
         self._turns = Turns(spec.id, self.launch.concurrency, timing.queue_size)
         self._admission = admission
+        self._start_times = start_times or StartTimes()
+        self._key = f"{runtime.name} {self.launch.image} {spec.id}"
+        self._forecast = Forecast({}, 0.0)
         own = timing.idle if spec.idle_timeout is None else spec.idle_timeout
         self._idle_timeout = math.inf if spec.pinned else own
         self._on_change = changed
@@ -113,6 +123,17 @@ class Supervisor:
             return None
         wait = self._life.idle_at() - self._life.clock()
         return max(0.0, wait) if math.isfinite(wait) else None
+
+    @property
+    def usual_start(self) -> float | None:
+        """The seconds that a start takes, as past ones did; None when there were none."""
+        return Forecast(self._start_times.past(self._key), 0.0).usual
+
+    def now(self) -> Status:
+        """Its status, with what is left of a start now, and not when it last told of itself."""
+        if self.status.state is not State.STARTING:
+            return self.status
+        return self._forecasted(self.status)
 
     # What admission asks: it is a tenant of the machine's memory.
 
@@ -153,21 +174,27 @@ class Supervisor:
 
     @asynccontextmanager
     async def lease(
-        self, idle_timeout: float | None = None, caller: str = ""
+        self,
+        idle_timeout: float | None = None,
+        caller: str = "",
+        deadline: float = math.inf,
+        tell: Tell | None = None,
     ) -> AsyncGenerator[Lease]:
         """Hold the model in READY, starting it first if need be, and one of its engine's turns.
 
-        `caller` tells whose turn it is: turns go round between callers. `idle_timeout` is how long
-        the model then stays unused, until the next lease ends; None is its own. A stop that cannot
-        wait any longer ends the block with ModelStopped.
+        `idle_timeout` is how long the model then stays unused, until the next lease ends; None is
+        its own. `caller` tells whose turn it is: turns go round between callers. `deadline` is when
+        the caller gives up, on the loop's clock. `tell` is awaited at first, at each change, and
+        every `heartbeat` until the lease is held. A stop that cannot wait any longer ends the block
+        with ModelStopped.
         """
-        life, instance = await self._ready()
+        life, instance = await self._ready(deadline, tell)
         cutter = asyncio.timeout(None)
         life.leases.add(cutter)
         life.idle.clear()
         try:
             async with cutter:
-                await self._turns.take(caller)
+                await self._turns.take(caller, deadline, tell and partial(self._tell_place, tell))
                 try:
                     if life.dying or life.gone.done():
                         raise failures.engine_gone(self.spec.id)
@@ -193,28 +220,13 @@ class Supervisor:
         life, _ = await self._ready()
         self._used(life, idle_timeout)
 
-    def begin(self) -> None:
-        """Start the model unless it runs, and return at once. Raises what is known already."""
-        if self._life is None:
-            self._begin()
+    def begin(self, adopts: bool = False) -> None:
+        """Start the model unless it runs, and return at once. Raises what is known already.
 
-    async def starting(self) -> AsyncGenerator[Status]:
-        """Start the model, and yield its status now and at each change until it is READY.
-
-        In between it is repeated, as a sign of life. Raises what a lease would.
+        `adopts` says that its engine runs already: such a start tells nothing of the next one.
         """
-        life = None
-        while True:
-            if life is not None and life.ready.done():
-                life.ready.result()  # raises, if this start has failed meanwhile
-            life = self._life or self._begin()
-            if life.ready.done() and not (life.unwanted.is_set() or life.dying):
-                return
-            changed = self._changed
-            yield self.status
-            with contextlib.suppress(TimeoutError):  # silence makes proxies hang up
-                async with asyncio.timeout(self._timing.heartbeat):
-                    await changed.wait()
+        if self._life is None:
+            self._begin().adopts = adopts
 
     async def stop(self, drain: float | None = None) -> None:
         """Drain and end the model; return when nothing is left of it.
@@ -252,22 +264,49 @@ class Supervisor:
 
     # Getting to READY.
 
-    async def _ready(self) -> tuple[Life, Instance]:
+    async def _ready(
+        self, deadline: float = math.inf, tell: Tell | None = None
+    ) -> tuple[Life, Instance]:
         """A life that is READY at the moment of return: no await may follow in the caller."""
         while True:
             if self._closed:
                 raise failures.shutting_down()
             life = self._life or self._begin()
             if not (life.unwanted.is_set() or life.dying):
+                self._in_time(life, deadline)
                 life.waiters += 1  # so that it is not idle before they have their lease
                 try:
-                    instance = await asyncio.shield(life.ready)
+                    await self._until(life.ready, tell)
+                    instance = life.ready.result()
                 finally:
                     life.waiters -= 1
                     self._released(life)
                 if not (life.unwanted.is_set() or life.dying or life.gone.done()):
                     return life, instance
-            await asyncio.wait([life.gone])
+            await self._until(life.gone, tell)
+
+    async def _until(self, future: asyncio.Future[Any], tell: Tell | None) -> None:
+        """Return when it is done, and tell the status until then."""
+        while not future.done():
+            if tell is None:
+                await asyncio.wait([future])
+                return
+            changed = self._changed  # set when the future is
+            await tell(self.now(), 0)
+            with contextlib.suppress(TimeoutError):  # silence makes proxies hang up
+                async with asyncio.timeout(self._timing.heartbeat):
+                    await changed.wait()
+
+    async def _tell_place(self, tell: Tell, place: int) -> None:
+        await tell(self.status, place)
+
+    def _in_time(self, life: Life, deadline: float) -> None:
+        """Raise DeadlineTooShort if this start will take too long; it goes on all the same."""
+        if math.isinf(deadline) or life.ready.done():
+            return
+        wait, left = self._forecast.at_best(_now()), deadline - _now()
+        if wait is not None and wait > left:
+            raise failures.deadline_too_short(self.spec.id, left, wait, "it is starting")
 
     def _begin(self) -> Life:
         if self._closed:
@@ -276,6 +315,7 @@ class Supervisor:
             raise failures.backing_off(self.spec.id, wait, self.status.failure)
         self._admission.plan(self)  # raises for what can never fit
         self._life = Life(self._idle_timeout)
+        self._forecast = Forecast(self._start_times.past(self._key), _now())
         self._enter(State.STARTING)
         self._task = asyncio.create_task(self._live(self._life), name=f"life of {self.spec.id}")
         return self._life
@@ -335,8 +375,8 @@ class Supervisor:
         async with self._admission.room(self, self._waits):
             await self._serve(life)
 
-    def _waits(self, message: str) -> None:
-        progress = Progress(Phase.WAITING, message=message)
+    def _waits(self, place: int, message: str) -> None:
+        progress = Progress(Phase.WAITING, message=message, place=place)
         if progress != self.status.progress and self.status.state is State.STARTING:
             self._show(replace(self.status, progress=progress))
 
@@ -360,6 +400,9 @@ class Supervisor:
                 self._instance = instance
                 await self._until_healthy(instance)
                 if not life.unwanted.is_set():
+                    self._forecast.saw(None, _now())
+                    if not life.adopts:
+                        self._start_times.record(self._key, self._forecast.phases)
                     self._enter(State.READY, container=instance.name, port=instance.port)
                     life.ready.set_result(instance)
                     life.ready_at = life.used_at = life.clock()
@@ -470,7 +513,15 @@ class Supervisor:
 
         return moved
 
+    def _forecasted(self, status: Status) -> Status:
+        now = _now()
+        fraction, remaining = self._forecast.fraction(now), self._forecast.remaining(now)
+        return replace(status, fraction=fraction, remaining=remaining)
+
     def _show(self, status: Status) -> None:
+        if status.state is State.STARTING:
+            self._forecast.saw(status.progress, _now())
+            status = self._forecasted(status)
         self.status = status
         self._changed.set()
         self._changed = asyncio.Event()

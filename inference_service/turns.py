@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
 
 from inference_service import failures
+
+_LOOK = 1.0  # seconds between two looks of a waiter at its place
+_SILENCE = 10  # looks after which it is told of its place although that has not changed
+_WEIGHT = 0.2  # of the newest turn in the mean
 
 
 class Turns:
@@ -20,32 +26,50 @@ class Turns:
         self._free = limit
         self._size = size
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._given_at = math.nan  # when the last turn ended, if somebody waited then
+        self._pace: float | None = None  # mean seconds from one end to the next, while some wait
         self.queued = 0
 
-    async def take(self, caller: str) -> None:
-        """Wait for a turn, to be given back by `give`. Raises QueueFull."""
+    async def take(
+        self,
+        caller: str,
+        deadline: float = math.inf,
+        tell: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        """Wait for a turn, to be given back by `give`.
+
+        `tell` is awaited with the place in the queue, of which 1 is next, at first, when it has
+        changed, and every ten seconds. Raises QueueFull, and DeadlineTooShort when the turn will
+        not come before `deadline`, as the last ones have come.
+        """
         if self._free:  # then nobody waits
             self._free -= 1
             return
         if self.queued >= self._size:
             raise failures.queue_full(self._model_id, self._size)
-        turn = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
         self._waiting.setdefault(caller, deque()).append(turn)
         self.queued += 1
         try:
+            self._in_time(caller, turn, deadline - loop.time())
+            if tell is not None:
+                await self._tell(caller, turn, tell)
             await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self.give()  # it had come, but nobody is there any more to use it
+            else:
                 self._leave(caller, turn)
-            else:  # it had come, but nobody is there any more to use it
-                self.give()
             raise
 
     def give(self) -> None:
         """End a turn: it goes to the caller who has waited longest for one."""
         if not self._waiting:
             self._free += 1
+            self._given_at = math.nan
             return
+        self._note_pace()
         caller, turns = next(iter(self._waiting.items()))
         turn = turns[0]
         self._leave(caller, turn)
@@ -59,3 +83,43 @@ class Turns:
         if not turns:
             del self._waiting[caller]
         self.queued -= 1
+
+    def _place(self, caller: str, turn: asyncio.Future[None]) -> int:
+        """1 for the next. Of others as many go before it as of its own, and one if they are due."""
+        before = self._waiting[caller].index(turn)
+        place, sooner = before + 1, 1
+        for other, turns in self._waiting.items():
+            if other == caller:
+                sooner = 0
+            else:
+                place += min(len(turns), before + sooner)
+        return place
+
+    async def _tell(
+        self, caller: str, turn: asyncio.Future[None], tell: Callable[[int], Awaitable[None]]
+    ) -> None:
+        # Looks, instead of being woken by each turn that ends: a thousand would be, each time.
+        told = silence = 0
+        while not turn.done():
+            place = self._place(caller, turn)
+            silence += 1
+            if place != told or silence > _SILENCE:
+                await tell(place)
+                told, silence = place, 0
+            await asyncio.wait([turn], timeout=_LOOK)
+
+    def _note_pace(self) -> None:
+        now = asyncio.get_running_loop().time()
+        took = now - self._given_at
+        self._given_at = now
+        if not math.isnan(took):
+            self._pace = took if self._pace is None else self._pace + _WEIGHT * (took - self._pace)
+
+    def _in_time(self, caller: str, turn: asyncio.Future[None], time_left: float) -> None:
+        """Raise DeadlineTooShort if the turn would come too late."""
+        if self._pace is None or math.isinf(time_left):
+            return
+        place = self._place(caller, turn)
+        if (wait := place * self._pace) > time_left:
+            reason = f"{place - 1} requests are before it"
+            raise failures.deadline_too_short(self._model_id, time_left, wait, reason)

@@ -121,6 +121,7 @@ async def test_a_model_in_use_is_waited_for_and_never_evicted() -> None:
             await waits(h.large)
             assert h.large.status.progress is not None
             assert h.large.status.progress.message == "waits for memory that small use"
+            assert h.large.status.progress.place == 1
             assert "tgi-small" in h.runtime.running
 
         await start

@@ -249,7 +249,7 @@ def test_a_model_that_never_ran_is_stopped(supervisor: Supervisor) -> None:
 
 
 @pytest.mark.parametrize("state", State)
-def test_every_state_is_shown(supervisor: Supervisor, state: State) -> None:
+async def test_every_state_is_shown(supervisor: Supervisor, state: State) -> None:
     supervisor.status = Status(state, since=1.5)
 
     model = convert.model(supervisor, 100.0)
@@ -260,7 +260,7 @@ def test_every_state_is_shown(supervisor: Supervisor, state: State) -> None:
     assert model.HasField("start_progress") is (state is State.STARTING)
 
 
-def test_a_start_is_shown_with_its_progress(supervisor: Supervisor) -> None:
+async def test_a_start_is_shown_with_its_progress(supervisor: Supervisor) -> None:
     progress = Progress(Phase.PULLING_IMAGE, 5, 20, "bytes", 0.25, "pulling")
     supervisor.status = Status(State.STARTING, since=90.0, started=90.0, progress=progress)
     shown = pb.StartProgress(
@@ -274,18 +274,18 @@ def test_a_start_is_shown_with_its_progress(supervisor: Supervisor) -> None:
     )
 
     assert convert.model(supervisor, 99.5).start_progress == shown
-    assert convert.status(supervisor.status, 99.5).status == pb.GenerateStatus(
+    assert convert.status(supervisor.status, 0, 99.5).status == pb.GenerateStatus(
         model_state=pb.MODEL_STATE_STARTING, start_progress=shown
     )
 
 
 def test_a_start_of_which_nothing_is_known_waits() -> None:
-    event = convert.status(Status(State.STARTING, started=100.0), 99.0).status
+    event = convert.status(Status(State.STARTING, started=100.0), 0, 99.0).status
 
     assert event.start_progress.phase == pb.START_PHASE_WAITING
     assert not event.start_progress.HasField("fraction")
     assert event.start_progress.elapsed_duration.ToNanoseconds() == 0  # the clock was set back
-    assert not convert.status(Status(State.READY), 1.0).status.HasField("start_progress")
+    assert not convert.status(Status(State.READY), 0, 1.0).status.HasField("start_progress")
 
 
 def test_a_failed_model_is_shown_with_its_cause(supervisor: Supervisor) -> None:
@@ -374,7 +374,10 @@ async def test_a_plan_tells_what_a_start_would_take() -> None:
 
     assert convert.plan(admission, second) == expected(empty)
     async with first.lease():
-        assert convert.plan(admission, first) == expected(taken)
+        shown = convert.plan(admission, first)
+        assert 0 <= shown.usual_duration.ToMilliseconds() < 5000
+        shown.ClearField("usual_duration")
+        assert shown == expected(taken)
         assert convert.plan(admission, second) == expected(taken, must_wait=True)
     assert convert.plan(admission, second) == expected(taken, evicted_model_ids=["first"])
     await first.stop()

@@ -366,10 +366,13 @@ class Lives(RuleBasedStateMachine):
                 assert model.site.there not in self.dead
                 self.used(model, call.idle)
             case "follow":
-                async with aclosing(self.manager.starting(model.spec.id)) as statuses:
-                    async for status in statuses:
-                        assert status == supervisor.status
-                assert model.state is State.READY
+
+                async def tell(status: Status, _: int) -> None:
+                    assert status.state == supervisor.status.state
+
+                async with supervisor.lease(tell=tell):
+                    assert model.state is State.READY
+                self.used(model, None)
             case "begin":
                 supervisor.begin()
             case "stop":
@@ -378,7 +381,7 @@ class Lives(RuleBasedStateMachine):
     async def hold(self, call: Call) -> None:
         model = call.model
         try:
-            async with self.manager.lease(model.spec.id, call.idle):
+            async with self.manager.find(model.spec.id).lease(call.idle):
                 assert model.state is State.READY
                 call.instance, call.since = model.site.there, model.life
                 assert call.instance is not None

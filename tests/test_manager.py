@@ -49,7 +49,7 @@ class House:
     async def generate(self, model_id: str) -> str:
         prompt = Prompt("once", max_new_tokens=2)
         async with (
-            self.manager.lease(model_id) as lease,
+            self.manager.find(model_id).lease() as lease,
             aclosing(lease.generate(prompt)) as chunks,
         ):
             return "".join([chunk.text async for chunk in chunks])
@@ -82,9 +82,8 @@ async def test_every_model_is_placed_once_and_listed_in_the_catalogs_order() -> 
 async def test_a_model_is_found_by_its_id_and_another_is_not() -> None:
     async with house() as it:
         assert it.manager.find("small") is it.manager.models()[1]
-        for ask in (it.manager.find, it.manager.lease, it.manager.starting):
-            with pytest.raises(ModelNotFound, match="did you mean 'small'"):
-                ask("smal")
+        with pytest.raises(ModelNotFound, match="did you mean 'small'"):
+            it.manager.find("smal")
 
 
 async def test_a_lease_starts_its_own_model_alone() -> None:
@@ -103,14 +102,6 @@ async def test_models_run_side_by_side() -> None:
         assert sorted(it.runtime.started) == sorted(f"tgi-{model_id}" for model_id in IDS)
 
 
-async def test_a_start_can_be_watched() -> None:
-    async with house() as it, aclosing(it.manager.starting("tiny")) as statuses:
-        seen = [status.state async for status in statuses]
-
-        assert set(seen) == {State.STARTING}
-        assert it.manager.find("tiny").status.state is State.READY
-
-
 async def test_the_models_that_the_catalog_wants_are_started_with_the_service() -> None:
     async with house(preload="small") as it:
         it.manager.preload()
@@ -122,7 +113,7 @@ async def test_the_models_that_the_catalog_wants_are_started_with_the_service() 
 
 async def test_a_lease_can_say_how_long_the_model_stays() -> None:
     async with house() as it:
-        async with it.manager.lease("tiny", idle_timeout=3600):
+        async with it.manager.find("tiny").lease(idle_timeout=3600):
             pass
 
         idle_in = it.manager.find("tiny").idle_in

@@ -8,16 +8,19 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import pytest
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from inference_service.server import BindError
+from inference_service.settings import Settings
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.serving import Failure, Serving, failure, free, free_ports, serving
@@ -587,3 +590,73 @@ async def test_three_hundred_at_once_are_all_answered(service: Serving) -> None:
 
     assert all(answer.generated_text.startswith(PROMPT) for answer in answers)
     assert len(engines()) == 1
+
+
+async def test_a_start_is_foretold_from_the_starts_of_earlier_runs(tmp_path: Path) -> None:
+    plan = pb.StartModelRequest(model_id="story-mini", validate_only=True)
+    settings = {"ports": free_ports(4), "state_dir": tmp_path}
+    async with serving(**settings) as service:
+        assert not (await service.stub.StartModel(plan)).plan.HasField("usual_duration")
+        await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+
+    async with serving(**settings) as service:
+        usual = (await service.stub.StartModel(plan)).plan.usual_duration.ToTimedelta()
+        assert usual > timedelta()
+        request = pb.GenerateStreamRequest(
+            model_id="story-mini", prompt=PROMPT, max_new_tokens=1, status_events=True
+        )
+        shown = [
+            event.status.start_progress
+            async for event in service.stub.GenerateStream(request)
+            if event.status.model_state == pb.MODEL_STATE_STARTING
+        ]
+    assert shown[0].remaining_duration.ToTimedelta() <= usual
+    assert all(progress.HasField("start_fraction") for progress in shown)
+    fractions = [progress.start_fraction for progress in shown]
+    assert fractions == sorted(fractions)
+    assert 0 <= fractions[0] < fractions[-1] <= 1
+
+
+async def test_a_deadline_that_a_start_cannot_meet_is_refused_and_the_start_goes_on(
+    tmp_path: Path,
+) -> None:
+    image = Settings.model_validate({}).llamacpp_image
+    learnt = {f"process {image} story-mini": {"LOADING_WEIGHTS": [100.0, 90.0, 110.0]}}
+    (tmp_path / "start-times-inference-service.json").write_text(json.dumps(learnt))
+    async with serving(ports=free_ports(4), state_dir=tmp_path) as service:
+        request = pb.GenerateRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=5)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await service.stub.Generate(request, timeout=60)
+
+        refused = failure(error.value)
+        assert (refused.code, refused.reason) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "DEADLINE_TOO_SHORT",
+        )
+        assert refused.metadata["expected_seconds"] == "90.0"
+        retry = refused.details["RetryInfo"]
+        assert isinstance(retry, error_details_pb2.RetryInfo)
+        assert 85 < retry.retry_delay.seconds <= 90
+        assert (await service.stub.Generate(request, timeout=95)).generated_text.startswith(PROMPT)
+        assert (await service.stub.Generate(request, timeout=60)).generated_text.startswith(PROMPT)
+
+
+async def test_whoever_waits_for_a_turn_is_told_the_place(service: Serving) -> None:
+    request = pb.GenerateStreamRequest(
+        model_id="story-mini", prompt=PROMPT, max_new_tokens=100, status_events=True
+    )
+    await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+
+    async def events() -> list[pb.GenerateStreamResponse]:
+        return [event async for event in service.stub.GenerateStream(request)]
+
+    places = []
+    for seen in await asyncio.gather(*(events() for _ in range(60))):
+        statuses = [event.status for event in seen if event.WhichOneof("event") == "status"]
+        assert {status.model_state for status in statuses} <= {pb.MODEL_STATE_READY}
+        told = [status.queue_position for status in statuses]
+        assert told == sorted(set(told), reverse=True)
+        assert seen[-1].WhichOneof("event") == "summary"
+        places += told[:1]
+    assert len(places) == 60 - 8  # all but those that the engine works on at once
+    assert sorted(places) == list(range(1, 60 - 8 + 1))

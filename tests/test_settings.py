@@ -60,6 +60,7 @@ VALUES = [
     ("memory", "16GB", 16 * 10**9),
     ("min_residency", "0.5", 0.5),
     ("queue_size", "0", 0),
+    ("state_dir", "a/b", Path("a/b")),
     ("log_level", "debug", "debug"),
 ]
 
@@ -68,6 +69,17 @@ def test_every_setting_is_tried_here() -> None:
     assert {name for name, *_ in VALUES} | {"rest", "leave_containers"} == set(
         Settings.model_fields
     )
+
+
+def test_what_outlives_the_service_is_kept_where_such_things_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert flags().state_path == Path("/home/somebody/.local/state/inference-service")
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert flags().state_path == Path("/state/inference-service")
+    assert flags("--state-dir", "/mine").state_path == Path("/mine")
 
 
 @pytest.mark.parametrize(("name", "text", "value"), VALUES)

@@ -22,7 +22,7 @@ from inference_service.errors import (
     StartStalled,
     StopFailed,
 )
-from inference_service.lifecycle import Phase, State
+from inference_service.lifecycle import Phase, State, Status
 from inference_service.runtimes.base import Exit
 from inference_service.supervisor import Supervisor, Timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
@@ -62,17 +62,20 @@ async def test_a_lease_starts_the_model_and_says_how_far_it_is() -> None:
         runtime.may_pull.clear()
         engine.may_answer.clear()
         seen: list[Phase | None] = []
-        async with aclosing(supervisor.starting()) as statuses:
-            async for status in statuses:
-                assert status.state is State.STARTING
-                seen.append(status.progress.phase if status.progress else None)
-                match seen[-1]:
-                    case Phase.PULLING_IMAGE:
-                        runtime.may_pull.set()
-                    case Phase.CREATING_CONTAINER:
-                        (await runtime.instance()).log.append("loading the weights")
-                    case Phase.LOADING_WEIGHTS:
-                        engine.may_answer.set()
+
+        async def tell(status: Status, place: int) -> None:
+            assert (status.state, place) == (State.STARTING, 0)
+            seen.append(status.progress.phase if status.progress else None)
+            match seen[-1]:
+                case Phase.PULLING_IMAGE:
+                    runtime.may_pull.set()
+                case Phase.CREATING_CONTAINER:
+                    (await runtime.instance()).log.append("loading the weights")
+                case Phase.LOADING_WEIGHTS:
+                    engine.may_answer.set()
+
+        async with supervisor.lease(tell=tell):
+            pass
 
         assert seen == [
             None,
@@ -323,10 +326,15 @@ async def test_an_engine_that_hangs_is_noticed_and_replaced() -> None:
 async def test_a_start_in_which_nothing_changes_gives_signs_of_life() -> None:
     async with model(Timing(poll=0.001, heartbeat=0.01)) as (supervisor, _, engine):
         engine.may_answer.clear()
-        async with aclosing(supervisor.starting()) as statuses:
-            seen = [await anext(statuses) for _ in range(10)]
-        assert seen[-1] == seen[-2]
-        engine.may_answer.set()
+        seen: list[Status] = []
+
+        async def tell(status: Status, _: int) -> None:
+            seen.append(status)
+            if len(seen) == 10:
+                engine.may_answer.set()
+
+        async with supervisor.lease(tell=tell):
+            assert seen[-1] == seen[-2]
 
 
 async def test_invariant_7_a_start_in_which_nothing_moves_is_given_up() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from inference_service.admission import Admission
 from inference_service.engines.base import Prompt
-from inference_service.errors import QueueFull
+from inference_service.errors import DeadlineTooShort, QueueFull
 from inference_service.supervisor import Supervisor, Timing
 from inference_service.turns import Turns
 from tests.fakes import FakeEngine, FakeRuntime, spec
@@ -97,6 +97,83 @@ async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     assert refused.value.retry_after is not None
     turns.give()
     await waiter
+
+
+async def test_a_waiter_is_told_its_place_in_the_order_in_which_turns_will_come() -> None:
+    turns = Turns("m", limit=1, size=100)
+    await turns.take("x")
+    told: dict[str, list[int]] = {}
+
+    async def use(name: str) -> None:
+        async def tell(place: int) -> None:
+            told.setdefault(name, []).append(place)
+
+        await turns.take(name[0], tell=tell)
+
+    users = []
+    for name in ("a1", "a2", "b1", "a3", "c1", "b2"):
+        users.append(asyncio.create_task(use(name)))
+        await settle()
+    assert told == {"a1": [1], "a2": [2], "b1": [2], "a3": [4], "c1": [3], "b2": [5]}
+
+    came = []
+    for _ in users:
+        turns.give()
+        await settle()
+        came += [n for n, user in zip(told, users, strict=True) if user.done() and n not in came]
+    assert came == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert turns.queued == 0
+
+
+async def test_a_waiter_is_told_when_its_place_has_changed() -> None:
+    turns = Turns("m", limit=1, size=100)
+    await turns.take("a")
+    first = asyncio.create_task(turns.take("a"))
+    await settle()
+    places: asyncio.Queue[int] = asyncio.Queue()
+    second = asyncio.create_task(turns.take("a", tell=places.put))
+    assert await places.get() == 2
+
+    turns.give()
+    assert await places.get() == 1
+    await first
+    turns.give()
+    await second
+    assert places.empty()
+
+
+async def test_a_waiter_who_cannot_be_told_leaves_the_queue() -> None:
+    turns = Turns("m", limit=1, size=100)
+    await turns.take("a")
+
+    async def tell(_: int) -> None:
+        raise ConnectionError("it has hung up")
+
+    with pytest.raises(ConnectionError):
+        await turns.take("a", tell=tell)
+    assert turns.queued == 0
+
+
+async def test_a_deadline_before_which_no_turn_will_come_is_refused() -> None:
+    loop = asyncio.get_running_loop()
+    turns = Turns("m", limit=1, size=100)
+    await turns.take("a")
+    users = [asyncio.create_task(turns.take("a")) for _ in range(9)]
+    await settle()
+    for _ in range(3):  # a turn takes a twentieth of a second
+        await asyncio.sleep(0.05)
+        turns.give()
+
+    with pytest.raises(DeadlineTooShort, match="6 requests are before it") as refused:
+        await turns.take("a", loop.time() + 0.1)
+    assert refused.value.retry_after is not None
+    assert 0.3 < refused.value.retry_after < 3
+    patient = asyncio.create_task(turns.take("a", loop.time() + 60))
+    await settle()
+    assert turns.queued == 7
+    for _ in range(7):
+        turns.give()
+    await asyncio.gather(*users, patient)
 
 
 async def test_an_engine_has_no_more_requests_than_it_works_on() -> None:

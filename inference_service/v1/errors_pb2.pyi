@@ -85,6 +85,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """As many requests wait for the model as may (setting `queue_size`). Metadata: `model_id`,
     `queue_size`.
     """
+    ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 20
+    """gRPC alone: the call would end by its own deadline before the model is ready for it, judged by what starts
+    took on this machine and by how fast the queue moves. A start that it has begun goes on.
+    Metadata: `model_id`, `expected_seconds`.
+    """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
     """REST alone: the service behind the bridge does not answer."""
 
@@ -157,6 +162,11 @@ Metadata: `model_id`, `required_bytes`, `capacity_bytes`.
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 19
 """As many requests wait for the model as may (setting `queue_size`). Metadata: `model_id`,
 `queue_size`.
+"""
+ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 20
+"""gRPC alone: the call would end by its own deadline before the model is ready for it, judged by what starts
+took on this machine and by how fast the queue moves. A start that it has begun goes on.
+Metadata: `model_id`, `expected_seconds`.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
 """REST alone: the service behind the bridge does not answer."""

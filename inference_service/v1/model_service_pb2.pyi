@@ -260,6 +260,9 @@ class StartProgress(_message.Message):
     FRACTION_FIELD_NUMBER: _builtins.int
     ELAPSED_DURATION_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    START_FRACTION_FIELD_NUMBER: _builtins.int
+    REMAINING_DURATION_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     phase: Global___StartPhase.ValueType
     """What it does now."""
     completed_count: _builtins.int
@@ -272,9 +275,20 @@ class StartProgress(_message.Message):
     """The share of this phase that is done, 0 to 1; it never falls within a phase. Unset when unknown."""
     message: _builtins.str
     """What the engine or Docker last said, for people."""
+    start_fraction: _builtins.float
+    """The share of the whole start that is done, 0 to 1, judged by past starts of this model on this
+    machine and, while something is fetched, by its rate; it never falls within a start. Unset for a
+    model that has never been started here, and while one waits for memory.
+    """
+    queue_position: _builtins.int
+    """In START_PHASE_WAITING: its place among the models that wait for memory, of which 1 is next."""
     @_builtins.property
     def elapsed_duration(self) -> _duration_pb2.Duration:
         """The time since the start began."""
+
+    @_builtins.property
+    def remaining_duration(self) -> _duration_pb2.Duration:
+        """The time until the model is ready, judged in the same way; it can grow. Unset when unknown."""
 
     def __init__(
         self,
@@ -286,14 +300,22 @@ class StartProgress(_message.Message):
         fraction: _builtins.float | None = ...,
         elapsed_duration: _duration_pb2.Duration | None = ...,
         message: _builtins.str = ...,
+        start_fraction: _builtins.float | None = ...,
+        remaining_duration: _duration_pb2.Duration | None = ...,
+        queue_position: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fraction", b"_fraction", "elapsed_duration", b"elapsed_duration", "fraction", b"fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fraction", b"_fraction", "_start_fraction", b"_start_fraction", "elapsed_duration", b"elapsed_duration", "fraction", b"fraction", "remaining_duration", b"remaining_duration", "start_fraction", b"start_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fraction", b"_fraction", "completed_count", b"completed_count", "elapsed_duration", b"elapsed_duration", "fraction", b"fraction", "message", b"message", "phase", b"phase", "total_count", b"total_count", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fraction", b"_fraction", "_start_fraction", b"_start_fraction", "completed_count", b"completed_count", "elapsed_duration", b"elapsed_duration", "fraction", b"fraction", "message", b"message", "phase", b"phase", "queue_position", b"queue_position", "remaining_duration", b"remaining_duration", "start_fraction", b"start_fraction", "total_count", b"total_count", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fraction: _TypeAlias = _typing.Literal["fraction"]  # noqa: Y015
     _WhichOneofArgType__fraction: _TypeAlias = _typing.Literal["_fraction", b"_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__start_fraction: _TypeAlias = _typing.Literal["start_fraction"]  # noqa: Y015
+    _WhichOneofArgType__start_fraction: _TypeAlias = _typing.Literal["_start_fraction", b"_start_fraction"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fraction) -> _WhichOneofReturnType__fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_fraction) -> _WhichOneofReturnType__start_fraction | None: ...
 
 Global___StartProgress: _TypeAlias = StartProgress  # noqa: Y015
 
@@ -497,6 +519,7 @@ class StartPlan(_message.Message):
     CAPACITY_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     EVICTED_MODEL_IDS_FIELD_NUMBER: _builtins.int
     MUST_WAIT_FIELD_NUMBER: _builtins.int
+    USUAL_DURATION_FIELD_NUMBER: _builtins.int
     required_memory_bytes: _builtins.int
     """The memory that the model may use, in bytes."""
     free_memory_bytes: _builtins.int
@@ -511,6 +534,12 @@ class StartPlan(_message.Message):
         already, fits as it is, or has to wait.
         """
 
+    @_builtins.property
+    def usual_duration(self) -> _duration_pb2.Duration:
+        """How long a start takes, in the median of the last ones on this machine, without fetching what is
+        not here yet and without waiting. Unset for a model that has never been started here.
+        """
+
     def __init__(
         self,
         *,
@@ -519,10 +548,11 @@ class StartPlan(_message.Message):
         capacity_memory_bytes: _builtins.int = ...,
         evicted_model_ids: _abc.Iterable[_builtins.str] | None = ...,
         must_wait: _builtins.bool = ...,
+        usual_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usual_duration", b"usual_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_memory_bytes", b"capacity_memory_bytes", "evicted_model_ids", b"evicted_model_ids", "free_memory_bytes", b"free_memory_bytes", "must_wait", b"must_wait", "required_memory_bytes", b"required_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_memory_bytes", b"capacity_memory_bytes", "evicted_model_ids", b"evicted_model_ids", "free_memory_bytes", b"free_memory_bytes", "must_wait", b"must_wait", "required_memory_bytes", b"required_memory_bytes", "usual_duration", b"usual_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1009,7 +1039,9 @@ class GenerateStreamResponse(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def status(self) -> Global___GenerateStatus:
-        """The model is not ready yet. Sent at once and at every change, when `status_events` is set."""
+        """The model is not ready for this request yet. Sent at once, at every change and every 10 s,
+        when `status_events` is set.
+        """
 
     @_builtins.property
     def chunk(self) -> Global___GenerateChunk:
@@ -1044,8 +1076,13 @@ class GenerateStatus(_message.Message):
 
     MODEL_STATE_FIELD_NUMBER: _builtins.int
     START_PROGRESS_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     model_state: Global___ModelState.ValueType
     """Its state now."""
+    queue_position: _builtins.int
+    """The place of this request among those that wait for a turn at the engine, of which 1 is next;
+    requests of callers who have had fewer turns may still go before it. 0 until the model is READY.
+    """
     @_builtins.property
     def start_progress(self) -> Global___StartProgress:
         """How far its start has come. Set while STARTING."""
@@ -1055,10 +1092,11 @@ class GenerateStatus(_message.Message):
         *,
         model_state: Global___ModelState.ValueType = ...,
         start_progress: Global___StartProgress | None = ...,
+        queue_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_progress", b"start_progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_state", b"model_state", "start_progress", b"start_progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_state", b"model_state", "queue_position", b"queue_position", "start_progress", b"start_progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

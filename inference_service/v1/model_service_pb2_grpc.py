@@ -196,8 +196,11 @@ class ModelServiceServicer:
         caller is an address, or what the metadata `x-caller` of a proxy says); when too many wait,
         QUEUE_FULL.
 
+        A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
+        (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
+
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
-        ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
+        DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -101,8 +101,11 @@ class ModelServiceStub:
     caller is an address, or what the metadata `x-caller` of a proxy says); when too many wait,
     QUEUE_FULL.
 
+    A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
+    (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
+
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
-    ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
+    DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
     """
     GenerateStream: _grpc.UnaryStreamMultiCallable[_model_service_pb2.GenerateStreamRequest, _model_service_pb2.GenerateStreamResponse]
     """Generates text and streams it as it is made: status events while the model starts (when asked
@@ -192,8 +195,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     caller is an address, or what the metadata `x-caller` of a proxy says); when too many wait,
     QUEUE_FULL.
 
+    A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
+    (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
+
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
-    ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
+    DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
     """
     GenerateStream: _aio.UnaryStreamMultiCallable[_model_service_pb2.GenerateStreamRequest, _model_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """Generates text and streams it as it is made: status events while the model starts (when asked
@@ -328,8 +334,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         caller is an address, or what the metadata `x-caller` of a proxy says); when too many wait,
         QUEUE_FULL.
 
+        A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
+        (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
+
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
-        ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
+        DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
         """
 
     @_abc_1.abstractmethod

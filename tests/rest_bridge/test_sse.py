@@ -67,7 +67,9 @@ async def test_status_events(bridge: Bridge, service: ScriptedService) -> None:
             "total_count": "1099511627776",
             "unit": "bytes",
             "message": "",
+            "queue_position": 0,
         },
+        "queue_position": 0,
     }
     assert service.received == [
         pb.GenerateStreamRequest(**ENOUGH, status_events=True, seed=0, stop=["."])

@@ -1,0 +1,144 @@
+"""What starts take on this machine, learnt from past ones, and what is left of one that runs.
+
+Only the time is learnt that a start takes again: what a phase has fetched (bytes, files) is in the
+cache the next time. How long fetching takes is told by its own rate.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from inference_service.lifecycle import Phase, Progress
+
+log = logging.getLogger(__name__)
+
+Past = Mapping[Phase, Sequence[float]]  # the seconds of each phase in the last starts
+
+_KEPT = 5
+
+
+class StartTimes:
+    """The last five starts of each model. `path` keeps them over a restart; None does not."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._past = {} if path is None else _read(path)
+
+    def past(self, key: str) -> Past:
+        """What the last starts took; empty when there were none."""
+        return self._past.get(key, {})
+
+    def record(self, key: str, phases: Mapping[Phase, float]) -> None:
+        """Learn from a start that has come to its end. Never raises."""
+        past = self._past.setdefault(key, {})
+        for phase, seconds in phases.items():
+            past[phase] = [*past.get(phase, ()), round(seconds, 3)][-_KEPT:]
+        if self._path is not None:
+            self._write(self._path)
+
+    def _write(self, path: Path) -> None:
+        content = {
+            key: {p.name: took for p, took in past.items()} for key, past in self._past.items()
+        }
+        temporary = path.with_suffix(f".{os.getpid()}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            log.warning("start times are not kept over a restart: %s", error)
+
+
+class Forecast:
+    """How far one start has come, and what is left of it; times are on any one clock.
+
+    Nothing is known of a model that has never been started, nor while one waits for memory.
+    """
+
+    def __init__(self, past: Past, now: float) -> None:
+        self._past = past
+        self._progress: Progress | None = None
+        self._since = self._began = now  # of this phase; of the start, without waiting
+        self._took: dict[Phase, float] = {}
+        self._fetched: set[Phase] = set()
+        self._fraction = 0.0
+
+    @property
+    def usual(self) -> float | None:
+        """The seconds of a whole start that finds all it needs here."""
+        return sum(map(statistics.median, self._past.values())) if self._past else None
+
+    @property
+    def phases(self) -> dict[Phase, float]:
+        """What those phases took that are over and that the next start has too."""
+        return {phase: s for phase, s in self._took.items() if phase not in self._fetched}
+
+    def saw(self, progress: Progress | None, now: float) -> None:
+        """Note what the start does; None is its end."""
+        last = self._progress
+        if last is not None and last.total:
+            self._fetched.add(last.phase)
+        if last is None or progress is None or progress.phase != last.phase:
+            if last is None or last.phase is Phase.WAITING:
+                self._began = now
+            else:
+                self._took[last.phase] = now - self._since
+            self._since = now
+        self._progress = progress
+
+    def remaining(self, now: float) -> float | None:
+        """Seconds until the model is ready, as in past starts; None when that is not known."""
+        return None if self._waits else self._left(now, statistics.median)
+
+    def at_best(self, now: float) -> float | None:
+        """The same, as in the fastest of past starts; waiting for memory counts as nothing."""
+        return self._left(now, min)
+
+    def fraction(self, now: float) -> float | None:
+        """The share of the whole start that is done, 0 to 1; it never falls."""
+        remaining = self.remaining(now)
+        if remaining is None:
+            return None
+        elapsed = now - self._began
+        if elapsed > 0:
+            self._fraction = max(self._fraction, elapsed / (elapsed + remaining))
+        return self._fraction
+
+    @property
+    def _waits(self) -> bool:
+        return self._progress is not None and self._progress.phase is Phase.WAITING
+
+    def _left(self, now: float, typical: Callable[[Sequence[float]], float]) -> float | None:
+        if not self._past:
+            return None
+        phase = self._progress.phase if self._progress else Phase.WAITING
+        later = sum(typical(took) for known, took in self._past.items() if known > phase)
+        return later + self._left_of_phase(now, typical(self._past.get(phase, (0.0,))))
+
+    def _left_of_phase(self, now: float, usual: float) -> float:
+        elapsed = now - self._since
+        done = self._progress.fraction if self._progress and self._progress.total else None
+        if done:
+            return elapsed * (1 - done) / done
+        return max(0.0, usual - elapsed)
+
+
+def _read(path: Path) -> dict[str, dict[Phase, list[float]]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(key): {
+                Phase[name]: [float(s) for s in took][-_KEPT:] for name, took in past.items()
+            }
+            for key, past in content.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s is not what this service wrote, and is begun anew: %r", path, error)
+        return {}
