@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -11,8 +12,9 @@ from google.protobuf import duration_pb2, timestamp_pb2
 
 from inference_service.admission import Admission
 from inference_service.catalog import ModelSpec
-from inference_service.engines.base import Chunk, Finish, Prompt
+from inference_service.engines.base import Chunk, Prompt
 from inference_service.errors import InvalidParameter
+from inference_service.generation import Order, Outcome, Seam
 from inference_service.history import Change
 from inference_service.interceptors import status_of
 from inference_service.lifecycle import Phase, Progress, State, Status
@@ -40,6 +42,34 @@ _OPTIONAL: tuple[Any, ...] = (
 
 _LONGEST_DRAIN = 3600.0
 _LONGEST_SHOWN = 1e10  # seconds: some centuries, and Timestamp ends with the year 9999
+
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What requests may take, in seconds."""
+
+    generation: float = 60.0
+    idle_timeout: float = 3600.0  # the longest that a request may ask for
+
+
+def order(
+    request: pb.GenerateRequest | pb.GenerateStreamRequest,
+    context: Context,
+    spec: ModelSpec,
+    limits: Limits,
+) -> Order:
+    """The checked request, with what the call itself says. Raises InvalidParameter."""
+    return Order(
+        prompt(request, spec),
+        limits.generation,
+        idle_timeout(request, limits.idle_timeout),
+        caller(context),
+        deadline(context),
+        resumes=isinstance(request, pb.GenerateStreamRequest) and request.resume,
+    )
 
 
 def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSpec) -> Prompt:
@@ -91,7 +121,7 @@ def _given(request: pb.GenerateRequest | pb.GenerateStreamRequest, field: str) -
     return "" if field in ("prompt", "stop") else f", not {getattr(request, field)}"
 
 
-def caller(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+def caller(context: Context) -> str:
     """Who calls, so that turns can be fair: what a proxy says, else the host of the peer."""
     for key, value in context.invocation_metadata() or ():
         if key == "x-caller":
@@ -99,7 +129,7 @@ def caller(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     return str(context.peer()).rpartition(":")[0]
 
 
-def deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+def deadline(context: Context) -> float:
     """When the caller gives up, on the loop's clock; never, if it has not said."""
     left = context.time_remaining()
     return math.inf if left is None else asyncio.get_running_loop().time() + left
@@ -214,18 +244,27 @@ def chunk(chunk: Chunk) -> pb.GenerateStreamResponse:
     )
 
 
-def summary(
-    spec: ModelSpec, finish: Finish, *, start: float, first_token: float, total: float
-) -> pb.GenerateSummary:
-    """How a generation went; the times are in seconds."""
+def seam(seam: Seam) -> pb.GenerateStreamResponse:
+    """The event that tells where a text goes on."""
+    return pb.GenerateStreamResponse(resumption=_resumption(seam))
+
+
+def _resumption(seam: Seam) -> pb.GenerateResumption:
+    return pb.GenerateResumption(sent_token_count=seam.token_count, cause=seam.cause)
+
+
+def summary(spec: ModelSpec, outcome: Outcome) -> pb.GenerateSummary:
+    """How a generation went."""
+    finish = outcome.finish
     return pb.GenerateSummary(
         finish_reason=pb.FinishReason.ValueType(finish.reason),
         prompt_token_count=finish.prompt_token_count,
         completion_token_count=finish.completion_token_count,
-        start_duration=_duration(start),
-        first_token_duration=_duration(first_token),
-        total_duration=_duration(total),
+        start_duration=_duration(outcome.start),
+        first_token_duration=_duration(outcome.first_token),
+        total_duration=_duration(outcome.total),
         model_id=spec.id,
+        resumptions=map(_resumption, outcome.seams),
     )
 
 

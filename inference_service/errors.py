@@ -135,6 +135,10 @@ class EngineFailed(ServiceError):
     reason = "ENGINE_FAILED"
 
 
+class EngineLost(EngineFailed):
+    """The engine broke off, as one that dies does: another may well answer."""
+
+
 class GenerationTimeout(ServiceError):
     """The text was not done in time."""
 

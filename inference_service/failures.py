@@ -5,6 +5,8 @@ from __future__ import annotations
 from inference_service.errors import (
     DeadlineTooShort,
     EngineFailed,
+    EngineLost,
+    GenerationTimeout,
     InsufficientMemory,
     ModelStopped,
     NotRunning,
@@ -49,11 +51,29 @@ def hung(model_id: str, seconds: float, log: tuple[str, ...]) -> StartFailed:
     )
 
 
-def engine_gone(model_id: str) -> EngineFailed:
+def engine_gone(model_id: str) -> EngineLost:
     """The engine ended while the request waited for its turn."""
-    return EngineFailed(
+    return EngineLost(
         f"the engine of {model_id} ended before this request had its turn; retry",
         metadata={"model_id": model_id},
+    )
+
+
+def not_resumed(model_id: str, lost: str, cause: ServiceError) -> EngineFailed:
+    """The engine was lost in the middle of a text, and no other could go on."""
+    return EngineFailed(
+        f"{lost}; {model_id} could not go on with the text: {cause.message}",
+        metadata={"model_id": model_id},
+        retry_after=cause.retry_after,
+        log=cause.log,
+    )
+
+
+def generation_timeout(model_id: str, seconds: float) -> GenerationTimeout:
+    """The text, or its next piece, was not done in time."""
+    return GenerationTimeout(
+        f"{model_id} did not finish within {seconds:g} s; ask for fewer tokens, or stream them",
+        metadata={"model_id": model_id, "timeout_seconds": f"{seconds:g}"},
     )
 
 

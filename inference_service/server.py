@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from inference_service.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
+from inference_service.convert import Limits
 from inference_service.engines.base import Engine
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.tgi import Tgi
@@ -29,7 +30,7 @@ from inference_service.runtimes import docker
 from inference_service.runtimes.base import Runtime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
-from inference_service.servicer import Limits, ModelService, RuntimeChoice
+from inference_service.servicer import ModelService, RuntimeChoice
 from inference_service.settings import Settings
 from inference_service.start_times import StartTimes
 from inference_service.supervisor import Supervisor, Timing

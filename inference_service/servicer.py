@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from inference_service import __version__, convert
-from inference_service.catalog import ModelSpec
-from inference_service.engines.base import Chunk, Finish
-from inference_service.errors import GenerationTimeout, ServiceError
+from inference_service.convert import Limits
+from inference_service.generation import Generation
 from inference_service.lifecycle import State, Status
 from inference_service.manager import Manager
 from inference_service.v1 import model_service_pb2 as pb
@@ -31,14 +28,6 @@ class RuntimeChoice:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What requests may take, in seconds."""
-
-    generation: float = 60.0
-    idle_timeout: float = 3600.0  # the longest that a request may ask for
-
-
 class ModelService(pb_grpc.ModelServiceServicer):
     """The service on a manager."""
 
@@ -46,7 +35,6 @@ class ModelService(pb_grpc.ModelServiceServicer):
         self._manager = manager
         self._choice = choice
         self._limits = limits
-        self._timeout = limits.generation
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
         models = self._manager.models()
@@ -123,105 +111,29 @@ class ModelService(pb_grpc.ModelServiceServicer):
                 await context.write(pb.StreamLogsResponse(line=line))
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
-        watch = _Watch()
         model = self._manager.find(request.model_id)
-        spec = model.spec
-        prompt = convert.prompt(request, spec)
-        idle_timeout = convert.idle_timeout(request, self._limits.idle_timeout)
-        texts = [prompt.text] if convert.full_text(request) else []
-        lease = model.lease(idle_timeout, convert.caller(context), convert.deadline(context))
-        async with lease as held, self._limit(spec):
-            watch.leased()
-            async with aclosing(held.generate(prompt)) as chunks:
-                async for chunk in chunks:
-                    watch.saw(chunk)
-                    texts.append(chunk.text)
-        return pb.GenerateResponse(
-            generated_text="".join(texts), model_id=spec.id, summary=watch.summary(spec)
-        )
+        generation = Generation(model, convert.order(request, context, model.spec, self._limits))
+        text = await generation.whole()
+        if convert.full_text(request):
+            text = request.prompt + text
+        summary = convert.summary(model.spec, generation.outcome())
+        return pb.GenerateResponse(generated_text=text, model_id=model.spec.id, summary=summary)
 
     # Writes, where it could yield: so a time limit or a cut that falls into the wait for a slow
     # reader is raised here, and not in the library above.
     async def GenerateStream(  # type: ignore[override]
         self, request: pb.GenerateStreamRequest, context: Context
     ) -> None:
-        watch = _Watch()
         model = self._manager.find(request.model_id)
-        spec = model.spec
-        prompt = convert.prompt(request, spec)
-        idle_timeout = convert.idle_timeout(request, self._limits.idle_timeout)
+        generation = Generation(model, convert.order(request, context, model.spec, self._limits))
 
         async def tell(status: Status, place: int) -> None:
             await context.write(convert.status(status, place, time.time()))
 
-        lease = model.lease(
-            idle_timeout,
-            convert.caller(context),
-            convert.deadline(context),
+        await generation.stream(
+            lambda chunk: context.write(convert.chunk(chunk)),
+            lambda seam: context.write(convert.seam(seam)),
             tell if request.status_events else None,
         )
-        try:
-            async with lease as held, self._limit(spec) as limit:
-                watch.leased()
-                async with aclosing(held.generate(prompt)) as chunks:
-                    async for chunk in chunks:
-                        watch.saw(chunk)
-                        if chunk.text:
-                            limit.reschedule(None)  # a slow reader is no silence of the engine
-                            await context.write(convert.chunk(chunk))
-                        limit.reschedule(self._deadline())
-        except ServiceError as error:
-            if watch.written:
-                error.metadata["sent_token_count"] = str(watch.written)
-            raise
-        await context.write(pb.GenerateStreamResponse(summary=watch.summary(spec)))
-
-    @asynccontextmanager
-    async def _limit(self, spec: ModelSpec) -> AsyncGenerator[asyncio.Timeout]:
-        """End the block with GenerationTimeout when its time is over."""
-        limit = asyncio.timeout(self._timeout)
-        try:
-            async with limit:
-                yield limit
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise GenerationTimeout(
-                f"{spec.id} did not finish within {self._timeout:g} s; ask for fewer tokens, or "
-                "stream them",
-                metadata={"model_id": spec.id, "timeout_seconds": f"{self._timeout:g}"},
-            ) from None
-
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._timeout
-
-
-class _Watch:
-    """The times and counts of one generation."""
-
-    def __init__(self) -> None:
-        self._arrived = self._ready = time.monotonic()
-        self._first: float | None = None
-        self._finish: Finish | None = None
-        self.written = 0
-
-    def leased(self) -> None:
-        self._ready = time.monotonic()
-
-    def saw(self, chunk: Chunk) -> None:
-        if self._first is None:
-            self._first = time.monotonic()
-        self.written += chunk.token_count
-        self._finish = chunk.finish
-
-    def summary(self, spec: ModelSpec) -> pb.GenerateSummary:
-        assert self._finish is not None, "an engine ends with a finish or raises"
-        now = time.monotonic()
-        first = now if self._first is None else self._first
-        return convert.summary(
-            spec,
-            self._finish,
-            start=self._ready - self._arrived,
-            first_token=first - self._ready,
-            total=now - self._arrived,
-        )
+        summary = convert.summary(model.spec, generation.outcome())
+        await context.write(pb.GenerateStreamResponse(summary=summary))

@@ -228,6 +228,24 @@ class Supervisor:
         if self._life is None:
             self._begin().adopts = adopts
 
+    async def settled(self) -> None:
+        """Return when it is known what has become of an engine that broke off a request.
+
+        That is when it answers again, or when another may be started in its place. Raises
+        ModelStopped when somebody stops it.
+        """
+        while (life := self._life) is not None and self._instance is not None:
+            if life.unwanted.is_set():
+                raise self._stopped()
+            if self.status.state is State.STARTING:
+                return
+            if not life.dying and await self.engine.ready(self._instance.url):
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.poll):  # its death is told by the runtime
+                    await asyncio.shield(life.gone)
+        await asyncio.sleep(max(0.0, self._retry_at - _now()))
+
     async def stop(self, drain: float | None = None) -> None:
         """Drain and end the model; return when nothing is left of it.
 

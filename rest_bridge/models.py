@@ -98,6 +98,10 @@ class GenerateStreamRequest(Generation):
     status_events: bool | None = documented(
         "Whether to send `status` events until the model is ready.", default=False
     )
+    resume: bool | None = documented(
+        "Whether the text goes on when its engine is lost, after an event `resumption`.",
+        default=False,
+    )
 
 
 class InfoResponse(BaseModel):

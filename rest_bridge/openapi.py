@@ -61,7 +61,7 @@ data: {"text": ", in a land far away...", "token_count": 7}
 event: summary
 data: {"finish_reason": "FINISH_REASON_LENGTH", "prompt_token_count": 4, \
 "completion_token_count": 7, "model_id": "gpt-2", "start_duration": "0s", \
-"first_token_duration": "0.210s", "total_duration": "1.930s"}
+"first_token_duration": "0.210s", "total_duration": "1.930s", "resumptions": []}
 
 """
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.errors import EngineFailed, LaunchError
+from inference_service.errors import EngineLost, LaunchError
 from inference_service.lifecycle import Phase, Progress
 from inference_service.logs import KEPT_LINES, LogBuffer
 from inference_service.runtimes.base import Exit, Launch
@@ -190,6 +190,6 @@ class FakeEngine:
         pass
 
 
-def broken() -> EngineFailed:
+def broken() -> EngineLost:
     """What an engine raises that dies under a request."""
-    return EngineFailed("the connection to the engine broke")
+    return EngineLost("the connection to the engine broke")

@@ -12,6 +12,7 @@ from inference_service import convert
 from inference_service.admission import Admission
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import InsufficientMemory, InvalidParameter, StartFailed
+from inference_service.generation import Outcome, Seam
 from inference_service.history import Change
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.supervisor import Supervisor, Timing
@@ -399,9 +400,8 @@ def test_a_chunk_is_an_event() -> None:
 
 @pytest.mark.parametrize("reason", FinishReason)
 def test_a_summary_has_the_counts_and_the_times(reason: FinishReason) -> None:
-    summary = convert.summary(
-        spec(), Finish(reason, 3, 5), start=1.5, first_token=0, total=2.000001
-    )
+    outcome = Outcome(Finish(reason, 3, 5), 1.5, 0, 2.000001, (Seam(2, "it died"),))
+    summary = convert.summary(spec(), outcome)
 
     assert pb.FinishReason.Name(summary.finish_reason) == f"FINISH_REASON_{reason.name}"
     assert (summary.prompt_token_count, summary.completion_token_count) == (3, 5)
@@ -409,6 +409,8 @@ def test_a_summary_has_the_counts_and_the_times(reason: FinishReason) -> None:
     assert summary.first_token_duration.ToNanoseconds() == 0
     assert summary.total_duration.ToNanoseconds() == 2_000_001_000
     assert summary.model_id == "tiny"
+    assert list(summary.resumptions) == [pb.GenerateResumption(sent_token_count=2, cause="it died")]
+    assert convert.seam(outcome.seams[0]).resumption == summary.resumptions[0]
 
 
 def test_the_reasons_are_those_of_the_proto() -> None:

@@ -28,8 +28,9 @@ OF_THE_BRIDGE = {"REQUEST_TOO_LARGE", "SERVICE_UNREACHABLE"}
 
 
 def kinds(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
-    """The error and all below it."""
-    yield base
+    """The error and all below it, but for those that callers are told as another."""
+    if "reason" in vars(base):
+        yield base
     for kind in base.__subclasses__():
         yield from kinds(kind)
 

@@ -78,7 +78,8 @@ class Engine(Protocol):
     def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
         """Yield the text that continues the prompt. Closing it ends the request in the engine.
 
-        Raises InvalidParameter, PromptTooLong, EngineOverloaded or EngineFailed.
+        Raises InvalidParameter, PromptTooLong, EngineOverloaded, EngineFailed, or EngineLost when
+        the engine breaks off, as one does that dies.
         """
 
     async def aclose(self) -> None:

@@ -19,6 +19,7 @@ from inference_service.engines import sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import (
     EngineFailed,
+    EngineLost,
     EngineOverloaded,
     InvalidParameter,
     PromptTooLong,
@@ -130,7 +131,7 @@ class Llamacpp:
                         return
         except sse.Refusal as refusal:
             raise _refused(spec, refusal) from None
-        raise EngineFailed("the engine ended its answer before the text was finished")
+        raise EngineLost("the engine ended its answer before the text was finished")
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from inference_service.errors import EngineFailed
+from inference_service.errors import EngineFailed, EngineLost
 
 _LARGEST_EVENT = 1 << 20
 _LARGEST_REFUSAL = 16 << 10
@@ -71,7 +71,7 @@ async def post(pool: aiohttp.ClientSession, url: str, body: Any) -> AsyncGenerat
     """Send `body` as JSON and yield the events of the answer, as many at once as have come.
 
     Closing it closes the connection, which is how engines learn that nobody listens. Raises Refusal
-    when the engine answers with an error status, and EngineFailed when it breaks off.
+    when the engine answers with an error status, and EngineLost when it breaks off.
     """
     parser = EventParser()
     try:
@@ -82,7 +82,7 @@ async def post(pool: aiohttp.ClientSession, url: str, body: Any) -> AsyncGenerat
                 if events := parser.feed(data):
                     yield events
     except (aiohttp.ClientError, OSError) as error:
-        raise EngineFailed(
+        raise EngineLost(
             f"the connection to the engine broke: {error or type(error).__name__}"
         ) from error
 

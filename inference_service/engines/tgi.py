@@ -20,6 +20,7 @@ from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.stops import StopFilter
 from inference_service.errors import (
     EngineFailed,
+    EngineLost,
     EngineOverloaded,
     InvalidParameter,
     PromptTooLong,
@@ -207,7 +208,7 @@ class Tgi:
                         return
         except sse.Refusal as refusal:
             raise _refused(spec, refusal) from None
-        raise EngineFailed("the engine ended its answer before the text was finished")
+        raise EngineLost("the engine ended its answer before the text was finished")
 
     async def _count(self, url: str, prompt: Prompt) -> int:
         """The tokens of the prompt, which TGI else tells only at its own end."""

@@ -65,9 +65,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ENGINE_OVERLOADED: _ErrorReason.ValueType  # 12
     """The engine has as many requests as it takes."""
     ERROR_REASON_ENGINE_FAILED: _ErrorReason.ValueType  # 13
-    """The engine failed on this request: it died, cut the answer short, or answered nonsense. Before
-    the first token the code is UNAVAILABLE and a retry is safe; after it ABORTED, and the metadata
-    `sent_token_count` says how many tokens had been sent. Metadata: `model_id`.
+    """The engine failed on this request: it died twice, or answered nonsense. Before the first token
+    the code is UNAVAILABLE and a retry is safe; after it ABORTED, and the metadata
+    `sent_token_count` says how many tokens had been sent; a stream with `resume` outlives its
+    engine. Metadata: `model_id`.
     """
     ERROR_REASON_GENERATION_TIMEOUT: _ErrorReason.ValueType  # 14
     """The text was not done within the generation timeout (60 s by default), counted from the moment
@@ -143,9 +144,10 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 11
 ERROR_REASON_ENGINE_OVERLOADED: ErrorReason.ValueType  # 12
 """The engine has as many requests as it takes."""
 ERROR_REASON_ENGINE_FAILED: ErrorReason.ValueType  # 13
-"""The engine failed on this request: it died, cut the answer short, or answered nonsense. Before
-the first token the code is UNAVAILABLE and a retry is safe; after it ABORTED, and the metadata
-`sent_token_count` says how many tokens had been sent. Metadata: `model_id`.
+"""The engine failed on this request: it died twice, or answered nonsense. Before the first token
+the code is UNAVAILABLE and a retry is safe; after it ABORTED, and the metadata
+`sent_token_count` says how many tokens had been sent; a stream with `resume` outlives its
+engine. Metadata: `model_id`.
 """
 ERROR_REASON_GENERATION_TIMEOUT: ErrorReason.ValueType  # 14
 """The text was not done within the generation timeout (60 s by default), counted from the moment

@@ -956,6 +956,7 @@ class GenerateStreamRequest(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     STATUS_EVENTS_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model's id. Required."""
     prompt: _builtins.str
@@ -974,6 +975,12 @@ class GenerateStreamRequest(_message.Message):
     """0 to 2147483647. Default: a new one for each request."""
     status_events: _builtins.bool
     """Whether to send status events until the model is ready. Default false."""
+    resume: _builtins.bool
+    """Whether the text goes on when its engine is lost (it died, or was replaced since it hung), up to
+    three times: the model is started again, if need be, and continues from the prompt and what was
+    sent, which an event `resumption` tells. The tokens at such a seam can be cut differently, so the
+    same seed need not give the same text. Default false: the stream ends with ENGINE_FAILED.
+    """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Up to 4 sequences, none empty. Default: none."""
@@ -996,10 +1003,11 @@ class GenerateStreamRequest(_message.Message):
         stop: _abc.Iterable[_builtins.str] | None = ...,
         status_events: _builtins.bool = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
+        resume: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "idle_timeout", b"idle_timeout", "max_new_tokens", b"max_new_tokens", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "idle_timeout", b"idle_timeout", "max_new_tokens", b"max_new_tokens", "model_id", b"model_id", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "status_events", b"status_events", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "idle_timeout", b"idle_timeout", "max_new_tokens", b"max_new_tokens", "model_id", b"model_id", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "resume", b"resume", "seed", b"seed", "status_events", b"status_events", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015
@@ -1037,6 +1045,7 @@ class GenerateStreamResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    RESUMPTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def status(self) -> Global___GenerateStatus:
         """The model is not ready for this request yet. Sent at once, at every change and every 10 s,
@@ -1051,18 +1060,23 @@ class GenerateStreamResponse(_message.Message):
     def summary(self) -> Global___GenerateSummary:
         """The end, exactly once and last."""
 
+    @_builtins.property
+    def resumption(self) -> Global___GenerateResumption:
+        """The engine was lost, and another goes on with the text. Sent when `resume` is set."""
+
     def __init__(
         self,
         *,
         status: Global___GenerateStatus | None = ...,
         chunk: Global___GenerateChunk | None = ...,
         summary: Global___GenerateSummary | None = ...,
+        resumption: Global___GenerateResumption | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "event", b"event", "status", b"status", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "event", b"event", "resumption", b"resumption", "status", b"status", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "event", b"event", "status", b"status", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "event", b"event", "resumption", b"resumption", "status", b"status", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["status", "chunk", "summary"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["status", "chunk", "summary", "resumption"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1131,6 +1145,34 @@ class GenerateChunk(_message.Message):
 Global___GenerateChunk: _TypeAlias = GenerateChunk  # noqa: Y015
 
 @_typing.final
+class GenerateResumption(_message.Message):
+    """A seam in a text whose engine was lost: what comes after it continues the prompt and all that was
+    sent before.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    sent_token_count: _builtins.int
+    """The tokens that were sent before."""
+    cause: _builtins.str
+    """What happened to the engine, for people."""
+    def __init__(
+        self,
+        *,
+        sent_token_count: _builtins.int = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "sent_token_count", b"sent_token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateResumption: _TypeAlias = GenerateResumption  # noqa: Y015
+
+@_typing.final
 class GenerateSummary(_message.Message):
     """How a generation went."""
 
@@ -1143,6 +1185,7 @@ class GenerateSummary(_message.Message):
     FIRST_TOKEN_DURATION_FIELD_NUMBER: _builtins.int
     TOTAL_DURATION_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
+    RESUMPTIONS_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why the text ended."""
     prompt_token_count: _builtins.int
@@ -1163,6 +1206,12 @@ class GenerateSummary(_message.Message):
     def total_duration(self) -> _duration_pb2.Duration:
         """The time from the arrival of the call to the end of the text."""
 
+    @_builtins.property
+    def resumptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerateResumption]:
+        """The seams of the text, in order; empty for nearly every text. With seams the counts are the sums
+        of the parts, and `prompt_token_count` is 0 where the engine was lost after the last token.
+        """
+
     def __init__(
         self,
         *,
@@ -1173,10 +1222,11 @@ class GenerateSummary(_message.Message):
         first_token_duration: _duration_pb2.Duration | None = ...,
         total_duration: _duration_pb2.Duration | None = ...,
         model_id: _builtins.str = ...,
+        resumptions: _abc.Iterable[Global___GenerateResumption] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_token_duration", b"first_token_duration", "start_duration", b"start_duration", "total_duration", b"total_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_token_count", b"completion_token_count", "finish_reason", b"finish_reason", "first_token_duration", b"first_token_duration", "model_id", b"model_id", "prompt_token_count", b"prompt_token_count", "start_duration", b"start_duration", "total_duration", b"total_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_token_count", b"completion_token_count", "finish_reason", b"finish_reason", "first_token_duration", b"first_token_duration", "model_id", b"model_id", "prompt_token_count", b"prompt_token_count", "resumptions", b"resumptions", "start_duration", b"start_duration", "total_duration", b"total_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -199,6 +199,8 @@ class ModelServiceServicer:
         A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
         (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
 
+        An engine that is lost meanwhile is replaced once, and the text begun anew.
+
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
         DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
         """
@@ -213,11 +215,14 @@ class ModelServiceServicer:
 
         The generation timeout bounds the silence between two chunks, not the length of the stream.
 
+        An engine that is lost before the first token is replaced once, unseen; after it the text goes on
+        where `resume` is set.
+
         Errors: as Generate. After the first chunk ENGINE_FAILED and MODEL_STOPPED have the code
         ABORTED, and the metadata `sent_token_count`.
 
         On REST the messages are server-sent events: the event's name is that of the field that is set
-        (`status`, `chunk`, `summary`) and its data that field's JSON; a failure after the first event
+        (`status`, `chunk`, `resumption`, `summary`) and its data that field's JSON; a failure after the first event
         is an event `error`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

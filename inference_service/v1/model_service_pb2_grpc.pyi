@@ -104,6 +104,8 @@ class ModelServiceStub:
     A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
     (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
 
+    An engine that is lost meanwhile is replaced once, and the text begun anew.
+
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
     DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
     """
@@ -114,11 +116,14 @@ class ModelServiceStub:
 
     The generation timeout bounds the silence between two chunks, not the length of the stream.
 
+    An engine that is lost before the first token is replaced once, unseen; after it the text goes on
+    where `resume` is set.
+
     Errors: as Generate. After the first chunk ENGINE_FAILED and MODEL_STOPPED have the code
     ABORTED, and the metadata `sent_token_count`.
 
     On REST the messages are server-sent events: the event's name is that of the field that is set
-    (`status`, `chunk`, `summary`) and its data that field's JSON; a failure after the first event
+    (`status`, `chunk`, `resumption`, `summary`) and its data that field's JSON; a failure after the first event
     is an event `error`.
     """
 
@@ -198,6 +203,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
     (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
 
+    An engine that is lost meanwhile is replaced once, and the text begun anew.
+
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
     DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
     """
@@ -208,11 +215,14 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     The generation timeout bounds the silence between two chunks, not the length of the stream.
 
+    An engine that is lost before the first token is replaced once, unseen; after it the text goes on
+    where `resume` is set.
+
     Errors: as Generate. After the first chunk ENGINE_FAILED and MODEL_STOPPED have the code
     ABORTED, and the metadata `sent_token_count`.
 
     On REST the messages are server-sent events: the event's name is that of the field that is set
-    (`status`, `chunk`, `summary`) and its data that field's JSON; a failure after the first event
+    (`status`, `chunk`, `resumption`, `summary`) and its data that field's JSON; a failure after the first event
     is an event `error`.
     """
 
@@ -337,6 +347,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
         (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
 
+        An engine that is lost meanwhile is replaced once, and the text begun anew.
+
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
         DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
         """
@@ -353,11 +365,14 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The generation timeout bounds the silence between two chunks, not the length of the stream.
 
+        An engine that is lost before the first token is replaced once, unseen; after it the text goes on
+        where `resume` is set.
+
         Errors: as Generate. After the first chunk ENGINE_FAILED and MODEL_STOPPED have the code
         ABORTED, and the metadata `sent_token_count`.
 
         On REST the messages are server-sent events: the event's name is that of the field that is set
-        (`status`, `chunk`, `summary`) and its data that field's JSON; a failure after the first event
+        (`status`, `chunk`, `resumption`, `summary`) and its data that field's JSON; a failure after the first event
         is an event `error`.
         """
 

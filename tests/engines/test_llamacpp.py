@@ -15,6 +15,7 @@ from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.errors import (
     EngineFailed,
+    EngineLost,
     EngineOverloaded,
     InvalidParameter,
     PromptTooLong,
@@ -145,9 +146,9 @@ TOO_LONG = error(400, "exceed_context_size_error", n_prompt_tokens=500, n_ctx=12
         (stream(b"data: [DONE]\n\n"), EngineFailed, "not its own"),
         (stream(b'data: {"content": 5}\n\n'), EngineFailed, "not its own"),
         (stream(b'data: {"content":"\xff"}\n\n'), EngineFailed, "not its own"),
-        (stream(), EngineFailed, "before the text was finished"),
-        (stream(token(" a", 1)), EngineFailed, "before the text was finished"),
-        (stream(token(" a", 1), end="cut"), EngineFailed, "connection to the engine broke"),
+        (stream(), EngineLost, "before the text was finished"),
+        (stream(token(" a", 1)), EngineLost, "before the text was finished"),
+        (stream(token(" a", 1), end="cut"), EngineLost, "connection to the engine broke"),
     ],
 )
 async def test_another_answer_is_an_error_that_says_what_came(

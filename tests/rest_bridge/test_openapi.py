@@ -97,7 +97,9 @@ async def test_requests_document_the_bounds_of_the_service(document: dict[str, A
     assert list(generate)[:5] == list(EXAMPLES["GENERATE_REQUEST"])
     assert requests["/generate"]["example"] == EXAMPLES["GENERATE_REQUEST"]
     assert requests["/generate"]["schema"]["required"] == ["model_id", "prompt"]
-    assert set(generate) ^ set(stream) == {"return_full_text", "stream", "status_events"}
+    assert set(generate) ^ set(stream) == {
+        *("return_full_text", "stream", "status_events", "resume")
+    }
     bounds = ("type", "default", "minimum", "exclusiveMinimum", "maximum")
     assert {
         name: [field[bound] for bound in bounds if bound in field]

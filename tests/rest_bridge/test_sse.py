@@ -20,6 +20,7 @@ SUMMARY = {
     "start_duration": "0s",
     "first_token_duration": "0.210s",
     "total_duration": "1.930s",
+    "resumptions": [],
     "model_id": "gpt-2",
 }
 
