@@ -167,6 +167,9 @@ class Catalog:
     def __len__(self) -> int:
         return len(self._models)
 
+    def __contains__(self, model_id: object) -> bool:
+        return model_id in self._models
+
     def find(self, model_id: str) -> ModelSpec:
         """The entry of this id. Raises ModelNotFound, which names the nearest id."""
         if (spec := self._models.get(model_id)) is not None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
+import select
 import signal
 import sys
+from dataclasses import asdict
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
@@ -20,6 +23,8 @@ from inference_service.settings import Settings
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve until SIGINT or SIGTERM; a second one cuts the requests that still run.
+
+    SIGHUP reads the catalog again, unless it says that the terminal was closed: that is an end too.
 
     Exit code 0 after a signal, 130 (SIGINT) or 143 (SIGTERM) when a second one cut it short, 1 when
     the service cannot start, 2 for bad settings.
@@ -57,6 +62,7 @@ def _raise_file_limit() -> None:
 async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
     code = 0
+    terminal = _Terminal()
     loop = asyncio.get_running_loop()
     async with running(settings) as service:
 
@@ -67,8 +73,15 @@ async def _serve(settings: Settings) -> int:
                 _cuts.add(loop.create_task(service.manager.close(0)))
             stop.set()
 
+        def on_hang_up() -> None:
+            if terminal.hung_up():
+                on_signal(signal.SIGHUP)
+            else:
+                _reload(service)
+
         for name in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(name, on_signal, name)
+        loop.add_signal_handler(signal.SIGHUP, on_hang_up)
         print(_banner(service), flush=True)
         await stop.wait()
         print("stopping: waits for running requests; press Ctrl-C again to cut them", flush=True)
@@ -76,6 +89,34 @@ async def _serve(settings: Settings) -> int:
 
 
 _cuts: set[asyncio.Task[None]] = set()  # asyncio itself keeps no reference to a task
+
+
+class _Terminal:
+    """The terminal in which the service was started, if any.
+
+    SIGHUP means two things: that an operator wants the catalog to be read again, and that the
+    terminal was closed. Only in the second case does the terminal itself say so.
+    """
+
+    def __init__(self) -> None:
+        self._files = [number for number in (0, 1, 2) if os.isatty(number)]
+
+    def hung_up(self) -> bool:
+        """Whether it was closed."""
+        look = select.poll()
+        for number in self._files:
+            look.register(number, 0)
+        return any(events & select.POLLHUP for _, events in look.poll(0))
+
+
+def _reload(service: Service) -> None:
+    try:
+        changes = service.reload()
+    except CatalogError as error:
+        print(f"inference-service: {error}; the old catalog stays", file=sys.stderr, flush=True)
+        return
+    told = [f"{what} {' '.join(ids)}" for what, ids in asdict(changes).items() if ids]
+    print(f"catalog  {'; '.join(told) or 'nothing has changed'}", flush=True)
 
 
 _EXAMPLE = '{"model_id":"story-mini","prompt":"Once upon a time"}'

@@ -19,7 +19,7 @@ from inference_service.history import Change
 from inference_service.interceptors import status_of
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.logs import KEPT_LINES
-from inference_service.manager import Told
+from inference_service.manager import Reload, Told
 from inference_service.supervisor import Supervisor
 from inference_service.v1 import model_service_pb2 as pb
 
@@ -234,7 +234,21 @@ def change(change: Change[Told | None], now: float) -> pb.WatchModelsResponse:
     if change.item is None:
         return pb.WatchModelsResponse(revision=change.revision, snapshot_done=pb.SnapshotDone())
     supervisor, status = change.item
+    if status is None:
+        return pb.WatchModelsResponse(
+            revision=change.revision, removed_model_id=supervisor.model_id
+        )
     return pb.WatchModelsResponse(revision=change.revision, model=model(supervisor, now, status))
+
+
+def reload(reload: Reload) -> pb.ReloadCatalogResponse:
+    """What another catalog has changed."""
+    return pb.ReloadCatalogResponse(
+        added_model_ids=reload.added,
+        changed_model_ids=reload.changed,
+        restarted_model_ids=reload.restarted,
+        removed_model_ids=reload.removed,
+    )
 
 
 def chunk(chunk: Chunk) -> pb.GenerateStreamResponse:

@@ -6,7 +6,8 @@ ServiceError
  ├─ StartFailed            StartStalled          StartBackingOff
  ├─ RuntimeUnavailable     ModelStopped          StopFailed
  ├─ EngineOverloaded       EngineFailed          GenerationTimeout
- └─ InsufficientMemory     QueueFull             DeadlineTooShort
+ ├─ InsufficientMemory     QueueFull             DeadlineTooShort
+ └─ CatalogInvalid
 
 `reason` is the name of an `ErrorReason` in protos/inference_service/v1/errors.proto, whose
 `error_rule` says how it is shown on gRPC and REST; `interceptors.py` looks it up. The message is
@@ -121,6 +122,12 @@ class DeadlineTooShort(ServiceError):
     """The model will not be ready for the request before its deadline."""
 
     reason = "DEADLINE_TOO_SHORT"
+
+
+class CatalogInvalid(ServiceError):
+    """The catalog's file cannot be used."""
+
+    reason = "CATALOG_INVALID"
 
 
 class EngineOverloaded(ServiceError):

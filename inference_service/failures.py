@@ -8,6 +8,7 @@ from inference_service.errors import (
     EngineLost,
     GenerationTimeout,
     InsufficientMemory,
+    ModelNotFound,
     ModelStopped,
     NotRunning,
     QueueFull,
@@ -135,6 +136,13 @@ def fault(model_id: str, error: Exception) -> StartFailed:
 def not_running(model_id: str) -> NotRunning:
     """There is nothing to stop."""
     return NotRunning(f"{model_id} is not running", metadata={"model_id": model_id})
+
+
+def withdrawn(model_id: str) -> ModelNotFound:
+    """The catalog does not have it any more."""
+    return ModelNotFound(
+        f"{model_id} was removed from the catalog", metadata={"model_id": model_id}
+    )
 
 
 def stopped(model_id: str) -> ModelStopped:

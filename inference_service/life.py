@@ -20,6 +20,7 @@ class Life:
         self.gone: asyncio.Future[None] = loop.create_future()
         self.unwanted = asyncio.Event()
         self.cut_at = math.inf  # when a stop ends what still runs
+        self.replaced = False  # another begins when it is gone, by another entry of the catalog
         self.adopts = False  # its engine ran before it began
         self.dying = False  # its engine has ended, and is being removed
         self.leases: set[asyncio.Timeout] = set()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from inference_service import failures
 from inference_service.admission import Admission
@@ -20,8 +21,22 @@ from inference_service.supervisor import Supervisor, Timing
 
 log = logging.getLogger(__name__)
 
-Told = tuple[Supervisor, Status]  # a model, and its status after a change
+# A model, and its status after a change; None when it was removed from the catalog, and is gone.
+Told = tuple[Supervisor, Status | None]
 Place = Callable[[ModelSpec], tuple[Runtime, Engine]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """The ids of the models that another catalog has changed.
+
+    `changed` go on as they are; `restarted` are drained and started anew, if they ran.
+    """
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    restarted: tuple[str, ...]
+    removed: tuple[str, ...]
 
 
 class Manager:
@@ -36,22 +51,29 @@ class Manager:
         changed: Callable[[Supervisor], None] = lambda _: None,
         start_times: StartTimes | None = None,
     ) -> None:
-        def tell(supervisor: Supervisor) -> None:
-            self._history.append((supervisor, supervisor.status))
-            changed(supervisor)
-
         self._history: History[Told] = History()
         self._catalog = catalog
+        self._place = place
+        self._timing = timing
         self.admission = admission
-        learnt = start_times or StartTimes()
-        self._supervisors = {
-            spec.id: Supervisor(spec, *place(spec), timing, admission, tell, learnt)
-            for spec in catalog
-        }
+        self._on_change = changed
+        self._start_times = start_times or StartTimes()
+        self._supervisors = {spec.id: self._supervisor(spec) for spec in catalog}
+
+    def _supervisor(self, spec: ModelSpec) -> Supervisor:
+        where = self._place(spec)
+        return Supervisor(spec, *where, self._timing, self.admission, self._tell, self._start_times)
+
+    def _tell(self, supervisor: Supervisor) -> None:
+        self._history.append((supervisor, supervisor.status))
+        self._on_change(supervisor)
+        if supervisor.gone:
+            del self._supervisors[supervisor.model_id]
+            self._history.append((supervisor, None))
 
     def models(self) -> list[Supervisor]:
         """Every model, in the catalog's order."""
-        return list(self._supervisors.values())
+        return [self._supervisors[spec.id] for spec in self._catalog]
 
     def find(self, model_id: str) -> Supervisor:
         """The model of this id. Raises ModelNotFound."""
@@ -66,9 +88,38 @@ class Manager:
 
     def preload(self) -> None:
         """Start the models that the catalog says to start with the service."""
-        for supervisor in self._supervisors.values():
+        for supervisor in self.models():
             if supervisor.spec.preload:
                 self._begin(supervisor)
+
+    def reload(self, catalog: Catalog) -> Reload:
+        """Put another catalog into force, and return what that changes.
+
+        A model whose entry is the same is not touched. Calls find the new entries at once, and wait
+        for models that have to be drained and started again.
+        """
+        added: list[str] = []
+        changed: list[str] = []
+        restarted: list[str] = []
+        old = {spec.id: spec for spec in self._catalog}
+        self._catalog = catalog
+        for spec in catalog:
+            if old.get(spec.id) == spec:
+                continue
+            known = self._supervisors.get(spec.id)
+            if known is None:
+                known = self._supervisors[spec.id] = self._supervisor(spec)
+                self._tell(known)
+            elif known.change(spec, *self._place(spec)):
+                restarted.append(spec.id)
+                continue
+            (changed if spec.id in old else added).append(spec.id)
+            if spec.preload:
+                self._begin(known)
+        removed = [model_id for model_id in old if model_id not in catalog]
+        for model_id in removed:
+            self._supervisors[model_id].withdraw()
+        return Reload(tuple(added), tuple(changed), tuple(restarted), tuple(removed))
 
     def _begin(self, supervisor: Supervisor, adopts: bool = False) -> None:
         """Start a model that nobody asked for: what keeps it from that keeps nothing else."""

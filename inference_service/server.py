@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from inference_service.engines.tgi import Tgi
 from inference_service.errors import RuntimeUnavailable
 from inference_service.interceptors import ErrorInterceptor
 from inference_service.lifecycle import State
-from inference_service.manager import Manager
+from inference_service.manager import Manager, Reload
 from inference_service.placement import place
 from inference_service.runtimes import docker
 from inference_service.runtimes.base import Runtime
@@ -49,12 +49,13 @@ class BindError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that runs. `rest_url` is None when REST is off."""
+    """A service that runs. `rest_url` is None when REST is off; `reload` raises CatalogError."""
 
     manager: Manager
     choice: RuntimeChoice
     target: str
     rest_url: str | None
+    reload: Callable[[], Reload]
 
 
 @asynccontextmanager
@@ -63,7 +64,7 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
 
     Raises CatalogError, BindError, or RuntimeUnavailable when `runtime` is docker and none answers.
     """
-    catalog = Catalog.load(*filter(None, [settings.catalog]))
+    catalog = _catalog(settings)
     async with AsyncExitStack() as stack:
         runtimes, choice = await _runtimes(settings, stack)
         engines: dict[str, Engine] = {
@@ -89,7 +90,11 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
         learnt = StartTimes(settings.state_path / f"start-times-{settings.service_name}.json")
         manager = Manager(catalog, placed, timing, admission, beacon.changed, learnt)
         limits = Limits(settings.generation_timeout, settings.max_idle_timeout)
-        servicer = ModelService(manager, choice, limits)
+
+        def reload() -> Reload:
+            return manager.reload(_catalog(settings))
+
+        servicer = ModelService(manager, choice, limits, reload)
         port = await stack.enter_async_context(_grpc(settings, servicer, beacon, catalog))
         target = _address(settings.host, port)
         rest_url = None
@@ -102,7 +107,7 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
         stack.push_async_callback(beacon.down)
         await manager.adopt()
         manager.preload()
-        yield Service(manager, choice, target, rest_url)
+        yield Service(manager, choice, target, rest_url, reload)
 
 
 class Beacon:
@@ -121,7 +126,8 @@ class Beacon:
 
     def changed(self, model: Supervisor) -> None:
         """Say whether a model serves."""
-        status = _SERVING if model.status.state is State.READY else _NOT_SERVING
+        serves = _SERVING if model.status.state is State.READY else _NOT_SERVING
+        status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN if model.gone else serves
         update = asyncio.ensure_future(self.servicer.set(model.spec.id, status))
         self._updates.add(update)
         update.add_done_callback(self._updates.discard)
@@ -129,6 +135,10 @@ class Beacon:
     async def down(self) -> None:
         """Say that nothing serves any more."""
         await self.servicer.enter_graceful_shutdown()
+
+
+def _catalog(settings: Settings) -> Catalog:
+    return Catalog.load(*filter(None, [settings.catalog]))
 
 
 async def _runtimes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import grpc
 
 from inference_service import __version__, convert
+from inference_service.catalog import CatalogError
 from inference_service.convert import Limits
+from inference_service.errors import CatalogInvalid
 from inference_service.generation import Generation
 from inference_service.lifecycle import State, Status
-from inference_service.manager import Manager
+from inference_service.manager import Manager, Reload
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
@@ -31,10 +34,17 @@ class RuntimeChoice:
 class ModelService(pb_grpc.ModelServiceServicer):
     """The service on a manager."""
 
-    def __init__(self, manager: Manager, choice: RuntimeChoice, limits: Limits) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        choice: RuntimeChoice,
+        limits: Limits,
+        reload: Callable[[], Reload],
+    ) -> None:
         self._manager = manager
         self._choice = choice
         self._limits = limits
+        self._reload = reload
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
         models = self._manager.models()
@@ -89,6 +99,14 @@ class ModelService(pb_grpc.ModelServiceServicer):
             message=f"Container for {model.spec.id} stopped",
             model=convert.model(model, time.time()),
         )
+
+    async def ReloadCatalog(
+        self, request: pb.ReloadCatalogRequest, context: Context
+    ) -> pb.ReloadCatalogResponse:
+        try:
+            return convert.reload(self._reload())
+        except CatalogError as error:
+            raise CatalogInvalid("; ".join(str(error).splitlines())) from None
 
     async def WatchModels(  # type: ignore[override]
         self, request: pb.WatchModelsRequest, context: Context

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _LOG_LINES = 20  # what an error carries of an engine's log
 
+Entry = tuple[ModelSpec, Runtime, Engine]  # of the catalog, with where and by what it runs
+
 # Told a caller who waits: the model's status, and the place in its engine's queue (1 is next, 0 is
 # before that).
 Tell = Callable[[Status, int], Awaitable[None]]
@@ -84,19 +86,12 @@ class Supervisor:
         changed: Callable[[Supervisor], None] = lambda _: None,
         start_times: StartTimes | None = None,
     ) -> None:
-        self.spec = spec
-        self.runtime = runtime
-        self.engine = engine
-        self.launch = engine.launch(spec)
-        self.status = Status()
         self._timing = timing
-        self._turns = Turns(spec.id, self.launch.concurrency, timing.queue_size)
+        self._take_entry(spec, runtime, engine)
+        self.status = Status()
         self._admission = admission
         self._start_times = start_times or StartTimes()
-        self._key = f"{runtime.name} {self.launch.image} {spec.id}"
         self._forecast = Forecast({}, 0.0)
-        own = timing.idle if spec.idle_timeout is None else spec.idle_timeout
-        self._idle_timeout = math.inf if spec.pinned else own
         self._on_change = changed
         self._changed = asyncio.Event()
         self._life: Life | None = None
@@ -105,6 +100,16 @@ class Supervisor:
         self._failures = 0
         self._retry_at = 0.0
         self._closed = False
+        self._withdrawn = False
+        self._next: Entry | None = None  # what it is to be when its life is over
+
+    def _take_entry(self, spec: ModelSpec, runtime: Runtime, engine: Engine) -> None:
+        self.spec = spec
+        self.runtime = runtime
+        self.engine = engine
+        self.launch = engine.launch(spec)
+        self._turns = Turns(spec.id, self.launch.concurrency, self._timing.queue_size)
+        self._key = f"{runtime.name} {self.launch.image} {spec.id}"
 
     @property
     def lease_count(self) -> int:
@@ -115,6 +120,13 @@ class Supervisor:
     def queued_count(self) -> int:
         """The leases that wait for a turn."""
         return self._turns.queued
+
+    @property
+    def _idle_timeout(self) -> float:
+        if self.spec.pinned:
+            return math.inf
+        own = self.spec.idle_timeout
+        return self._timing.idle if own is None else own
 
     @property
     def idle_in(self) -> float | None:
@@ -189,18 +201,19 @@ class Supervisor:
         with ModelStopped.
         """
         life, instance = await self._ready(deadline, tell)
+        turns = self._turns
         cutter = asyncio.timeout(None)
         life.leases.add(cutter)
         life.idle.clear()
         try:
             async with cutter:
-                await self._turns.take(caller, deadline, tell and partial(self._tell_place, tell))
+                await turns.take(caller, deadline, tell and partial(self._tell_place, tell))
                 try:
                     if life.dying or life.gone.done():
                         raise failures.engine_gone(self.spec.id)
                     yield Lease(self, instance)
                 finally:
-                    self._turns.give()
+                    turns.give()
         except TimeoutError:
             if not cutter.expired():
                 raise
@@ -254,6 +267,7 @@ class Supervisor:
         life = self._life
         if life is None:
             raise failures.not_running(self.spec.id)
+        life.replaced = False
         self._end(life, self._timing.drain if drain is None else drain)
         await asyncio.shield(life.gone)
 
@@ -272,6 +286,46 @@ class Supervisor:
             async for line in lines:
                 yield line
 
+    # What the catalog's reload asks.
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was withdrawn, and nothing of it is left."""
+        return self._withdrawn and self._life is None
+
+    def change(self, spec: ModelSpec, runtime: Runtime, engine: Engine) -> bool:
+        """Take another entry of the catalog; tell whether that restarts the model.
+
+        Where the same engine would run in the same way, the entry is in force at once. Where not, a
+        model that runs is drained, and started again with the new entry.
+        """
+        life, launch = self._life, engine.launch(spec)
+        self._withdrawn = False
+        same = (runtime, engine, launch) == (self.runtime, self.engine, self.launch)
+        if life is not None and (life.unwanted.is_set() or not same):
+            self._next = (spec, runtime, engine)
+            life.replaced = life.replaced or not life.unwanted.is_set()
+            self._end(life, self._timing.drain)
+            return life.replaced
+        if same:
+            self.spec = spec
+        else:
+            self._take_entry(spec, runtime, engine)
+        if life is not None:
+            life.idle_timeout = self._idle_timeout
+            life.rearm.set()
+        self._show(self.status)
+        return False
+
+    def withdraw(self) -> None:
+        """Refuse callers, since the catalog has it no more; drain and stop it."""
+        self._withdrawn = True
+        if self._life is not None:
+            self._life.replaced = False
+            self._end(self._life, self._timing.drain)
+        else:
+            self._show(self.status)
+
     async def close(self, drain: float) -> None:
         """Refuse callers from now on, and stop. Never raises."""
         self._closed = True
@@ -287,20 +341,20 @@ class Supervisor:
     ) -> tuple[Life, Instance]:
         """A life that is READY at the moment of return: no await may follow in the caller."""
         while True:
-            if self._closed:
-                raise failures.shutting_down()
+            self._refuse()
             life = self._life or self._begin()
             if not (life.unwanted.is_set() or life.dying):
                 self._in_time(life, deadline)
                 life.waiters += 1  # so that it is not idle before they have their lease
                 try:
                     await self._until(life.ready, tell)
-                    instance = life.ready.result()
                 finally:
                     life.waiters -= 1
                     self._released(life)
-                if not (life.unwanted.is_set() or life.dying or life.gone.done()):
-                    return life, instance
+                if not life.replaced:
+                    instance = life.ready.result()
+                    if not (life.unwanted.is_set() or life.dying or life.gone.done()):
+                        return life, instance
             await self._until(life.gone, tell)
 
     async def _until(self, future: asyncio.Future[Any], tell: Tell | None) -> None:
@@ -326,9 +380,14 @@ class Supervisor:
         if wait is not None and wait > left:
             raise failures.deadline_too_short(self.spec.id, left, wait, "it is starting")
 
-    def _begin(self) -> Life:
+    def _refuse(self) -> None:
         if self._closed:
             raise failures.shutting_down()
+        if self._withdrawn:
+            raise failures.withdrawn(self.spec.id)
+
+    def _begin(self) -> Life:
+        self._refuse()
         if (wait := self._retry_at - _now()) > 0 and self.status.failure:
             raise failures.backing_off(self.spec.id, wait, self.status.failure)
         self._admission.plan(self)  # raises for what can never fit
@@ -381,6 +440,9 @@ class Supervisor:
             if self.status.state is not State.STOPPING:  # it broke before it could be stopped
                 self._enter(State.STOPPING)
         self._life = None
+        if self._next is not None:
+            self._take_entry(*self._next)
+            self._next = None
         self._settle(failure)
         if not life.ready.done():
             life.ready.set_exception(failure or self._stopped())
@@ -388,6 +450,14 @@ class Supervisor:
             life.gone.set_exception(failure)
         else:
             life.gone.set_result(None)
+        if life.replaced:
+            self._start_again()
+
+    def _start_again(self) -> None:
+        try:
+            self.begin()
+        except ServiceError as error:
+            log.error("%s is not started again: %s", self.spec.id, error.message)
 
     async def _admitted(self, life: Life) -> None:
         async with self._admission.room(self, self._waits):

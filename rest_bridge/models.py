@@ -131,6 +131,13 @@ class StopResponse(BaseModel):
     message: str
 
 
+class ReloadResponse(BaseModel):
+    added_model_ids: list[str]
+    changed_model_ids: list[str] = Field(description="Changed, and in force.")
+    restarted_model_ids: list[str] = Field(description="Changed; drained to be started again.")
+    removed_model_ids: list[str]
+
+
 class GenerateResponse(BaseModel):
     generated_text: str = Field(description="The prompt and the text that continues it.")
     model_id: str

@@ -40,6 +40,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "port": 8080,
         "container_name": "tgi-gpt-2",
     },
+    "RELOAD": {
+        "added_model_ids": ["my-model"],
+        "changed_model_ids": [],
+        "restarted_model_ids": ["gpt-2"],
+        "removed_model_ids": [],
+    },
     "STOP": {"message": "Container for gpt-2 stopped"},
     "GENERATE_REQUEST": {
         "model_id": "gpt-2",
@@ -101,6 +107,7 @@ DETAILS = {
     "ENGINE_OVERLOADED": "gpt-2 has as many requests as it takes",
     "ENGINE_FAILED": "the engine of gpt-2 died before the first token",
     "GENERATION_TIMEOUT": "gpt-2 did not finish the text within 60 s",
+    "CATALOG_INVALID": "models.toml: entry 1 ('my-model'), key hf_name: is missing",
     "STOP_FAILED": "the container tgi-gpt-2 could not be removed",
     "INTERNAL": "a fault of this service; its log has the details",
     "SERVICE_UNREACHABLE": "the service at 127.0.0.1:50051 does not answer",

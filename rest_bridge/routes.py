@@ -17,6 +17,7 @@ from rest_bridge.models import (
     InfoResponse,
     ModelResponse,
     ModelsResponse,
+    ReloadResponse,
     StartResponse,
     StopResponse,
 )
@@ -177,6 +178,26 @@ async def stop_model(request: Request, model_id: ModelId) -> StopResponse:
     call = service.stub.StopModel(pb.StopModelRequest(model_id=model_id))
     answer = await service.answer(request, call)
     return StopResponse(message=answer.message)
+
+
+@router.post(
+    "/catalog:reload",
+    summary="Reload the catalog",
+    tags=["Models"],
+    dependencies=[Depends(refuse_other_sites)],
+    responses=openapi.success("RELOAD")
+    | openapi.errors("CATALOG_INVALID", of_bridge=openapi.OTHER_SITE),
+)
+async def reload_catalog(request: Request) -> ReloadResponse:
+    """Reads the catalog's file again and puts it into force.
+
+    Only models whose entry changed in a way that their engine must know are drained and started
+    again. A file with a mistake changes nothing.
+    """
+    service = service_of(request)
+    call = service.stub.ReloadCatalog(pb.ReloadCatalogRequest())
+    answer = await service.answer(request, call)
+    return ReloadResponse.model_validate(answer, from_attributes=True)
 
 
 @router.post(

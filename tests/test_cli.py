@@ -25,7 +25,12 @@ EMBEDDED = ("--runtime", "process", "--grpc-port", "0", "--rest-port", "0")
 
 
 async def command(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("INFERENCE_")}
+    kept = "INFERENCE_STATE_DIR"
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name == kept or not name.startswith("INFERENCE_")
+    }
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "inference_service", *arguments),
@@ -249,3 +254,66 @@ async def test_a_killed_service_leaves_no_engine() -> None:
         await ended.wait()
         loop.remove_reader(gone)
         os.close(gone)
+
+
+async def test_sighup_reads_the_catalog_again_and_a_mistake_in_it_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "models.toml"
+    entry = (
+        '[[models]]\nid = "mine"\nhf_name = "me/mine"\ncontext_length = 1024\n'
+        '[models.tgi]\nmemory = "1GB"\nweights = { repo = "me/mine" }\n'
+    )
+    path.write_text(entry)
+    async with (
+        serving("--catalog", str(path)) as (process, banner),
+        grpc.aio.insecure_channel(target(banner)) as channel,
+    ):
+        stub = pb_grpc.ModelServiceStub(channel)
+        assert process.stdout is not None
+        assert process.stderr is not None
+
+        async def ids() -> list[str]:
+            return [m.id for m in (await stub.ListModels(pb.ListModelsRequest())).models]
+
+        path.write_text(entry + entry.replace("mine", "yours"))
+        process.send_signal(signal.SIGHUP)
+        assert await process.stdout.readline() == b"catalog  added yours\n"
+        assert (await ids())[-2:] == ["mine", "yours"]
+
+        path.write_text("models = 1")
+        process.send_signal(signal.SIGHUP)
+        assert b"the old catalog stays" in await process.stderr.readline()
+        assert (await ids())[-2:] == ["mine", "yours"]
+
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+    assert process.returncode == 0
+
+
+async def test_a_terminal_that_is_closed_ends_it() -> None:
+    controller, terminal = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "inference_service", *EMBEDDED),
+        stdin=terminal,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(terminal)
+    try:
+        assert process.stdout is not None
+        while b"curl -s" not in (line := await process.stdout.readline()):
+            assert line
+        process.send_signal(signal.SIGHUP)
+        assert b"catalog  nothing has changed" in await process.stdout.readline()
+
+        os.close(controller)
+        process.send_signal(signal.SIGHUP)
+        out, _ = await process.communicate()
+        assert b"stopping" in out
+        assert process.returncode == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()

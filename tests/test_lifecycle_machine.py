@@ -439,6 +439,7 @@ class Lives(RuleBasedStateMachine):
                     assert change.revision == watcher.revision + 1
                 watcher.revision = change.revision
                 supervisor, status = change.item
+                assert status is not None
                 watcher.latest[supervisor.spec.id] = status
 
     # What holds.

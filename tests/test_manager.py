@@ -14,7 +14,7 @@ from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines.base import Prompt
 from inference_service.errors import ModelNotFound, ModelStopped, ShuttingDown
 from inference_service.lifecycle import State
-from inference_service.manager import Manager
+from inference_service.manager import Manager, Reload
 from inference_service.supervisor import Timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
@@ -211,3 +211,179 @@ async def test_a_preload_that_can_never_fit_keeps_nothing_else_from_starting(
     await runtime.instance("tgi-tiny")
     assert "huge is not started with the service: huge needs 2.0 GB" in caplog.text
     await manager.close(0)
+
+
+def entry(model_id: str, **changes: object) -> ModelSpec:
+    return spec(model_id).model_copy(update=changes)
+
+
+def larger(model_id: str) -> ModelSpec:
+    """An entry that needs another engine."""
+    return spec(model_id, memory="65MiB")
+
+
+async def watched(it: House, count: int) -> list[tuple[str, State | None]]:
+    """What the next changes are, after the revision at which it is called."""
+    seen: list[tuple[str, State | None]] = []
+    async with aclosing(it.manager.watch(0)) as changes:
+        async for change in changes:
+            if change.item is None:
+                break
+        async for change in changes:
+            assert change.item is not None
+            model, status = change.item
+            seen.append((model.model_id, None if status is None else status.state))
+            if len(seen) == count:
+                return seen
+    raise AssertionError("the watch has ended")
+
+
+async def test_a_reload_touches_nothing_that_is_as_it_was() -> None:
+    async with house() as it:
+        await it.generate("tiny")
+        models = it.manager.models()
+
+        assert it.manager.reload(Catalog([spec(i) for i in IDS])) == Reload((), (), (), ())
+        assert it.manager.models() == models
+        assert it.manager.find("tiny").status.state is State.READY
+
+
+async def test_a_reload_adds_changes_and_removes() -> None:
+    async with house() as it:
+        watching = asyncio.create_task(watched(it, 4))
+        await asyncio.sleep(0)
+        new = Catalog([spec("tiny"), entry("small", idle_timeout=5.0), spec("new")])
+
+        assert it.manager.reload(new) == Reload(("new",), ("small",), (), ("large",))
+        assert [model.model_id for model in it.manager.models()] == ["tiny", "small", "new"]
+        with pytest.raises(ModelNotFound):
+            it.manager.find("large")
+        assert await it.generate("new") == " word word"
+        assert await watching == [
+            ("small", State.STOPPED),
+            ("new", State.STOPPED),
+            ("large", State.STOPPED),
+            ("large", None),
+        ]
+
+
+async def test_an_entry_that_its_engine_need_not_know_is_in_force_at_once() -> None:
+    async with house() as it:
+        await it.generate("tiny")
+        tiny = it.manager.find("tiny")
+        kept = entry("tiny", idle_timeout=5.0, context_length=64)
+
+        assert it.manager.reload(Catalog([kept])).changed == ("tiny",)
+        assert tiny.status.state is State.READY
+        assert tiny.idle_in is not None
+        assert tiny.idle_in <= 5
+        assert tiny.spec == kept
+        it.manager.reload(Catalog([entry("tiny", pinned=True)]))
+        assert tiny.idle_in is None
+        assert it.runtime.started == ["tgi-tiny"]
+
+
+async def test_a_model_whose_engine_must_change_is_drained_and_started_again() -> None:
+    async with house() as it:
+        it.engine.may_speak.clear()
+        running = asyncio.create_task(it.generate("tiny"))
+        await it.engine.spoke.wait()
+
+        assert it.manager.reload(Catalog([larger("tiny")])).restarted == ("tiny",)
+        await it.until("tiny", State.STOPPING)
+        waiting = asyncio.create_task(it.generate("tiny"))
+        await asyncio.sleep(0)
+        it.engine.may_speak.set()
+
+        assert await running == " word word"
+        assert await waiting == " word word"
+        assert it.runtime.started == ["tgi-tiny"] * 2
+        assert it.manager.find("tiny").memory_bytes == 65 * 2**20
+        assert it.manager.admission.free_bytes == 10**9 - 65 * 2**20
+
+
+async def test_callers_of_a_model_that_starts_wait_through_a_reload() -> None:
+    async with house() as it:
+        it.engine.may_answer.clear()
+        waiting = asyncio.create_task(it.generate("tiny"))
+        await it.runtime.instance()
+
+        assert it.manager.reload(Catalog([larger("tiny")])).restarted == ("tiny",)
+        it.engine.may_answer.set()
+
+        assert await waiting == " word word"
+        assert it.runtime.started == ["tgi-tiny"] * 2
+
+
+async def test_a_second_reload_during_the_drain_is_the_one_that_counts() -> None:
+    async with house() as it:
+        it.engine.may_speak.clear()
+        running = asyncio.create_task(it.generate("tiny"))
+        await it.engine.spoke.wait()
+        it.manager.reload(Catalog([larger("tiny")]))
+        assert it.manager.reload(Catalog([spec("tiny")])).restarted == ("tiny",)
+        it.engine.may_speak.set()
+
+        assert await running == " word word"
+        await it.until("tiny", State.READY)
+        assert it.manager.find("tiny").spec == spec("tiny")
+        assert it.runtime.started == ["tgi-tiny"] * 2
+
+
+async def test_a_stop_during_the_drain_of_a_reload_is_a_stop() -> None:
+    async with house() as it:
+        await it.generate("tiny")
+        it.runtime.may_leave.clear()
+        it.manager.reload(Catalog([larger("tiny")]))
+        stopping = asyncio.create_task(it.manager.find("tiny").stop())
+        await it.until("tiny", State.STOPPING)
+        it.runtime.may_leave.set()
+        await stopping
+
+        assert it.manager.find("tiny").status.state is State.STOPPED
+        assert it.manager.find("tiny").spec == larger("tiny")
+        assert it.runtime.started == ["tgi-tiny"]
+
+
+async def test_a_model_that_is_removed_drains_and_is_gone() -> None:
+    async with house() as it:
+        it.engine.may_speak.clear()
+        running = asyncio.create_task(it.generate("tiny"))
+        await it.engine.spoke.wait()
+        tiny = it.manager.find("tiny")
+        watching = asyncio.create_task(watched(it, 2))
+        await asyncio.sleep(0)
+
+        assert it.manager.reload(Catalog([spec("small")])).removed == ("tiny", "large")
+        with pytest.raises(ModelNotFound, match="was removed from the catalog"):
+            async with tiny.lease():
+                pass
+        it.engine.may_speak.set()
+        assert await running == " word word"
+        await watching
+        while not tiny.gone:
+            await tiny._changed.wait()
+        assert it.runtime.running == {}
+        assert await it.generate("small") == " word word"
+
+
+async def test_a_model_that_comes_back_while_it_drains_is_served_again() -> None:
+    async with house() as it:
+        it.engine.may_speak.clear()
+        running = asyncio.create_task(it.generate("tiny"))
+        await it.engine.spoke.wait()
+        it.manager.reload(Catalog([spec("small")]))
+
+        assert it.manager.reload(Catalog([larger("tiny")])).added == ("tiny",)
+        waiting = asyncio.create_task(it.generate("tiny"))
+        await it.until("tiny", State.STOPPING)
+        it.engine.may_speak.set()
+        assert await running == " word word"
+        assert await waiting == " word word"
+        assert it.manager.find("tiny").spec == larger("tiny")
+
+
+async def test_a_model_that_is_to_be_preloaded_is_started_by_the_reload() -> None:
+    async with house() as it:
+        it.manager.reload(Catalog([entry("new", preload=True)]))
+        await it.until("new", State.READY)

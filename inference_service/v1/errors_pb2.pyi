@@ -91,6 +91,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     took on this machine and by how fast the queue moves. A start that it has begun goes on.
     Metadata: `model_id`, `expected_seconds`.
     """
+    ERROR_REASON_CATALOG_INVALID: _ErrorReason.ValueType  # 21
+    """The catalog's file cannot be used; the message has a line for each mistake. The catalog that is in
+    force stays so.
+    """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
     """REST alone: the service behind the bridge does not answer."""
 
@@ -169,6 +173,10 @@ ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 20
 """gRPC alone: the call would end by its own deadline before the model is ready for it, judged by what starts
 took on this machine and by how fast the queue moves. A start that it has begun goes on.
 Metadata: `model_id`, `expected_seconds`.
+"""
+ERROR_REASON_CATALOG_INVALID: ErrorReason.ValueType  # 21
+"""The catalog's file cannot be used; the message has a line for each mistake. The catalog that is in
+force stays so.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
 """REST alone: the service behind the bridge does not answer."""

@@ -693,10 +693,13 @@ class WatchModelsResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     SNAPSHOT_DONE_FIELD_NUMBER: _builtins.int
+    REMOVED_MODEL_ID_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The number of the last change that is in what was sent so far. Revisions of one run of the
     service rise; those of different runs have nothing to do with each other.
     """
+    removed_model_id: _builtins.str
+    """The catalog has this model no more, and nothing of it is left."""
     @_builtins.property
     def model(self) -> Global___Model:
         """A model as it was after this change; in the snapshot, as it is."""
@@ -711,16 +714,76 @@ class WatchModelsResponse(_message.Message):
         revision: _builtins.int = ...,
         model: Global___Model | None = ...,
         snapshot_done: Global___SnapshotDone | None = ...,
+        removed_model_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "model", b"model", "snapshot_done", b"snapshot_done"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "model", b"model", "removed_model_id", b"removed_model_id", "snapshot_done", b"snapshot_done"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "model", b"model", "revision", b"revision", "snapshot_done", b"snapshot_done"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "model", b"model", "removed_model_id", b"removed_model_id", "revision", b"revision", "snapshot_done", b"snapshot_done"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["model", "snapshot_done"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["model", "snapshot_done", "removed_model_id"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___WatchModelsResponse: _TypeAlias = WatchModelsResponse  # noqa: Y015
+
+@_typing.final
+class ReloadCatalogRequest(_message.Message):
+    """Request of ReloadCatalog."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadCatalogRequest: _TypeAlias = ReloadCatalogRequest  # noqa: Y015
+
+@_typing.final
+class ReloadCatalogResponse(_message.Message):
+    """Response of ReloadCatalog: the ids of the models that it has changed, in the catalog's order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDED_MODEL_IDS_FIELD_NUMBER: _builtins.int
+    CHANGED_MODEL_IDS_FIELD_NUMBER: _builtins.int
+    RESTARTED_MODEL_IDS_FIELD_NUMBER: _builtins.int
+    REMOVED_MODEL_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def added_model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """New in the catalog."""
+
+    @_builtins.property
+    def changed_model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Changed, and in force."""
+
+    @_builtins.property
+    def restarted_model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Changed, and drained to be started again."""
+
+    @_builtins.property
+    def removed_model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Gone from the catalog."""
+
+    def __init__(
+        self,
+        *,
+        added_model_ids: _abc.Iterable[_builtins.str] | None = ...,
+        changed_model_ids: _abc.Iterable[_builtins.str] | None = ...,
+        restarted_model_ids: _abc.Iterable[_builtins.str] | None = ...,
+        removed_model_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_model_ids", b"added_model_ids", "changed_model_ids", b"changed_model_ids", "removed_model_ids", b"removed_model_ids", "restarted_model_ids", b"restarted_model_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadCatalogResponse: _TypeAlias = ReloadCatalogResponse  # noqa: Y015
 
 @_typing.final
 class SnapshotDone(_message.Message):

@@ -78,6 +78,11 @@ class ModelServiceStub:
                 request_serializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsRequest.SerializeToString,
                 response_deserializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsResponse.FromString,
                 _registered_method=True)
+        self.ReloadCatalog = channel.unary_unary(
+                '/inference_service.v1.ModelService/ReloadCatalog',
+                request_serializer=inference__service_dot_v1_dot_model__service__pb2.ReloadCatalogRequest.SerializeToString,
+                response_deserializer=inference__service_dot_v1_dot_model__service__pb2.ReloadCatalogResponse.FromString,
+                _registered_method=True)
         self.StreamLogs = channel.unary_stream(
                 '/inference_service.v1.ModelService/StreamLogs',
                 request_serializer=inference__service_dot_v1_dot_model__service__pb2.StreamLogsRequest.SerializeToString,
@@ -176,6 +181,19 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadCatalog(self, request, context):
+        """Reads the catalog's file again and puts it into force, as SIGHUP does. Models whose entry is the
+        same are not touched. A new entry that changes nothing of how the engine runs is in force at once;
+        otherwise the model, if it runs, is drained (setting `drain_timeout`) and started again, and calls
+        that come meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
+        Returns as soon as the new catalog is in force; WatchModels tells the rest.
+
+        Errors: CATALOG_INVALID, and then the old catalog stays in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamLogs(self, request, context):
         """Tells what a model's engine has written: of the one that runs, or of the last one that ran or
         failed to start. Values of secrets in its environment, and tokens of Hugging Face, are hidden.
@@ -261,6 +279,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.WatchModels,
                     request_deserializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsRequest.FromString,
                     response_serializer=inference__service_dot_v1_dot_model__service__pb2.WatchModelsResponse.SerializeToString,
+            ),
+            'ReloadCatalog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadCatalog,
+                    request_deserializer=inference__service_dot_v1_dot_model__service__pb2.ReloadCatalogRequest.FromString,
+                    response_serializer=inference__service_dot_v1_dot_model__service__pb2.ReloadCatalogResponse.SerializeToString,
             ),
             'StreamLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamLogs,
@@ -454,6 +477,33 @@ class ModelService:
             '/inference_service.v1.ModelService/WatchModels',
             inference__service_dot_v1_dot_model__service__pb2.WatchModelsRequest.SerializeToString,
             inference__service_dot_v1_dot_model__service__pb2.WatchModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadCatalog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference_service.v1.ModelService/ReloadCatalog',
+            inference__service_dot_v1_dot_model__service__pb2.ReloadCatalogRequest.SerializeToString,
+            inference__service_dot_v1_dot_model__service__pb2.ReloadCatalogResponse.FromString,
             options,
             channel_credentials,
             insecure,

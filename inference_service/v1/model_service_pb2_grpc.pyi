@@ -85,6 +85,15 @@ class ModelServiceStub:
 
     Errors: MODEL_NOT_FOUND.
     """
+    ReloadCatalog: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReloadCatalogRequest, _model_service_pb2.ReloadCatalogResponse]
+    """Reads the catalog's file again and puts it into force, as SIGHUP does. Models whose entry is the
+    same are not touched. A new entry that changes nothing of how the engine runs is in force at once;
+    otherwise the model, if it runs, is drained (setting `drain_timeout`) and started again, and calls
+    that come meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
+    Returns as soon as the new catalog is in force; WatchModels tells the rest.
+
+    Errors: CATALOG_INVALID, and then the old catalog stays in force.
+    """
     StreamLogs: _grpc.UnaryStreamMultiCallable[_model_service_pb2.StreamLogsRequest, _model_service_pb2.StreamLogsResponse]
     """Tells what a model's engine has written: of the one that runs, or of the last one that ran or
     failed to start. Values of secrets in its environment, and tokens of Hugging Face, are hidden.
@@ -183,6 +192,15 @@ class ModelServiceAsyncStub(ModelServiceStub):
     (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
 
     Errors: MODEL_NOT_FOUND.
+    """
+    ReloadCatalog: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReloadCatalogRequest, _model_service_pb2.ReloadCatalogResponse]  # type: ignore[assignment]
+    """Reads the catalog's file again and puts it into force, as SIGHUP does. Models whose entry is the
+    same are not touched. A new entry that changes nothing of how the engine runs is in force at once;
+    otherwise the model, if it runs, is drained (setting `drain_timeout`) and started again, and calls
+    that come meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
+    Returns as soon as the new catalog is in force; WatchModels tells the rest.
+
+    Errors: CATALOG_INVALID, and then the old catalog stays in force.
     """
     StreamLogs: _aio.UnaryStreamMultiCallable[_model_service_pb2.StreamLogsRequest, _model_service_pb2.StreamLogsResponse]  # type: ignore[assignment]
     """Tells what a model's engine has written: of the one that runs, or of the last one that ran or
@@ -315,6 +333,21 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
 
         Errors: MODEL_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ReloadCatalog(
+        self,
+        request: _model_service_pb2.ReloadCatalogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ReloadCatalogResponse, _abc.Awaitable[_model_service_pb2.ReloadCatalogResponse]]:
+        """Reads the catalog's file again and puts it into force, as SIGHUP does. Models whose entry is the
+        same are not touched. A new entry that changes nothing of how the engine runs is in force at once;
+        otherwise the model, if it runs, is drained (setting `drain_timeout`) and started again, and calls
+        that come meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
+        Returns as soon as the new catalog is in force; WatchModels tells the rest.
+
+        Errors: CATALOG_INVALID, and then the old catalog stays in force.
         """
 
     @_abc_1.abstractmethod

@@ -97,6 +97,12 @@ class ScriptedService(ModelServiceServicer):
         del self.ports[request.model_id]
         return pb.StopModelResponse(message=f"Container for {request.model_id} stopped")
 
+    async def ReloadCatalog(
+        self, request: pb.ReloadCatalogRequest, context: Context
+    ) -> pb.ReloadCatalogResponse:
+        await self._note(request, context)
+        return pb.ReloadCatalogResponse(added_model_ids=["my-model"], restarted_model_ids=["gpt-2"])
+
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         text = request.prompt
         async for message in self._generation(request, context):

@@ -20,6 +20,7 @@ ENDPOINTS = [
     ("GET", "/models", None),
     ("POST", "/models/gpt-2/start", None),
     ("POST", "/models/gpt-2/stop", None),
+    ("POST", "/catalog:reload", None),
     ("POST", "/generate", ENOUGH),
     ("POST", "/generate", ENOUGH | {"stream": True}),
     ("POST", "/generate_stream", ENOUGH),

@@ -16,6 +16,7 @@ SUCCESSES = {
     ("/models", "get"): "MODELS",
     ("/models/{model_id}/start", "post"): "START",
     ("/models/{model_id}/stop", "post"): "STOP",
+    ("/catalog:reload", "post"): "RELOAD",
     ("/generate", "post"): "GENERATE",
 }
 DOCUMENTED_ERRORS = {
@@ -44,7 +45,7 @@ async def test_operations(document: dict[str, Any]) -> None:
         ("/models/{model_id}/logs", "get"),
     }
     assert set(operations) == {*SUCCESSES, *streams}
-    assert len({operation["operationId"] for operation in operations.values()}) == 8
+    assert len({operation["operationId"] for operation in operations.values()}) == 9
     for key, operation in operations.items():
         assert operation["summary"] and operation["description"]
         assert DOCUMENTED_ERRORS.get(key, set()) <= set(operation["responses"])

@@ -22,7 +22,7 @@ def test_routes_are_those_of_the_http_rules(bridge: Bridge) -> None:
     }
     paths = bridge.app.openapi()["paths"]
     assert {f"{m.upper()} {path}" for path, methods in paths.items() for m in methods} == rules
-    assert len(rules) == 8
+    assert len(rules) == 9
 
 
 async def test_info(bridge: Bridge, service: ScriptedService) -> None:
