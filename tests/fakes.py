@@ -30,8 +30,8 @@ def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB
 class FakeInstance:
     """An engine that runs until it is told to die or is left."""
 
-    def __init__(self, launch: Launch, port: int) -> None:
-        self.name = launch.name
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log = LogBuffer()
@@ -77,6 +77,9 @@ class FakeRuntime:
         self.refusal: Exception | None = None
         self.stop_refusal: Exception | None = None
 
+    def container_name(self, launch: Launch) -> str:
+        return f"tgi-{launch.model_id}"
+
     async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         if launch.module is None:
             raise LaunchError("containers only")
@@ -90,13 +93,14 @@ class FakeRuntime:
         refusal, self.refusal = self.refusal, None
         if refusal is not None:
             raise refusal
-        if launch.name in self.running:
-            raise LaunchError(f"the name {launch.name} is taken")
+        name = self.container_name(launch)
+        if name in self.running:
+            raise LaunchError(f"the name {name} is taken")
         taken = {running.port for running in self.running.values()}
         port = next(port for port in itertools.count(8080) if port not in taken)
-        instance = FakeInstance(launch, port)
-        self.running[launch.name] = instance
-        self.started.append(launch.name)
+        instance = FakeInstance(name, port)
+        self.running[name] = instance
+        self.started.append(name)
         self._tell()
         try:
             yield instance
@@ -105,7 +109,7 @@ class FakeRuntime:
             refusal, self.stop_refusal = self.stop_refusal, None
             if refusal is not None:
                 raise refusal
-            del self.running[launch.name]
+            del self.running[name]
             instance.log.close()
             if not instance.exit.done():
                 instance.exit.set_result(Exit(0))

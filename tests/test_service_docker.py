@@ -102,9 +102,9 @@ async def test_start_and_stop_are_as_documented_and_docker_agrees(
     assert started.json() == {
         "message": "Container for gpt-2 started",
         "port": port,
-        "container_name": "tgi-gpt-2",
+        "container_name": f"{NAME}-tgi-gpt-2",
     }
-    container = engine.containers.get("tgi-gpt-2")
+    container = engine.containers.get(f"{NAME}-tgi-gpt-2")
     facts = container.attrs
     assert facts["NetworkSettings"]["Ports"]["80/tcp"] == [
         {"HostIp": "127.0.0.1", "HostPort": str(port)}
@@ -123,7 +123,7 @@ async def test_start_and_stop_are_as_documented_and_docker_agrees(
     stopped = await service.http.post("/models/gpt-2/stop")
     assert stopped.json() == {"message": "Container for gpt-2 stopped"}
     with pytest.raises(NotFound):
-        engine.containers.get("tgi-gpt-2")
+        engine.containers.get(f"{NAME}-tgi-gpt-2")
     assert free(port)
     assert (await service.http.post("/models/gpt-2/stop")).status_code == 404
 
@@ -137,7 +137,7 @@ async def test_fifty_at_once_on_a_cold_model_start_one_container(
 
     assert [answer.status_code for answer in answers] == [200] * 50
     ours = engine.containers.list(filters={"label": f"inference-service.service={NAME}"})
-    assert [container.name for container in ours] == ["tgi-gpt-2"]
+    assert [container.name for container in ours] == [f"{NAME}-tgi-gpt-2"]
 
 
 async def test_llama_cpp_writes_real_text_in_a_container(engine: docker.DockerClient) -> None:
@@ -322,7 +322,7 @@ async def test_docker_going_away_is_told_and_coming_back_is_enough(
             daemon.stop()
             stopped = await service.http.post("/models/gpt-2/stop")
             assert (stopped.status_code, stopped.headers["x-error-reason"]) == (500, "STOP_FAILED")
-            assert "docker rm -f tgi-gpt-2" in stopped.json()["detail"]
+            assert f"docker rm -f {NAME}-tgi-gpt-2" in stopped.json()["detail"]
 
             daemon.start()
             again = await service.http.post("/models/gpt-2/start")
@@ -350,7 +350,7 @@ async def test_the_token_of_the_hub_is_passed_on_and_said_to_nobody(
         patch.setenv("HF_TOKEN", "hf_secret")
         async with on_docker(engine, catalog=models) as service:
             started = await service.http.post("/models/gated/start")
-            container = engine.containers.get("tgi-gated")
+            container = engine.containers.get(f"{NAME}-tgi-gated")
             model = (await service.stub.GetModel(pb.GetModelRequest(model_id="gated"))).model
 
     assert started.status_code == 200
@@ -398,7 +398,7 @@ async def test_a_service_that_was_killed_leaves_its_containers_to_the_next(
             await anext(aiter(stream.aiter_bytes()))
             process.kill()
             await process.wait()
-    kept = engine.containers.get("tgi-same")
+    kept = engine.containers.get(f"{NAME}-tgi-same")
     foreign = engine.containers.run(
         image, name=f"foreign-{NAME}", labels={"inference-service.service": "x"}, detach=True
     )
@@ -406,19 +406,19 @@ async def test_a_service_that_was_killed_leaves_its_containers_to_the_next(
         models = catalog(tmp_path, same="", other="env = { MAX_BEST_OF = '1' }")
         async with on_docker(engine, catalog=models, ports=ports) as service:
             started = await service.http.post("/models/same/start")
-            now = engine.containers.get("tgi-same")
+            now = engine.containers.get(f"{NAME}-tgi-same")
             assert now.id == kept.id
             assert now.attrs["State"]["StartedAt"] == kept.attrs["State"]["StartedAt"]
             assert started.json()["port"] == int((kept.ports["80/tcp"] or [])[0]["HostPort"])
             for model_id in ("other", "dropped"):
                 with pytest.raises(NotFound):
-                    engine.containers.get(f"tgi-{model_id}")
+                    engine.containers.get(f"{NAME}-tgi-{model_id}")
             body = {"model_id": "same", "prompt": PROMPT}
             assert (await service.http.post("/generate", json=body)).status_code == 200
             log = await service.http.get("/models/same/logs?tail_line_count=1000")
             assert "Connected" in log.text
         with pytest.raises(NotFound):
-            engine.containers.get("tgi-same")
+            engine.containers.get(f"{NAME}-tgi-same")
         foreign.reload()
         assert foreign.status == "running"
     finally:
@@ -429,12 +429,54 @@ async def test_a_service_can_leave_its_containers_on_purpose(engine: docker.Dock
     ports = free_ports(8)
     async with on_docker(engine, leave_containers=True, ports=ports) as service:
         await service.http.post("/models/gpt-2/start")
-        left = engine.containers.get("tgi-gpt-2")
+        left = engine.containers.get(f"{NAME}-tgi-gpt-2")
     left.reload()
     assert left.status == "running"
 
     async with on_docker(engine, ports=ports) as service:
         await service.http.post("/models/gpt-2/start")
-        assert engine.containers.get("tgi-gpt-2").id == left.id
+        assert engine.containers.get(f"{NAME}-tgi-gpt-2").id == left.id
     with pytest.raises(NotFound):
-        engine.containers.get("tgi-gpt-2")
+        engine.containers.get(f"{NAME}-tgi-gpt-2")
+
+
+async def test_services_of_two_names_share_a_docker_engine(engine: docker.DockerClient) -> None:
+    ports = free_ports(8)
+    blue, green = (
+        on_docker(engine, service_name=f"{NAME}-{colour}", ports=ports)
+        for colour in ("blue", "green")
+    )
+    body = {"model_id": "gpt-2", "prompt": PROMPT}
+    async with green as lasting:
+        async with blue as passing:
+            starts = (s.http.post("/models/gpt-2/start") for s in (passing, lasting))
+            told = [answer.json() for answer in await asyncio.gather(*starts)]
+            assert [answer["container_name"] for answer in told] == [
+                f"{NAME}-blue-tgi-gpt-2",
+                f"{NAME}-green-tgi-gpt-2",
+            ]
+            kept = engine.containers.get(f"{NAME}-green-tgi-gpt-2")
+            assert (await passing.http.post("/models/gpt-2/stop")).status_code == 200
+            assert free(told[0]["port"])
+            assert (await passing.http.post("/generate", json=body)).status_code == 200
+        assert engine.containers.list(all=True, filters={"name": f"{NAME}-blue"}) == []
+        assert (await lasting.http.post("/generate", json=body)).status_code == 200
+        kept.reload()
+        assert kept.status == "running"
+    assert engine.containers.list(all=True, filters={"name": f"{NAME}-green"}) == []
+
+
+async def test_a_second_service_of_the_same_name_is_refused_before_it_touches_anything(
+    engine: docker.DockerClient, service: Serving, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await service.http.post("/models/gpt-2/start")
+    before = engine.containers.get(f"{NAME}-tgi-gpt-2")
+    async with command("--grpc-port", "0", "--rest-port", "0", "--service-name", NAME) as second:
+        said, _ = await second.communicate()
+
+    assert (second.returncode, said) == (1, b"")
+    assert f"a service named {NAME} uses this Docker Engine already" in capfd.readouterr().err
+    before.reload()
+    assert before.status == "running"
+    text = await service.http.post("/generate", json={"model_id": "gpt-2", "prompt": PROMPT})
+    assert text.status_code == 200

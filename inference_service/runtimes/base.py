@@ -42,11 +42,6 @@ class Launch:
     concurrency: int = 128  # requests that the engine works on at once
     stop_grace: float = 10.0  # seconds from the request to stop to the kill
 
-    @property
-    def name(self) -> str:
-        """The name of the container, as the API documents it."""
-        return f"tgi-{self.model_id}"
-
     def secrets(self) -> tuple[str, ...]:
         """What its log must not show: values of the environment whose names say so."""
         env = {name: os.environ.get(name, "") for name in HUB_ENV} | dict(self.env)
@@ -97,6 +92,9 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """`docker` or `process`."""
+
+    def container_name(self, launch: Launch) -> str:
+        """The name that its container has, or would have; of a process too, which has none."""
 
     def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         """Fetch what `run` needs and is not here yet. Closing it ends the transfer.

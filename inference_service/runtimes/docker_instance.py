@@ -25,7 +25,7 @@ class DockerInstance:
     """
 
     def __init__(self, container: Container, launch: Launch, port: int) -> None:
-        self.name = launch.name
+        self.name = str(container.name)
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._container = container

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
 from inference_service.logs import KEPT_LINES, LogBuffer
+from inference_service.runtimes import identity
 from inference_service.runtimes.base import Exit, Launch
 from inference_service.runtimes.ports import Ports
 
@@ -31,6 +32,10 @@ class ProcessRuntime:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
+
+    def container_name(self, launch: Launch) -> str:
+        """As that of the default service: nothing can clash with it."""
+        return identity.container_name(identity.DEFAULT, launch.model_id)
 
     async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         """Nothing: the engine is a package that is installed here."""
@@ -65,7 +70,9 @@ class ProcessRuntime:
             except OSError as error:
                 raise LaunchError(f"the engine could not be started: {error}") from None
             process = asyncio.subprocess.Process(transport, protocol, loop)
-            instance = ProcessInstance(launch, port, process, protocol.exited)
+            instance = ProcessInstance(
+                self.container_name(launch), launch, port, process, protocol.exited
+            )
             try:
                 yield instance
             finally:
@@ -102,12 +109,13 @@ class ProcessInstance:
 
     def __init__(
         self,
+        name: str,
         launch: Launch,
         port: int,
         process: asyncio.subprocess.Process,
         exited: asyncio.Event,
     ) -> None:
-        self.name = launch.name
+        self.name = name
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._process = process

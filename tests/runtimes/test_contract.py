@@ -59,7 +59,8 @@ async def read(instance: Instance) -> list[str]:
 async def test_an_instance_says_where_it_is(bed: Bed) -> None:
     launch = bed.launch()
     async with bed.running() as instance:
-        assert instance.name == launch.name == f"tgi-{launch.model_id}"
+        assert instance.name == bed.name(launch)
+        assert instance.name.endswith(f"tgi-{launch.model_id}")
         assert instance.url == f"http://127.0.0.1:{instance.port}"
 
 

@@ -415,12 +415,37 @@ async def test_all_ports_are_taken(open_bed: Open, free: int) -> None:
 # Names.
 
 
+@pytest.mark.parametrize("service", ["inference-service", "other"])
+async def test_the_container_of_the_default_service_has_the_documented_name(
+    open_bed: Open, service: str
+) -> None:
+    bed = open_bed(service=service)
+    before = "" if service == "inference-service" else "other-"
+    async with bed.running() as instance:
+        assert instance.name == f"{before}tgi-{bed.launch().model_id}"
+        assert bed.inspect(instance)["Name"] == f"/{instance.name}"
+
+
+async def test_services_of_two_names_run_one_model_beside_each_other(open_bed: Open) -> None:
+    one, two = open_bed(service="one"), open_bed(service="two")
+    launch = one.launch()
+    async with one.running() as first:
+        async with two.running() as second:
+            assert first.name != second.name
+            assert await two.runtime.survivors({}) == []  # it removes what it has
+            assert two.left(launch) == []
+            assert one.inspect(first)["State"]["Running"]
+        async with two.running() as second:
+            assert await ask(second, "/env/ENGINE_PORT") == "80"
+        assert await ask(first, "/env/ENGINE_PORT") == "80"
+
+
 async def test_a_strangers_container_is_left_alone(bed: DockerBed) -> None:
     launch = bed.launch()
     labels = {"inference-service.model": launch.model_id, "inference-service.service": "other"}
-    stranger = bed.client.containers.create(bed.image, name=launch.name, labels=labels)
+    stranger = bed.client.containers.create(bed.image, name=bed.name(launch), labels=labels)
     try:
-        with pytest.raises(LaunchError, match=f"a container named {launch.name} exists"):
+        with pytest.raises(LaunchError, match=f"a container named {bed.name(launch)} exists"):
             async with bed.runtime.run(launch):
                 pass
 
@@ -585,7 +610,7 @@ async def test_the_daemon_goes_during_a_pull(open_bed: Open, daemon: Daemon, pus
 async def test_the_daemon_is_away_at_the_stop(open_bed: Open, daemon: Daemon) -> None:
     bed = open_bed(url=daemon.url)
     launch = bed.launch()
-    with pytest.raises(StopFailed, match=f"docker rm -f {launch.name}"):
+    with pytest.raises(StopFailed, match=f"docker rm -f {bed.name(launch)}"):
         async with bed.runtime.run(launch) as instance:
             await bed.serves(instance)
             waiting = asyncio.create_task(instance.wait())
