@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
@@ -13,7 +13,7 @@ from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import EngineFailed, LaunchError
 from inference_service.lifecycle import Phase, Progress
 from inference_service.logs import KEPT_LINES, LogBuffer
-from inference_service.runtimes.base import Exit, Launch
+from inference_service.runtimes.base import Exit, Instance, Launch
 
 
 def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB") -> ModelSpec:
@@ -35,6 +35,7 @@ class FakeInstance:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log = LogBuffer()
+        self.usage: int | None = None
         self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     async def wait(self) -> Exit:
@@ -45,6 +46,9 @@ class FakeInstance:
 
     def tail(self, count: int) -> tuple[str, ...]:
         return self.log.tail(count)
+
+    async def disk_usage(self, paths: Sequence[str]) -> int | None:
+        return self.usage
 
     def die(self, exit: Exit, *lines: str) -> None:
         """End as an engine does that crashes."""
@@ -164,8 +168,12 @@ class FakeEngine:
             memory_bytes=spec.llamacpp.memory,
         )
 
-    def progress(self, line: str) -> Progress | None:
-        return Progress(Phase.LOADING_WEIGHTS, message=line) if line.startswith("load") else None
+    async def follow(
+        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
+    ) -> None:
+        async for line in instance.logs():
+            if line.startswith("load"):
+                moved(Progress(Phase.LOADING_WEIGHTS, message=line))
 
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""

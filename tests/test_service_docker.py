@@ -17,11 +17,13 @@ import httpx
 import pytest
 from docker.errors import NotFound
 
+from inference_service.engines import tgi_download
 from inference_service.v1 import model_service_pb2 as pb
 from tests.docker import images
 from tests.docker.daemon import Daemon
 from tests.docker.needs import require_engine, require_private_engine, require_registry
 from tests.docker.registry import Registry
+from tests.doubles.hub import Hub
 from tests.serving import Serving, failure, free, free_ports, serving
 
 pytestmark = pytest.mark.docker
@@ -295,6 +297,31 @@ async def test_the_pull_of_an_image_is_told_as_it_goes(
     assert phases == sorted(phases)
     assert {pb.START_PHASE_DOWNLOADING_WEIGHTS, pb.START_PHASE_LOADING_WEIGHTS} <= set(phases)
     assert events[-1].WhichOneof("event") == "summary"
+
+
+async def test_the_download_of_weights_is_told_in_bytes(
+    engine: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tgi_download, "_PAUSE", 0.1)
+    models = catalog(tmp_path, large='env = { DOUBLE_DOWNLOAD_SECONDS = "3" }')
+    async with Hub() as hub:
+        for number in (0, 1):  # what the double downloads
+            name = f"model-0000{number + 1}-of-00002.safetensors"
+            hub.add("org/large", name, bytes([number]) * (3 * 2**19))
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        async with on_docker(engine, catalog=models) as service:
+            request = pb.GenerateStreamRequest(model_id="large", prompt=PROMPT, status_events=True)
+            events = [event async for event in service.stub.GenerateStream(request)]
+
+    told = [e.status.start_progress for e in events if e.WhichOneof("event") == "status"]
+    bytes_told = [p for p in told if p.unit == "bytes"]
+    counts = [p.completed_count for p in bytes_told]
+    assert len(set(counts)) > 5
+    assert counts == sorted(counts)
+    assert counts[-1] == 3 * 2**20
+    assert {p.total_count for p in bytes_told} == {3 * 2**20}
+    assert [p.fraction for p in bytes_told] == [count / (3 * 2**20) for count in counts]
+    assert any("(1 of 2 files)" in p.message for p in bytes_told)
 
 
 async def test_docker_going_away_is_told_and_coming_back_is_enough(

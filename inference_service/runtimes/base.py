@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +84,12 @@ class Instance(Protocol):
 
     def tail(self, count: int) -> tuple[str, ...]:
         """The last lines that it wrote, oldest first."""
+
+    async def disk_usage(self, paths: Sequence[str]) -> int | None:
+        """The bytes that files and folders of its own take on the disk, those to come as 0.
+
+        Never raises: None where it cannot be told.
+        """
 
 
 class Runtime(Protocol):

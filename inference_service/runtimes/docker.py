@@ -106,7 +106,7 @@ class DockerRuntime:
                 container, port = await self._adopt(launch, claims) or await self._start(
                     launch, claims
                 )
-                instance = DockerInstance(container, launch, port)
+                instance = DockerInstance(container, launch, port, self._calls)
                 claims.callback(instance.leave)
                 yield instance
             except Exception:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from inference_service.errors import LaunchError
@@ -136,6 +136,10 @@ class ProcessInstance:
     def tail(self, count: int) -> tuple[str, ...]:
         """The last lines of its output."""
         return self._log.tail(count)
+
+    async def disk_usage(self, paths: Sequence[str]) -> int | None:
+        """Not told: engines that run as processes tell of their downloads themselves."""
+        return None
 
     async def stop(self, grace: float) -> None:
         """End it: SIGTERM, `grace` seconds, then SIGKILL to the whole group."""

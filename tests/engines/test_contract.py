@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from inference_service.engines import tgi_log
 from inference_service.engines.base import FinishReason, Prompt
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.tgi import Tgi
@@ -390,7 +391,7 @@ async def test_tgi_in_a_container(tgi_image: str, ports: Ports) -> None:
     async with docker.runtime.run(launch) as instance:
         async with aclosing(instance.logs()) as lines:
             async for line in lines:
-                if progress := engine.progress(line):
+                if progress := tgi_log.progress(line):
                     phases.add(progress.phase)
                 if "Connected" in line:
                     break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import random
 import socket
@@ -308,6 +309,31 @@ async def test_an_engine_beyond_its_memory_limit(bed: DockerBed) -> None:
         await ask(instance, "/grow")
 
         assert await instance.wait() == Exit(137, oom_killed=True)
+
+
+async def test_what_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> None:
+    bed = open_bed()
+    env = {"MODEL_ID": "org/model", "HF_HOME": "/data", "HOSTNAME": "0.0.0.0", "PORT": "80"}
+    env |= {"DOUBLE_FAULT": "hang_downloading", "DOUBLE_WEIGHT_BYTES": f"{4 * MIB}"}
+    blobs = "/data/hub/models--org--model/blobs"
+    first = f"{blobs}/{hashlib.sha256(bytes(2 * MIB)).hexdigest()}"
+    launch = bed.launch(image=tgi_image, env=env)
+    async with bed.runtime.run(launch) as instance:
+        sizes = [0]
+        while sizes[-1] < MIB:  # it hangs half-way
+            sizes.append(await instance.disk_usage([first, f"{first}.incomplete"]) or 0)
+        assert sizes == sorted(sizes)
+        together = await instance.disk_usage([blobs])
+        assert together is not None
+        assert sizes[-1] < together < 2 * MIB  # with the small files of a model
+        assert await instance.disk_usage(["/data/none"]) == 0
+
+    assert await instance.disk_usage([blobs]) is None  # the container has gone
+
+
+async def test_an_image_without_du_cannot_tell_what_files_take(bed: DockerBed) -> None:
+    async with bed.running() as instance:
+        assert await instance.disk_usage(["/"]) is None
 
 
 async def test_a_command_that_does_not_exist(bed: DockerBed) -> None:
