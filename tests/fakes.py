@@ -109,15 +109,18 @@ class FakeRuntime:
         try:
             yield instance
         finally:
-            await self.may_leave.wait()
-            refusal, self.stop_refusal = self.stop_refusal, None
-            if refusal is not None:
-                raise refusal
-            del self.running[name]
-            instance.log.close()
-            if not instance.exit.done():
-                instance.exit.set_result(Exit(0))
-            self._tell()
+            try:
+                await asyncio.sleep(0)  # where a test may cancel it, as at each stop of a real one
+                await self.may_leave.wait()
+            finally:
+                refusal, self.stop_refusal = self.stop_refusal, None
+                if refusal is not None:
+                    raise refusal
+                del self.running[name]
+                instance.log.close()
+                if not instance.exit.done():
+                    instance.exit.set_result(Exit(0))
+                self._tell()
 
     async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
         return []

@@ -20,6 +20,7 @@ from inference_service.lifecycle import Progress
 from inference_service.logs import KEPT_LINES, LogBuffer
 from inference_service.runtimes import identity
 from inference_service.runtimes.base import Exit, Launch
+from inference_service.runtimes.completion import completed
 from inference_service.runtimes.ports import Ports
 
 _LINE_LIMIT = 1 << 20
@@ -142,19 +143,22 @@ class ProcessInstance:
         return None
 
     async def stop(self, grace: float) -> None:
-        """End it: SIGTERM, `grace` seconds, then SIGKILL to the whole group."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-            try:
-                async with asyncio.timeout(grace):
-                    await self._exited.wait()
-            except TimeoutError:
-                pass
-            finally:
+        """End it: SIGTERM, `grace` seconds, then SIGKILL to the whole group.
+
+        Cancelled, it kills at once, and ends when the process has been reaped.
+        """
+        try:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(grace):
+                        await self._exited.wait()
+        finally:
+            if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
-        await self._killer
+            await completed(self._killer)
         await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()

@@ -167,7 +167,7 @@ async def test_a_cancelled_stop_leaves_nothing_either(bed: Bed) -> None:
         task = asyncio.create_task(cancelled_at(run(leaving), wait, leaving))
         await asyncio.wait([task])
         assert leaving.is_set()
-        await until(lambda: not bed.left(launch), f"cancelled at wait {wait}")
+        assert bed.left(launch) == [], f"cancelled at wait {wait}"
         if not task.cancelled():
             await task
             return
