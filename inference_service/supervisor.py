@@ -139,6 +139,11 @@ class Supervisor:
         """The end of its last use, on the clock of the loop."""
         return self._life.used_at if self._life else 0.0
 
+    @property
+    def lingers(self) -> bool:
+        """Whether the container of its last life could not be removed yet."""
+        return self.runtime.lingers(self.launch)
+
     async def evict(self) -> bool:
         """Stop it if it may make room; return when it is gone."""
         if not self.evictable or self._life is None:

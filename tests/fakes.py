@@ -80,6 +80,7 @@ class FakeRuntime:
         self.changed = asyncio.Event()
         self.refusal: Exception | None = None
         self.stop_refusal: Exception | None = None
+        self.lingering: set[str] = set()
 
     def container_name(self, launch: Launch) -> str:
         return f"tgi-{launch.model_id}"
@@ -98,6 +99,7 @@ class FakeRuntime:
         if refusal is not None:
             raise refusal
         name = self.container_name(launch)
+        self.lingering.discard(launch.model_id)
         if name in self.running:
             raise LaunchError(f"the name {name} is taken")
         taken = {running.port for running in self.running.values()}
@@ -115,12 +117,22 @@ class FakeRuntime:
             finally:
                 refusal, self.stop_refusal = self.stop_refusal, None
                 if refusal is not None:
+                    self.lingering.add(launch.model_id)
                     raise refusal
                 del self.running[name]
                 instance.log.close()
                 if not instance.exit.done():
                     instance.exit.set_result(Exit(0))
                 self._tell()
+
+    def lingers(self, launch: Launch) -> bool:
+        return launch.model_id in self.lingering
+
+    def removes_at_last(self) -> None:
+        """Remove what it could not remove before."""
+        for model_id in self.lingering:
+            del self.running[f"tgi-{model_id}"]
+        self.lingering.clear()
 
     async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
         return []

@@ -115,6 +115,12 @@ class Runtime(Protocol):
         Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
         """
 
+    def lingers(self, launch: Launch) -> bool:
+        """Whether it has been left, but could not be removed yet: it may still use its memory.
+
+        The runtime tries again, until it has gone or is run again.
+        """
+
     async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
         """The models whose engines still run from an earlier run of this service, and fit.
 

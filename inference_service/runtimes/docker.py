@@ -29,6 +29,7 @@ from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
 from inference_service.lifecycle import Progress
 from inference_service.runtimes import identity
 from inference_service.runtimes.base import HUB_ENV, Launch
+from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker_calls import Calls
 from inference_service.runtimes.docker_instance import DockerInstance
 from inference_service.runtimes.ports import Ports
@@ -41,6 +42,7 @@ PullPolicy = Literal["missing", "always", "never"]
 LABEL = "inference-service"
 _PORT = 80  # inside the container
 _WEIGHTS = "/data"
+_RETRY = 5.0  # seconds between two attempts to remove a container
 
 
 class DockerRuntime:
@@ -71,6 +73,7 @@ class DockerRuntime:
         self._policy = pull_policy
         self._has_gpu = has_gpu
         self._leaving = False
+        self._removals: dict[str, asyncio.Task[None]] = {}  # of what lingers, by model
 
     def describe(self) -> str:
         """What it has for engines, in a few words."""
@@ -103,6 +106,7 @@ class DockerRuntime:
         failed = False
         with ExitStack() as claims:
             try:
+                await self._cancel_removal(launch.model_id)
                 container, port = await self._adopt(launch, claims) or await self._start(
                     launch, claims
                 )
@@ -115,10 +119,14 @@ class DockerRuntime:
             finally:
                 try:
                     if not (self._leaving and not failed):
-                        await self._remove(launch, launch.stop_grace)
+                        await self._clear(launch)
                 except (RuntimeUnavailable, LaunchError) as error:
                     if not failed:  # the first failure says more than this one
                         raise self._not_removed(launch, error) from None
+
+    def lingers(self, launch: Launch) -> bool:
+        """Whether its removal is still being tried."""
+        return launch.model_id in self._removals
 
     async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
         """The models whose containers run and were made from what `launches` say."""
@@ -139,7 +147,9 @@ class DockerRuntime:
         self._leaving = True
 
     async def aclose(self) -> None:
-        """Close the connections to Docker."""
+        """Close the connections to Docker. What lingers is left to the next service."""
+        for model_id in list(self._removals):
+            await self._cancel_removal(model_id)
         await self._calls.close()
         self._client.close()
 
@@ -224,6 +234,30 @@ class DockerRuntime:
     def _labels(self, launch: Launch) -> dict[str, str]:
         return {f"{LABEL}.service": self._service, f"{LABEL}.model": launch.model_id}
 
+    async def _clear(self, launch: Launch) -> None:
+        """Remove what a run has left: as soon as it can be, where that is not now."""
+        removal = asyncio.create_task(self._remove(launch, launch.stop_grace))
+        try:
+            await completed(removal)
+        finally:
+            if not removal.done() or removal.cancelled() or removal.exception():
+                again = asyncio.create_task(self._keep_removing(launch))
+                self._removals[launch.model_id] = again
+
+    async def _keep_removing(self, launch: Launch) -> None:
+        while True:
+            await asyncio.sleep(_RETRY)
+            with contextlib.suppress(RuntimeUnavailable, LaunchError):
+                await self._remove(launch, launch.stop_grace)
+                break
+        log.warning("the container %s has been removed at last", self.container_name(launch))
+        del self._removals[launch.model_id]
+
+    async def _cancel_removal(self, model_id: str) -> None:
+        if (removal := self._removals.pop(model_id, None)) is not None:
+            removal.cancel()
+            await asyncio.wait([removal])
+
     def _start_failure(self, launch: Launch, error: APIError) -> str:
         said = _said(error)
         if error.status_code == 409 and "name" in said:
@@ -239,8 +273,8 @@ class DockerRuntime:
     def _not_removed(self, launch: Launch, error: Exception) -> StopFailed:
         name = self.container_name(launch)
         return StopFailed(
-            f"the container {name} could not be removed: {error}; remove it with "
-            f"`docker rm -f {name}`",
+            f"the container {name} could not be removed: {error}; that is tried again, and "
+            f"`docker rm -f {name}` does it too",
             metadata={"model_id": launch.model_id},
         )
 

@@ -79,6 +79,10 @@ class ProcessRuntime:
             finally:
                 await instance.stop(launch.stop_grace)
 
+    def lingers(self, launch: Launch) -> bool:
+        """Never: SIGKILL is not refused."""
+        return False
+
     async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
         """None: processes end with the service."""
         return []

@@ -27,7 +27,7 @@ from tests.docker.daemon import Daemon
 from tests.docker.needs import require_private_engine
 from tests.docker.registry import Registry
 from tests.docker.rootfs import Archive
-from tests.runtimes.beds import MIB, DockerBed, ask
+from tests.runtimes.beds import MIB, DockerBed, ask, until
 from tests.runtimes.tap import Tap
 
 pytestmark = pytest.mark.docker
@@ -633,21 +633,64 @@ async def test_the_daemon_goes_during_a_pull(open_bed: Open, daemon: Daemon, pus
             await pulling
 
 
-async def test_the_daemon_is_away_at_the_stop(open_bed: Open, daemon: Daemon) -> None:
-    bed = open_bed(url=daemon.url)
+@asynccontextmanager
+async def not_removed(bed: DockerBed, daemon: Daemon) -> AsyncGenerator[Instance]:
+    """An engine whose daemon was away when it should have been removed, and is back."""
     launch = bed.launch()
     with pytest.raises(StopFailed, match=f"docker rm -f {bed.name(launch)}"):
         async with bed.runtime.run(launch) as instance:
             await bed.serves(instance)
             waiting = asyncio.create_task(instance.wait())
             await asyncio.to_thread(daemon.stop)
+    assert bed.runtime.lingers(launch)
 
     await asyncio.to_thread(daemon.start)
-    assert bed.left(launch)
-    async with bed.running():  # which takes it over
-        pass
+    yield instance
     async with asyncio.timeout(PROMPTLY):
         assert isinstance(await waiting, Exit)
+    assert not bed.runtime.lingers(launch)
+    assert bed.left(launch) == []
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is removed behind the back of a test that does not ask for it."""
+    monkeypatch.setattr(docker, "_RETRY", 600)
+
+
+async def test_the_daemon_is_away_at_the_stop_and_removes_when_it_is_back(
+    open_bed: Open, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker, "_RETRY", 0.05)
+    bed = open_bed(url=daemon.url)
+    async with not_removed(bed, daemon):
+        await until(lambda: not bed.runtime.lingers(bed.launch()), "it lingers for ever")
+
+
+async def test_what_could_not_be_removed_can_be_taken_over(open_bed: Open, daemon: Daemon) -> None:
+    bed = open_bed(url=daemon.url)
+    async with not_removed(bed, daemon) as before:
+        old = bed.inspect(before)["Id"]
+        async with bed.running() as after:
+            assert bed.inspect(after)["Id"] == old
+            assert not removals()
+
+
+async def test_a_runtime_that_is_closed_tries_no_more(open_bed: Open, daemon: Daemon) -> None:
+    bed = open_bed(url=daemon.url)
+    with pytest.raises(StopFailed):
+        async with bed.running():
+            await asyncio.to_thread(daemon.stop)
+    assert removals()
+    await bed.runtime.aclose()
+
+    assert not removals()
+    await asyncio.to_thread(daemon.start)
+
+
+def removals() -> list[asyncio.Task[Any]]:
+    """The removals that are being tried again."""
+    return [task for task in asyncio.all_tasks() if "_keep_removing" in repr(task)]
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
