@@ -34,6 +34,10 @@ class Tenant(Protocol):
     def used_at(self) -> float:
         """The end of its last use."""
 
+    @property
+    def lingers(self) -> bool:
+        """Whether it has ended, but may still use its memory, since it could not be removed yet."""
+
     async def evict(self) -> bool:
         """Stop it if it is still evictable; return when it is gone, or False."""
 
@@ -47,13 +51,14 @@ class Admission:
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
         self._residents: dict[str, Tenant] = {}
+        self._lingering: dict[str, Tenant] = {}
         self._queue: deque[object] = deque()
         self._changed = asyncio.Event()
 
     @property
     def free_bytes(self) -> int:
         """What no model has claimed."""
-        return self.capacity_bytes - sum(t.memory_bytes for t in self._residents.values())
+        return self.capacity_bytes - sum(t.memory_bytes for t in self._held().values())
 
     def plan(self, tenant: Tenant) -> tuple[str, ...] | None:
         """Who would be evicted for this model now; None when it would have to wait for others.
@@ -62,11 +67,11 @@ class Admission:
         """
         if tenant.memory_bytes > self.capacity_bytes:
             raise failures.never_fits(tenant.model_id, tenant.memory_bytes, self.capacity_bytes)
-        if tenant.model_id in self._residents:
+        held = self._held()
+        if tenant.model_id in held:
             return ()
         residents = (
-            Resident(t.model_id, t.memory_bytes, t.evictable, t.used_at)
-            for t in self._residents.values()
+            Resident(t.model_id, t.memory_bytes, t.evictable, t.used_at) for t in held.values()
         )
         return evictions(tenant.memory_bytes, self.capacity_bytes, residents)
 
@@ -89,8 +94,13 @@ class Admission:
         try:
             yield
         finally:
-            del self._residents[tenant.model_id]
+            self._lingering[tenant.model_id] = self._residents.pop(tenant.model_id)
             self.changed()
+
+    def _held(self) -> dict[str, Tenant]:
+        """Who has memory: all that run, and those of which something is still to be removed."""
+        self._lingering = {id: t for id, t in self._lingering.items() if t.lingers}
+        return self._lingering | self._residents
 
     def changed(self) -> None:
         """Somebody may have become evictable, or has gone."""
@@ -107,11 +117,10 @@ class Admission:
                 if victims:
                     await self._residents[victims[0]].evict()
                     continue
-            waits(
-                self._queue.index(turn) + 1,
-                f"waits for memory that {', '.join(self._residents)} use",
-            )
-            # A model becomes evictable by the mere passing of its minimum time, too.
+            place = self._queue.index(turn) + 1
+            waits(place, f"waits for memory that {', '.join(self._held())} use")
+            # A model becomes evictable by the mere passing of its minimum time, too; and what
+            # lingers goes without a word.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._changed.wait()

@@ -26,7 +26,7 @@ from inference_service.interceptors import ErrorInterceptor
 from inference_service.lifecycle import State
 from inference_service.manager import Manager, Reload
 from inference_service.placement import place
-from inference_service.runtimes import docker
+from inference_service.runtimes import docker, identity
 from inference_service.runtimes.base import Runtime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
@@ -62,7 +62,8 @@ class Service:
 async def running(settings: Settings) -> AsyncGenerator[Service]:
     """Run the service; leaving drains and stops every model, then the servers.
 
-    Raises CatalogError, BindError, or RuntimeUnavailable when `runtime` is docker and none answers.
+    Raises CatalogError, BindError, NameTaken when a service of this name uses the Docker Engine, or
+    RuntimeUnavailable when `runtime` is docker and none answers.
     """
     catalog = _catalog(settings)
     async with AsyncExitStack() as stack:
@@ -144,7 +145,7 @@ def _catalog(settings: Settings) -> Catalog:
 async def _runtimes(
     settings: Settings, stack: AsyncExitStack
 ) -> tuple[dict[str, Runtime], RuntimeChoice]:
-    ports = Ports(*settings.port_range)
+    ports = Ports(*settings.port_range, offset=identity.first_port(settings.service_name))
     runtimes: dict[str, Runtime] = {}
     if settings.runtime != "docker":
         runtimes["process"] = ProcessRuntime(ports)
@@ -162,6 +163,7 @@ async def _runtimes(
             raise
         return runtimes, RuntimeChoice("process", error.message)
     stack.push_async_callback(runtime.aclose)
+    stack.enter_context(identity.alone(settings.service_name, runtime.engine_id))
     runtimes["docker"] = runtime
     reason = "it was asked for" if settings.runtime == "docker" else "a Docker Engine answers"
     return runtimes, RuntimeChoice("docker", f"{reason}; {runtime.describe()}")

@@ -86,7 +86,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         return pb.StartModelResponse(
             message=f"Container for {model.spec.id} started",
             port=model.status.port,
-            container_name=model.launch.name,
+            container_name=model.status.container or model.runtime.container_name(model.launch),
             model=convert.model(model, time.time()),
         )
 

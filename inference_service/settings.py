@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference_service import __version__
 from inference_service.catalog import parse_size
+from inference_service.runtimes import identity
 
 
 class Settings(BaseSettings):
@@ -59,9 +60,9 @@ class Settings(BaseSettings):
         "inference-service-weights", description="Docker volume of the weights of all models"
     )
     service_name: str = Field(
-        "inference-service",
+        identity.DEFAULT,
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$",
-        description="label of this service's containers",
+        description="what tells this service's containers from those of another on the same Docker",
     )
     generation_timeout: float = Field(
         60, gt=0, description="seconds for a whole text; in a stream, between two chunks"

@@ -81,7 +81,7 @@ class Forecast:
     def saw(self, progress: Progress | None, now: float) -> None:
         """Note what the start does; None is its end."""
         last = self._progress
-        if last is not None and last.total:
+        if last is not None and last.unit:
             self._fetched.add(last.phase)
         if last is None or progress is None or progress.phase != last.phase:
             if last is None or last.phase is Phase.WAITING:

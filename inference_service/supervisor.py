@@ -172,6 +172,11 @@ class Supervisor:
         """The end of its last use, on the clock of the loop."""
         return self._life.used_at if self._life else 0.0
 
+    @property
+    def lingers(self) -> bool:
+        """Whether the container of its last life could not be removed yet."""
+        return self.runtime.lingers(self.launch)
+
     async def evict(self) -> bool:
         """Stop it if it may make room; return when it is gone."""
         if not self.evictable or self._life is None:
@@ -523,9 +528,8 @@ class Supervisor:
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, self._timing.poll_longest)
 
-    async def _read_log(self, instance: Instance, moved: Callable[[Progress | None], None]) -> None:
-        async for line in instance.logs():
-            moved(self.engine.progress(line))
+    async def _read_log(self, instance: Instance, moved: Callable[[Progress], None]) -> None:
+        await self.engine.follow(self.launch, instance, moved)
         await asyncio.Event().wait()  # the end of the log is not the end of the race
 
     async def _hangs(self, instance: Instance) -> None:
@@ -588,11 +592,11 @@ class Supervisor:
         log.error("%s: %s", self.spec.id, failure.message)
         self._enter(State.FAILED, failure=failure, retry_at=time.time() + wait)
 
-    def _mover(self, stall: asyncio.Timeout) -> Callable[[Progress | None], None]:
+    def _mover(self, stall: asyncio.Timeout) -> Callable[[Progress], None]:
         """What shows progress, and puts off the moment at which the start counts as stalled."""
 
-        def moved(progress: Progress | None) -> None:
-            if progress is None or self.status.state is not State.STARTING:
+        def moved(progress: Progress) -> None:
+            if self.status.state is not State.STARTING:
                 return
             progress = progress.after(self.status.progress)
             if progress != self.status.progress:

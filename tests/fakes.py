@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
@@ -13,7 +13,7 @@ from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import EngineLost, LaunchError
 from inference_service.lifecycle import Phase, Progress
 from inference_service.logs import KEPT_LINES, LogBuffer
-from inference_service.runtimes.base import Exit, Launch
+from inference_service.runtimes.base import Exit, Instance, Launch
 
 
 def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB") -> ModelSpec:
@@ -30,11 +30,12 @@ def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB
 class FakeInstance:
     """An engine that runs until it is told to die or is left."""
 
-    def __init__(self, launch: Launch, port: int) -> None:
-        self.name = launch.name
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log = LogBuffer()
+        self.usage: int | None = None
         self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     async def wait(self) -> Exit:
@@ -45,6 +46,9 @@ class FakeInstance:
 
     def tail(self, count: int) -> tuple[str, ...]:
         return self.log.tail(count)
+
+    async def disk_usage(self, paths: Sequence[str]) -> int | None:
+        return self.usage
 
     def die(self, exit: Exit, *lines: str) -> None:
         """End as an engine does that crashes."""
@@ -76,6 +80,10 @@ class FakeRuntime:
         self.changed = asyncio.Event()
         self.refusal: Exception | None = None
         self.stop_refusal: Exception | None = None
+        self.lingering: set[str] = set()
+
+    def container_name(self, launch: Launch) -> str:
+        return f"tgi-{launch.model_id}"
 
     async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         if launch.module is None:
@@ -90,26 +98,41 @@ class FakeRuntime:
         refusal, self.refusal = self.refusal, None
         if refusal is not None:
             raise refusal
-        if launch.name in self.running:
-            raise LaunchError(f"the name {launch.name} is taken")
+        name = self.container_name(launch)
+        self.lingering.discard(launch.model_id)
+        if name in self.running:
+            raise LaunchError(f"the name {name} is taken")
         taken = {running.port for running in self.running.values()}
         port = next(port for port in itertools.count(8080) if port not in taken)
-        instance = FakeInstance(launch, port)
-        self.running[launch.name] = instance
-        self.started.append(launch.name)
+        instance = FakeInstance(name, port)
+        self.running[name] = instance
+        self.started.append(name)
         self._tell()
         try:
             yield instance
         finally:
-            await self.may_leave.wait()
-            refusal, self.stop_refusal = self.stop_refusal, None
-            if refusal is not None:
-                raise refusal
-            del self.running[launch.name]
-            instance.log.close()
-            if not instance.exit.done():
-                instance.exit.set_result(Exit(0))
-            self._tell()
+            try:
+                await asyncio.sleep(0)  # where a test may cancel it, as at each stop of a real one
+                await self.may_leave.wait()
+            finally:
+                refusal, self.stop_refusal = self.stop_refusal, None
+                if refusal is not None:
+                    self.lingering.add(launch.model_id)
+                    raise refusal
+                del self.running[name]
+                instance.log.close()
+                if not instance.exit.done():
+                    instance.exit.set_result(Exit(0))
+                self._tell()
+
+    def lingers(self, launch: Launch) -> bool:
+        return launch.model_id in self.lingering
+
+    def removes_at_last(self) -> None:
+        """Remove what it could not remove before."""
+        for model_id in self.lingering:
+            del self.running[f"tgi-{model_id}"]
+        self.lingering.clear()
 
     async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
         return []
@@ -160,8 +183,12 @@ class FakeEngine:
             memory_bytes=spec.llamacpp.memory,
         )
 
-    def progress(self, line: str) -> Progress | None:
-        return Progress(Phase.LOADING_WEIGHTS, message=line) if line.startswith("load") else None
+    async def follow(
+        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
+    ) -> None:
+        async for line in instance.logs():
+            if line.startswith("load"):
+                moved(Progress(Phase.LOADING_WEIGHTS, message=line))
 
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""

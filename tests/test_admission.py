@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from inference_service.admission import Admission
-from inference_service.errors import InsufficientMemory
+from inference_service.errors import InsufficientMemory, StopFailed
 from inference_service.lifecycle import Phase, State
 from inference_service.placement import Resident, evictions
 from inference_service.supervisor import Supervisor, Timing
@@ -89,6 +89,37 @@ async def test_models_that_fit_run_side_by_side() -> None:
 
         assert set(h.runtime.running) == {"tgi-small", "tgi-other"}
         assert h.admission.free_bytes == 20 * MIB
+
+
+async def test_what_could_not_be_removed_keeps_its_memory_until_it_has_gone() -> None:
+    async with house() as h:
+        await h.small.start()
+        h.runtime.stop_refusal = StopFailed("it will not go")
+        with pytest.raises(StopFailed):
+            await h.small.stop()
+        assert h.admission.free_bytes == 60 * MIB
+        starting = asyncio.create_task(h.large.start())
+        await waits(h.large)
+        assert h.large.status.progress is not None
+        assert h.large.status.progress.message == "waits for memory that small use"
+
+        h.runtime.removes_at_last()
+        await starting
+        assert h.admission.free_bytes == 20 * MIB
+
+
+async def test_what_could_not_be_removed_starts_again_in_the_memory_that_it_has() -> None:
+    async with house(Timing(poll=0.001, back_off=0)) as h:
+        await h.large.start()
+        h.runtime.stop_refusal = StopFailed("it will not go")
+        with pytest.raises(StopFailed):
+            await h.large.stop()
+        h.runtime.running.clear()  # as if by a stranger
+
+        await h.large.start()
+        assert h.admission.free_bytes == 20 * MIB
+        await h.large.stop()
+        assert h.admission.free_bytes == 100 * MIB
 
 
 async def test_the_least_recently_used_makes_room() -> None:

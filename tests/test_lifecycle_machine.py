@@ -128,8 +128,7 @@ class Site(FakeRuntime):
     @asynccontextmanager
     async def run(self, launch: Launch) -> AsyncGenerator[FakeInstance]:
         if self.left_behind:
-            self.running.clear()
-            self.left_behind = False
+            self.removes_at_last()
         async with super().run(launch) as instance:
             try:
                 yield instance
@@ -138,6 +137,10 @@ class Site(FakeRuntime):
                     await self._remove()
                 finally:
                     self.left_behind = self.stop_refusal is not None
+
+    def removes_at_last(self) -> None:
+        super().removes_at_last()
+        self.left_behind = False
 
     async def _remove(self) -> None:
         removal = asyncio.ensure_future(self.may_remove.wait())
@@ -301,6 +304,11 @@ class Lives(RuleBasedStateMachine):
     def refuses_to_stop(self, name: str) -> None:
         self.models[name].site.stop_refusal = StopFailed("it will not go")
         self.models[name].faulty = self.models[name].life
+
+    @rule(name=MODEL, turns=TURNS)
+    def removes_at_last(self, name: str, turns: float) -> None:
+        self.models[name].site.removes_at_last()
+        self.run(turns)
 
     @rule(
         name=MODEL,
@@ -511,7 +519,7 @@ class Lives(RuleBasedStateMachine):
             assert not close.done() or close.exception() is None
 
     def models_fit(self) -> None:
-        there = [model for model in self.models.values() if model.site.there]
+        there = [model for model in self.models.values() if model.site.running]
         assert sum(model.size for model in there) <= CAPACITY
         assert self.manager.admission.free_bytes >= 0
         assert all(len(model.site.running) <= 1 for model in self.models.values())
@@ -585,6 +593,7 @@ class Lives(RuleBasedStateMachine):
             site.pull_refusal = site.refusal = site.stop_refusal = None
             for gate in (site.may_pull, site.may_run, site.may_remove, model.engine.may_answer):
                 gate.set()
+            site.removes_at_last()
 
     def everything_ends(self) -> None:
         """With nothing in the way all callers are answered, and a close leaves nothing."""

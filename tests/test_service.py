@@ -211,11 +211,20 @@ async def test_leaving_the_service_leaves_nothing() -> None:
     assert free(port)
 
 
+async def test_a_service_of_another_name_begins_at_another_port() -> None:
+    first = free_ports(8)
+    async with serving(ports=first, service_name="blue") as service:
+        started = await service.http.post("/models/story-mini/start")
+
+    assert started.json()["port"] == int(first.partition("-")[0]) + 4
+
+
 async def test_no_wait_returns_at_once_and_the_start_goes_on(service: Serving) -> None:
     answer = await service.stub.StartModel(
         pb.StartModelRequest(model_id="story-mini", no_wait=True)
     )
     assert answer.model.state == pb.MODEL_STATE_STARTING
+    assert answer.container_name == "tgi-story-mini"
 
     waited = await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
 

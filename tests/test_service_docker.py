@@ -17,11 +17,13 @@ import httpx
 import pytest
 from docker.errors import NotFound
 
+from inference_service.engines import tgi_download
 from inference_service.v1 import model_service_pb2 as pb
 from tests.docker import images
 from tests.docker.daemon import Daemon
 from tests.docker.needs import require_engine, require_private_engine, require_registry
 from tests.docker.registry import Registry
+from tests.doubles.hub import Hub
 from tests.serving import Serving, failure, free, free_ports, serving
 
 pytestmark = pytest.mark.docker
@@ -102,9 +104,9 @@ async def test_start_and_stop_are_as_documented_and_docker_agrees(
     assert started.json() == {
         "message": "Container for gpt-2 started",
         "port": port,
-        "container_name": "tgi-gpt-2",
+        "container_name": f"{NAME}-tgi-gpt-2",
     }
-    container = engine.containers.get("tgi-gpt-2")
+    container = engine.containers.get(f"{NAME}-tgi-gpt-2")
     facts = container.attrs
     assert facts["NetworkSettings"]["Ports"]["80/tcp"] == [
         {"HostIp": "127.0.0.1", "HostPort": str(port)}
@@ -123,7 +125,7 @@ async def test_start_and_stop_are_as_documented_and_docker_agrees(
     stopped = await service.http.post("/models/gpt-2/stop")
     assert stopped.json() == {"message": "Container for gpt-2 stopped"}
     with pytest.raises(NotFound):
-        engine.containers.get("tgi-gpt-2")
+        engine.containers.get(f"{NAME}-tgi-gpt-2")
     assert free(port)
     assert (await service.http.post("/models/gpt-2/stop")).status_code == 404
 
@@ -137,7 +139,7 @@ async def test_fifty_at_once_on_a_cold_model_start_one_container(
 
     assert [answer.status_code for answer in answers] == [200] * 50
     ours = engine.containers.list(filters={"label": f"inference-service.service={NAME}"})
-    assert [container.name for container in ours] == ["tgi-gpt-2"]
+    assert [container.name for container in ours] == [f"{NAME}-tgi-gpt-2"]
 
 
 async def test_llama_cpp_writes_real_text_in_a_container(engine: docker.DockerClient) -> None:
@@ -297,6 +299,31 @@ async def test_the_pull_of_an_image_is_told_as_it_goes(
     assert events[-1].WhichOneof("event") == "summary"
 
 
+async def test_the_download_of_weights_is_told_in_bytes(
+    engine: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tgi_download, "_PAUSE", 0.1)
+    models = catalog(tmp_path, large='env = { DOUBLE_DOWNLOAD_SECONDS = "3" }')
+    async with Hub() as hub:
+        for number in (0, 1):  # what the double downloads
+            name = f"model-0000{number + 1}-of-00002.safetensors"
+            hub.add("org/large", name, bytes([number]) * (3 * 2**19))
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        async with on_docker(engine, catalog=models) as service:
+            request = pb.GenerateStreamRequest(model_id="large", prompt=PROMPT, status_events=True)
+            events = [event async for event in service.stub.GenerateStream(request)]
+
+    told = [e.status.start_progress for e in events if e.WhichOneof("event") == "status"]
+    bytes_told = [p for p in told if p.unit == "bytes"]
+    counts = [p.completed_count for p in bytes_told]
+    assert len(set(counts)) > 5
+    assert counts == sorted(counts)
+    assert counts[-1] == 3 * 2**20
+    assert {p.total_count for p in bytes_told} == {3 * 2**20}
+    assert [p.fraction for p in bytes_told] == [count / (3 * 2**20) for count in counts]
+    assert any("(1 of 2 files)" in p.message for p in bytes_told)
+
+
 async def test_docker_going_away_is_told_and_coming_back_is_enough(
     engine: docker.DockerClient,
 ) -> None:
@@ -322,7 +349,7 @@ async def test_docker_going_away_is_told_and_coming_back_is_enough(
             daemon.stop()
             stopped = await service.http.post("/models/gpt-2/stop")
             assert (stopped.status_code, stopped.headers["x-error-reason"]) == (500, "STOP_FAILED")
-            assert "docker rm -f tgi-gpt-2" in stopped.json()["detail"]
+            assert f"docker rm -f {NAME}-tgi-gpt-2" in stopped.json()["detail"]
 
             daemon.start()
             again = await service.http.post("/models/gpt-2/start")
@@ -350,7 +377,7 @@ async def test_the_token_of_the_hub_is_passed_on_and_said_to_nobody(
         patch.setenv("HF_TOKEN", "hf_secret")
         async with on_docker(engine, catalog=models) as service:
             started = await service.http.post("/models/gated/start")
-            container = engine.containers.get("tgi-gated")
+            container = engine.containers.get(f"{NAME}-tgi-gated")
             model = (await service.stub.GetModel(pb.GetModelRequest(model_id="gated"))).model
 
     assert started.status_code == 200
@@ -398,7 +425,7 @@ async def test_a_service_that_was_killed_leaves_its_containers_to_the_next(
             await anext(aiter(stream.aiter_bytes()))
             process.kill()
             await process.wait()
-    kept = engine.containers.get("tgi-same")
+    kept = engine.containers.get(f"{NAME}-tgi-same")
     foreign = engine.containers.run(
         image, name=f"foreign-{NAME}", labels={"inference-service.service": "x"}, detach=True
     )
@@ -406,19 +433,19 @@ async def test_a_service_that_was_killed_leaves_its_containers_to_the_next(
         models = catalog(tmp_path, same="", other="env = { MAX_BEST_OF = '1' }")
         async with on_docker(engine, catalog=models, ports=ports) as service:
             started = await service.http.post("/models/same/start")
-            now = engine.containers.get("tgi-same")
+            now = engine.containers.get(f"{NAME}-tgi-same")
             assert now.id == kept.id
             assert now.attrs["State"]["StartedAt"] == kept.attrs["State"]["StartedAt"]
             assert started.json()["port"] == int((kept.ports["80/tcp"] or [])[0]["HostPort"])
             for model_id in ("other", "dropped"):
                 with pytest.raises(NotFound):
-                    engine.containers.get(f"tgi-{model_id}")
+                    engine.containers.get(f"{NAME}-tgi-{model_id}")
             body = {"model_id": "same", "prompt": PROMPT}
             assert (await service.http.post("/generate", json=body)).status_code == 200
             log = await service.http.get("/models/same/logs?tail_line_count=1000")
             assert "Connected" in log.text
         with pytest.raises(NotFound):
-            engine.containers.get("tgi-same")
+            engine.containers.get(f"{NAME}-tgi-same")
         foreign.reload()
         assert foreign.status == "running"
     finally:
@@ -429,12 +456,54 @@ async def test_a_service_can_leave_its_containers_on_purpose(engine: docker.Dock
     ports = free_ports(8)
     async with on_docker(engine, leave_containers=True, ports=ports) as service:
         await service.http.post("/models/gpt-2/start")
-        left = engine.containers.get("tgi-gpt-2")
+        left = engine.containers.get(f"{NAME}-tgi-gpt-2")
     left.reload()
     assert left.status == "running"
 
     async with on_docker(engine, ports=ports) as service:
         await service.http.post("/models/gpt-2/start")
-        assert engine.containers.get("tgi-gpt-2").id == left.id
+        assert engine.containers.get(f"{NAME}-tgi-gpt-2").id == left.id
     with pytest.raises(NotFound):
-        engine.containers.get("tgi-gpt-2")
+        engine.containers.get(f"{NAME}-tgi-gpt-2")
+
+
+async def test_services_of_two_names_share_a_docker_engine(engine: docker.DockerClient) -> None:
+    ports = free_ports(8)
+    blue, green = (
+        on_docker(engine, service_name=f"{NAME}-{colour}", ports=ports)
+        for colour in ("blue", "green")
+    )
+    body = {"model_id": "gpt-2", "prompt": PROMPT}
+    async with green as lasting:
+        async with blue as passing:
+            starts = (s.http.post("/models/gpt-2/start") for s in (passing, lasting))
+            told = [answer.json() for answer in await asyncio.gather(*starts)]
+            assert [answer["container_name"] for answer in told] == [
+                f"{NAME}-blue-tgi-gpt-2",
+                f"{NAME}-green-tgi-gpt-2",
+            ]
+            kept = engine.containers.get(f"{NAME}-green-tgi-gpt-2")
+            assert (await passing.http.post("/models/gpt-2/stop")).status_code == 200
+            assert free(told[0]["port"])
+            assert (await passing.http.post("/generate", json=body)).status_code == 200
+        assert engine.containers.list(all=True, filters={"name": f"{NAME}-blue"}) == []
+        assert (await lasting.http.post("/generate", json=body)).status_code == 200
+        kept.reload()
+        assert kept.status == "running"
+    assert engine.containers.list(all=True, filters={"name": f"{NAME}-green"}) == []
+
+
+async def test_a_second_service_of_the_same_name_is_refused_before_it_touches_anything(
+    engine: docker.DockerClient, service: Serving, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await service.http.post("/models/gpt-2/start")
+    before = engine.containers.get(f"{NAME}-tgi-gpt-2")
+    async with command("--grpc-port", "0", "--rest-port", "0", "--service-name", NAME) as second:
+        said, _ = await second.communicate()
+
+    assert (second.returncode, said) == (1, b"")
+    assert f"a service named {NAME} uses this Docker Engine already" in capfd.readouterr().err
+    before.reload()
+    assert before.status == "running"
+    text = await service.http.post("/generate", json={"model_id": "gpt-2", "prompt": PROMPT})
+    assert text.status_code == 200

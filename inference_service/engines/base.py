@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
 from inference_service.catalog import ModelSpec
 from inference_service.lifecycle import Progress
-from inference_service.runtimes.base import Launch
+from inference_service.runtimes.base import Instance, Launch
 
 
 class FinishReason(IntEnum):
@@ -66,8 +66,10 @@ class Engine(Protocol):
     def launch(self, spec: ModelSpec) -> Launch:
         """What it takes to run this model's engine."""
 
-    def progress(self, line: str) -> Progress | None:
-        """What a line of the engine's log says of its start; a heartbeat says nothing."""
+    async def follow(
+        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
+    ) -> None:
+        """Tell `moved` how a start goes on, until the engine has ended. Heartbeats do not count."""
 
     def cause(self, log: Sequence[str]) -> str:
         """The line, or what stands in it, that tells best why the engine ended; may be empty."""

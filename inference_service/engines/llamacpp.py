@@ -7,7 +7,7 @@ notices that a caller has left only when it writes to it.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ from inference_service.errors import (
     ServiceError,
 )
 from inference_service.lifecycle import Phase, Progress
-from inference_service.runtimes.base import Launch
+from inference_service.runtimes.base import Instance, Launch
 
 _REASONS = {
     "eos": FinishReason.STOP,
@@ -80,6 +80,14 @@ class Llamacpp:
             memory_bytes=needs.memory,
             concurrency=needs.slots,
         )
+
+    async def follow(
+        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
+    ) -> None:
+        """Its log tells everything."""
+        async for line in instance.logs():
+            if (said := self.progress(line)) is not None:
+                moved(said)
 
     def progress(self, line: str) -> Progress | None:
         """The worker's own lines are JSON; what llama.cpp writes is not."""

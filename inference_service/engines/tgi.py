@@ -7,7 +7,7 @@ log lines those of `launcher/src/main.rs`, at tag v3.3.7.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -18,6 +18,7 @@ from inference_service.catalog import ModelSpec, TgiNeeds
 from inference_service.engines import sse, tgi_log
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.stops import StopFilter
+from inference_service.engines.tgi_download import Download
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -27,7 +28,7 @@ from inference_service.errors import (
     ServiceError,
 )
 from inference_service.lifecycle import Progress
-from inference_service.runtimes.base import Launch
+from inference_service.runtimes.base import Instance, Launch
 
 # TGI finishes the requests that run when it is told to stop, and so do its shards after it: each up
 # to this long. The service has drained the model by then, so it seldom takes a second.
@@ -127,9 +128,14 @@ class Tgi:
             stop_grace=2 * _DRAIN_SECONDS + 5,
         )
 
-    def progress(self, line: str) -> Progress | None:
-        """See `tgi_log`."""
-        return tgi_log.progress(line)
+    async def follow(
+        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
+    ) -> None:
+        """Its log tells everything but the bytes of a download."""
+        async with Download(self._pool, launch, instance, moved) as download:
+            async for line in instance.logs():
+                if (said := tgi_log.progress(line)) is not None:
+                    moved(download.heard(said))
 
     def cause(self, log: Sequence[str]) -> str:
         """See `tgi_log`."""

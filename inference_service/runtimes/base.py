@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,11 +41,6 @@ class Launch:
     gpus: Gpus = "none"
     concurrency: int = 128  # requests that the engine works on at once
     stop_grace: float = 10.0  # seconds from the request to stop to the kill
-
-    @property
-    def name(self) -> str:
-        """The name of the container, as the API documents it."""
-        return f"tgi-{self.model_id}"
 
     def secrets(self) -> tuple[str, ...]:
         """What its log must not show: values of the environment whose names say so."""
@@ -90,6 +85,12 @@ class Instance(Protocol):
     def tail(self, count: int) -> tuple[str, ...]:
         """The last lines that it wrote, oldest first."""
 
+    async def disk_usage(self, paths: Sequence[str]) -> int | None:
+        """The bytes that files and folders of its own take on the disk, those to come as 0.
+
+        Never raises: None where it cannot be told.
+        """
+
 
 class Runtime(Protocol):
     """A place where engines run."""
@@ -97,6 +98,9 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """`docker` or `process`."""
+
+    def container_name(self, launch: Launch) -> str:
+        """The name that its container has, or would have; of a process too, which has none."""
 
     def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         """Fetch what `run` needs and is not here yet. Closing it ends the transfer.
@@ -109,6 +113,12 @@ class Runtime(Protocol):
 
         An engine of an earlier run of this service that fits the launch is taken over as it is.
         Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
+        """
+
+    def lingers(self, launch: Launch) -> bool:
+        """Whether it has been left, but could not be removed yet: it may still use its memory.
+
+        The runtime tries again, until it has gone or is run again.
         """
 
     async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:

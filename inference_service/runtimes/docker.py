@@ -27,7 +27,9 @@ from docker.utils import parse_repository_tag
 
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
 from inference_service.lifecycle import Progress
+from inference_service.runtimes import identity
 from inference_service.runtimes.base import HUB_ENV, Launch
+from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker_calls import Calls
 from inference_service.runtimes.docker_instance import DockerInstance
 from inference_service.runtimes.ports import Ports
@@ -40,10 +42,14 @@ PullPolicy = Literal["missing", "always", "never"]
 LABEL = "inference-service"
 _PORT = 80  # inside the container
 _WEIGHTS = "/data"
+_RETRY = 5.0  # seconds between two attempts to remove a container
 
 
 class DockerRuntime:
-    """Runs `launch.image`. `service` tells this service's containers from another's."""
+    """Runs `launch.image`. `service` tells this service's containers from another's.
+
+    `engine_id` is the same for all who use this daemon, whatever the address by which they do.
+    """
 
     name = "docker"
 
@@ -52,11 +58,13 @@ class DockerRuntime:
         client: docker.DockerClient,
         ports: Ports,
         *,
+        engine_id: str,
         service: str,
         volume: str,
         pull_policy: PullPolicy,
         has_gpu: bool,
     ) -> None:
+        self.engine_id = engine_id
         self._client = client
         self._calls = Calls()
         self._ports = ports
@@ -65,10 +73,15 @@ class DockerRuntime:
         self._policy = pull_policy
         self._has_gpu = has_gpu
         self._leaving = False
+        self._removals: dict[str, asyncio.Task[None]] = {}  # of what lingers, by model
 
     def describe(self) -> str:
         """What it has for engines, in a few words."""
         return "GPUs for those that want them" if self._has_gpu else "no NVIDIA runtime, so no GPU"
+
+    def container_name(self, launch: Launch) -> str:
+        """See `identity`."""
+        return identity.container_name(self._service, launch.model_id)
 
     async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         """Pull the image, as the policy says."""
@@ -89,14 +102,15 @@ class DockerRuntime:
 
     @asynccontextmanager
     async def run(self, launch: Launch) -> AsyncGenerator[DockerInstance]:
-        """Run the container `launch.name`."""
+        """Run it as a container, or take over the one of an earlier run."""
         failed = False
         with ExitStack() as claims:
             try:
+                await self._cancel_removal(launch.model_id)
                 container, port = await self._adopt(launch, claims) or await self._start(
                     launch, claims
                 )
-                instance = DockerInstance(container, launch, port)
+                instance = DockerInstance(container, launch, port, self._calls)
                 claims.callback(instance.leave)
                 yield instance
             except Exception:
@@ -105,10 +119,14 @@ class DockerRuntime:
             finally:
                 try:
                     if not (self._leaving and not failed):
-                        await self._remove(launch, launch.stop_grace)
+                        await self._clear(launch)
                 except (RuntimeUnavailable, LaunchError) as error:
                     if not failed:  # the first failure says more than this one
-                        raise _not_removed(launch, error) from None
+                        raise self._not_removed(launch, error) from None
+
+    def lingers(self, launch: Launch) -> bool:
+        """Whether its removal is still being tried."""
+        return launch.model_id in self._removals
 
     async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
         """The models whose containers run and were made from what `launches` say."""
@@ -129,7 +147,9 @@ class DockerRuntime:
         self._leaving = True
 
     async def aclose(self) -> None:
-        """Close the connections to Docker."""
+        """Close the connections to Docker. What lingers is left to the next service."""
+        for model_id in list(self._removals):
+            await self._cancel_removal(model_id)
         await self._calls.close()
         self._client.close()
 
@@ -172,7 +192,7 @@ class DockerRuntime:
                 await self._calls.call(container.start)
             except APIError as error:
                 if not _port_clash(error):
-                    raise LaunchError(_start_failure(launch, error)) from None
+                    raise LaunchError(self._start_failure(launch, error)) from None
                 taken |= {port}  # somebody took it between the look and the start
                 await self._remove(launch)
                 continue
@@ -183,7 +203,7 @@ class DockerRuntime:
         environment, mounts = self._environment(launch, gpus)
         return self._client.containers.create(
             launch.image,
-            name=launch.name,
+            name=self.container_name(launch),
             labels=self._labels(launch) | {f"{LABEL}.config": _digest(launch)},
             environment=environment,
             ports={f"{_PORT}/tcp": ("127.0.0.1", port)},
@@ -214,6 +234,50 @@ class DockerRuntime:
     def _labels(self, launch: Launch) -> dict[str, str]:
         return {f"{LABEL}.service": self._service, f"{LABEL}.model": launch.model_id}
 
+    async def _clear(self, launch: Launch) -> None:
+        """Remove what a run has left: as soon as it can be, where that is not now."""
+        removal = asyncio.create_task(self._remove(launch, launch.stop_grace))
+        try:
+            await completed(removal)
+        finally:
+            if not removal.done() or removal.cancelled() or removal.exception():
+                again = asyncio.create_task(self._keep_removing(launch))
+                self._removals[launch.model_id] = again
+
+    async def _keep_removing(self, launch: Launch) -> None:
+        while True:
+            await asyncio.sleep(_RETRY)
+            with contextlib.suppress(RuntimeUnavailable, LaunchError):
+                await self._remove(launch, launch.stop_grace)
+                break
+        log.warning("the container %s has been removed at last", self.container_name(launch))
+        del self._removals[launch.model_id]
+
+    async def _cancel_removal(self, model_id: str) -> None:
+        if (removal := self._removals.pop(model_id, None)) is not None:
+            removal.cancel()
+            await asyncio.wait([removal])
+
+    def _start_failure(self, launch: Launch, error: APIError) -> str:
+        said = _said(error)
+        if error.status_code == 409 and "name" in said:
+            name = self.container_name(launch)
+            return (
+                f"a container named {name} exists that is not this service's; remove it with "
+                f"`docker rm -f {name}`, or rename it"
+            )
+        if isinstance(error, ImageNotFound):
+            return f"there is no image {launch.image}"
+        return said
+
+    def _not_removed(self, launch: Launch, error: Exception) -> StopFailed:
+        name = self.container_name(launch)
+        return StopFailed(
+            f"the container {name} could not be removed: {error}; that is tried again, and "
+            f"`docker rm -f {name}` does it too",
+            metadata={"model_id": launch.model_id},
+        )
+
     async def _remove(self, launch: Launch, grace: float | None = None) -> None:
         """Remove what carries the labels of this model, stopping it first when given a grace."""
         wanted = [f"{key}={value}" for key, value in self._labels(launch).items()]
@@ -227,14 +291,6 @@ class DockerRuntime:
             await self._calls.call(remove)
         except APIError as error:
             raise LaunchError(_said(error)) from None
-
-
-def _not_removed(launch: Launch, error: Exception) -> StopFailed:
-    return StopFailed(
-        f"the container {launch.name} could not be removed: {error}; remove it with "
-        f"`docker rm -f {launch.name}`",
-        metadata={"model_id": launch.model_id},
-    )
 
 
 def _end(container: Container, grace: float | None) -> None:
@@ -294,18 +350,6 @@ def _pull_failure(image: str, error: APIError) -> str:
     return f"the image {image} could not be pulled: {_said(error)}{hint}"
 
 
-def _start_failure(launch: Launch, error: APIError) -> str:
-    said = _said(error)
-    if error.status_code == 409 and "name" in said:
-        return (
-            f"a container named {launch.name} exists that is not this service's; remove it with "
-            f"`docker rm -f {launch.name}`, or rename it"
-        )
-    if isinstance(error, ImageNotFound):
-        return f"there is no image {launch.image}"
-    return said
-
-
 async def connect(
     ports: Ports, *, service: str, volume: str, pull_policy: PullPolicy
 ) -> DockerRuntime:
@@ -324,6 +368,7 @@ async def connect(
     return DockerRuntime(
         client,
         ports,
+        engine_id=f"{info.get('ID')} {info.get('DockerRootDir')}",
         service=service,
         volume=volume,
         pull_policy=pull_policy,

@@ -14,6 +14,7 @@ from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
 from inference_service.errors import RuntimeUnavailable
+from inference_service.runtimes.completion import completed
 
 T = TypeVar("T")
 
@@ -48,11 +49,7 @@ class Calls:
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, functools.partial(function, *args, **options))
         try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            future.exception()  # seen: the caller has left
-            raise
+            return await completed(future)
         except APIError:
             raise
         except UNAVAILABLE as error:

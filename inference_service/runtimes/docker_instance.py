@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
+from inference_service.errors import RuntimeUnavailable
 from inference_service.logs import KEPT_LINES, LogBuffer
 from inference_service.runtimes.base import Exit, Launch
-from inference_service.runtimes.docker_calls import UNAVAILABLE
+from inference_service.runtimes.docker_calls import UNAVAILABLE, Calls
 
 _RETRY = 0.5  # seconds between two looks for a daemon that is away
 
@@ -24,11 +25,12 @@ class DockerInstance:
     the thread reads the log, then asks whether the container still runs, and reads on if it does.
     """
 
-    def __init__(self, container: Container, launch: Launch, port: int) -> None:
-        self.name = launch.name
+    def __init__(self, container: Container, launch: Launch, port: int, calls: Calls) -> None:
+        self.name = str(container.name)
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._container = container
+        self._calls = calls
         self._log = LogBuffer(launch.secrets())
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
@@ -46,6 +48,17 @@ class DockerInstance:
     def tail(self, count: int) -> tuple[str, ...]:
         """The last lines of its output."""
         return self._log.tail(count)
+
+    async def disk_usage(self, paths: Sequence[str]) -> int | None:
+        """What `du` says in the container, whose volume need not be a folder of this machine."""
+        command = ["du", "-ck", "--", *paths]
+        try:
+            done = await self._calls.call(self._container.exec_run, command, stderr=False)
+        except (APIError, RuntimeUnavailable):
+            return None
+        assert isinstance(done.output, bytes)
+        total = done.output.rstrip().rpartition(b"\n")[2].partition(b"\t")[0]
+        return int(total) * 1024 if total.isdigit() else None
 
     def leave(self) -> None:
         """Stop following: the container is about to be removed."""

@@ -11,23 +11,28 @@ from inference_service.errors import LaunchError
 
 
 class Ports:
-    """A range of ports, of which the first free one is taken each time."""
+    """A range of ports, of which the first free one is taken each time.
 
-    def __init__(self, first: int, last: int) -> None:
-        self._range = range(first, last + 1)
+    The look begins `offset` ports after the first, and goes round the range.
+    """
+
+    def __init__(self, first: int, last: int, offset: int = 0) -> None:
+        ports = range(first, last + 1)
+        start = offset % len(ports)
+        self._ports = (*ports[start:], *ports[:start])
         self._claimed: set[int] = set()
 
     @contextmanager
     def claim(self, avoid: frozenset[int] = frozenset()) -> Iterator[int]:
-        """Hold the lowest port that is free and not in `avoid`; raises LaunchError if none is.
+        """Hold the first port that is free and not in `avoid`; raises LaunchError if none is.
 
         Free means that nobody in this service holds it and that it can be bound at this moment:
         another program may still take it before the engine does.
         """
-        port = next(filter(self._free, (p for p in self._range if p not in avoid)), None)
+        port = next(filter(self._free, (p for p in self._ports if p not in avoid)), None)
         if port is None:
             raise LaunchError(
-                f"no port of 127.0.0.1 is free from {self._range[0]} to {self._range[-1]}; "
+                f"no port of 127.0.0.1 is free from {min(self._ports)} to {max(self._ports)}; "
                 "stop a model, or widen the setting `ports`"
             )
         self._claimed.add(port)

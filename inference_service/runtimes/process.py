@@ -12,13 +12,15 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
 from inference_service.logs import KEPT_LINES, LogBuffer
+from inference_service.runtimes import identity
 from inference_service.runtimes.base import Exit, Launch
+from inference_service.runtimes.completion import completed
 from inference_service.runtimes.ports import Ports
 
 _LINE_LIMIT = 1 << 20
@@ -31,6 +33,10 @@ class ProcessRuntime:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
+
+    def container_name(self, launch: Launch) -> str:
+        """As that of the default service: nothing can clash with it."""
+        return identity.container_name(identity.DEFAULT, launch.model_id)
 
     async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         """Nothing: the engine is a package that is installed here."""
@@ -65,11 +71,17 @@ class ProcessRuntime:
             except OSError as error:
                 raise LaunchError(f"the engine could not be started: {error}") from None
             process = asyncio.subprocess.Process(transport, protocol, loop)
-            instance = ProcessInstance(launch, port, process, protocol.exited)
+            instance = ProcessInstance(
+                self.container_name(launch), launch, port, process, protocol.exited
+            )
             try:
                 yield instance
             finally:
                 await instance.stop(launch.stop_grace)
+
+    def lingers(self, launch: Launch) -> bool:
+        """Never: SIGKILL is not refused."""
+        return False
 
     async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
         """None: processes end with the service."""
@@ -102,12 +114,13 @@ class ProcessInstance:
 
     def __init__(
         self,
+        name: str,
         launch: Launch,
         port: int,
         process: asyncio.subprocess.Process,
         exited: asyncio.Event,
     ) -> None:
-        self.name = launch.name
+        self.name = name
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._process = process
@@ -129,20 +142,27 @@ class ProcessInstance:
         """The last lines of its output."""
         return self._log.tail(count)
 
+    async def disk_usage(self, paths: Sequence[str]) -> int | None:
+        """Not told: engines that run as processes tell of their downloads themselves."""
+        return None
+
     async def stop(self, grace: float) -> None:
-        """End it: SIGTERM, `grace` seconds, then SIGKILL to the whole group."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-            try:
-                async with asyncio.timeout(grace):
-                    await self._exited.wait()
-            except TimeoutError:
-                pass
-            finally:
+        """End it: SIGTERM, `grace` seconds, then SIGKILL to the whole group.
+
+        Cancelled, it kills at once, and ends when the process has been reaped.
+        """
+        try:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(grace):
+                        await self._exited.wait()
+        finally:
+            if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
-        await self._killer
+            await completed(self._killer)
         await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()

@@ -27,7 +27,7 @@ async def test_a_thousand_callers_of_a_cold_model(faulty: Faulty, tgi: Settings)
         crowd = trial.call(service, 1000)
         await crowd.answered()
         await trial.heal(service)
-        assert trial.held()[f"container tgi-{trial.model_id}"] == 1
+        assert trial.held()[f"container {trial.container().name}"] == 1
 
 
 async def test_more_callers_than_the_engine_takes(faulty: Faulty, tgi: Settings) -> None:

@@ -46,7 +46,7 @@ class Trial:
 
     def container(self) -> Container:
         """The engine's container."""
-        return self.client.containers.get(f"tgi-{self.model_id}")
+        return self.client.containers.get(f"{self.service_name}-tgi-{self.model_id}")
 
     async def model(self, service: Serving) -> pb.Model:
         """The model as the service tells it."""

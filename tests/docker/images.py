@@ -42,6 +42,7 @@ ENTRYPOINT ["/tgi-entrypoint.sh"]
 """
     sources = building.sources(double, ROOT / "usr/src/tgi_double")
     scripts = {"tgi-entrypoint.sh": (double / "entrypoint.sh").read_bytes()}
+    scripts["usr/bin/du"] = Path("/usr/bin/du").read_bytes()  # TGI's image has a whole system
     return building.packaged(client, "tgi", dockerfile, ["aiohttp"], sources, scripts)
 
 

@@ -69,6 +69,7 @@ class Hub:
     async def __aenter__(self) -> Self:
         hub = web.Application()
         hub.router.add_get("/{owner}/{name}/resolve/{revision}/{file:.+}", self._resolve)
+        hub.router.add_get("/api/models/{owner}/{name}/revision/{revision}", self._describe)
         storage = web.Application()
         storage.router.add_get("/{sha256}", self._send)
         self.url = await self._listen(hub)
@@ -112,7 +113,8 @@ class Hub:
         host, port = runner.addresses[0][:2]
         return f"http://{host}:{port}"
 
-    async def _resolve(self, request: web.Request) -> web.StreamResponse:
+    def _find(self, request: web.Request) -> tuple[str, dict[str, bytes]] | web.Response:
+        """The commit that is asked for with its files, or the refusal."""
         token = self._record("hub", request)
         if self.status is not None:
             return web.Response(status=self.status)
@@ -125,7 +127,22 @@ class Hub:
         commit = repository.branches.get(part["revision"], part["revision"])
         if commit not in repository.commits:
             return _error(404, "RevisionNotFound")
-        content = repository.commits[commit].get(part["file"])
+        return commit, repository.commits[commit]
+
+    async def _describe(self, request: web.Request) -> web.StreamResponse:
+        """What `?blobs=true` tells: sizes, and the SHA-256 of files in the storage."""
+        found = self._find(request)
+        if isinstance(found, web.Response):
+            return found
+        siblings = [_sibling(name, content) for name, content in found[1].items()]
+        return web.json_response({"sha": found[0], "siblings": siblings})
+
+    async def _resolve(self, request: web.Request) -> web.StreamResponse:
+        found = self._find(request)
+        if isinstance(found, web.Response):
+            return found
+        commit, files = found
+        content = files.get(request.match_info["file"])
         if content is None:
             return _error(404, "EntryNotFound", {"X-Repo-Commit": commit})
         sha256 = hashlib.sha256(content).hexdigest()
@@ -183,6 +200,16 @@ class Hub:
         byte_range = request.headers.get("Range")
         self.requests.append(Seen(host, request.method, request.path, byte_range, token))
         return token
+
+
+def _sibling(name: str, content: bytes) -> dict[str, object]:
+    """A file as the hub lists it: JSON lies in git itself, the others beside it."""
+    sha1 = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    listed: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": sha1}
+    if not name.endswith(".json"):
+        sha256 = hashlib.sha256(content).hexdigest()
+        listed["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
+    return listed
 
 
 def _error(status: int, code: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from inference_service.engines import tgi_log
 from inference_service.engines.base import FinishReason, Prompt
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.tgi import Tgi
 from inference_service.errors import (
     EngineFailed,
+    EngineLost,
     EngineOverloaded,
     InvalidParameter,
     PromptTooLong,
@@ -304,13 +306,13 @@ FAULTS = {
     "status=503": (EngineFailed, "HTTP 503: asked for by the prompt"),
     "status=413": (PromptTooLong, "larger than"),
     "plain": (EngineFailed, "HTTP 502: Bad Gateway"),
-    "no_answer": (EngineFailed, "connection to the engine broke"),
-    "half_event=1": (EngineFailed, "connection to the engine broke"),
-    "half_event=7": (EngineFailed, "connection to the engine broke"),
+    "no_answer": (EngineLost, "connection to the engine broke"),
+    "half_event=1": (EngineLost, "connection to the engine broke"),
+    "half_event=7": (EngineLost, "connection to the engine broke"),
     "garbage=1": (EngineFailed, "not its own"),
     "garbage=7": (EngineFailed, "not its own"),
-    "cut_after=1": (EngineFailed, "ended its answer before"),
-    "cut_after=7": (EngineFailed, "ended its answer before"),
+    "cut_after=1": (EngineLost, "ended its answer before"),
+    "cut_after=7": (EngineLost, "ended its answer before"),
     "error_after=1": (EngineFailed, "probabilities are not finite"),
     "error_after=7": (EngineFailed, "probabilities are not finite"),
 }
@@ -330,7 +332,7 @@ async def test_faults_of_tgi(subtests: pytest.Subtests) -> None:
 @pytest.mark.parametrize("fault", ["crash_after=3", "kill_after=3"])
 async def test_crashes_of_tgi(fault: str) -> None:
     async with beds.tgi() as bed:
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineLost):
             await bed.read(prompt(bed, text=f"{bed.opening} [[fault:{fault}]]"))
         await gone(bed)
 
@@ -390,7 +392,7 @@ async def test_tgi_in_a_container(tgi_image: str, ports: Ports) -> None:
     async with docker.runtime.run(launch) as instance:
         async with aclosing(instance.logs()) as lines:
             async for line in lines:
-                if progress := engine.progress(line):
+                if progress := tgi_log.progress(line):
                     phases.add(progress.phase)
                 if "Connected" in line:
                     break

@@ -323,6 +323,6 @@ def test_the_launch_is_what_the_entry_says(
 
     assert launch.env == {"LLAMACPP_CONTEXT": "128"} | env
     assert (launch.files, launch.memory_bytes) == (files, 10**9)
-    assert (launch.name, launch.image) == ("tgi-tiny", "llamacpp:0")
+    assert (launch.model_id, launch.image) == ("tiny", "llamacpp:0")
     assert launch.module == "inference_service.worker"
     assert launch.address_env == ("LLAMACPP_HOST", "LLAMACPP_PORT")

@@ -361,7 +361,7 @@ def test_the_launch_is_what_the_entry_says(engine: Tgi) -> None:
         spec(image="mine", gpus="all", env={"MODEL_ID": "/data/x", "NUM_SHARD": "1"})
     )
 
-    assert (plain_launch.name, plain_launch.image) == ("tgi-tiny", "tgi:3.3.7")
+    assert (plain_launch.model_id, plain_launch.image) == ("tiny", "tgi:3.3.7")
     assert (plain_launch.module, plain_launch.memory_bytes) == (None, 10**9)
     assert plain_launch.address_env == ("HOSTNAME", "PORT")
     assert plain_launch.env["MODEL_ID"] == "a/tiny"

@@ -18,7 +18,7 @@ from docker import DockerClient
 from docker.errors import NotFound
 
 from inference_service.runtimes.base import Exit, Instance, Launch, Runtime
-from inference_service.runtimes.docker import LABEL, DockerRuntime
+from inference_service.runtimes.docker import DockerRuntime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
 from tests.docker import building, images
@@ -85,7 +85,11 @@ class Bed(ABC):
             stop_grace=5,
         )
         launch = replace(launch, **changes)
-        return replace(launch, env={_MARK: launch.name, **launch.env})
+        return replace(launch, env={_MARK: self.name(launch), **launch.env})
+
+    def name(self, launch: Launch) -> str:
+        """What its container is, or would be, called."""
+        return self.runtime.container_name(launch)
 
     @asynccontextmanager
     async def running(self, which: str = "one", **changes: Any) -> AsyncGenerator[Instance]:
@@ -118,7 +122,7 @@ class Bed(ABC):
 
     def left(self, launch: Launch) -> list[str]:
         """What there is of it."""
-        return [str(pid) for pid in processes.with_variable(f"{_MARK}={launch.name}")]
+        return [str(pid) for pid in processes.with_variable(f"{_MARK}={self.name(launch)}")]
 
     async def close(self) -> None:
         """Remove whatever a test that has failed may have left."""
@@ -145,7 +149,7 @@ class FakeBed(Bed):
         return Exit(-9)
 
     def left(self, launch: Launch) -> list[str]:
-        return [name for name in self._fake.running if name == launch.name]
+        return [name for name in self._fake.running if name == self.name(launch)]
 
 
 class ProcessBed(Bed):
@@ -183,7 +187,8 @@ class DockerBed(Bed):
         self.client = DockerClient(base_url=self.url)
         self._threads = set(threading.enumerate())
         self._closed = False
-        options = {"service": _RUN, "volume": _RUN, "pull_policy": "never", "has_gpu": False}
+        options: dict[str, Any] = {"service": _RUN, "volume": _RUN, "pull_policy": "never"}
+        options |= {"engine_id": "", "has_gpu": False}
         client = DockerClient(base_url=self.url, timeout=60)
         self.runtime = DockerRuntime(client, ports, **{**options, **changes})
 
@@ -203,13 +208,13 @@ class DockerBed(Bed):
         return Exit(137)
 
     def left(self, launch: Launch) -> list[str]:
-        return [*super().left(launch), *self._containers(name=f"^/{launch.name}$")]
+        return [*super().left(launch), *self._containers(name=f"^/{self.name(launch)}$")]
 
     async def close(self) -> None:
         if self._closed:  # by the test, before it took the engine away
             return
         self._closed = True
-        for container in self._containers(label=f"{LABEL}.service={_RUN}"):
+        for container in self._containers(name=f"{_RUN}-"):
             self.client.api.remove_container(container, force=True, v=True)
         with suppress(NotFound):
             self.client.api.remove_volume(_RUN)

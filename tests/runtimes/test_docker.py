@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import random
 import socket
@@ -26,7 +27,7 @@ from tests.docker.daemon import Daemon
 from tests.docker.needs import require_private_engine
 from tests.docker.registry import Registry
 from tests.docker.rootfs import Archive
-from tests.runtimes.beds import MIB, DockerBed, ask
+from tests.runtimes.beds import MIB, DockerBed, ask, until
 from tests.runtimes.tap import Tap
 
 pytestmark = pytest.mark.docker
@@ -310,6 +311,31 @@ async def test_an_engine_beyond_its_memory_limit(bed: DockerBed) -> None:
         assert await instance.wait() == Exit(137, oom_killed=True)
 
 
+async def test_what_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> None:
+    bed = open_bed()
+    env = {"MODEL_ID": "org/model", "HF_HOME": "/data", "HOSTNAME": "0.0.0.0", "PORT": "80"}
+    env |= {"DOUBLE_FAULT": "hang_downloading", "DOUBLE_WEIGHT_BYTES": f"{4 * MIB}"}
+    blobs = "/data/hub/models--org--model/blobs"
+    first = f"{blobs}/{hashlib.sha256(bytes(2 * MIB)).hexdigest()}"
+    launch = bed.launch(image=tgi_image, env=env)
+    async with bed.runtime.run(launch) as instance:
+        sizes = [0]
+        while sizes[-1] < MIB:  # it hangs half-way
+            sizes.append(await instance.disk_usage([first, f"{first}.incomplete"]) or 0)
+        assert sizes == sorted(sizes)
+        together = await instance.disk_usage([blobs])
+        assert together is not None
+        assert sizes[-1] < together < 2 * MIB  # with the small files of a model
+        assert await instance.disk_usage(["/data/none"]) == 0
+
+    assert await instance.disk_usage([blobs]) is None  # the container has gone
+
+
+async def test_an_image_without_du_cannot_tell_what_files_take(bed: DockerBed) -> None:
+    async with bed.running() as instance:
+        assert await instance.disk_usage(["/"]) is None
+
+
 async def test_a_command_that_does_not_exist(bed: DockerBed) -> None:
     launch = bed.launch(image=images.missing_command(bed.client))
     async with bed.runtime.run(launch) as instance:
@@ -415,12 +441,37 @@ async def test_all_ports_are_taken(open_bed: Open, free: int) -> None:
 # Names.
 
 
+@pytest.mark.parametrize("service", ["inference-service", "other"])
+async def test_the_container_of_the_default_service_has_the_documented_name(
+    open_bed: Open, service: str
+) -> None:
+    bed = open_bed(service=service)
+    before = "" if service == "inference-service" else "other-"
+    async with bed.running() as instance:
+        assert instance.name == f"{before}tgi-{bed.launch().model_id}"
+        assert bed.inspect(instance)["Name"] == f"/{instance.name}"
+
+
+async def test_services_of_two_names_run_one_model_beside_each_other(open_bed: Open) -> None:
+    one, two = open_bed(service="one"), open_bed(service="two")
+    launch = one.launch()
+    async with one.running() as first:
+        async with two.running() as second:
+            assert first.name != second.name
+            assert await two.runtime.survivors({}) == []  # it removes what it has
+            assert two.left(launch) == []
+            assert one.inspect(first)["State"]["Running"]
+        async with two.running() as second:
+            assert await ask(second, "/env/ENGINE_PORT") == "80"
+        assert await ask(first, "/env/ENGINE_PORT") == "80"
+
+
 async def test_a_strangers_container_is_left_alone(bed: DockerBed) -> None:
     launch = bed.launch()
     labels = {"inference-service.model": launch.model_id, "inference-service.service": "other"}
-    stranger = bed.client.containers.create(bed.image, name=launch.name, labels=labels)
+    stranger = bed.client.containers.create(bed.image, name=bed.name(launch), labels=labels)
     try:
-        with pytest.raises(LaunchError, match=f"a container named {launch.name} exists"):
+        with pytest.raises(LaunchError, match=f"a container named {bed.name(launch)} exists"):
             async with bed.runtime.run(launch):
                 pass
 
@@ -582,21 +633,64 @@ async def test_the_daemon_goes_during_a_pull(open_bed: Open, daemon: Daemon, pus
             await pulling
 
 
-async def test_the_daemon_is_away_at_the_stop(open_bed: Open, daemon: Daemon) -> None:
-    bed = open_bed(url=daemon.url)
+@asynccontextmanager
+async def not_removed(bed: DockerBed, daemon: Daemon) -> AsyncGenerator[Instance]:
+    """An engine whose daemon was away when it should have been removed, and is back."""
     launch = bed.launch()
-    with pytest.raises(StopFailed, match=f"docker rm -f {launch.name}"):
+    with pytest.raises(StopFailed, match=f"docker rm -f {bed.name(launch)}"):
         async with bed.runtime.run(launch) as instance:
             await bed.serves(instance)
             waiting = asyncio.create_task(instance.wait())
             await asyncio.to_thread(daemon.stop)
+    assert bed.runtime.lingers(launch)
 
     await asyncio.to_thread(daemon.start)
-    assert bed.left(launch)
-    async with bed.running():  # which takes it over
-        pass
+    yield instance
     async with asyncio.timeout(PROMPTLY):
         assert isinstance(await waiting, Exit)
+    assert not bed.runtime.lingers(launch)
+    assert bed.left(launch) == []
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is removed behind the back of a test that does not ask for it."""
+    monkeypatch.setattr(docker, "_RETRY", 600)
+
+
+async def test_the_daemon_is_away_at_the_stop_and_removes_when_it_is_back(
+    open_bed: Open, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker, "_RETRY", 0.05)
+    bed = open_bed(url=daemon.url)
+    async with not_removed(bed, daemon):
+        await until(lambda: not bed.runtime.lingers(bed.launch()), "it lingers for ever")
+
+
+async def test_what_could_not_be_removed_can_be_taken_over(open_bed: Open, daemon: Daemon) -> None:
+    bed = open_bed(url=daemon.url)
+    async with not_removed(bed, daemon) as before:
+        old = bed.inspect(before)["Id"]
+        async with bed.running() as after:
+            assert bed.inspect(after)["Id"] == old
+            assert not removals()
+
+
+async def test_a_runtime_that_is_closed_tries_no_more(open_bed: Open, daemon: Daemon) -> None:
+    bed = open_bed(url=daemon.url)
+    with pytest.raises(StopFailed):
+        async with bed.running():
+            await asyncio.to_thread(daemon.stop)
+    assert removals()
+    await bed.runtime.aclose()
+
+    assert not removals()
+    await asyncio.to_thread(daemon.start)
+
+
+def removals() -> list[asyncio.Task[Any]]:
+    """The removals that are being tried again."""
+    return [task for task in asyncio.all_tasks() if "_keep_removing" in repr(task)]
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])

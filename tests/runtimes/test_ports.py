@@ -53,6 +53,15 @@ def test_a_port_given_back_early_is_the_next_one_claimed(first: int) -> None:
             assert next_one == first + 1
 
 
+def test_a_look_that_begins_further_on_goes_round(first: int) -> None:
+    ports = Ports(first, first + 2, offset=3 * 10**9 + 1)
+
+    with ports.claim() as one, ports.claim() as two, ports.claim() as three:
+        assert (one, two, three) == (first + 1, first + 2, first)
+        with pytest.raises(LaunchError, match=f"from {first} to {first + 2}"), ports.claim():
+            pass
+
+
 def test_a_claim_is_given_back_when_its_block_fails(first: int) -> None:
     ports = Ports(first, first)
 

@@ -92,6 +92,29 @@ async def test_a_group_that_ignores_sigterm_is_killed_whole(bed: ProcessBed) -> 
         assert not Path("/proc", pid).exists() or await asyncio.to_thread(ends, int(pid), 5)
 
 
+@pytest.mark.parametrize("cancels", [1, 2])
+async def test_a_stop_that_is_cancelled_has_reaped_the_engine(
+    bed: ProcessBed, cancels: int
+) -> None:
+    launch = bed.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=60)
+    leaving = asyncio.Event()
+
+    async def run() -> None:
+        async with bed.runtime.run(launch) as instance:
+            await bed.serves(instance)
+            leaving.set()
+
+    task = asyncio.create_task(run())
+    await leaving.wait()
+    for _ in range(cancels):
+        task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert children(os.getpid()) == []
+
+
 async def test_an_engine_has_a_session_of_its_own(bed: ProcessBed) -> None:
     """So that Ctrl-C in the terminal is for the service, which stops it in order."""
     launch = bed.launch()

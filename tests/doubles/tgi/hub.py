@@ -129,13 +129,12 @@ class Hub:
             self._keep(name, json.dumps(content).encode())
 
     def _keep(self, name: str, content: bytes) -> None:
-        blob = self._blob(name)
+        blob = self._blob(content)
         blob.write_bytes(content)
         self._link(name, blob)
 
-    def _blob(self, name: str) -> Path:
-        etag = hashlib.sha256(f"{self.sha}/{name}".encode()).hexdigest()
-        return self._folder / "blobs" / etag
+    def _blob(self, content: bytes) -> Path:
+        return self._folder / "blobs" / hashlib.sha256(content).hexdigest()
 
     def _link(self, name: str, blob: Path) -> None:
         link = self._snapshot / name
@@ -148,9 +147,10 @@ class Hub:
             say(f"File {name} already present in cache.")
             return
         say(f"Download file: {name}")
-        blob, start = self._blob(name), monotonic()
-        partial = blob.with_name(blob.name + ".incomplete")
         size = self._behaviour.weight_bytes // len(self._weights)
+        content = bytes([self._weights.index(name)]) * size
+        blob, start = self._blob(content), monotonic()
+        partial = blob.with_name(blob.name + ".incomplete")
         step = max(size // _STEPS, 1)
         wait = self._behaviour.download_seconds / len(self._weights) / _STEPS
         hangs = self._behaviour.fault and self._behaviour.fault.name == "hang_downloading"
@@ -158,7 +158,7 @@ class Hub:
             while (have := file.tell()) < size:
                 if hangs and have >= size // 2:
                     await pause(float("inf"))
-                file.write(b"\0" * min(step, size - have))
+                file.write(content[have : have + step])
                 file.flush()
                 await pause(wait)
         partial.rename(blob)
