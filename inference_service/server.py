@@ -21,6 +21,7 @@ from inference_service.engines.base import Engine
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.tgi import Tgi
 from inference_service.errors import RuntimeUnavailable
+from inference_service.gpus import find
 from inference_service.interceptors import ErrorInterceptor
 from inference_service.lifecycle import State
 from inference_service.manager import Manager
@@ -59,7 +60,8 @@ class Service:
 async def running(settings: Settings) -> AsyncGenerator[Service]:
     """Run the service; leaving drains and stops every model, then the servers.
 
-    Raises CatalogError, BindError, or RuntimeUnavailable when `runtime` is docker and none answers.
+    Raises CatalogError, BindError, GpuError, or RuntimeUnavailable when `runtime` is docker and
+    none answers.
     """
     catalog = Catalog.load(*filter(None, [settings.catalog]))
     async with AsyncExitStack() as stack:
@@ -83,7 +85,8 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
             residency=settings.min_residency,
             queue_size=settings.queue_size,
         )
-        admission = Admission(settings.memory or _memory())
+        gpus = await find(settings.gpu_limits) if "docker" in runtimes else ()
+        admission = Admission(settings.memory or _memory(), gpus)
         manager = Manager(catalog, placed, timing, admission, beacon.changed)
         limits = Limits(settings.generation_timeout, settings.max_idle_timeout)
         servicer = ModelService(manager, choice, limits)

@@ -24,6 +24,7 @@ from inference_service.engines.base import Chunk, Engine, Prompt
 from inference_service.errors import LaunchError, ServiceError, StopFailed
 from inference_service.life import Life, race
 from inference_service.lifecycle import Phase, Progress, State, Status
+from inference_service.placement import Claim, GpuNeed, GpuShare
 from inference_service.runtimes.base import Exit, Instance, Runtime
 from inference_service.turns import Turns
 
@@ -125,6 +126,21 @@ class Supervisor:
     def memory_bytes(self) -> int:
         """What it may use, at most."""
         return self.launch.memory_bytes
+
+    @property
+    def gpu_need(self) -> GpuNeed | None:
+        """What it needs of the GPUs; None where it gets none."""
+        return self.launch.gpu_need if self.runtime.gives_gpus(self.launch) else None
+
+    @property
+    def gpu_claim(self) -> Claim:
+        """What it holds of GPUs now, by their ids."""
+        return self._admission.gpu_claim(self.model_id)
+
+    @property
+    def settled(self) -> bool:
+        """Whether its start is over."""
+        return self.status.state is not State.STARTING
 
     @property
     def evictable(self) -> bool:
@@ -332,15 +348,15 @@ class Supervisor:
             life.gone.set_result(None)
 
     async def _admitted(self, life: Life) -> None:
-        async with self._admission.room(self, self._waits):
-            await self._serve(life)
+        async with self._admission.room(self, self._waits) as gpus:
+            await self._serve(life, gpus)
 
     def _waits(self, message: str) -> None:
         progress = Progress(Phase.WAITING, message=message)
         if progress != self.status.progress and self.status.state is State.STARTING:
             self._show(replace(self.status, progress=progress))
 
-    async def _serve(self, life: Life) -> None:
+    async def _serve(self, life: Life, gpus: GpuShare | None) -> None:
         try:
             async with asyncio.timeout(self._timing.stall) as stall:
                 moved = self._mover(stall)
@@ -352,11 +368,11 @@ class Supervisor:
             raise failures.stalled(self.spec.id, self._phase(), self._timing.stall, ()) from None
         except LaunchError as error:
             raise failures.could_not_start(self.spec.id, self._phase(), str(error)) from None
-        await self._run(life)
+        await self._run(life, gpus)
 
-    async def _run(self, life: Life) -> None:
+    async def _run(self, life: Life, gpus: GpuShare | None) -> None:
         try:
-            async with self.runtime.run(self.launch) as instance:
+            async with self.runtime.run(self.launch, gpus) as instance:
                 self._instance = instance
                 await self._until_healthy(instance)
                 if not life.unwanted.is_set():

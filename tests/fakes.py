@@ -13,6 +13,7 @@ from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import EngineFailed, LaunchError
 from inference_service.lifecycle import Phase, Progress
 from inference_service.logs import KEPT_LINES, LogBuffer
+from inference_service.placement import GpuNeed, GpuShare
 from inference_service.runtimes.base import Exit, Launch
 
 
@@ -73,6 +74,7 @@ class FakeRuntime:
             gate.set()
         self.running: dict[str, FakeInstance] = {}
         self.started: list[str] = []
+        self.shares: dict[str, GpuShare | None] = {}  # by name, of the last run
         self.changed = asyncio.Event()
         self.refusal: Exception | None = None
         self.stop_refusal: Exception | None = None
@@ -84,8 +86,13 @@ class FakeRuntime:
         await self.may_pull.wait()
         yield Progress(Phase.PULLING_IMAGE, 2, 2, "bytes", 1.0)
 
+    def gives_gpus(self, launch: Launch) -> bool:
+        return launch.gpus != "none"
+
     @asynccontextmanager
-    async def run(self, launch: Launch) -> AsyncGenerator[FakeInstance]:
+    async def run(
+        self, launch: Launch, gpus: GpuShare | None = None
+    ) -> AsyncGenerator[FakeInstance]:
         await self.may_run.wait()
         refusal, self.refusal = self.refusal, None
         if refusal is not None:
@@ -97,6 +104,7 @@ class FakeRuntime:
         instance = FakeInstance(launch, port)
         self.running[launch.name] = instance
         self.started.append(launch.name)
+        self.shares[launch.name] = gpus
         self._tell()
         try:
             yield instance
@@ -111,8 +119,8 @@ class FakeRuntime:
                 instance.exit.set_result(Exit(0))
             self._tell()
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
-        return []
+    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
+        return {}
 
     def leave(self) -> None:
         pass
@@ -135,6 +143,7 @@ class FakeEngine:
     """Says "word word ..." as often as it is asked to.
 
     While `may_answer` is closed it is not ready; while `may_speak` is closed it holds each token.
+    Models of which `gpu_needs` has the id want GPUs.
     """
 
     name = "fake"
@@ -144,6 +153,7 @@ class FakeEngine:
         self.may_answer.set()
         self.may_speak.set()
         self.failure: Exception | None = None
+        self.gpu_needs: dict[str, GpuNeed] = {}
         self.open = 0
         self.spoke = asyncio.Event()
         self.idle = asyncio.Event()
@@ -158,6 +168,8 @@ class FakeEngine:
             env={},
             address_env=("HOST", "PORT"),
             memory_bytes=spec.llamacpp.memory,
+            gpus="auto" if spec.id in self.gpu_needs else "none",
+            gpu_need=self.gpu_needs.get(spec.id, GpuNeed()),
         )
 
     def progress(self, line: str) -> Progress | None:

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
 from inference_service.logs import KEPT_LINES, LogBuffer
+from inference_service.placement import GpuShare
 from inference_service.runtimes.base import Exit, Launch
 from inference_service.runtimes.ports import Ports
 
@@ -42,8 +43,14 @@ class ProcessRuntime:
         return
         yield  # makes this a generator
 
+    def gives_gpus(self, launch: Launch) -> bool:
+        """Never: what is installed here computes on the CPU."""
+        return False
+
     @asynccontextmanager
-    async def run(self, launch: Launch) -> AsyncGenerator[ProcessInstance]:
+    async def run(
+        self, launch: Launch, gpus: GpuShare | None = None
+    ) -> AsyncGenerator[ProcessInstance]:
         """Run the engine in a process group of its own."""
         assert launch.module is not None, "pull() refuses it"
         with self._ports.claim() as port:
@@ -71,9 +78,9 @@ class ProcessRuntime:
             finally:
                 await instance.stop(launch.stop_grace)
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
+    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
         """None: processes end with the service."""
-        return []
+        return {}
 
     def leave(self) -> None:
         """Nothing can be left: processes end with the service."""
