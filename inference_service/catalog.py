@@ -87,12 +87,23 @@ class EngineNeeds(_Section):
 
 
 class TgiNeeds(EngineNeeds):
-    """How Hugging Face TGI runs the model. `gpus`: `auto` uses all where Docker has them."""
+    """How Hugging Face TGI runs the model.
+
+    `gpus`: `auto` uses them where Docker has them. `gpu_memory` is what the model may have of them,
+    weights, cache and all; without it the model has all GPUs to itself.
+    """
 
     title = "tgi"
 
     weights: HubWeights
     gpus: Gpus = "auto"
+    gpu_memory: Size | None = None
+
+    @model_validator(mode="after")
+    def _has_gpu(self) -> TgiNeeds:
+        if self.gpus == "none" and self.gpu_memory is not None:
+            raise ValueError('has `gpu_memory`, but also `gpus = "none"`')
+        return self
 
 
 class LlamacppNeeds(EngineNeeds):

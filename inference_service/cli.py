@@ -17,6 +17,7 @@ from pydantic_settings import CliApp, SettingsError
 from inference_service import __version__
 from inference_service.catalog import CatalogError
 from inference_service.errors import RuntimeUnavailable
+from inference_service.gpus import GpuError
 from inference_service.runtimes.identity import NameTaken
 from inference_service.server import SERVICE, BindError, Service, running
 from inference_service.settings import Settings
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     _raise_file_limit()
     try:
         sys.exit(asyncio.run(_serve(settings)))
-    except (CatalogError, BindError, NameTaken) as error:
+    except (CatalogError, BindError, GpuError, NameTaken) as error:
         sys.exit(f"inference-service: {error}")
     except RuntimeUnavailable as error:
         sys.exit(f"inference-service: {error.message}; start it, or use --runtime process")

@@ -193,6 +193,8 @@ def model(supervisor: Supervisor, now: float, status: Status | None = None) -> p
         active_request_count=supervisor.lease_count,
         queued_request_count=supervisor.queued_count,
         pinned=spec.pinned,
+        gpu_memory_bytes=sum(supervisor.gpu_claim.values()),
+        gpu_ids=supervisor.gpu_claim,
     )
     if (idle_in := supervisor.idle_in) is not None and idle_in < _LONGEST_SHOWN:
         message.expire_time.CopyFrom(_timestamp(now + idle_in))
@@ -217,14 +219,24 @@ def status(status: Status, place: int, now: float) -> pb.GenerateStreamResponse:
 
 def plan(admission: Admission, supervisor: Supervisor) -> pb.StartPlan:
     """What a start would take. Raises InsufficientMemory."""
-    evicted = admission.plan(supervisor)
-    usual = supervisor.usual_start
+    plan, usual = admission.plan(supervisor), supervisor.usual_start
+    gpus = [
+        pb.GpuPlan(
+            gpu_id=gpu.id,
+            required_memory_bytes=plan.claim.get(gpu.id, 0),
+            free_memory_bytes=admission.free(gpu.id),
+            capacity_memory_bytes=gpu.limit_bytes,
+        )
+        for gpu in admission.gpus
+    ]
     return pb.StartPlan(
         required_memory_bytes=supervisor.memory_bytes,
         free_memory_bytes=admission.free_bytes,
         capacity_memory_bytes=admission.capacity_bytes,
-        evicted_model_ids=evicted or (),
-        must_wait=evicted is None,
+        evicted_model_ids=plan.evicted,
+        must_wait=plan.must_wait,
+        required_gpu_memory_bytes=sum(gpu.required_memory_bytes for gpu in gpus),
+        gpus=gpus,
         usual_duration=None if usual is None else _duration(usual),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from inference_service.errors import (
     DeadlineTooShort,
     EngineFailed,
@@ -18,6 +20,7 @@ from inference_service.errors import (
     StartFailed,
     StartStalled,
 )
+from inference_service.placement import GpuNeed
 from inference_service.runtimes.base import Exit
 
 
@@ -94,6 +97,23 @@ def never_fits(model_id: str, need: int, capacity: int) -> InsufficientMemory:
         f"{model_id} needs {need / 1e9:.1f} GB, and models can have {capacity / 1e9:.1f} GB in all "
         "on this machine; use a smaller model, or raise the setting `memory`",
         metadata={"model_id": model_id, "required_bytes": need, "capacity_bytes": capacity},
+    )
+
+
+def never_fits_gpus(model_id: str, need: GpuNeed, limits: Sequence[int]) -> InsufficientMemory:
+    """No GPU, or no number of GPUs that the engine can use, is enough."""
+    wanted = [f"{need.count} GPUs"] if need.count else []
+    if need.memory_bytes is not None:
+        wanted.append(f"{need.memory_bytes / 1e9:.1f} GB of GPU memory")
+    have = " and ".join(f"{limit / 1e9:.1f} GB" for limit in limits)
+    return InsufficientMemory(
+        f"{model_id} needs {' with '.join(wanted)}, and models can have {have} of the GPUs of this "
+        "machine; use a smaller model, or change `gpu_memory` in the catalog or in the settings",
+        metadata={
+            "model_id": model_id,
+            "required_gpu_bytes": need.memory_bytes or 0,
+            "capacity_gpu_bytes": sum(limits),
+        },
     )
 
 

@@ -198,7 +198,7 @@ class Generation:
         """Return when another attempt makes sense. Raises `lost` when that is not soon."""
         try:
             async with asyncio.timeout(_PATIENCE):
-                await self._model.settled()
+                await self._model.recovered()
         except TimeoutError:
             raise lost from None
 

@@ -83,7 +83,8 @@ class Manager:
         """Take over the engines that an earlier run of this service has left."""
         for runtime in {id(s.runtime): s.runtime for s in self.models()}.values():
             launches = {s.model_id: s.launch for s in self.models() if s.runtime is runtime}
-            for model_id in await runtime.survivors(launches):
+            for model_id, gpu_ids in (await runtime.survivors(launches)).items():
+                self.admission.keep(model_id, gpu_ids)
                 self._begin(self._supervisors[model_id], adopts=True)
 
     def preload(self) -> None:

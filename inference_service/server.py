@@ -22,6 +22,7 @@ from inference_service.engines.base import Engine
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.tgi import Tgi
 from inference_service.errors import RuntimeUnavailable
+from inference_service.gpus import find
 from inference_service.interceptors import ErrorInterceptor
 from inference_service.lifecycle import State
 from inference_service.manager import Manager, Reload
@@ -62,8 +63,8 @@ class Service:
 async def running(settings: Settings) -> AsyncGenerator[Service]:
     """Run the service; leaving drains and stops every model, then the servers.
 
-    Raises CatalogError, BindError, NameTaken when a service of this name uses the Docker Engine, or
-    RuntimeUnavailable when `runtime` is docker and none answers.
+    Raises CatalogError, BindError, GpuError, NameTaken when a service of this name uses the Docker
+    Engine, or RuntimeUnavailable when `runtime` is docker and none answers.
     """
     catalog = _catalog(settings)
     async with AsyncExitStack() as stack:
@@ -87,7 +88,8 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
             residency=settings.min_residency,
             queue_size=settings.queue_size,
         )
-        admission = Admission(settings.memory or _memory())
+        gpus = await find(settings.gpu_limits) if "docker" in runtimes else ()
+        admission = Admission(settings.memory or _memory(), gpus)
         learnt = StartTimes(settings.state_path / f"start-times-{settings.service_name}.json")
         manager = Manager(catalog, placed, timing, admission, beacon.changed, learnt)
         limits = Limits(settings.generation_timeout, settings.max_idle_timeout)

@@ -90,6 +90,11 @@ class Settings(BaseSettings):
     memory: Annotated[int, BeforeValidator(parse_size)] | None = Field(
         None, description='memory for all models together, such as "16GB"; default: 9/10 of all'
     )
+    gpu_memory: str | None = Field(
+        None,
+        description='how far models may fill the GPUs, such as "20GB" for each or "20GB,40GB" for '
+        "the first and the second; default: as much as they have",
+    )
     min_residency: float = Field(
         10, ge=0, description="seconds for which a model that is ready makes no room for another"
     )
@@ -112,6 +117,17 @@ class Settings(BaseSettings):
             raise ValueError('must be two ports, such as "8080-8179"')
         return value
 
+    @field_validator("gpu_memory")
+    @classmethod
+    def _gpu_memory_is_sizes(cls, value: str | None) -> str | None:
+        _sizes(value)
+        return value
+
+    @property
+    def gpu_limits(self) -> tuple[int, ...]:
+        """The sizes of `gpu_memory`, in bytes."""
+        return _sizes(self.gpu_memory)
+
     @property
     def state_path(self) -> Path:
         """The folder in which this service keeps what outlives it."""
@@ -125,3 +141,7 @@ class Settings(BaseSettings):
         """The first and the last port for engines."""
         first, _, last = self.ports.partition("-")
         return int(first), int(last)
+
+
+def _sizes(value: str | None) -> tuple[int, ...]:
+    return tuple(parse_size(size.strip()) for size in value.split(",")) if value is not None else ()

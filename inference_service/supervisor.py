@@ -25,6 +25,7 @@ from inference_service.engines.base import Chunk, Engine, Prompt
 from inference_service.errors import LaunchError, ServiceError, StopFailed
 from inference_service.life import Life, race
 from inference_service.lifecycle import Phase, Progress, State, Status
+from inference_service.placement import Claim, GpuNeed, GpuShare
 from inference_service.runtimes.base import Exit, Instance, Runtime
 from inference_service.start_times import Forecast, StartTimes
 from inference_service.turns import Turns
@@ -160,6 +161,21 @@ class Supervisor:
         return self.launch.memory_bytes
 
     @property
+    def gpu_need(self) -> GpuNeed | None:
+        """What it needs of the GPUs; None where it gets none."""
+        return self.launch.gpu_need if self.runtime.gives_gpus(self.launch) else None
+
+    @property
+    def gpu_claim(self) -> Claim:
+        """What it holds of GPUs now, by their ids."""
+        return self._admission.gpu_claim(self.model_id)
+
+    @property
+    def settled(self) -> bool:
+        """Whether its start is over."""
+        return self.status.state is not State.STARTING
+
+    @property
     def evictable(self) -> bool:
         """Whether it may make room for another now."""
         life = self._life
@@ -246,7 +262,7 @@ class Supervisor:
         if self._life is None:
             self._begin().adopts = adopts
 
-    async def settled(self) -> None:
+    async def recovered(self) -> None:
         """Return when it is known what has become of an engine that broke off a request.
 
         That is when it answers again, or when another may be started in its place. Raises
@@ -465,15 +481,15 @@ class Supervisor:
             log.error("%s is not started again: %s", self.spec.id, error.message)
 
     async def _admitted(self, life: Life) -> None:
-        async with self._admission.room(self, self._waits):
-            await self._serve(life)
+        async with self._admission.room(self, self._waits) as gpus:
+            await self._serve(life, gpus)
 
     def _waits(self, place: int, message: str) -> None:
         progress = Progress(Phase.WAITING, message=message, place=place)
         if progress != self.status.progress and self.status.state is State.STARTING:
             self._show(replace(self.status, progress=progress))
 
-    async def _serve(self, life: Life) -> None:
+    async def _serve(self, life: Life, gpus: GpuShare | None) -> None:
         try:
             async with asyncio.timeout(self._timing.stall) as stall:
                 moved = self._mover(stall)
@@ -485,11 +501,11 @@ class Supervisor:
             raise failures.stalled(self.spec.id, self._phase(), self._timing.stall, ()) from None
         except LaunchError as error:
             raise failures.could_not_start(self.spec.id, self._phase(), str(error)) from None
-        await self._run(life)
+        await self._run(life, gpus)
 
-    async def _run(self, life: Life) -> None:
+    async def _run(self, life: Life, gpus: GpuShare | None) -> None:
         try:
-            async with self.runtime.run(self.launch) as instance:
+            async with self.runtime.run(self.launch, gpus) as instance:
                 self._instance = instance
                 await self._until_healthy(instance)
                 if not life.unwanted.is_set():

@@ -13,6 +13,7 @@ from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import EngineLost, LaunchError
 from inference_service.lifecycle import Phase, Progress
 from inference_service.logs import KEPT_LINES, LogBuffer
+from inference_service.placement import GpuNeed, GpuShare
 from inference_service.runtimes.base import Exit, Instance, Launch
 
 
@@ -77,6 +78,7 @@ class FakeRuntime:
             gate.set()
         self.running: dict[str, FakeInstance] = {}
         self.started: list[str] = []
+        self.shares: dict[str, GpuShare | None] = {}  # by name, of the last run
         self.changed = asyncio.Event()
         self.refusal: Exception | None = None
         self.stop_refusal: Exception | None = None
@@ -92,8 +94,13 @@ class FakeRuntime:
         await self.may_pull.wait()
         yield Progress(Phase.PULLING_IMAGE, 2, 2, "bytes", 1.0)
 
+    def gives_gpus(self, launch: Launch) -> bool:
+        return launch.gpus != "none"
+
     @asynccontextmanager
-    async def run(self, launch: Launch) -> AsyncGenerator[FakeInstance]:
+    async def run(
+        self, launch: Launch, gpus: GpuShare | None = None
+    ) -> AsyncGenerator[FakeInstance]:
         await self.may_run.wait()
         refusal, self.refusal = self.refusal, None
         if refusal is not None:
@@ -107,6 +114,7 @@ class FakeRuntime:
         instance = FakeInstance(name, port)
         self.running[name] = instance
         self.started.append(name)
+        self.shares[name] = gpus
         self._tell()
         try:
             yield instance
@@ -134,8 +142,8 @@ class FakeRuntime:
             del self.running[f"tgi-{model_id}"]
         self.lingering.clear()
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
-        return []
+    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
+        return {}
 
     def leave(self) -> None:
         pass
@@ -158,6 +166,7 @@ class FakeEngine:
     """Says "word word ..." as often as it is asked to.
 
     While `may_answer` is closed it is not ready; while `may_speak` is closed it holds each token.
+    Models of which `gpu_needs` has the id want GPUs.
     """
 
     name = "fake"
@@ -167,6 +176,7 @@ class FakeEngine:
         self.may_answer.set()
         self.may_speak.set()
         self.failure: Exception | None = None
+        self.gpu_needs: dict[str, GpuNeed] = {}
         self.open = 0
         self.spoke = asyncio.Event()
         self.idle = asyncio.Event()
@@ -181,6 +191,8 @@ class FakeEngine:
             env={},
             address_env=("HOST", "PORT"),
             memory_bytes=spec.llamacpp.memory,
+            gpus="auto" if spec.id in self.gpu_needs else "none",
+            gpu_need=self.gpu_needs.get(spec.id, GpuNeed()),
         )
 
     async def follow(

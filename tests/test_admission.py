@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 from inference_service.admission import Admission
 from inference_service.errors import InsufficientMemory, StopFailed
+from inference_service.gpus import Gpu
 from inference_service.lifecycle import Phase, State
-from inference_service.placement import Resident, evictions
+from inference_service.placement import MEMORY, GpuNeed, GpuShare, Resident, evictions
 from inference_service.supervisor import Supervisor, Timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
@@ -19,7 +20,7 @@ MIB = 2**20
 
 
 def resident(name: str, size: int, used_at: float, evictable: bool = True) -> Resident:
-    return Resident(name, size, evictable, used_at)
+    return Resident(name, {MEMORY: size}, evictable, used_at)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def resident(name: str, size: int, used_at: float, evictable: bool = True) -> Re
     ],
 )
 def test_evictions(need: int, residents: list[Resident], expected: tuple[str, ...] | None) -> None:
-    assert evictions(need, 10, residents) == expected
+    assert evictions({MEMORY: need}, {MEMORY: 10}, residents) == expected
 
 
 class House:
@@ -136,7 +137,7 @@ async def test_the_least_recently_used_makes_room() -> None:
         async with h.small.lease():
             pass
 
-        assert h.admission.plan(third) == ("other",)
+        assert h.admission.plan(third).evicted == ("other",)
         await third.start()
 
         assert set(h.runtime.running) == {"tgi-small", "tgi-third"}
@@ -147,7 +148,7 @@ async def test_the_least_recently_used_makes_room() -> None:
 async def test_a_model_in_use_is_waited_for_and_never_evicted() -> None:
     async with house() as h:
         async with h.small.lease():
-            assert h.admission.plan(h.large) is None
+            assert h.admission.plan(h.large).must_wait
             start = asyncio.create_task(h.large.start())
             await waits(h.large)
             assert h.large.status.progress is not None
@@ -219,7 +220,7 @@ async def test_a_pinned_model_makes_no_room() -> None:
         )
         await pinned.start()
 
-        assert h.admission.plan(h.large) is None
+        assert h.admission.plan(h.large).must_wait
         await pinned.stop()
 
 
@@ -242,3 +243,255 @@ async def test_many_models_take_turns_without_a_deadlock() -> None:
 
         async with asyncio.timeout(30):
             await asyncio.gather(*(use(m) for m in (h.small, h.large, h.other) for _ in range(3)))
+
+
+# GPUs.
+
+GB = 10**9
+ONE = (Gpu("gpu-0", 100 * GB, 80 * GB),)
+TWO = (Gpu("gpu-0", 100 * GB, 100 * GB), Gpu("gpu-1", 50 * GB, 50 * GB))
+
+
+class Rack:
+    """Models that want GPUs, each so many GB or more."""
+
+    def __init__(self, gpus: Sequence[Gpu], **needs: GpuNeed | int) -> None:
+        self.runtime, self.engine = FakeRuntime(), FakeEngine()
+        self.engine.gpu_needs = {
+            name: GpuNeed(need * GB) if isinstance(need, int) else need
+            for name, need in needs.items()
+        }
+        self.admission = Admission(1000 * MIB, gpus)
+        self.models = {name: self.model(name) for name in needs}
+
+    def __getitem__(self, name: str) -> Supervisor:
+        return self.models[name]
+
+    def model(self, name: str) -> Supervisor:
+        return Supervisor(spec(name), self.runtime, self.engine, Timing(poll=0.001), self.admission)
+
+    def share(self, name: str) -> GpuShare | None:
+        return self.runtime.shares[f"tgi-{name}"]
+
+    @property
+    def running(self) -> set[str]:
+        return {name.removeprefix("tgi-") for name in self.runtime.running}
+
+
+@asynccontextmanager
+async def rack(gpus: Sequence[Gpu], **needs: GpuNeed | int) -> AsyncGenerator[Rack]:
+    built = Rack(gpus, **needs)
+    yield built
+    for model in built.models.values():
+        await model.close(0)
+    assert [built.admission.free(gpu.id) for gpu in gpus] == [gpu.limit_bytes for gpu in gpus]
+
+
+async def test_models_share_a_gpu_each_up_to_a_mark_above_the_last() -> None:
+    async with rack(ONE, first=30, second=20, third=30) as r:
+        for name in ("first", "second", "third"):
+            await r[name].start()
+
+        assert [r.share(name) for name in ("first", "second", "third")] == [
+            GpuShare(("gpu-0",), 0.3),
+            GpuShare(("gpu-0",), 0.5),
+            GpuShare(("gpu-0",), 0.8),
+        ]
+        assert r["second"].gpu_claim == {"gpu-0": 20 * GB}
+        assert r.admission.free("gpu-0") == 0
+
+
+async def test_what_does_not_fit_a_gpu_evicts_the_least_recently_used_of_it() -> None:
+    async with rack(TWO, old=40, other=92, new=50, plain=8) as r:
+        for name in ("old", "other", "plain"):
+            await r[name].start()
+        assert r["old"].gpu_claim == {"gpu-1": 40 * GB}
+
+        assert r.admission.plan(r["new"]).evicted == ("old",)  # of which `plain` would be no part
+        await r["new"].start()
+
+        assert r.running == {"other", "plain", "new"}
+        assert r.share("new") == GpuShare(("gpu-1",), 1.0)
+
+
+async def test_a_model_in_use_keeps_its_gpu() -> None:
+    async with rack(ONE, small=50, large=60) as r:
+        async with r["small"].lease():
+            start = asyncio.create_task(r["large"].start())
+            await waits(r["large"])
+            assert r.admission.plan(r["large"]).must_wait
+            assert r.running == {"small"}
+
+        await start
+        assert r.running == {"large"}
+
+
+async def test_without_a_figure_a_model_has_all_gpus_to_itself() -> None:
+    async with rack((*ONE, TWO[1]), small=10, greedy=GpuNeed()) as r:
+        await r["small"].start()
+        await r["greedy"].start()
+
+        assert r.running == {"greedy"}
+        assert r.share("greedy") == GpuShare(("gpu-0", "gpu-1"), 0.8)  # fills both alike
+
+
+async def test_models_that_want_no_gpu_do_not_count() -> None:
+    async with rack(ONE, greedy=GpuNeed()) as r:
+        plain = Supervisor(spec("plain"), r.runtime, r.engine, Timing(poll=0.001), r.admission)
+        await r["greedy"].start()
+        await plain.start()
+
+        assert r.running == {"greedy", "plain"}
+        assert r.share("plain") is None
+        await plain.stop()
+
+
+async def test_where_no_gpu_is_known_nothing_is_counted() -> None:
+    async with rack((), one=500, two=GpuNeed()) as r:
+        await r["one"].start()
+        await r["two"].start()
+
+        assert r.running == {"one", "two"}
+        assert (r.share("one"), r.share("two")) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("need", "said"),
+    [
+        (GpuNeed(200 * GB), "needs 200.0 GB of GPU memory, and models can have 100.0 GB and 50.0"),
+        (GpuNeed(count=3), "needs 3 GPUs, and models can have 100.0 GB and 50.0 GB of the GPUs"),
+        (GpuNeed(120 * GB, 2), "needs 2 GPUs with 120.0 GB of GPU memory"),
+    ],
+)
+async def test_what_can_never_fit_the_gpus_is_refused_at_once(need: GpuNeed, said: str) -> None:
+    async with rack(TWO, huge=need) as r:
+        with pytest.raises(InsufficientMemory, match=said) as refused:
+            r["huge"].begin()
+
+    assert refused.value.metadata == {
+        "model_id": "huge",
+        "required_gpu_bytes": str(need.memory_bytes or 0),
+        "capacity_gpu_bytes": str(150 * GB),
+    }
+
+
+async def test_models_on_one_gpu_start_one_after_the_other() -> None:
+    async with rack(ONE, first=30, second=20, third=20) as r:
+        r.engine.may_answer.clear()
+        starts = [asyncio.create_task(r["first"].start())]
+        await r.runtime.instance("tgi-first")
+        for name in ("second", "third"):
+            starts.append(asyncio.create_task(r[name].start()))
+            await waits(r[name])
+        told = r["third"].status.progress
+        plain = Supervisor(spec("plain"), r.runtime, FakeEngine(), Timing(), r.admission)
+
+        await plain.start()  # those that wait for a GPU do not hold up others
+        assert r.running == {"first", "plain"}
+        assert told is not None
+        assert told.message == "waits until first, second has started on the same GPU"
+
+        r.engine.may_answer.set()
+        await asyncio.gather(*starts)
+        assert r.runtime.started == ["tgi-first", "tgi-plain", "tgi-second", "tgi-third"]
+        await plain.stop()
+
+
+async def test_two_gpus_start_two_models_at_once() -> None:
+    async with rack(TWO, first=30, second=40) as r:
+        r.engine.may_answer.clear()
+        starts = [asyncio.create_task(r[name].start()) for name in ("first", "second")]
+        await r.runtime.instance("tgi-first")
+        await r.runtime.instance("tgi-second")
+        r.engine.may_answer.set()
+        await asyncio.gather(*starts)
+
+        assert r["first"].gpu_claim == {"gpu-1": 30 * GB}
+        assert r["second"].gpu_claim == {"gpu-0": 40 * GB}
+
+
+async def test_a_start_takes_what_leaves_its_gpu_meanwhile() -> None:
+    async with rack(ONE, first=30, second=20, third=10) as r:
+        await r["first"].start()
+        r.engine.may_answer.clear()
+        starts = [asyncio.create_task(r["second"].start())]
+        await r.runtime.instance("tgi-second")
+        starts.append(asyncio.create_task(r["third"].start()))
+        await waits(r["third"])
+
+        await r["first"].stop()  # its 30 GB are below the mark of the second
+        r.engine.may_answer.set()
+        await asyncio.gather(*starts)
+
+        assert r["second"].gpu_claim == {"gpu-0": 50 * GB}
+        assert r["third"].gpu_claim == {"gpu-0": 10 * GB}
+        assert r.share("third") == GpuShare(("gpu-0",), 0.6)
+
+
+async def test_nobody_makes_room_on_a_gpu_on_which_another_starts() -> None:
+    async with rack(ONE, first=30, second=20, third=40) as r:
+        await r["first"].start()
+        r.engine.may_answer.clear()
+        starts = [asyncio.create_task(r["second"].start())]
+        await r.runtime.instance("tgi-second")
+        starts.append(asyncio.create_task(r["third"].start()))
+        await waits(r["third"])
+        assert r.admission.plan(r["third"]).must_wait
+
+        r.engine.may_answer.set()
+        await asyncio.gather(*starts)
+        assert r.running == {"second", "third"}
+        assert r["second"].gpu_claim == {"gpu-0": 20 * GB}
+
+
+async def test_a_start_takes_nothing_of_one_that_has_not_begun() -> None:
+    async with rack(ONE, first=30, second=20) as r:
+        r.engine.may_answer.clear()
+        start = asyncio.create_task(r["first"].start())
+        await r.runtime.instance("tgi-first")
+        r["second"].begin()
+        await waits(r["second"])
+
+        await r["second"].stop()
+        r.engine.may_answer.set()
+        await start
+
+        assert r["first"].gpu_claim == {"gpu-0": 30 * GB}
+
+
+async def test_engines_that_run_already_keep_their_gpus() -> None:
+    async with rack(TWO, one=10, two=10, new=10) as r:
+        r.engine.may_answer.clear()
+        for name in ("one", "two"):
+            r.admission.keep(name, ("gpu-0",))  # gpu-1 would be chosen
+            r[name].begin()
+        await r.runtime.instance("tgi-one")
+        await r.runtime.instance("tgi-two")  # which does not wait for the first
+
+        assert r["one"].gpu_claim == r["two"].gpu_claim == {"gpu-0": 10 * GB}
+        r.engine.may_answer.set()
+        await r["one"].start()
+        await r["one"].stop()
+        await r["one"].start()
+        assert r["one"].gpu_claim == {"gpu-1": 10 * GB}
+
+
+async def test_an_engine_that_runs_already_takes_nothing_of_one_that_leaves() -> None:
+    async with rack(ONE, one=10, two=10) as r:
+        r.engine.may_answer.clear()
+        for name in ("one", "two"):
+            r.admission.keep(name, ("gpu-0",))
+            r[name].begin()
+            await r.runtime.instance(f"tgi-{name}")
+
+        await r["one"].stop()
+
+        assert r["two"].gpu_claim == {"gpu-0": 10 * GB}
+
+
+async def test_engines_on_a_gpu_that_has_gone_get_another() -> None:
+    async with rack(ONE, one=10) as r:
+        r.admission.keep("one", ("gpu-9",))
+        await r["one"].start()
+
+        assert r.share("one") == GpuShare(("gpu-0",), 0.1)

@@ -131,7 +131,8 @@ def test_an_entry_can_say_everything(file: Path) -> None:
         memory = "1.5GB"
         image = "x:1"
         env = { A = "b" }
-        gpus = "none"
+        gpus = "all"
+        gpu_memory = "16GB"
         weights = { repo = "me/mine", revision = "refs/pr/1" }
         [models.llamacpp]
         memory = "6MiB"
@@ -146,7 +147,8 @@ def test_an_entry_can_say_everything(file: Path) -> None:
 
     assert spec.tgi is not None
     assert spec.llamacpp is not None
-    assert (spec.engine, spec.tgi.gpus, spec.tgi.env) == ("llamacpp", "none", {"A": "b"})
+    assert (spec.engine, spec.tgi.gpus, spec.tgi.env) == ("llamacpp", "all", {"A": "b"})
+    assert spec.tgi.gpu_memory == 16 * 10**9
     assert (spec.idle_timeout, spec.pinned, spec.preload) == (math.inf, True, True)
     assert (spec.tgi.memory, spec.llamacpp.memory) == (1_500_000_000, 6 * 2**20)
 
@@ -161,6 +163,7 @@ def test_what_is_left_out_has_a_default(file: Path) -> None:
     assert tgi is not None
     assert llamacpp is not None
     assert (tgi.gpus, tgi.image, tgi.env, tgi.weights.revision) == ("auto", None, {}, "main")
+    assert tgi.gpu_memory is None
     assert (llamacpp.slots, llamacpp.threads, llamacpp.weights.sha256) == (4, None, None)
 
 
@@ -219,6 +222,12 @@ SOURCE = "must have either `path`, or `repo` and `file`"
             "{ memory",
             '{ gpus = "one", memory',
             f"{ENTRY}key tgi.gpus: Input should be 'auto', 'all",
+        ),
+        ("{ memory", "{ gpu_memory = 8, memory", f"{ENTRY}key tgi.gpu_memory: {SIZE}"),
+        (
+            "{ memory",
+            '{ gpus = "none", gpu_memory = "8GB", memory',
+            f'{ENTRY}key tgi: has `gpu_memory`, but also `gpus = "none"`',
         ),
         ("{ memory", "{ env = { A = 1 }, memory", f"{ENTRY}key tgi.env.A: Input should be a valid"),
         (

@@ -13,8 +13,10 @@ from inference_service.admission import Admission
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import InsufficientMemory, InvalidParameter, StartFailed
 from inference_service.generation import Outcome, Seam
+from inference_service.gpus import Gpu
 from inference_service.history import Change
 from inference_service.lifecycle import Phase, Progress, State, Status
+from inference_service.placement import GpuNeed
 from inference_service.supervisor import Supervisor, Timing
 from inference_service.v1 import model_service_pb2 as pb
 from tests.fakes import FakeEngine, FakeRuntime, spec
@@ -382,6 +384,31 @@ async def test_a_plan_tells_what_a_start_would_take() -> None:
         assert convert.plan(admission, second) == expected(taken, must_wait=True)
     assert convert.plan(admission, second) == expected(taken, evicted_model_ids=["first"])
     await first.stop()
+
+
+async def test_a_plan_tells_what_it_would_take_of_each_gpu() -> None:
+    engine, runtime = FakeEngine(), FakeRuntime()
+    engine.gpu_needs = {"first": GpuNeed(30), "second": GpuNeed(40)}
+    admission = Admission(10**9, [Gpu("a", 60, 50), Gpu("b", 60, 60)])
+    first, second = (
+        Supervisor(spec(name), runtime, engine, Timing(poll=0.001), admission)
+        for name in ("first", "second")
+    )
+    await first.start()
+
+    plan = convert.plan(admission, second)
+    shown = convert.model(first, 0.0)
+    await first.stop()
+
+    assert plan.required_gpu_memory_bytes == 40
+    assert [*plan.gpus] == [
+        pb.GpuPlan(gpu_id="a", free_memory_bytes=20, capacity_memory_bytes=50),
+        pb.GpuPlan(
+            gpu_id="b", required_memory_bytes=40, free_memory_bytes=60, capacity_memory_bytes=60
+        ),
+    ]
+    assert (shown.gpu_memory_bytes, [*shown.gpu_ids]) == (30, ["a"])
+    assert convert.model(first, 0.0).gpu_memory_bytes == 0
 
 
 def test_a_plan_that_can_never_be_is_refused() -> None:

@@ -34,6 +34,7 @@ from inference_service.errors import (
 )
 from inference_service.lifecycle import TRANSITIONS, Progress, State, Status
 from inference_service.manager import Manager
+from inference_service.placement import GpuShare
 from inference_service.runtimes.base import Exit, Launch
 from inference_service.supervisor import Supervisor, Timing
 from tests.fakes import FakeEngine, FakeInstance, FakeRuntime, broken, spec
@@ -126,10 +127,12 @@ class Site(FakeRuntime):
             raise refusal
 
     @asynccontextmanager
-    async def run(self, launch: Launch) -> AsyncGenerator[FakeInstance]:
+    async def run(
+        self, launch: Launch, gpus: GpuShare | None = None
+    ) -> AsyncGenerator[FakeInstance]:
         if self.left_behind:
             self.removes_at_last()
-        async with super().run(launch) as instance:
+        async with super().run(launch, gpus) as instance:
             try:
                 yield instance
             finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -13,8 +13,11 @@ from inference_service.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines.base import Prompt
 from inference_service.errors import ModelNotFound, ModelStopped, ShuttingDown
+from inference_service.gpus import Gpu
 from inference_service.lifecycle import State
 from inference_service.manager import Manager, Reload
+from inference_service.placement import GpuNeed
+from inference_service.runtimes.base import Launch
 from inference_service.supervisor import Timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
@@ -387,3 +390,22 @@ async def test_a_model_that_is_to_be_preloaded_is_started_by_the_reload() -> Non
     async with house() as it:
         it.manager.reload(Catalog([entry("new", preload=True)]))
         await it.until("new", State.READY)
+
+
+async def test_engines_that_are_taken_over_keep_their_gpus() -> None:
+    class Haunted(FakeRuntime):
+        async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
+            return {"tiny": ("gpu-1",)}
+
+    runtime, engine = Haunted(), FakeEngine()
+    engine.gpu_needs = {"tiny": GpuNeed(10**9)}
+    gpus = [Gpu(f"gpu-{n}", 10**10, 10**10) for n in range(2)]
+    admission = Admission(10**9, gpus)
+    catalog = Catalog([spec("tiny")])
+    manager = Manager(catalog, lambda _: (runtime, engine), Timing(poll=0.001), admission)
+
+    await manager.adopt()
+    await runtime.instance("tgi-tiny")
+
+    assert admission.gpu_claim("tiny") == {"gpu-1": 10**9}
+    await manager.close(0)

@@ -18,6 +18,7 @@ import pytest
 from docker.errors import NotFound
 
 from inference_service.engines import tgi_download
+from inference_service.gpus import GpuError
 from inference_service.v1 import model_service_pb2 as pb
 from tests.docker import images
 from tests.docker.daemon import Daemon
@@ -310,10 +311,17 @@ async def test_the_download_of_weights_is_told_in_bytes(
             hub.add("org/large", name, bytes([number]) * (3 * 2**19))
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         async with on_docker(engine, catalog=models) as service:
-            request = pb.GenerateStreamRequest(model_id="large", prompt=PROMPT, status_events=True)
-            events = [event async for event in service.stub.GenerateStream(request)]
+            watcher = service.stub.WatchModels(pb.WatchModelsRequest(model_id="large"))
+            await anext(aiter(watcher))
+            start = pb.StartModelRequest(model_id="large", no_wait=True)
+            await service.stub.StartModel(start)
+            told = []
+            async for change in watcher:  # status events leave out what was overtaken
+                told.append(change.model.start_progress)
+                if change.model.state == pb.MODEL_STATE_READY:
+                    break
+            watcher.cancel()
 
-    told = [e.status.start_progress for e in events if e.WhichOneof("event") == "status"]
     bytes_told = [p for p in told if p.unit == "bytes"]
     counts = [p.completed_count for p in bytes_told]
     assert len(set(counts)) > 5
@@ -507,3 +515,72 @@ async def test_a_second_service_of_the_same_name_is_refused_before_it_touches_an
     assert before.status == "running"
     text = await service.http.post("/generate", json={"model_id": "gpt-2", "prompt": PROMPT})
     assert text.status_code == 200
+
+
+async def test_models_share_a_gpu_across_a_restart_of_the_service(
+    engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    require_private_engine()
+    ports = free_ports(8)
+    models = catalog(
+        tmp_path,
+        one='gpus = "all"\ngpu_memory = "30GB"',
+        two='gpus = "all"\ngpu_memory = "20GB"',
+        new='gpus = "all"\ngpu_memory = "40GB"',
+        huge='gpus = "all"\ngpu_memory = "90GB"',
+    )
+
+    def dry_run(model_id: str) -> pb.StartModelRequest:
+        return pb.StartModelRequest(model_id=model_id, validate_only=True)
+
+    with Daemon(nvidia=True) as daemon, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", daemon.url)
+        settings = {
+            "tgi_image": images.tgi_double(daemon.client),
+            "catalog": models,
+            "ports": ports,
+            "gpu_memory": "80GB",
+            "min_residency": 0,
+        }
+        async with on_docker(engine, leave_containers=True, **settings) as service:
+            for model_id in ("one", "two"):
+                await service.http.post(f"/models/{model_id}/start")
+            left = [
+                daemon.client.containers.get(f"{NAME}-tgi-{model_id}")
+                for model_id in ("one", "two")
+            ]
+            told = [{*container.attrs["Config"]["Env"]} for container in left]
+
+        async with on_docker(engine, **settings) as service:
+            for model_id in ("one", "two"):
+                await service.http.post(f"/models/{model_id}/start")
+            shown = (await service.stub.GetModel(pb.GetModelRequest(model_id="two"))).model
+            now = [daemon.client.containers.get(c.name or "").id for c in left]
+            plan = (await service.stub.StartModel(dry_run("new"))).plan
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await service.stub.StartModel(dry_run("huge"))
+
+    assert {"NUM_SHARD=1", "CUDA_MEMORY_FRACTION=0.375"} < told[0]
+    assert {"NUM_SHARD=1", "CUDA_MEMORY_FRACTION=0.625"} < told[1]
+    assert now == [container.id for container in left]
+    assert (shown.gpu_memory_bytes, [*shown.gpu_ids]) == (20 * 10**9, ["0"])
+    assert (plan.required_gpu_memory_bytes, plan.gpus[0].free_memory_bytes) == (
+        40 * 10**9,
+        30 * 10**9,
+    )
+    assert [*plan.evicted_model_ids] == ["one"]
+    assert failure(refused.value).reason == "INSUFFICIENT_MEMORY"
+    assert failure(refused.value).metadata["required_gpu_bytes"] == str(90 * 10**9)
+
+
+async def test_sizes_for_gpus_that_are_not_there_end_the_start_of_the_service(
+    engine: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho GPU-1, 24564\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(GpuError, match="has 2 sizes, and the GPUs of this machine are 1"):
+        async with on_docker(engine, gpu_memory="1GB,2GB"):
+            pass

@@ -58,6 +58,7 @@ VALUES = [
     ("idle_timeout", "inf", math.inf),
     ("max_idle_timeout", "0", 0.0),
     ("memory", "16GB", 16 * 10**9),
+    ("gpu_memory", "20GB, 40GB", "20GB, 40GB"),
     ("min_residency", "0.5", 0.5),
     ("queue_size", "0", 0),
     ("state_dir", "a/b", Path("a/b")),
@@ -101,6 +102,12 @@ def test_a_flag_wins_over_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert flags("--grpc-port", "2").grpc_port == 2
 
 
+def test_the_memory_of_gpus_is_one_size_or_several() -> None:
+    assert flags().gpu_limits == ()
+    assert flags("--gpu-memory", "24GiB").gpu_limits == (24 * 2**30,)
+    assert flags("--gpu-memory", "20GB, 40GB").gpu_limits == (20 * 10**9, 40 * 10**9)
+
+
 def test_rest_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert flags("--rest").rest is True
     assert flags("--no-rest").rest is False
@@ -138,6 +145,7 @@ def test_containers_are_left_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         ("idle_timeout", "nan"),
         ("min_residency", "-1"),
         *[("memory", text) for text in ("", "16", "lots", "5MiB", "-1GB")],
+        *[("gpu_memory", text) for text in ("", "16", "20GB,", "20GB;40GB", "all")],
         *[
             ("ports", text)
             for text in ("", "8080", "8080-", "-8080", "8081-8080", "0-9", "1-65536", "1-2-3")

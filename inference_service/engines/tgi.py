@@ -28,6 +28,7 @@ from inference_service.errors import (
     ServiceError,
 )
 from inference_service.lifecycle import Progress
+from inference_service.placement import GpuNeed
 from inference_service.runtimes.base import Instance, Launch
 
 # TGI finishes the requests that run when it is told to stop, and so do its shards after it: each up
@@ -124,6 +125,10 @@ class Tgi:
             address_env=("HOSTNAME", "PORT"),
             memory_bytes=needs.memory,
             gpus=needs.gpus,
+            gpu_need=GpuNeed(needs.gpu_memory, _shards(needs)),
+            # Its cache takes that part of the GPU less what is in use there, by others too
+            # (`get_cuda_free_memory` in server/text_generation_server/utils/import_utils.py).
+            gpu_env=("NUM_SHARD", "CUDA_MEMORY_FRACTION"),
             concurrency=_concurrency(needs),
             stop_grace=2 * _DRAIN_SECONDS + 5,
         )
@@ -231,6 +236,12 @@ def _concurrency(needs: TgiNeeds) -> int:
     """The requests above which TGI answers 429; its own default is 128."""
     value = needs.env.get("MAX_CONCURRENT_REQUESTS", "")
     return int(value) if value.isdecimal() and int(value) else 128
+
+
+def _shards(needs: TgiNeeds) -> int | None:
+    """The number of GPUs that the entry asks for; TGI's own default is all that it sees."""
+    value = needs.env.get("NUM_SHARD", "")
+    return int(value) if value.isdecimal() and int(value) else None
 
 
 def _environment(needs: TgiNeeds) -> dict[str, str]:

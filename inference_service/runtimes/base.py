@@ -13,6 +13,7 @@ from typing import Protocol
 from inference_service.catalog import Gpus
 from inference_service.lifecycle import Progress
 from inference_service.logs import KEPT_LINES
+from inference_service.placement import GpuNeed, GpuShare
 
 # What every engine gets of this service's own environment.
 HUB_ENV = ("HF_TOKEN", "HF_ENDPOINT")
@@ -26,7 +27,8 @@ class Launch:
 
     The engine is configured by environment alone, so that the same launch works as a container and
     as a process: the runtime sets the two variables of `address_env` to the host and port on which
-    the engine must listen, and each variable of `files` to the path under which it sees that file.
+    the engine must listen, those of `gpu_env` as `env` does not, and each variable of `files` to
+    the path under which it sees that file.
     """
 
     model_id: str
@@ -39,6 +41,8 @@ class Launch:
     process_env: Mapping[str, str] = field(default_factory=dict)  # added where it is a process
     files: Mapping[str, Path] = field(default_factory=dict)
     gpus: Gpus = "none"
+    gpu_need: GpuNeed = field(default_factory=GpuNeed)  # what it wants of them, where it gets any
+    gpu_env: tuple[str, str] | None = None  # variables for their number and `GpuShare.fraction`
     concurrency: int = 128  # requests that the engine works on at once
     stop_grace: float = 10.0  # seconds from the request to stop to the kill
 
@@ -108,10 +112,16 @@ class Runtime(Protocol):
         Raises LaunchError or RuntimeUnavailable.
         """
 
-    def run(self, launch: Launch) -> AbstractAsyncContextManager[Instance]:
+    def gives_gpus(self, launch: Launch) -> bool:
+        """Whether an engine launched so gets GPUs here."""
+
+    def run(
+        self, launch: Launch, gpus: GpuShare | None = None
+    ) -> AbstractAsyncContextManager[Instance]:
         """Run the engine; leaving stops and removes it, on failure and on cancellation too.
 
-        An engine of an earlier run of this service that fits the launch is taken over as it is.
+        One that gets GPUs gets those of `gpus`, or all where none are named. An engine of an
+        earlier run of this service that fits the launch, on these GPUs, is taken over as it is.
         Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
         """
 
@@ -121,10 +131,11 @@ class Runtime(Protocol):
         The runtime tries again, until it has gone or is run again.
         """
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
+    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
         """The models whose engines still run from an earlier run of this service, and fit.
 
-        What does not fit any of `launches`, which are by model id, is removed.
+        Each with the ids of the GPUs that were named to it. What does not fit any of `launches`,
+        which are by model id, is removed.
         """
 
     def leave(self) -> None:

@@ -27,6 +27,7 @@ from docker.utils import parse_repository_tag
 
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
 from inference_service.lifecycle import Progress
+from inference_service.placement import GpuShare
 from inference_service.runtimes import identity
 from inference_service.runtimes.base import HUB_ENV, Launch
 from inference_service.runtimes.completion import completed
@@ -100,15 +101,21 @@ class DockerRuntime:
         except APIError as error:
             raise LaunchError(_pull_failure(launch.image, error)) from None
 
+    def gives_gpus(self, launch: Launch) -> bool:
+        """Whether it wants some that are here, or insists."""
+        return launch.gpus == "all" or (launch.gpus == "auto" and self._has_gpu)
+
     @asynccontextmanager
-    async def run(self, launch: Launch) -> AsyncGenerator[DockerInstance]:
+    async def run(
+        self, launch: Launch, gpus: GpuShare | None = None
+    ) -> AsyncGenerator[DockerInstance]:
         """Run it as a container, or take over the one of an earlier run."""
         failed = False
         with ExitStack() as claims:
             try:
                 await self._cancel_removal(launch.model_id)
-                container, port = await self._adopt(launch, claims) or await self._start(
-                    launch, claims
+                container, port = await self._adopt(launch, gpus, claims) or await self._start(
+                    launch, gpus, claims
                 )
                 instance = DockerInstance(container, launch, port, self._calls)
                 claims.callback(instance.leave)
@@ -128,13 +135,13 @@ class DockerRuntime:
         """Whether its removal is still being tried."""
         return launch.model_id in self._removals
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
+    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
         """The models whose containers run and were made from what `launches` say."""
-        fitting: list[str] = []
+        fitting: dict[str, tuple[str, ...]] = {}
         for container in await self._ours({f"{LABEL}.service": self._service}):
             launch = launches.get(container.labels.get(f"{LABEL}.model", ""))
             if launch is not None and _fits(container, launch):
-                fitting.append(launch.model_id)
+                fitting[launch.model_id] = tuple(filter(None, _gpus(container).split(",")))
             else:
                 try:
                     await self._calls.call(_end, container, 0)
@@ -162,10 +169,13 @@ class DockerRuntime:
             raise LaunchError(_pull_failure(image, error)) from None
         return True
 
-    async def _adopt(self, launch: Launch, claims: ExitStack) -> tuple[Container, int] | None:
+    async def _adopt(
+        self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
+    ) -> tuple[Container, int] | None:
         """The container of an earlier run, if it fits; any other of this model is removed."""
         for container in await self._ours(self._labels(launch)):
-            if _fits(container, launch) and (port := _published(container)):
+            fits = _fits(container, launch) and _gpus(container) == _joined(gpus)
+            if fits and (port := _published(container)):
                 claims.enter_context(self._ports.hold(port))
                 return container, port
         await self._remove(launch)
@@ -182,13 +192,15 @@ class DockerRuntime:
         except APIError as error:
             raise LaunchError(_said(error)) from None
 
-    async def _start(self, launch: Launch, claims: ExitStack) -> tuple[Container, int]:
+    async def _start(
+        self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
+    ) -> tuple[Container, int]:
         """Create and start the container on the first port that is free to the end."""
         taken: frozenset[int] = frozenset()
         while True:
             port = claims.enter_context(self._ports.claim(taken))
             try:
-                container = await self._calls.call(self._create, launch, port)
+                container = await self._calls.call(self._create, launch, gpus, port)
                 await self._calls.call(container.start)
             except APIError as error:
                 if not _port_clash(error):
@@ -198,13 +210,13 @@ class DockerRuntime:
                 continue
             return container, port
 
-    def _create(self, launch: Launch, port: int) -> Container:
-        gpus = (self._has_gpu and launch.gpus != "none") or launch.gpus == "all"
+    def _create(self, launch: Launch, gpus: GpuShare | None, port: int) -> Container:
         environment, mounts = self._environment(launch, gpus)
         return self._client.containers.create(
             launch.image,
             name=self.container_name(launch),
-            labels=self._labels(launch) | {f"{LABEL}.config": _digest(launch)},
+            labels=self._labels(launch)
+            | {f"{LABEL}.config": _digest(launch), f"{LABEL}.gpus": _joined(gpus)},
             environment=environment,
             ports={f"{_PORT}/tcp": ("127.0.0.1", port)},
             volumes={self._volume: {"bind": _WEIGHTS, "mode": "rw"}},
@@ -216,14 +228,19 @@ class DockerRuntime:
             init=True,  # without it a process that has no handler ignores SIGTERM
             security_opt=["no-new-privileges"],
             log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
-            device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if gpus else [],
+            device_requests=[_request(gpus)] if self.gives_gpus(launch) else [],
         )
 
-    def _environment(self, launch: Launch, gpus: bool) -> tuple[dict[str, str], list[Mount]]:
+    def _environment(
+        self, launch: Launch, gpus: GpuShare | None
+    ) -> tuple[dict[str, str], list[Mount]]:
         """The environment, and the mounts of the files that it names."""
         host, port = launch.address_env
         env = {name: os.environ[name] for name in HUB_ENV if os.environ.get(name)}
-        env |= {} if gpus else launch.cpu_env
+        env |= {} if self.gives_gpus(launch) else launch.cpu_env
+        if gpus is not None and launch.gpu_env is not None:
+            fraction = math.floor(gpus.fraction * 1000) / 1000  # rather less than what others have
+            env |= zip(launch.gpu_env, (str(len(gpus.ids)), str(fraction)), strict=True)
         env |= {**launch.env, host: "0.0.0.0", port: str(_PORT)}
         mounts = []
         for name, path in launch.files.items():
@@ -312,6 +329,7 @@ def _digest(launch: Launch) -> str:
     """A hash of all that would need a new container when it changes."""
     variables = {**launch.cpu_env, **launch.env, **{k: str(v) for k, v in launch.files.items()}}
     facts = [launch.image, sorted(variables.items()), launch.memory_bytes, launch.gpus]
+    facts += [launch.gpu_need.memory_bytes, launch.gpu_need.count]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -319,6 +337,21 @@ def _fits(container: Container, launch: Launch) -> bool:
     return container.status == "running" and container.labels.get(f"{LABEL}.config") == _digest(
         launch
     )
+
+
+def _request(gpus: GpuShare | None) -> DeviceRequest:
+    which = {"count": -1} if gpus is None else {"device_ids": list(gpus.ids)}
+    return DeviceRequest(capabilities=[["gpu"]], **which)
+
+
+def _joined(gpus: GpuShare | None) -> str:
+    """The GPUs that a container has got by name, as its label tells them."""
+    return ",".join(sorted(gpus.ids)) if gpus else ""
+
+
+def _gpus(container: Container) -> str:
+    label: str = container.labels.get(f"{LABEL}.gpus", "")
+    return label
 
 
 def _published(container: Container) -> int | None:

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
 from inference_service.logs import KEPT_LINES, LogBuffer
+from inference_service.placement import GpuShare
 from inference_service.runtimes import identity
 from inference_service.runtimes.base import Exit, Launch
 from inference_service.runtimes.completion import completed
@@ -48,8 +49,14 @@ class ProcessRuntime:
         return
         yield  # makes this a generator
 
+    def gives_gpus(self, launch: Launch) -> bool:
+        """Never: what is installed here computes on the CPU."""
+        return False
+
     @asynccontextmanager
-    async def run(self, launch: Launch) -> AsyncGenerator[ProcessInstance]:
+    async def run(
+        self, launch: Launch, gpus: GpuShare | None = None
+    ) -> AsyncGenerator[ProcessInstance]:
         """Run the engine in a process group of its own."""
         assert launch.module is not None, "pull() refuses it"
         with self._ports.claim() as port:
@@ -83,9 +90,9 @@ class ProcessRuntime:
         """Never: SIGKILL is not refused."""
         return False
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
+    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
         """None: processes end with the service."""
-        return []
+        return {}
 
     def leave(self) -> None:
         """Nothing can be left: processes end with the service."""

@@ -79,8 +79,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """A fault of this service. The service's log has the details."""
     ERROR_REASON_INSUFFICIENT_MEMORY: _ErrorReason.ValueType  # 18
-    """The model needs more memory than all models together can have, so that it can never be started.
-    Metadata: `model_id`, `required_bytes`, `capacity_bytes`.
+    """The model needs more memory than all models together can have, of the machine or of its GPUs, so
+    that it can never be started. Metadata: `model_id`, and `required_bytes` and `capacity_bytes`, or
+    `required_gpu_bytes` (0: not said) and `capacity_gpu_bytes`.
     """
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 19
     """As many requests wait for the model as may (setting `queue_size`). Metadata: `model_id`,
@@ -162,8 +163,9 @@ ERROR_REASON_STOP_FAILED: ErrorReason.ValueType  # 15
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """A fault of this service. The service's log has the details."""
 ERROR_REASON_INSUFFICIENT_MEMORY: ErrorReason.ValueType  # 18
-"""The model needs more memory than all models together can have, so that it can never be started.
-Metadata: `model_id`, `required_bytes`, `capacity_bytes`.
+"""The model needs more memory than all models together can have, of the machine or of its GPUs, so
+that it can never be started. Metadata: `model_id`, and `required_bytes` and `capacity_bytes`, or
+`required_gpu_bytes` (0: not said) and `capacity_gpu_bytes`.
 """
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 19
 """As many requests wait for the model as may (setting `queue_size`). Metadata: `model_id`,

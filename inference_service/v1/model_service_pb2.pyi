@@ -162,6 +162,8 @@ class Model(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     QUEUED_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_IDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id by which calls name it, such as `gpt-2`: 1 to 63 characters of `a-z 0-9 . _ -`, of which
     the first is a letter or a digit.
@@ -194,6 +196,10 @@ class Model(_message.Message):
     """The requests among them that wait for their turn at the engine."""
     pinned: _builtins.bool
     """True for a model that the operator keeps: it is stopped by StopModel alone."""
+    gpu_memory_bytes: _builtins.int
+    """What it holds of the memory of GPUs now, in bytes. 0 while it holds none, and where GPU memory is
+    not counted.
+    """
     @_builtins.property
     def state_change_time(self) -> _timestamp_pb2.Timestamp:
         """When `state` last changed. Unset: never since the service started."""
@@ -215,6 +221,10 @@ class Model(_message.Message):
         """When it will be stopped if nobody uses it before. Set only while READY; unset where that is
         never.
         """
+
+    @_builtins.property
+    def gpu_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The GPUs on which it holds that, by the driver's ids."""
 
     def __init__(
         self,
@@ -238,10 +248,12 @@ class Model(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         queued_request_count: _builtins.int = ...,
         pinned: _builtins.bool = ...,
+        gpu_memory_bytes: _builtins.int = ...,
+        gpu_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "last_error", b"last_error", "retry_time", b"retry_time", "start_progress", b"start_progress", "state_change_time", b"state_change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "hf_name", b"hf_name", "id", b"id", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "pinned", b"pinned", "port", b"port", "queued_request_count", b"queued_request_count", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "gpu_ids", b"gpu_ids", "gpu_memory_bytes", b"gpu_memory_bytes", "hf_name", b"hf_name", "id", b"id", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "pinned", b"pinned", "port", b"port", "queued_request_count", b"queued_request_count", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -520,6 +532,8 @@ class StartPlan(_message.Message):
     EVICTED_MODEL_IDS_FIELD_NUMBER: _builtins.int
     MUST_WAIT_FIELD_NUMBER: _builtins.int
     USUAL_DURATION_FIELD_NUMBER: _builtins.int
+    REQUIRED_GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
     required_memory_bytes: _builtins.int
     """The memory that the model may use, in bytes."""
     free_memory_bytes: _builtins.int
@@ -528,6 +542,10 @@ class StartPlan(_message.Message):
     """The memory that all models together can have, in bytes."""
     must_wait: _builtins.bool
     """True when there is no room now, and none can be made: models in use would have to end first."""
+    required_gpu_memory_bytes: _builtins.int
+    """The memory that the model would hold on all its GPUs together, in bytes. 0 where it gets no GPU,
+    and where GPU memory is not counted.
+    """
     @_builtins.property
     def evicted_model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that would be stopped to make room, least recently used first. Empty when it runs
@@ -540,6 +558,10 @@ class StartPlan(_message.Message):
         not here yet and without waiting. Unset for a model that has never been started here.
         """
 
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuPlan]:
+        """Every GPU of the machine whose memory is counted, and what the model would hold of it."""
+
     def __init__(
         self,
         *,
@@ -549,14 +571,52 @@ class StartPlan(_message.Message):
         evicted_model_ids: _abc.Iterable[_builtins.str] | None = ...,
         must_wait: _builtins.bool = ...,
         usual_duration: _duration_pb2.Duration | None = ...,
+        required_gpu_memory_bytes: _builtins.int = ...,
+        gpus: _abc.Iterable[Global___GpuPlan] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usual_duration", b"usual_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_memory_bytes", b"capacity_memory_bytes", "evicted_model_ids", b"evicted_model_ids", "free_memory_bytes", b"free_memory_bytes", "must_wait", b"must_wait", "required_memory_bytes", b"required_memory_bytes", "usual_duration", b"usual_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_memory_bytes", b"capacity_memory_bytes", "evicted_model_ids", b"evicted_model_ids", "free_memory_bytes", b"free_memory_bytes", "gpus", b"gpus", "must_wait", b"must_wait", "required_gpu_memory_bytes", b"required_gpu_memory_bytes", "required_memory_bytes", b"required_memory_bytes", "usual_duration", b"usual_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartPlan: _TypeAlias = StartPlan  # noqa: Y015
+
+@_typing.final
+class GpuPlan(_message.Message):
+    """What a start would take of one GPU."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_ID_FIELD_NUMBER: _builtins.int
+    REQUIRED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CAPACITY_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    gpu_id: _builtins.str
+    """The driver's id of it."""
+    required_memory_bytes: _builtins.int
+    """The memory that the model would hold, in bytes. Where it has to wait and there are several ways
+    to place it, this is one of them.
+    """
+    free_memory_bytes: _builtins.int
+    """The memory that no model has now, in bytes."""
+    capacity_memory_bytes: _builtins.int
+    """The memory that all models together can have, in bytes."""
+    def __init__(
+        self,
+        *,
+        gpu_id: _builtins.str = ...,
+        required_memory_bytes: _builtins.int = ...,
+        free_memory_bytes: _builtins.int = ...,
+        capacity_memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_memory_bytes", b"capacity_memory_bytes", "free_memory_bytes", b"free_memory_bytes", "gpu_id", b"gpu_id", "required_memory_bytes", b"required_memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuPlan: _TypeAlias = GpuPlan  # noqa: Y015
 
 @_typing.final
 class StartModelResponse(_message.Message):

@@ -1,6 +1,7 @@
 """A Docker Engine of one's own, for tests that stop one, kill it or fill its disk."""
 
 import itertools
+import os
 import shutil
 import socket
 import subprocess
@@ -40,11 +41,19 @@ class Daemon:
     Args:
         live_restore: Containers survive `stop` and `kill`, and the next `start` finds them running.
         disk_bytes: The size of its disk, in memory; without it, the disk of the machine.
+        nvidia: It gives GPUs, though there are none: by a hook that does nothing.
     """
 
-    def __init__(self, *, live_restore: bool = False, disk_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        live_restore: bool = False,
+        disk_bytes: int | None = None,
+        nvidia: bool = False,
+    ) -> None:
         self._live_restore = live_restore
         self._disk_bytes = disk_bytes
+        self._nvidia = nvidia
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -53,6 +62,11 @@ class Daemon:
         self._data = self.folder / "data"
         self._data.mkdir()
         self.url = f"unix://{self.folder}/docker.sock"
+        if self._nvidia:  # the engine looks for it in its PATH as it starts
+            hook = self.folder / "bin" / "nvidia-container-runtime-hook"
+            hook.parent.mkdir()
+            hook.write_text("#!/bin/sh\n")
+            hook.chmod(0o755)
         self.bridge = _new_bridge()
         if self._disk_bytes:
             size = f"size={self._disk_bytes}"
@@ -90,9 +104,10 @@ class Daemon:
         command += ["--pidfile", str(self.folder / "pid"), "--host", self.url]
         command += ["--bridge", self.bridge, "--iptables=false", "--ip-masq=false"]
         command += ["--live-restore"] if self._live_restore else []
+        env = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         with (self.folder / "log").open("ab") as log:
             # A session of its own: an interrupt at the terminal is for the tests, which stop it.
-            self._process = subprocess.Popen(command, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(command, stderr=log, start_new_session=True, env=env)
         until(self._ready, 30, "the start of dockerd")
 
     def stop(self) -> None:

@@ -19,6 +19,7 @@ from inference_service.errors import (
     PromptTooLong,
     ServiceError,
 )
+from inference_service.placement import GpuNeed
 from tests.engines.scripted import Answer, event, plain, serving, stream
 
 PROMPT = Prompt("Once upon a time", max_new_tokens=5)
@@ -369,3 +370,22 @@ def test_the_launch_is_what_the_entry_says(engine: Tgi) -> None:
     assert plain_launch.stop_grace > 2 * int(plain_launch.env["GRACEFUL_TERMINATION_TIMEOUT"])
     assert (own.image, own.gpus, own.env["NUM_SHARD"]) == ("mine", "all", "1")
     assert own.env["MODEL_ID"] == "/data/x"
+
+
+@pytest.mark.parametrize(
+    ("entry", "need"),
+    [
+        ({}, GpuNeed()),
+        ({"gpu_memory": "16GB"}, GpuNeed(16 * 10**9)),
+        ({"gpu_memory": "1GB", "env": {"NUM_SHARD": "2"}}, GpuNeed(10**9, 2)),
+        ({"env": {"NUM_SHARD": "0"}}, GpuNeed()),
+        ({"env": {"NUM_SHARD": "few"}}, GpuNeed()),
+    ],
+)
+def test_the_launch_says_what_it_needs_of_gpus(
+    engine: Tgi, entry: dict[str, Any], need: GpuNeed
+) -> None:
+    launch = engine.launch(spec(**entry))
+
+    assert launch.gpu_need == need
+    assert launch.gpu_env == ("NUM_SHARD", "CUDA_MEMORY_FRACTION")

@@ -19,6 +19,7 @@ from docker.models.containers import Container
 
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
 from inference_service.lifecycle import Progress
+from inference_service.placement import GpuShare
 from inference_service.runtimes import docker
 from inference_service.runtimes.base import Exit, Instance, Launch
 from inference_service.runtimes.ports import Ports
@@ -60,7 +61,7 @@ def bed(open_bed: Open) -> DockerBed:
 def private(docker_client: DockerClient, image: str) -> Iterator[Daemon]:
     """An engine to stop and kill, with the image; its containers outlive that."""
     require_private_engine()
-    with Daemon(live_restore=True) as daemon:
+    with Daemon(live_restore=True, nvidia=True) as daemon:
         copy(docker_client, image, daemon)
         yield daemon
 
@@ -304,6 +305,55 @@ async def test_gpus_that_are_asked_for_and_absent_are_an_error(bed: DockerBed) -
     assert bed.left(bed.launch()) == []
 
 
+async def test_gpus_are_given_by_name_and_the_engine_is_told_its_part(
+    open_bed: Open, daemon: Daemon
+) -> None:
+    bed = open_bed(url=daemon.url, has_gpu=True)
+    launch = bed.launch(gpus="auto", gpu_env=("COUNT", "PART"), cpu_env={"CPU": "yes"})
+    assert bed.runtime.gives_gpus(launch)
+
+    async with bed.runtime.run(launch, GpuShare(("GPU-b", "GPU-a"), 0.59999)) as instance:
+        await bed.serves(instance)
+        names = ("NVIDIA_VISIBLE_DEVICES", "COUNT", "PART", "CPU")
+        told = [await ask(instance, f"/env/{name}") for name in names]
+        request = bed.inspect(instance)["HostConfig"]["DeviceRequests"]
+
+    assert told == ["GPU-b,GPU-a", "2", "0.599", ""]
+    assert [(one["DeviceIDs"], one["Count"]) for one in request] == [(["GPU-b", "GPU-a"], 0)]
+
+
+async def test_what_the_entry_says_of_gpus_wins(open_bed: Open, daemon: Daemon) -> None:
+    bed = open_bed(url=daemon.url)
+    launch = bed.launch(gpus="all", gpu_env=("COUNT", "PART"), env={"PART": "0.9"})
+    async with bed.runtime.run(launch, GpuShare(("GPU-a",), 0.5)) as instance:
+        await bed.serves(instance)
+        assert [await ask(instance, f"/env/{name}") for name in ("COUNT", "PART")] == ["1", "0.9"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "has_gpu", "given"),
+    [
+        ("auto", True, True),
+        ("auto", False, False),
+        ("all", True, True),
+        ("all", False, True),
+        ("none", True, False),
+    ],
+)
+def test_who_gets_gpus(open_bed: Open, gpus: str, has_gpu: bool, given: bool) -> None:
+    bed = open_bed(has_gpu=has_gpu)
+
+    assert bed.runtime.gives_gpus(bed.launch(gpus=gpus)) is given
+
+
+async def test_all_gpus_where_none_are_named(open_bed: Open, daemon: Daemon) -> None:
+    bed = open_bed(url=daemon.url)
+    async with bed.runtime.run(bed.launch(gpus="all", gpu_env=("COUNT", "PART"))) as instance:
+        await bed.serves(instance)
+        names = ("NVIDIA_VISIBLE_DEVICES", "COUNT", "PART")
+        assert [await ask(instance, f"/env/{name}") for name in names] == ["all", "", ""]
+
+
 async def test_an_engine_beyond_its_memory_limit(bed: DockerBed) -> None:
     async with bed.running(memory_bytes=32 * MIB) as instance:
         await ask(instance, "/grow")
@@ -458,7 +508,7 @@ async def test_services_of_two_names_run_one_model_beside_each_other(open_bed: O
     async with one.running() as first:
         async with two.running() as second:
             assert first.name != second.name
-            assert await two.runtime.survivors({}) == []  # it removes what it has
+            assert await two.runtime.survivors({}) == {}  # it removes what it has
             assert two.left(launch) == []
             assert one.inspect(first)["State"]["Running"]
         async with two.running() as second:
@@ -485,9 +535,11 @@ async def test_a_strangers_container_is_left_alone(bed: DockerBed) -> None:
 
 
 @asynccontextmanager
-async def abandoned(bed: DockerBed, launch: Launch) -> AsyncGenerator[Instance]:
+async def abandoned(
+    bed: DockerBed, launch: Launch, gpus: GpuShare | None = None
+) -> AsyncGenerator[Instance]:
     """An engine of a service that was killed: nobody leaves its `run` before the test is over."""
-    run = bed.runtime.run(launch)
+    run = bed.runtime.run(launch, gpus)
     instance = await run.__aenter__()
     await bed.serves(instance)
     yield instance
@@ -537,9 +589,26 @@ async def test_survivors_are_those_that_fit_and_others_are_removed(open_bed: Ope
     one, two, three = (killed.launch(which) for which in ("one", "two", "three"))
     changed = {one.model_id: one, two.model_id: heir.launch("two", env={"COLOUR": "blue"})}
     async with abandoned(killed, one), abandoned(killed, two), abandoned(killed, three):
-        assert await heir.runtime.survivors(changed) == [one.model_id]
+        assert await heir.runtime.survivors(changed) == {one.model_id: ()}
         assert killed.left(one)
         assert killed.left(two) == killed.left(three) == []
+
+
+async def test_survivors_are_taken_over_on_their_own_gpus(open_bed: Open, daemon: Daemon) -> None:
+    killed, heir, third = (open_bed(url=daemon.url) for _ in range(3))
+    launch = killed.launch(gpus="all")
+    here, there = GpuShare(("GPU-b", "GPU-a"), 1.0), GpuShare(("GPU-b",), 1.0)
+    async with abandoned(killed, launch, here) as before:
+        old = killed.inspect(before)["Id"]
+        kept = await heir.runtime.survivors({launch.model_id: launch})
+        assert {model_id: {*ids} for model_id, ids in kept.items()} == {
+            launch.model_id: {"GPU-a", "GPU-b"}
+        }
+        heir.runtime.leave()
+        async with heir.runtime.run(launch, here) as after:
+            assert heir.inspect(after)["Id"] == old
+        async with third.runtime.run(launch, there) as after:
+            assert third.inspect(after)["Id"] != old
 
 
 async def test_engines_can_be_left_to_the_next_service(open_bed: Open) -> None:

@@ -1,0 +1,84 @@
+"""Which GPUs this machine has, and how far models may fill each.
+
+The driver tells, by the `nvidia-smi` that comes with it: one call as the service starts, and no
+library that would have to fit the driver. MIG slices are not seen, only the GPUs that they are of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+_QUERY = ("nvidia-smi", "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits")
+_PATIENCE = 20.0  # seconds: without persistence mode the driver first wakes every GPU
+
+
+class GpuError(Exception):
+    """The setting `gpu_memory` does not suit the GPUs of this machine; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU. Docker knows it by its `id`, and models may fill it up to `limit_bytes`."""
+
+    id: str
+    memory_bytes: int
+    limit_bytes: int
+
+
+async def find(limits: Sequence[int] = ()) -> tuple[Gpu, ...]:
+    """The GPUs, in the driver's order; none where it does not answer.
+
+    `limits` are the sizes of the setting `gpu_memory`: one for every GPU, or one for each. Where
+    the driver does not answer they stand for GPUs of these sizes, whose ids are 0, 1 and so on.
+    Raises GpuError when they are neither one nor as many as the GPUs.
+    """
+    found = await _ask_driver() or [(str(n), size) for n, size in enumerate(limits)]
+    if len(limits) > 1 and len(limits) != len(found):
+        raise GpuError(
+            f"`gpu_memory` has {len(limits)} sizes, and the GPUs of this machine are {len(found)}; "
+            "give one size for each, or one for all"
+        )
+    log.info(
+        "GPUs: %s", ", ".join(f"{id} with {size / 1e9:.1f} GB" for id, size in found) or "none"
+    )
+    each = limits if len(limits) > 1 else [*limits] * len(found) or [size for _, size in found]
+    return tuple(
+        Gpu(id, size, min(size, limit)) for (id, size), limit in zip(found, each, strict=True)
+    )
+
+
+async def _ask_driver() -> list[tuple[str, int]]:
+    """The id and the bytes of each GPU."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *_QUERY,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+    except OSError:
+        return []  # no driver
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            said = (await process.communicate())[0].decode(errors="replace").strip()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        log.warning("nvidia-smi says nothing within %g s: GPU memory is not counted", _PATIENCE)
+        return []
+    try:
+        return [_gpu(line) for line in said.splitlines()]
+    except ValueError:
+        log.warning("nvidia-smi does not tell the memory of GPUs, which is not counted: %s", said)
+        return []
+
+
+def _gpu(line: str) -> tuple[str, int]:
+    """One line, such as `GPU-1f4c..., 24564`; the size is in MiB."""
+    id, size = line.split(",")
+    return id.strip(), int(size) * 2**20
