@@ -40,6 +40,14 @@ def ports() -> Ports:
     return Ports(first, first + 99)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_hub() -> Iterator[None]:
+    """Nobody asks the hub of Hugging Face; a test that needs one has its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        yield
+
+
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[DockerClient]:
     """The engine of this machine. Without one the test is skipped, or fails: see `needs`."""
