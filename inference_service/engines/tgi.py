@@ -44,6 +44,10 @@ _REASONS = {
     "stop_sequence": FinishReason.STOP_SEQUENCE,
 }
 
+# What the router says of a shard that has died under it: tonic's words, through the `ClientError` of
+# `backends/v3/src/client`. The whole of TGI ends soon after that.
+_LOST = ("transport error", "error trying to connect")
+
 _NO_ROOM = re.compile(r"must be <= (\d+)\. Given: (\d+) `inputs` tokens")
 
 
@@ -318,7 +322,8 @@ def _failure(spec: ModelSpec, message: str, kind: str) -> Exception:
     if kind == "overloaded":
         return EngineOverloaded(f"{spec.id} is overloaded; retry in a second", retry_after=1)
     if kind != "validation":
-        return EngineFailed(f"the engine failed: {message}")
+        lost = any(sign in message for sign in _LOST)
+        return (EngineLost if lost else EngineFailed)(f"the engine failed: {message}")
     if (match := _NO_ROOM.search(message)) and (room := int(match[1]) - int(match[2])) > 0:
         return _NoRoom(room)
     if match or "must have less than" in message:

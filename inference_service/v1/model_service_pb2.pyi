@@ -187,7 +187,9 @@ class Model(_message.Message):
     memory_bytes: _builtins.int
     """The memory it may use, in bytes."""
     container_name: _builtins.str
-    """The name of its container, `tgi-<id>`, in either runtime. Set while it is READY or STOPPING."""
+    """The name of its container, in either runtime: `tgi-<id>`, after the service's name and a hyphen
+    where that is not the default one. Set while it is READY or STOPPING.
+    """
     port: _builtins.int
     """The port of the engine on 127.0.0.1. Set while it is READY or STOPPING."""
     active_request_count: _builtins.int

@@ -33,8 +33,9 @@ class ModelServiceStub:
     StartModel), serves any number of calls at once, and is stopped by StopModel or with the service.
 
     Calls may be made from any number of clients. A call that is cancelled, or whose deadline passes,
-    ends its own generation within a second and disturbs no other call: the start of a model belongs
-    to the service and goes on for the callers that still wait.
+    ends its own generation within a second (llama.cpp first reads a prompt to its end that it has
+    begun to read) and disturbs no other call: the start of a model belongs to the service and goes on
+    for the callers that still wait.
 
     Errors end the call with a status; see `ErrorReason` for all of them. Every RPC may end with
     SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
@@ -144,8 +145,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     StartModel), serves any number of calls at once, and is stopped by StopModel or with the service.
 
     Calls may be made from any number of clients. A call that is cancelled, or whose deadline passes,
-    ends its own generation within a second and disturbs no other call: the start of a model belongs
-    to the service and goes on for the callers that still wait.
+    ends its own generation within a second (llama.cpp first reads a prompt to its end that it has
+    begun to read) and disturbs no other call: the start of a model belongs to the service and goes on
+    for the callers that still wait.
 
     Errors end the call with a status; see `ErrorReason` for all of them. Every RPC may end with
     SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
@@ -251,8 +253,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     StartModel), serves any number of calls at once, and is stopped by StopModel or with the service.
 
     Calls may be made from any number of clients. A call that is cancelled, or whose deadline passes,
-    ends its own generation within a second and disturbs no other call: the start of a model belongs
-    to the service and goes on for the callers that still wait.
+    ends its own generation within a second (llama.cpp first reads a prompt to its end that it has
+    begun to read) and disturbs no other call: the start of a model belongs to the service and goes on
+    for the callers that still wait.
 
     Errors end the call with a status; see `ErrorReason` for all of them. Every RPC may end with
     SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
