@@ -44,8 +44,8 @@ _REASONS = {
     "stop_sequence": FinishReason.STOP_SEQUENCE,
 }
 
-# What the router says of a shard that has died under it: tonic's words, through the `ClientError` of
-# `backends/v3/src/client`. The whole of TGI ends soon after that.
+# What the router says of a shard that has died under it: tonic's words, through the `ClientError`
+# of `backends/v3/src/client`. The whole of TGI ends soon after that.
 _LOST = ("transport error", "error trying to connect")
 
 _NO_ROOM = re.compile(r"must be <= (\d+)\. Given: (\d+) `inputs` tokens")
