@@ -37,6 +37,8 @@ from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
 
+_LONGEST_PROBE = 15.0  # seconds between two looks at an engine that is READY
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -82,6 +84,8 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
             idle=settings.idle_timeout,
             residency=settings.min_residency,
             queue_size=settings.queue_size,
+            probe=min(_LONGEST_PROBE, settings.hang_timeout / 8),
+            hang=settings.hang_timeout,
         )
         admission = Admission(settings.memory or _memory())
         manager = Manager(catalog, placed, timing, admission, beacon.changed)

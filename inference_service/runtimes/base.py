@@ -107,6 +107,7 @@ class Runtime(Protocol):
     def run(self, launch: Launch) -> AbstractAsyncContextManager[Instance]:
         """Run the engine; leaving stops and removes it, on failure and on cancellation too.
 
+        After an error in the block, as when the engine hangs, it is killed without its grace.
         An engine of an earlier run of this service that fits the launch is taken over as it is.
         Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
         """

@@ -105,7 +105,7 @@ class DockerRuntime:
             finally:
                 try:
                     if not (self._leaving and not failed):
-                        await self._remove(launch, launch.stop_grace)
+                        await self._remove(launch, 0 if failed else launch.stop_grace)
                 except (RuntimeUnavailable, LaunchError) as error:
                     if not failed:  # the first failure says more than this one
                         raise _not_removed(launch, error) from None

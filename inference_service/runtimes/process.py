@@ -66,10 +66,14 @@ class ProcessRuntime:
                 raise LaunchError(f"the engine could not be started: {error}") from None
             process = asyncio.subprocess.Process(transport, protocol, loop)
             instance = ProcessInstance(launch, port, process, protocol.exited)
+            grace = launch.stop_grace
             try:
                 yield instance
+            except Exception:
+                grace = 0
+                raise
             finally:
-                await instance.stop(launch.stop_grace)
+                await instance.stop(grace)
 
     async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
         """None: processes end with the service."""
