@@ -43,18 +43,22 @@ class Turns:
 
     def give(self) -> None:
         """End a turn: it goes to the caller who has waited longest for one."""
-        if not self._waiting:
-            self._free += 1
+        while self._waiting:
+            caller, turns = next(iter(self._waiting.items()))
+            turn = turns[0]
+            self._leave(caller, turn)
+            if turn.done():  # cancelled, which its own task has yet to learn
+                continue
+            if caller in self._waiting:
+                self._waiting.move_to_end(caller)
+            turn.set_result(None)
             return
-        caller, turns = next(iter(self._waiting.items()))
-        turn = turns[0]
-        self._leave(caller, turn)
-        if caller in self._waiting:
-            self._waiting.move_to_end(caller)
-        turn.set_result(None)
+        self._free += 1
 
     def _leave(self, caller: str, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting[caller]
+        turns = self._waiting.get(caller, deque())
+        if turn not in turns:  # passed over by `give`
+            return
         turns.remove(turn)
         if not turns:
             del self._waiting[caller]

@@ -139,7 +139,8 @@ class FakeEngine:
 
     name = "fake"
 
-    def __init__(self) -> None:
+    def __init__(self, concurrency: int = 128) -> None:
+        self.concurrency = concurrency
         self.may_answer, self.may_speak = asyncio.Event(), asyncio.Event()
         self.may_answer.set()
         self.may_speak.set()
@@ -158,6 +159,7 @@ class FakeEngine:
             env={},
             address_env=("HOST", "PORT"),
             memory_bytes=spec.llamacpp.memory,
+            concurrency=self.concurrency,
         )
 
     def progress(self, line: str) -> Progress | None:

@@ -85,6 +85,26 @@ async def test_a_turn_that_nobody_can_take_any_more_goes_on() -> None:
     assert turns.queued == 0
 
 
+async def test_a_turn_goes_past_those_who_leave_at_that_moment() -> None:
+    """As when a stop cuts all at once: who has the turn learns of it before who waits for it."""
+    turns = Turns("m", limit=1, size=3)
+    await turns.take("a")
+    first, second, stayer = (asyncio.create_task(turns.take(caller)) for caller in "aab")
+    await settle()
+    first.cancel()
+    second.cancel()
+    turns.give()
+
+    async with asyncio.timeout(1):
+        await stayer
+    assert first.cancelled()
+    assert second.cancelled()
+    assert turns.queued == 0
+    turns.give()
+    async with asyncio.timeout(1):
+        await turns.take("a")
+
+
 async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     turns = Turns("m", limit=1, size=1)
     await turns.take("a")
