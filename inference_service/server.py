@@ -58,14 +58,17 @@ class Service:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncGenerator[Service]:
+async def running(settings: Settings, ports: Ports | None = None) -> AsyncGenerator[Service]:
     """Run the service; leaving drains and stops every model, then the servers.
+
+    Engines are given `ports`, by default those of the settings.
 
     Raises CatalogError, BindError, or RuntimeUnavailable when `runtime` is docker and none answers.
     """
     catalog = Catalog.load(*filter(None, [settings.catalog]))
     async with AsyncExitStack() as stack:
-        runtimes, choice = await _runtimes(settings, stack)
+        ports = ports or Ports(*settings.port_range)
+        runtimes, choice = await _runtimes(settings, ports, stack)
         engines: dict[str, Engine] = {
             "tgi": Tgi(settings.tgi_image),
             "llamacpp": Llamacpp(settings.llamacpp_image),
@@ -133,9 +136,8 @@ class Beacon:
 
 
 async def _runtimes(
-    settings: Settings, stack: AsyncExitStack
+    settings: Settings, ports: Ports, stack: AsyncExitStack
 ) -> tuple[dict[str, Runtime], RuntimeChoice]:
-    ports = Ports(*settings.port_range)
     runtimes: dict[str, Runtime] = {}
     if settings.runtime != "docker":
         runtimes["process"] = ProcessRuntime(ports)

@@ -18,7 +18,13 @@ from typing import Any, Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from inference_service.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
@@ -230,6 +236,10 @@ class Model:
         return self.state is State.READY and self.harmed != self.life
 
     @property
+    def engine_runs(self) -> bool:
+        return self.site.there is not None and not self.site.there.exit.done()
+
+    @property
     def may_stall(self) -> bool:
         return not (self.site.may_pull.is_set() and self.engine.may_answer.is_set())
 
@@ -345,6 +355,10 @@ class Lives(RuleBasedStateMachine):
 
     # What is done.
 
+    @initialize(which=MODEL)
+    def serves_already(self, which: str) -> None:
+        self.call(Call(self.models[which], "lease", CALLERS[0]), math.inf)
+
     @rule(
         name=MODEL,
         kind=st.sampled_from(["lease", "lease", "lease", "start", "follow", "begin"]),
@@ -390,10 +404,10 @@ class Lives(RuleBasedStateMachine):
             call.end.set_exception(broken()) if breaks else call.end.set_result(None)
         self.run(turns)
 
-    @precondition(lambda self: any(call.waits for call in self.calls))
-    @rule(which=ANY, turns=st.integers(0, 4))
+    @precondition(lambda self: any(model.waits for model in self.models.values()))
+    @rule(which=ANY, turns=st.integers(0, 3))
     def leaves_as_its_turn_comes(self, which: int, turns: int) -> None:
-        waiting = [call for call in self.calls if call.waits]
+        waiting = [call for call in self.calls if call.waits and call.model.waits]
         leaver = waiting[which % len(waiting)]
         for call in self.calls_of(leaver.model):
             if call.holds and not call.end.done():
@@ -402,14 +416,25 @@ class Lives(RuleBasedStateMachine):
         leaver.cancelled |= leaver.task.cancel()
         self.run()
 
-    @rule(name=MODEL, turns=TURNS)
-    def crashes(self, name: str, turns: float) -> None:
-        model = self.models[name]
-        instance = model.site.there
-        if instance is not None and not instance.exit.done():
-            instance.die(Exit(1), "Segmentation fault")
-            model.faulty = model.harmed = model.life
+    @precondition(lambda self: any(model.engine_runs for model in self.models.values()))
+    @rule(which=ANY, turns=TURNS)
+    def crashes(self, which: int, turns: float) -> None:
+        running = [model for model in self.models.values() if model.engine_runs]
+        model = running[which % len(running)]
+        assert model.site.there is not None
+        model.site.there.die(Exit(1), "Segmentation fault")
+        model.faulty = model.harmed = model.life
         self.run(turns)
+
+    @precondition(lambda self: any(model.serves for model in self.models.values()))
+    @rule(which=ANY, seconds=st.sampled_from([5, 13, 15, 19]), hears_again=st.booleans())
+    def goes_deaf(self, which: int, seconds: int, hears_again: bool) -> None:
+        serving = [model for model in self.models.values() if model.serves]
+        engine = serving[which % len(serving)].engine
+        engine.may_answer.clear()
+        self.time_passes(seconds)
+        if hears_again:
+            engine.may_answer.set()
 
     @rule(
         name=MODEL,
