@@ -40,6 +40,8 @@ from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
 
+_LONGEST_PROBE = 15.0  # seconds between two looks at an engine that is READY
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -60,15 +62,19 @@ class Service:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncGenerator[Service]:
+async def running(settings: Settings, ports: Ports | None = None) -> AsyncGenerator[Service]:
     """Run the service; leaving drains and stops every model, then the servers.
 
-    Raises CatalogError, BindError, GpuError, NameTaken when a service of this name uses the Docker
-    Engine, or RuntimeUnavailable when `runtime` is docker and none answers.
+    Engines are given `ports`, by default those of the settings. Raises CatalogError, BindError,
+    GpuError, NameTaken when a service of this name uses the Docker Engine, or RuntimeUnavailable
+    when `runtime` is docker and none answers.
     """
     catalog = _catalog(settings)
     async with AsyncExitStack() as stack:
-        runtimes, choice = await _runtimes(settings, stack)
+        ports = ports or Ports(
+            *settings.port_range, offset=identity.first_port(settings.service_name)
+        )
+        runtimes, choice = await _runtimes(settings, ports, stack)
         engines: dict[str, Engine] = {
             "tgi": Tgi(settings.tgi_image),
             "llamacpp": Llamacpp(settings.llamacpp_image),
@@ -87,6 +93,8 @@ async def running(settings: Settings) -> AsyncGenerator[Service]:
             idle=settings.idle_timeout,
             residency=settings.min_residency,
             queue_size=settings.queue_size,
+            probe=min(_LONGEST_PROBE, settings.hang_timeout / 8),
+            hang=settings.hang_timeout,
         )
         gpus = await find(settings.gpu_limits) if "docker" in runtimes else ()
         admission = Admission(settings.memory or _memory(), gpus)
@@ -145,9 +153,8 @@ def _catalog(settings: Settings) -> Catalog:
 
 
 async def _runtimes(
-    settings: Settings, stack: AsyncExitStack
+    settings: Settings, ports: Ports, stack: AsyncExitStack
 ) -> tuple[dict[str, Runtime], RuntimeChoice]:
-    ports = Ports(*settings.port_range, offset=identity.first_port(settings.service_name))
     runtimes: dict[str, Runtime] = {}
     if settings.runtime != "docker":
         runtimes["process"] = ProcessRuntime(ports)

@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     start_stall_timeout: float = Field(
         600, gt=0, description="seconds without any progress after which a start is given up"
     )
+    hang_timeout: float = Field(
+        120, gt=0, description="seconds without an answer after which a ready engine is replaced"
+    )
     drain_timeout: float = Field(
         30, ge=0, description="seconds that running requests are given by a stop and by shutdown"
     )

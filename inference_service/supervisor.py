@@ -88,6 +88,7 @@ class Supervisor:
         start_times: StartTimes | None = None,
     ) -> None:
         self._timing = timing
+        self._turns = Turns(spec.id, 0, timing.queue_size)
         self._take_entry(spec, runtime, engine)
         self.status = Status()
         self._admission = admission
@@ -109,7 +110,7 @@ class Supervisor:
         self.runtime = runtime
         self.engine = engine
         self.launch = engine.launch(spec)
-        self._turns = Turns(spec.id, self.launch.concurrency, self._timing.queue_size)
+        self._turns.resize(self.launch.concurrency)
         self._key = f"{runtime.name} {self.launch.image} {spec.id}"
 
     @property
@@ -222,19 +223,18 @@ class Supervisor:
         with ModelStopped.
         """
         life, instance = await self._ready(deadline, tell)
-        turns = self._turns
         cutter = asyncio.timeout(None)
         life.leases.add(cutter)
         life.idle.clear()
         try:
             async with cutter:
-                await turns.take(caller, deadline, tell and partial(self._tell_place, tell))
+                await self._turns.take(caller, deadline, tell and partial(self._tell_place, tell))
                 try:
                     if life.dying or life.gone.done():
                         raise failures.engine_gone(self.spec.id)
                     yield Lease(self, instance)
                 finally:
-                    turns.give()
+                    self._turns.give()
         except TimeoutError:
             if not cutter.expired():
                 raise

@@ -23,7 +23,8 @@ class Turns:
 
     def __init__(self, model_id: str, limit: int, size: int) -> None:
         self._model_id = model_id
-        self._free = limit
+        self._limit = limit
+        self._taken = 0
         self._size = size
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._given_at = math.nan  # when the last turn ended, if somebody waited then
@@ -42,8 +43,8 @@ class Turns:
         changed, and every ten seconds. Raises QueueFull, and DeadlineTooShort when the turn will
         not come before `deadline`, as the last ones have come.
         """
-        if self._free:  # then nobody waits
-            self._free -= 1
+        if self._taken < self._limit:  # then nobody waits
+            self._taken += 1
             return
         if self.queued >= self._size:
             raise failures.queue_full(self._model_id, self._size)
@@ -65,20 +66,33 @@ class Turns:
 
     def give(self) -> None:
         """End a turn: it goes to the caller who has waited longest for one."""
+        self._taken -= 1
         if not self._waiting:
-            self._free += 1
             self._given_at = math.nan
-            return
-        self._note_pace()
-        caller, turns = next(iter(self._waiting.items()))
-        turn = turns[0]
-        self._leave(caller, turn)
-        if caller in self._waiting:
-            self._waiting.move_to_end(caller)
-        turn.set_result(None)
+        self._pass_on()
+
+    def resize(self, limit: int) -> None:
+        """Have another limit from now on; turns that were taken stay so."""
+        self._limit = limit
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._waiting and self._taken < self._limit:
+            caller, turns = next(iter(self._waiting.items()))
+            turn = turns[0]
+            self._leave(caller, turn)
+            if turn.done():  # cancelled, which its own task has yet to learn
+                continue
+            if caller in self._waiting:
+                self._waiting.move_to_end(caller)
+            turn.set_result(None)
+            self._taken += 1
+            self._note_pace()
 
     def _leave(self, caller: str, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting[caller]
+        turns = self._waiting.get(caller, deque())
+        if turn not in turns:  # passed over by `give`
+            return
         turns.remove(turn)
         if not turns:
             del self._waiting[caller]

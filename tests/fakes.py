@@ -171,7 +171,8 @@ class FakeEngine:
 
     name = "fake"
 
-    def __init__(self) -> None:
+    def __init__(self, concurrency: int = 128) -> None:
+        self.concurrency = concurrency
         self.may_answer, self.may_speak = asyncio.Event(), asyncio.Event()
         self.may_answer.set()
         self.may_speak.set()
@@ -191,6 +192,7 @@ class FakeEngine:
             env={},
             address_env=("HOST", "PORT"),
             memory_bytes=spec.llamacpp.memory,
+            concurrency=self.concurrency,
             gpus="auto" if spec.id in self.gpu_needs else "none",
             gpu_need=self.gpu_needs.get(spec.id, GpuNeed()),
         )

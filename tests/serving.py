@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from inference_service.runtimes.ports import Ports
 from inference_service.server import Service, running
 from inference_service.settings import Settings
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
@@ -31,11 +32,14 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(**changes: Any) -> AsyncGenerator[Serving]:
-    """Run the service: by default on the embedded runtime."""
+async def serving(claims: Ports | None = None, **changes: Any) -> AsyncGenerator[Serving]:
+    """Run the service: by default on the embedded runtime, with the ports of its settings."""
     defaults = {"grpc_port": 0, "rest_port": 0, "runtime": "process", "drain_timeout": 5}
     settings = Settings.model_validate(defaults | changes)
-    async with running(settings) as service, grpc.aio.insecure_channel(service.target) as channel:
+    async with (
+        running(settings, claims) as service,
+        grpc.aio.insecure_channel(service.target) as channel,
+    ):
         assert service.rest_url is not None
         async with httpx.AsyncClient(
             base_url=service.rest_url, timeout=60, trust_env=False

@@ -10,14 +10,21 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
-from collections.abc import AsyncGenerator, Coroutine
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from inference_service.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
@@ -26,8 +33,10 @@ from inference_service.errors import (
     LaunchError,
     ModelStopped,
     NotRunning,
+    QueueFull,
     RuntimeUnavailable,
     ShuttingDown,
+    StartBackingOff,
     StartFailed,
     StartStalled,
     StopFailed,
@@ -41,7 +50,21 @@ from tests.fakes import FakeEngine, FakeInstance, FakeRuntime, broken, spec
 
 MIB = 2**20
 CAPACITY = 100 * MIB
-TIMING = Timing(stall=90, drain=20, idle=30, residency=4, poll=1, poll_longest=5, back_off=0)
+CONCURRENCY = 2
+TIMING = Timing(
+    queue_size=3,
+    stall=90,
+    drain=20,
+    idle=30,
+    residency=4,
+    poll=1,
+    poll_longest=5,
+    back_off=2,
+    back_off_longest=10,
+    probe=4,
+    hang=14,
+    healthy_spell=20.5,
+)
 STATES_IN_USE = (State.STARTING, State.READY)
 TICK = 1e-6  # a timer is late by so many seconds, and so never early by rounding
 SOON = 1e-3
@@ -108,6 +131,7 @@ class Site(FakeRuntime):
         self.may_remove = asyncio.Event()
         self.may_remove.set()
         self.left_behind = False
+        self.left_at = 0.0  # when the last one was left
 
     @property
     def refuses(self) -> bool:
@@ -136,6 +160,7 @@ class Site(FakeRuntime):
             try:
                 yield instance
             finally:
+                self.left_at = asyncio.get_running_loop().time()
                 try:
                     await self._remove()
                 finally:
@@ -154,13 +179,44 @@ class Site(FakeRuntime):
             raise
 
 
+class Ear(FakeEngine):
+    """An engine that knows when it has been silent for so long that it has to be replaced."""
+
+    def __init__(self, lost: Callable[[], None]) -> None:
+        super().__init__(CONCURRENCY)
+        self.answered_at = -math.inf
+        self._lost = lost
+
+    async def ready(self, url: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        if answers := await super().ready(url):
+            self.answered_at = now
+        elif now - self.answered_at >= TIMING.hang:
+            self._lost()
+        return answers
+
+
+@dataclass(eq=False)
+class Wait:
+    """A caller who is known to wait for a turn, and the turns that others have had meanwhile."""
+
+    calls: list[Call]
+    turns: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def goes_on(self) -> bool:
+        return any(call.waits for call in self.calls)
+
+
 @dataclass(eq=False)
 class Model:
     """One model, and what the machine has seen and done. A life is known by its number."""
 
     spec: ModelSpec
     site: Site = field(default_factory=Site)
-    engine: FakeEngine = field(default_factory=FakeEngine)
+    engine: Ear = field(init=False)
+    first: ModelSpec = field(init=False)
+    entry: ModelSpec = field(init=False)
     state: State = State.STOPPED
     life: int = 0
     stopped: int = 0  # the last life that somebody stopped
@@ -168,13 +224,42 @@ class Model:
     harmed: int = 0  # the last one whose engine died or hung
     cut_at: float = math.inf  # when that stop has to have cut what still runs
     ready_at: float = 0.0
+    ready_life: int = 0
     used_at: float = 0.0
     idle: float = 0.0
+    failures: int = 0  # in a row
+    retry_at: float = -math.inf
+    waits: dict[str, Wait] = field(default_factory=dict)  # by caller
+
+    def __post_init__(self) -> None:
+        self.engine = Ear(self.hangs)
+        self.first = self.entry = self.spec  # as the catalog was at first, and is
+
+    @property
+    def own_idle(self) -> float:
+        return TIMING.idle if self.spec.idle_timeout is None else self.spec.idle_timeout
 
     @property
     def size(self) -> int:
         assert self.spec.llamacpp is not None
         return self.spec.llamacpp.memory
+
+    @property
+    def serves(self) -> bool:
+        return self.state is State.READY and self.harmed != self.life
+
+    @property
+    def engine_runs(self) -> bool:
+        return self.site.there is not None and not self.site.there.exit.done()
+
+    @property
+    def may_stall(self) -> bool:
+        return not (self.site.may_pull.is_set() and self.engine.may_answer.is_set())
+
+    def hangs(self) -> None:
+        """Its engine has been silent for too long; while it loads, that is no fault."""
+        if self.state is not State.STARTING:
+            self.faulty = self.harmed = self.life
 
 
 Kind = Literal["lease", "start", "follow", "begin", "stop"]
@@ -186,6 +271,7 @@ class Call:
 
     model: Model
     kind: Kind
+    caller: str = ""
     idle: float | None = None
     drain: float = 0.0
     lingers: bool = False
@@ -202,6 +288,12 @@ class Call:
     def holds(self) -> bool:
         return self.instance is not None and not self.task.done()
 
+    @property
+    def waits(self) -> bool:
+        """For a turn, when the model serves and nothing is on its way."""
+        started = self.kind in ("lease", "follow") and self.asked
+        return started and self.instance is None and not (self.cancelled or self.task.done())
+
 
 @dataclass(eq=False)
 class Watcher:
@@ -215,6 +307,8 @@ class Watcher:
 TURNS = st.one_of(st.just(math.inf), st.integers(0, 15))
 IDS = ("pinned", "small", "large")
 MODEL = st.sampled_from(IDS)
+CALLERS = ("greedy", "modest", "third")
+CALLER = st.sampled_from(CALLERS)
 ANY = st.integers(0, 50)
 
 
@@ -248,22 +342,60 @@ class Lives(RuleBasedStateMachine):
         self.loop.run(seconds, turns)
         self.settled = turns == math.inf
         if self.settled:
-            sites = (model.site for model in self.models.values())
+            models = self.models.values()
+            sites = (model.site for model in models)
             self.dead = {i for s in sites for i in s.running.values() if i.exit.done()}
+            self.dead |= {m.site.there for m in models if m.site.there and m.harmed == m.life}
+            for model in models:
+                self.waits(model)
+
+    def waits(self, model: Model) -> None:
+        """Note who waits for a turn. Nothing is on its way, so that all are in the queue."""
+        for caller in CALLERS:
+            waiting = [c for c in self.calls_of(model) if c.waits and c.caller == caller]
+            if not (model.serves and waiting):
+                model.waits.pop(caller, None)
+                continue
+            known = model.waits.get(caller)
+            if known is None or not known.goes_on:
+                known = model.waits[caller] = Wait([])
+            known.calls = waiting
+            for call in waiting:
+                call.due = call.due or model.life
+
+    def calls_of(self, model: Model) -> list[Call]:
+        return [call for call in self.calls if call.model is model]
 
     # What is done.
+
+    @initialize(which=MODEL)
+    def serves_already(self, which: str) -> None:
+        self.call(Call(self.models[which], "lease", CALLERS[0]), math.inf)
 
     @rule(
         name=MODEL,
         kind=st.sampled_from(["lease", "lease", "lease", "start", "follow", "begin"]),
+        caller=CALLER,
         idle=st.sampled_from([None, None, 0.0, 50.0]),
         lingers=st.booleans(),
         turns=TURNS,
     )
     def calls_for(
-        self, name: str, kind: Kind, idle: float | None, lingers: bool, turns: float
+        self,
+        name: str,
+        kind: Kind,
+        caller: str,
+        idle: float | None,
+        lingers: bool,
+        turns: float,
     ) -> None:
-        self.call(Call(self.models[name], kind, idle=idle, lingers=lingers), turns)
+        self.call(Call(self.models[name], kind, caller, idle, lingers=lingers), turns)
+
+    @rule(name=MODEL, callers=st.lists(CALLER, min_size=2, max_size=4), turns=TURNS)
+    def crowd_in(self, name: str, callers: list[str], turns: float) -> None:
+        for caller in callers:
+            self.call(Call(self.models[name], "lease", caller), 0)
+        self.run(turns)
 
     @rule(name=MODEL, drain=st.sampled_from([0.0, 10.0, 15.0, 40.0]), turns=TURNS)
     def stops(self, name: str, drain: float, turns: float) -> None:
@@ -285,14 +417,54 @@ class Lives(RuleBasedStateMachine):
             call.end.set_exception(broken()) if breaks else call.end.set_result(None)
         self.run(turns)
 
-    @rule(name=MODEL, turns=TURNS)
-    def crashes(self, name: str, turns: float) -> None:
-        model = self.models[name]
-        instance = model.site.there
-        if instance is not None and not instance.exit.done():
-            instance.die(Exit(1), "Segmentation fault")
-            model.faulty = model.harmed = model.life
+    @precondition(lambda self: any(call.waits and call.model.waits for call in self.calls))
+    @rule(which=ANY, turns=st.integers(0, 3))
+    def leaves_as_its_turn_comes(self, which: int, turns: int) -> None:
+        waiting = [call for call in self.calls if call.waits and call.model.waits]
+        leaver = waiting[which % len(waiting)]
+        for call in self.calls_of(leaver.model):
+            if call.holds and not call.end.done():
+                call.end.set_result(None)
         self.run(turns)
+        leaver.cancelled |= leaver.task.cancel()
+        self.run()
+
+    @rule(name=MODEL, shrinks=st.booleans(), idle=st.sampled_from([None, 10.0]), turns=TURNS)
+    def reloads(self, name: str, shrinks: bool, idle: float | None, turns: float) -> None:
+        self.loop.call_soon(self.reload, name, shrinks, idle)
+        self.run(turns)
+
+    def reload(self, name: str, shrinks: bool, idle: float | None) -> None:
+        model, supervisor = self.models[name], self.manager.find(name)
+        last, entry = model.entry, spec(name, memory="29MiB") if shrinks else model.first
+        model.entry = entry.model_copy(update={"pinned": model.first.pinned, "idle_timeout": idle})
+        runs = model.state not in (State.STOPPED, State.FAILED)
+        if runs and last != model.entry and model.engine.launch(entry) != supervisor.launch:
+            self.unwanted(model, TIMING.drain)
+        self.manager.reload(Catalog([m.entry for m in self.models.values()]))
+        if model.spec is not supervisor.spec:  # in force at once
+            model.spec = supervisor.spec
+            model.idle = model.own_idle
+
+    @precondition(lambda self: any(model.engine_runs for model in self.models.values()))
+    @rule(which=ANY, turns=TURNS)
+    def crashes(self, which: int, turns: float) -> None:
+        running = [model for model in self.models.values() if model.engine_runs]
+        model = running[which % len(running)]
+        assert model.site.there is not None
+        model.site.there.die(Exit(1), "Segmentation fault")
+        model.faulty = model.harmed = model.life
+        self.run(turns)
+
+    @precondition(lambda self: any(model.serves for model in self.models.values()))
+    @rule(which=ANY, seconds=st.sampled_from([5, 13, 15, 19]), hears_again=st.booleans())
+    def goes_deaf(self, which: int, seconds: int, hears_again: bool) -> None:
+        serving = [model for model in self.models.values() if model.serves]
+        engine = serving[which % len(serving)].engine
+        engine.may_answer.clear()
+        self.time_passes(seconds)
+        if hears_again:
+            engine.may_answer.set()
 
     @rule(
         name=MODEL,
@@ -333,8 +505,8 @@ class Lives(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 3, 5, 10, 25, 31, 60, 100]))
     def time_passes(self, seconds: int) -> None:
         for model in self.models.values():
-            if not (model.site.may_pull.is_set() and model.engine.may_answer.is_set()):
-                model.faulty = model.harmed = model.life
+            if model.may_stall and model.state is State.STARTING:
+                model.faulty = model.life
         self.run(seconds=seconds)
 
     @precondition(lambda self: len(self.watchers) < 3)
@@ -368,22 +540,29 @@ class Lives(RuleBasedStateMachine):
         supervisor = self.manager.find(model.spec.id)
         call.asked = True
         call.since = model.life + (model.state not in STATES_IN_USE)
+        try:
+            await self.ask(call, supervisor)
+        except StartBackingOff as error:
+            left = model.retry_at - self.loop.time()
+            assert model.state is State.FAILED
+            assert left > 0
+            assert error.retry_after is not None
+            assert abs(error.retry_after - left) < SOON
+            raise
+        except QueueFull:
+            assert supervisor.queued_count == TIMING.queue_size
+            raise
+
+    async def ask(self, call: Call, supervisor: Supervisor) -> None:
+        model = call.model
         match call.kind:
-            case "lease":
+            case "lease" | "follow":
                 await self.hold(call)
             case "start":
                 await supervisor.start(call.idle)
                 assert model.state is State.READY
                 assert model.site.there not in self.dead
                 self.used(model, call.idle)
-            case "follow":
-
-                async def tell(status: Status, _: int) -> None:
-                    assert status.state == supervisor.status.state
-
-                async with supervisor.lease(tell=tell):
-                    assert model.state is State.READY
-                self.used(model, None)
             case "begin":
                 supervisor.begin()
             case "stop":
@@ -392,11 +571,19 @@ class Lives(RuleBasedStateMachine):
     async def hold(self, call: Call) -> None:
         model = call.model
         try:
-            async with self.manager.find(model.spec.id).lease(call.idle):
-                assert model.state is State.READY
+            supervisor = self.manager.find(model.spec.id)
+
+            async def tell(status: Status, place: int) -> None:
+                assert status.state == supervisor.status.state
+                assert place <= supervisor.queued_count
+
+            told = tell if call.kind == "follow" else None
+            async with supervisor.lease(call.idle, call.caller, tell=told):
+                assert model.state in (State.READY, State.STOPPING)
                 call.instance, call.since = model.site.there, model.life
                 assert call.instance is not None
                 assert call.instance not in self.dead
+                self.has_its_turn(call)
                 try:
                     await call.end
                 finally:
@@ -411,9 +598,16 @@ class Lives(RuleBasedStateMachine):
             if call.instance is not None and call.since == model.life:
                 self.used(model, call.idle)
 
+    def has_its_turn(self, call: Call) -> None:
+        """Nobody else gets a second turn while one waits for the first."""
+        call.model.waits.pop(call.caller, None)
+        for caller, wait in call.model.waits.items():
+            wait.turns[call.caller] += wait.goes_on
+            assert wait.turns[call.caller] <= 1, f"{call.caller} overtakes {caller}"
+
     def used(self, model: Model, idle: float | None) -> None:
         model.used_at = self.loop.time()
-        model.idle = TIMING.idle if idle is None else idle
+        model.idle = model.own_idle if idle is None else idle
 
     async def stop(self, call: Call, supervisor: Supervisor) -> None:
         model, instance = call.model, call.model.site.there
@@ -460,6 +654,8 @@ class Lives(RuleBasedStateMachine):
         self.sound = False
         self.nothing_went_wrong()
         self.models_fit()
+        self.who_waits_has_nobody_to_wait_for_but_users()
+        self.who_is_dead_or_deaf_goes()
         self.who_holds_a_model_has_it()
         self.who_was_answered_was_answered_right()
         self.who_watches_sees_what_is()
@@ -476,16 +672,39 @@ class Lives(RuleBasedStateMachine):
             self.wrong.append(f"{model.spec.id}: {last} -> {model.state}")
         if model.state is State.STARTING:
             model.life += 1
-            model.idle = TIMING.idle
-            if model.site.refuses:
+            model.spec = supervisor.spec
+            model.idle = model.own_idle
+            model.waits.clear()
+            if model.site.refuses or model.may_stall:
                 model.faulty = model.life
+            if self.loop.time() < model.retry_at:
+                self.wrong.append(f"{model.spec.id}: started while it backs off")
         if model.state is State.READY:
             model.ready_at = model.used_at = self.loop.time()
+            model.ready_life = model.life
             for call in self.calls:
                 if call.model is model and call.asked and call.kind in ("lease", "start"):
-                    call.due = model.life
+                    call.due = call.due or model.life  # else it waits for a turn at a dead one
+        if model.state is State.STOPPED:
+            model.failures, model.retry_at = 0, -math.inf
+        if model.state is State.FAILED:
+            if last is State.READY and model.harmed != model.life:
+                self.wrong.append(f"{model.spec.id}: failed in good health")
+            self.backs_off(model, supervisor.status)
         if model.state is State.STOPPING and model.stopped != model.life and not self.closes:
             self.wrong += [f"{model.spec.id}: {why}" for why in self.unasked(model, last)]
+
+    def backs_off(self, model: Model, status: Status) -> None:
+        was_ready = model.ready_life == model.life
+        if was_ready and model.site.left_at - model.ready_at > TIMING.healthy_spell:
+            model.failures = 0
+        wait = min(TIMING.back_off * 2**model.failures, TIMING.back_off_longest)
+        model.failures += 1
+        model.retry_at = self.loop.time() + wait
+        assert status.retry_at is not None
+        assert status.since is not None
+        if abs(status.retry_at - status.since - wait) > 0.5:
+            self.wrong.append(f"{model.spec.id}: does not say when it may start")
 
     def unasked(self, model: Model, last: State) -> list[str]:
         """Why a model that nobody has stopped should not have been."""
@@ -514,7 +733,7 @@ class Lives(RuleBasedStateMachine):
         return why
 
     def nothing_went_wrong(self) -> None:
-        assert not self.wrong
+        assert not self.wrong, self.wrong
         for supervisor in self.manager.models():
             task = supervisor._task
             assert task is None or not task.done() or task.exception() is None
@@ -526,6 +745,22 @@ class Lives(RuleBasedStateMachine):
         assert sum(model.size for model in there) <= CAPACITY
         assert self.manager.admission.free_bytes >= 0
         assert all(len(model.site.running) <= 1 for model in self.models.values())
+
+    def who_waits_has_nobody_to_wait_for_but_users(self) -> None:
+        for name, model in self.models.items():
+            holding = sum(call.holds for call in self.calls_of(model))
+            assert holding <= CONCURRENCY
+            if self.settled and model.serves:
+                waiting = sum(call.waits for call in self.calls_of(model))
+                assert self.manager.find(name).queued_count == waiting <= TIMING.queue_size
+                assert holding == CONCURRENCY or not waiting
+
+    def who_is_dead_or_deaf_goes(self) -> None:
+        for name, model in self.models.items():
+            if self.settled and model.state is State.READY:
+                silence = self.loop.time() - model.engine.answered_at
+                assert model.harmed == model.life or silence < TIMING.hang + TIMING.probe + SOON
+                assert model.harmed != model.life or not model.site.may_remove.is_set(), name
 
     def who_holds_a_model_has_it(self) -> None:
         for call in self.calls:
@@ -555,8 +790,10 @@ class Lives(RuleBasedStateMachine):
                     assert self.closes
                 case StartFailed() | StartStalled() | RuntimeUnavailable() | StopFailed():
                     assert call.model.faulty >= call.since
+                case StartBackingOff() | QueueFull():
+                    pass  # see `answer`
                 case EngineFailed():
-                    assert call.instance is not None
+                    assert call.instance is not None or call.model.harmed >= call.since
                 case _:
                     raise error
 

@@ -645,7 +645,7 @@ async def test_three_hundred_at_once_are_all_answered(service: Serving) -> None:
 
 async def test_a_start_is_foretold_from_the_starts_of_earlier_runs(tmp_path: Path) -> None:
     plan = pb.StartModelRequest(model_id="story-mini", validate_only=True)
-    settings = {"ports": free_ports(4), "state_dir": tmp_path}
+    settings: dict[str, Any] = {"ports": free_ports(4), "state_dir": tmp_path}
     async with serving(**settings) as service:
         assert not (await service.stub.StartModel(plan)).plan.HasField("usual_duration")
         await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))

@@ -20,6 +20,7 @@ from docker.errors import NotFound
 from inference_service.engines import tgi_download
 from inference_service.gpus import GpuError
 from inference_service.v1 import model_service_pb2 as pb
+from tests.command import command
 from tests.docker import images
 from tests.docker.daemon import Daemon
 from tests.docker.needs import require_engine, require_private_engine, require_registry
@@ -393,46 +394,27 @@ async def test_the_token_of_the_hub_is_passed_on_and_said_to_nobody(
     assert "hf_secret" not in str(container.labels) + str(model) + caplog.text
 
 
-@asynccontextmanager
-async def command(*arguments: str) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """The service as a process of its own, which a test may kill."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "inference_service", "--runtime", "docker", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-async def rest_url(process: asyncio.subprocess.Process) -> str:
-    assert process.stdout is not None
-    while line := (await process.stdout.readline()).decode():
-        if line.startswith("REST"):
-            return line.split()[1]
-    raise AssertionError("the service did not come up")
-
-
 async def test_a_service_that_was_killed_leaves_its_containers_to_the_next(
     engine: docker.DockerClient, tmp_path: Path
 ) -> None:
     ports = free_ports(8)
     models = catalog(tmp_path, same="", other="", dropped="")
-    flags = f"--grpc-port 0 --rest-port 0 --service-name {NAME} --volume {NAME} --ports {ports}"
     image = images.tgi_double(engine)
-    first = command(*flags.split(), "--tgi-image", image, "--catalog", str(models))
-    async with first as process, httpx.AsyncClient(timeout=60, trust_env=False) as http:
-        url = await rest_url(process)
+    first = command(
+        runtime="docker",
+        service_name=NAME,
+        volume=NAME,
+        ports=ports,
+        tgi_image=image,
+        catalog=models,
+    )
+    async with first as killed, httpx.AsyncClient(timeout=60, trust_env=False) as http:
         for model_id in ("same", "other", "dropped"):
-            assert (await http.post(f"{url}/models/{model_id}/start")).status_code == 200
+            assert (await http.post(f"{killed.url}/models/{model_id}/start")).status_code == 200
         body = {"model_id": "same", "prompt": "[[no_eos]]", "max_new_tokens": 900}
-        async with http.stream("POST", f"{url}/generate_stream", json=body) as stream:
+        async with http.stream("POST", f"{killed.url}/generate_stream", json=body) as stream:
             await anext(aiter(stream.aiter_bytes()))
-            process.kill()
-            await process.wait()
+            await killed.kill()
     kept = engine.containers.get(f"{NAME}-tgi-same")
     foreign = engine.containers.run(
         image, name=f"foreign-{NAME}", labels={"inference-service.service": "x"}, detach=True
@@ -502,15 +484,20 @@ async def test_services_of_two_names_share_a_docker_engine(engine: docker.Docker
 
 
 async def test_a_second_service_of_the_same_name_is_refused_before_it_touches_anything(
-    engine: docker.DockerClient, service: Serving, capfd: pytest.CaptureFixture[str]
+    engine: docker.DockerClient, service: Serving
 ) -> None:
     await service.http.post("/models/gpt-2/start")
     before = engine.containers.get(f"{NAME}-tgi-gpt-2")
-    async with command("--grpc-port", "0", "--rest-port", "0", "--service-name", NAME) as second:
-        said, _ = await second.communicate()
+    second = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "inference_service", "--grpc-port=0", "--rest-port=0"),
+        f"--service-name={NAME}",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await second.communicate()
 
-    assert (second.returncode, said) == (1, b"")
-    assert f"a service named {NAME} uses this Docker Engine already" in capfd.readouterr().err
+    assert (second.returncode, out) == (1, b"")
+    assert f"a service named {NAME} uses this Docker Engine already" in err.decode()
     before.reload()
     assert before.status == "running"
     text = await service.http.post("/generate", json={"model_id": "gpt-2", "prompt": PROMPT})

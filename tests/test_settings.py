@@ -34,6 +34,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (settings.catalog, settings.port_range) == (None, (8080, 8179))
     assert settings.generation_timeout == 60
     assert (settings.start_stall_timeout, settings.drain_timeout) == (600, 30)
+    assert settings.hang_timeout == 120
     assert (settings.idle_timeout, settings.max_idle_timeout) == (900, 3600)
     assert (settings.memory, settings.min_residency) == (None, 10)
     assert settings.llamacpp_image.endswith(f":{__version__}")
@@ -54,6 +55,7 @@ VALUES = [
     ("service_name", "a.b_c-1", "a.b_c-1"),
     ("generation_timeout", "0.5", 0.5),
     ("start_stall_timeout", "1", 1.0),
+    ("hang_timeout", "inf", math.inf),
     ("drain_timeout", "0", 0.0),
     ("idle_timeout", "inf", math.inf),
     ("max_idle_timeout", "0", 0.0),
@@ -141,6 +143,7 @@ def test_containers_are_left_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         *[("service_name", text) for text in ("", "-x", "a b", "x" * 64)],
         *[("generation_timeout", text) for text in ("0", "-1", "soon", "nan")],
         *[("start_stall_timeout", text) for text in ("0", "-1")],
+        *[("hang_timeout", text) for text in ("0", "-1", "nan")],
         *[(f"{name}_timeout", "-0.1") for name in ("drain", "idle", "max_idle")],
         ("idle_timeout", "nan"),
         ("min_residency", "-1"),

@@ -85,6 +85,26 @@ async def test_a_turn_that_nobody_can_take_any_more_goes_on() -> None:
     assert turns.queued == 0
 
 
+async def test_a_turn_goes_past_those_who_leave_at_that_moment() -> None:
+    """As when a stop cuts all at once: who has the turn learns of it before who waits for it."""
+    turns = Turns("m", limit=1, size=3)
+    await turns.take("a")
+    first, second, stayer = (asyncio.create_task(turns.take(caller)) for caller in "aab")
+    await settle()
+    first.cancel()
+    second.cancel()
+    turns.give()
+
+    async with asyncio.timeout(1):
+        await stayer
+    assert first.cancelled()
+    assert second.cancelled()
+    assert turns.queued == 0
+    turns.give()
+    async with asyncio.timeout(1):
+        await turns.take("a")
+
+
 async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     turns = Turns("m", limit=1, size=1)
     await turns.take("a")
@@ -193,3 +213,23 @@ async def test_an_engine_has_no_more_requests_than_it_works_on() -> None:
     assert most == supervisor.launch.concurrency == 128
     assert supervisor.queued_count == 0
     await supervisor.close(0)
+
+
+async def test_another_limit_holds_for_the_turns_to_come() -> None:
+    turns = Turns("m", limit=3, size=10)
+    for _ in range(3):
+        await turns.take("a")
+    waiters = [asyncio.create_task(turns.take("a")) for _ in range(3)]
+    await settle()
+
+    turns.resize(2)
+    turns.give()
+    await settle()
+    assert turns.queued == 3  # there are as many as there may be now
+    turns.give()
+    await settle()
+    assert turns.queued == 2
+    turns.resize(4)
+    await settle()
+    assert turns.queued == 0
+    await asyncio.gather(*waiters)

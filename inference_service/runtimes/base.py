@@ -120,8 +120,9 @@ class Runtime(Protocol):
     ) -> AbstractAsyncContextManager[Instance]:
         """Run the engine; leaving stops and removes it, on failure and on cancellation too.
 
-        One that gets GPUs gets those of `gpus`, or all where none are named. An engine of an
-        earlier run of this service that fits the launch, on these GPUs, is taken over as it is.
+        One that gets GPUs gets those of `gpus`, or all where none are named. After an error in the
+        block, as when the engine hangs, it is killed without its grace. An engine of an earlier run
+        of this service that fits the launch, on these GPUs, is taken over as it is.
         Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
         """
 

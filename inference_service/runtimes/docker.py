@@ -126,7 +126,7 @@ class DockerRuntime:
             finally:
                 try:
                     if not (self._leaving and not failed):
-                        await self._clear(launch)
+                        await self._clear(launch, 0 if failed else launch.stop_grace)
                 except (RuntimeUnavailable, LaunchError) as error:
                     if not failed:  # the first failure says more than this one
                         raise self._not_removed(launch, error) from None
@@ -251,9 +251,9 @@ class DockerRuntime:
     def _labels(self, launch: Launch) -> dict[str, str]:
         return {f"{LABEL}.service": self._service, f"{LABEL}.model": launch.model_id}
 
-    async def _clear(self, launch: Launch) -> None:
+    async def _clear(self, launch: Launch, grace: float) -> None:
         """Remove what a run has left: as soon as it can be, where that is not now."""
-        removal = asyncio.create_task(self._remove(launch, launch.stop_grace))
+        removal = asyncio.create_task(self._remove(launch, grace))
         try:
             await completed(removal)
         finally:

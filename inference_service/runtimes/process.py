@@ -81,10 +81,14 @@ class ProcessRuntime:
             instance = ProcessInstance(
                 self.container_name(launch), launch, port, process, protocol.exited
             )
+            grace = launch.stop_grace
             try:
                 yield instance
+            except Exception:
+                grace = 0
+                raise
             finally:
-                await instance.stop(launch.stop_grace)
+                await instance.stop(grace)
 
     def lingers(self, launch: Launch) -> bool:
         """Never: SIGKILL is not refused."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from inference_service.v1 import model_service_pb2 as pb
 from tests.chaos.callers import STREAMS, TEXT
 from tests.chaos.conftest import Faulty
 from tests.chaos.trial import ENDLESS, SHORT, Trial
@@ -58,6 +59,56 @@ async def test_five_hundred_clients_vanish_amid_streams(faulty: Faulty, tgi: Set
         await until_at_rest(service, trial)
         assert [caller.answers for caller in stay.callers] == [[TEXT]] * 20
         assert not any(caller.answers for caller in vanish.callers)
+
+
+async def test_a_stop_amid_streams_and_a_queue(faulty: Faulty, tgi: Settings) -> None:
+    settings = tgi(MAX_CONCURRENT_REQUESTS=8, DOUBLE_TOKENS_PER_SECOND=50)
+    async with (
+        faulty("a stop amid 8 streams and a queue of 32", {"MODEL_STOPPED"}) as trial,
+        trial.serving(**settings) as service,
+    ):
+        crowd = trial.call(service, 40, ENDLESS, STREAMS)
+        await until_queued(service, trial, 32)
+        trial.strike()
+        request = pb.StopModelRequest(model_id=trial.model_id)
+        request.drain_timeout.FromSeconds(0)
+        await service.stub.StopModel(request)
+        await crowd.answered()
+        await trial.call(service, 40).answered()
+        await trial.heal(service)
+        assert [caller.answers for caller in crowd.callers] == [["MODEL_STOPPED"]] * 40
+
+
+async def until_queued(service: Serving, trial: Trial, count: int) -> None:
+    """Return when so many requests wait for their turn."""
+    async with asyncio.timeout(30):
+        while True:
+            if (await trial.model(service)).queued_request_count == count:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_clients_hang_up_in_the_middle_of_an_upload(faulty: Faulty, tgi: Settings) -> None:
+    async with (
+        faulty("200 clients hang up amid an upload, 20 stay") as trial,
+        trial.serving(**tgi()) as service,
+    ):
+        stay = trial.call(service, 20)
+        url = service.http.base_url
+        trial.strike()
+        await asyncio.gather(*(half_an_upload(url.host, url.port or 0) for _ in range(200)))
+        await stay.answered()
+        await trial.heal(service)
+        assert [caller.answers for caller in stay.callers] == [[TEXT]] * 20
+
+
+async def half_an_upload(host: str, port: int) -> None:
+    """Announce a megabyte, send some of it, and go."""
+    _, writer = await asyncio.open_connection(host, port)
+    head = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: 1000000\r\n\r\n".encode() + b'{"prompt": "' + b"x" * 1000)
+    await writer.drain()
+    writer.transport.abort()
 
 
 async def until_at_rest(service: Serving, trial: Trial) -> None:

@@ -110,19 +110,25 @@ async def test_out_of_memory_amid_streams(faulty: Faulty, tgi: Settings) -> None
         assert [caller.answers for caller in crowd.callers] == [["ENGINE_FAILED"]] * 20
 
 
-async def test_stopped_amid_streams(faulty: Faulty, tgi: Settings) -> None:
-    """An engine that hangs is known by the silence alone; somebody has to end it."""
-    allowed = {"GENERATION_TIMEOUT", "ENGINE_FAILED", "START_BACKING_OFF"}
-    settings = tgi(DOUBLE_TOKENS_PER_SECOND=50) | {"generation_timeout": 1}
+async def test_hangs_amid_streams(faulty: Faulty, tgi: Settings) -> None:
+    """The engine is there, and its port: only its silence tells."""
+    allowed = {"ENGINE_FAILED", "START_BACKING_OFF"}
+    settings = tgi(DOUBLE_TOKENS_PER_SECOND=50) | {"hang_timeout": 1}
     async with (
-        faulty("SIGSTOP amid 20 streams, killed by hand", allowed) as trial,
+        faulty("SIGSTOP amid 20 streams", allowed) as trial,
         trial.serving(**settings) as service,
     ):
         crowd = trial.call(service, 20, ENDLESS, STREAMS)
         await crowd.reading()
         trial.strike()
         signalled(trial.container(), signal.SIGSTOP)
+        late = trial.call(service, 20)
         await crowd.answered()
-        assert [caller.answers for caller in crowd.callers] == [["GENERATION_TIMEOUT"]] * 20
-        signalled(trial.container(), signal.SIGKILL)
+        await late.answered()
+        await until_state(
+            service, trial.model_id, lambda model: model.state == pb.MODEL_STATE_FAILED
+        )
+        error = (await trial.model(service)).last_error.message
         await trial.heal(service)
+        assert "answered nothing for" in error
+        assert [caller.answers for caller in crowd.callers] == [["ENGINE_FAILED"]] * 20

@@ -10,6 +10,8 @@ import pytest
 from docker import DockerClient
 
 from tests.chaos.leftovers import held
+from tests.chaos.report import Row
+from tests.chaos.trial import Trial, new_client
 from tests.serving import free_ports
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
@@ -51,3 +53,16 @@ async def test_each_kind_is_seen_and_goes(docker_client: DockerClient, tgi_image
     await asyncio.wait([task])
     left = held(SERVICE, ports) - before
     assert set(left) <= {"file of unix"}  # of the client above
+
+
+async def test_a_volume_in_use_is_seen(docker_client: DockerClient, tgi_image: str) -> None:
+    async with new_client() as http:
+        trial = Trial(Row(""), docker_client, SERVICE, "", free_ports(1), (), http)
+        volumes = {SERVICE: {"bind": "/data", "mode": "rw"}}
+        container = docker_client.containers.create(tgi_image, volumes=volumes)
+        trial.forget_volume()
+        assert "in use" in trial.row.left.pop()
+        container.remove()
+        trial.forget_volume()
+        assert trial.row.left == []
+        assert not docker_client.volumes.list(filters={"name": SERVICE})

@@ -3,85 +3,120 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
 import pytest
+from docker.models.containers import Container
 
-from inference_service import server
 from inference_service.runtimes.ports import Ports
+from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
-from tests.chaos.callers import LOST, STREAMS, Crowd
+from tests.chaos.callers import ALL, LOST, STREAMS, Crowd, Kind
 from tests.chaos.conftest import Faulty
-from tests.chaos.trial import ENDLESS
+from tests.chaos.trial import ENDLESS, SHORT, Trial
+from tests.command import Command, command
 from tests.serving import serving
-from tests.test_service_docker import command
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 
 Settings = Callable[..., dict[str, Any]]
+Call = Callable[..., Crowd]
+
+
+@asynccontextmanager
+async def apart(trial: Trial, settings: dict[str, Any]) -> AsyncGenerator[tuple[Command, Call]]:
+    """The service as a process of its own, and what calls its model so many times at once."""
+    async with (
+        command(**settings) as service,
+        grpc.aio.insecure_channel(service.target) as channel,
+    ):
+        trial.http.base_url = service.url
+        stub = pb_grpc.ModelServiceStub(channel)
+
+        def call(count: int, body: Any = SHORT, kinds: tuple[Kind, ...] = ALL) -> Crowd:
+            crowd = Crowd(stub, trial.http, count, body | {"model_id": trial.model_id}, kinds)
+            trial.crowds.append(crowd)
+            return crowd
+
+        yield service, call
+
+
+async def taken_over(trial: Trial, settings: dict[str, Any], before: Container) -> None:
+    """The next service goes on with the engine that runs, as it is."""
+    async with serving(**settings) as service:
+        await trial.heal(service)
+        now = trial.container()
+        assert now.id == before.id
+        assert now.attrs["State"]["StartedAt"] == before.attrs["State"]["StartedAt"]
+        await trial.judge()
 
 
 async def test_killed_amid_streams(faulty: Faulty, tgi: Settings) -> None:
-    settings = tgi(DOUBLE_TOKENS_PER_SECOND=50)
     async with faulty("kill -9 of the service amid 10 streams", {LOST}) as trial:
-        same = {"service_name": trial.service_name, "volume": trial.service_name}
-        same |= {"ports": trial.ports} | settings
-        flags = {f"--{name.replace('_', '-')}": str(value) for name, value in same.items()}
-        arguments = [word for flag in flags.items() for word in flag if flag[0] != "--runtime"]
-        async with command("--grpc-port", "0", "--rest-port", "0", *arguments) as process:
-            assert process.stdout is not None
-            faces: dict[str, str] = {}
-            while len(faces) < 2:
-                name, _, address = (await process.stdout.readline()).decode().partition(" ")
-                if name in ("gRPC", "REST"):
-                    faces[name] = address.split()[0]
-            async with grpc.aio.insecure_channel(faces["gRPC"]) as channel:
-                trial.http.base_url = faces["REST"]
-                body = ENDLESS | {"model_id": trial.model_id}
-                stub = pb_grpc.ModelServiceStub(channel)
-                crowd = Crowd(stub, trial.http, 10, body, STREAMS)
-                trial.crowds.append(crowd)
-                await crowd.reading()
-                before = trial.container()
-                trial.strike()
-                process.kill()
-                await crowd.answered()
-        async with serving(**same) as service:
-            await trial.heal(service)
-            assert trial.container().id == before.id
-            await trial.judge()
+        settings = trial.settings | tgi(DOUBLE_TOKENS_PER_SECOND=50)
+        async with apart(trial, settings) as (service, call):
+            crowd = call(10, ENDLESS, STREAMS)
+            await crowd.reading()
+            before = trial.container()
+            trial.strike()
+            await service.kill()
+            await crowd.answered()
+        await taken_over(trial, settings, before)
         assert [caller.answers for caller in crowd.callers] == [[LOST]] * 10
+
+
+async def test_killed_while_the_engine_loads(faulty: Faulty, tgi: Settings) -> None:
+    async with faulty("kill -9 of the service while it loads", {LOST}) as trial:
+        settings = trial.settings | tgi(DOUBLE_LOAD_SECONDS=3)
+        async with apart(trial, settings) as (service, call):
+            crowd = call(20)
+            await loading(service, trial.model_id)
+            before = trial.container()
+            trial.strike()
+            await service.kill()
+            await crowd.answered()
+        await taken_over(trial, settings, before)
+        assert [caller.answers for caller in crowd.callers] == [[LOST]] * 20
+
+
+async def loading(service: Command, model_id: str) -> None:
+    """Return when the engine loads its weights."""
+    async with grpc.aio.insecure_channel(service.target) as channel:
+        request = pb.WatchModelsRequest(model_id=model_id)
+        async for change in pb_grpc.ModelServiceStub(channel).WatchModels(request):
+            if change.model.start_progress.phase == pb.START_PHASE_LOADING_WEIGHTS:
+                return
 
 
 class Stolen(Ports):
     """Ports of which a stranger takes the next `left`, each after it was found free."""
 
-    left = 0
-    strangers = ExitStack()
+    def __init__(self, ports: str, strangers: ExitStack) -> None:
+        first, _, last = ports.partition("-")
+        super().__init__(int(first), int(last))
+        self._strangers = strangers
+        self.left = 0
 
     @contextmanager
     def claim(self, avoid: frozenset[int] = frozenset()) -> Iterator[int]:
         with super().claim(avoid) as port:
-            if Stolen.left:
-                Stolen.left -= 1
-                self.strangers.enter_context(socket.create_server(("127.0.0.1", port)))
+            if self.left:
+                self.left -= 1
+                self._strangers.enter_context(socket.create_server(("127.0.0.1", port)))
             yield port
 
 
-async def test_a_port_is_taken_between_choice_and_start(
-    faulty: Faulty, tgi: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "Ports", Stolen)
-    async with (
-        faulty("two ports taken between choice and start") as trial,
-        trial.serving(**tgi()) as service,
-    ):
-        with Stolen.strangers:
-            Stolen.left = 2
-            trial.strike()
-            await trial.call(service, 20).answered()
-            await trial.heal(service)
-            assert Stolen.left == 0
+async def test_a_port_is_taken_between_choice_and_start(faulty: Faulty, tgi: Settings) -> None:
+    async with faulty("two ports taken between choice and start") as trial:
+        with ExitStack() as strangers:
+            ports = Stolen(trial.ports, strangers)
+            async with trial.serving(claims=ports, **tgi()) as service:
+                ports.left = 2
+                trial.strike()
+                await trial.call(service, 20).answered()
+                await trial.heal(service)
+                assert ports.left == 0
+                strangers.close()

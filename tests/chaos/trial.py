@@ -38,6 +38,16 @@ class Trial:
     http: httpx.AsyncClient
     crowds: list[Crowd] = field(default_factory=list)
     struck_at: float = 0.0
+    rest_at: str = ""  # where REST is asked; by default, the service itself
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tells a service of this trial from all others."""
+        return {
+            "service_name": self.service_name,
+            "volume": self.service_name,
+            "ports": self.ports,
+        }
 
     def held(self) -> Held:
         """What there is now of the service and of this process."""
@@ -64,7 +74,7 @@ class Trial:
         self, service: Serving, count: int, body: Any = SHORT, kinds: tuple[Kind, ...] = ALL
     ) -> Crowd:
         """The same, but nobody will wait for an answer."""
-        self.http.base_url = service.http.base_url
+        self.http.base_url = self.rest_at or service.http.base_url
         body = body | {"model_id": self.model_id}
         return Crowd(service.stub, self.http, count, body, kinds)
 
@@ -110,12 +120,12 @@ class Trial:
 
         It has served before, and so opened what a service opens once.
         """
-        names = {"service_name": self.service_name, "volume": self.service_name}
-        async with serving(**names | {"ports": self.ports} | settings) as service:
+        async with serving(**self.settings | settings) as service:
             await self.served(service)
             before = self.held()
             yield service
             await self.judge()
+            await self.at_rest(service)
             await self.stopped(service)
             self.row.left += await left_behind(before, self.held, running=True)
 
@@ -126,9 +136,26 @@ class Trial:
         assert [caller.answers for caller in crowd.callers] == [[TEXT]] * len(ALL)
         await self.stopped(service)
 
+    async def at_rest(self, service: Serving) -> None:
+        """Wait until the service works for nobody; what it still counts then is left behind."""
+        end = time.monotonic() + 5
+        while True:
+            model = await self.model(service)
+            counts = {
+                "request": model.active_request_count,
+                "queued request": model.queued_request_count,
+            }
+            if not any(counts.values()) or time.monotonic() > end:
+                self.row.left += (name for name, count in counts.items() for _ in range(count))
+                return
+            await asyncio.sleep(0.05)
+
     async def stopped(self, service: Serving) -> None:
         """Stop the model, and close the connections of its callers."""
         await service.stub.StopModel(pb.StopModelRequest(model_id=self.model_id))
+        admission = service.service.manager.admission
+        if admission.free_bytes != admission.capacity_bytes:
+            self.row.left.append("memory")
         await self.http.aclose()
         self.http = new_client()
 

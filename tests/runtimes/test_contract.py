@@ -235,6 +235,20 @@ async def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace(real: Be
     assert real.left(launch) == []
 
 
+async def test_an_error_in_the_block_spares_the_engine_no_grace(real: Bed) -> None:
+    """What hangs does not listen, and somebody waits for the next one."""
+    loop = asyncio.get_running_loop()
+    launch = real.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=60)
+    with pytest.raises(ZeroDivisionError):
+        async with real.runtime.run(launch) as instance:
+            await real.serves(instance)
+            began = loop.time()
+            _ = 1 / 0
+
+    assert loop.time() - began < PROMPTLY
+    assert real.left(launch) == []
+
+
 async def test_a_log_is_followed_from_its_beginning_to_its_end(bed: Bed) -> None:
     async with bed.running() as instance:
         await bed.say(instance, "early")
