@@ -217,8 +217,8 @@ class Model:
     cut_at: float = math.inf  # when that stop has to have cut what still runs
     ready_at: float = 0.0
     ready_life: int = 0
-    used_at: float = 0.0
-    idle: float = 0.0
+    may_go_at: float = 0.0  # for being idle, and when it must have gone
+    must_go_at: float = 0.0
     failures: int = 0  # in a row
     retry_at: float = -math.inf
     waits: dict[str, Wait] = field(default_factory=dict)  # by caller
@@ -404,7 +404,7 @@ class Lives(RuleBasedStateMachine):
             call.end.set_exception(broken()) if breaks else call.end.set_result(None)
         self.run(turns)
 
-    @precondition(lambda self: any(model.waits for model in self.models.values()))
+    @precondition(lambda self: any(call.waits and call.model.waits for call in self.calls))
     @rule(which=ANY, turns=st.integers(0, 3))
     def leaves_as_its_turn_comes(self, which: int, turns: int) -> None:
         waiting = [call for call in self.calls if call.waits and call.model.waits]
@@ -558,7 +558,9 @@ class Lives(RuleBasedStateMachine):
                 assert self.loop.time() > model.cut_at - SOON
             raise
         finally:
-            if call.instance is not None and call.since == model.life:
+            if call.instance is None:  # a place in the queue counts, a wait for READY does not
+                self.used(model, call.idle, surely=False)
+            elif call.since == model.life:
                 self.used(model, call.idle)
 
     def has_its_turn(self, call: Call) -> None:
@@ -568,9 +570,10 @@ class Lives(RuleBasedStateMachine):
             wait.turns[call.caller] += wait.goes_on
             assert wait.turns[call.caller] <= 1, f"{call.caller} overtakes {caller}"
 
-    def used(self, model: Model, idle: float | None) -> None:
-        model.used_at = self.loop.time()
-        model.idle = TIMING.idle if idle is None else idle
+    def used(self, model: Model, idle: float | None, surely: bool = True) -> None:
+        at = self.loop.time() + (TIMING.idle if idle is None else idle)
+        model.may_go_at = at if surely else min(model.may_go_at, at)
+        model.must_go_at = at if surely else max(model.must_go_at, at)
 
     async def stop(self, call: Call, supervisor: Supervisor) -> None:
         model, instance = call.model, call.model.site.there
@@ -634,14 +637,14 @@ class Lives(RuleBasedStateMachine):
             self.wrong.append(f"{model.spec.id}: {last} -> {model.state}")
         if model.state is State.STARTING:
             model.life += 1
-            model.idle = TIMING.idle
             model.waits.clear()
             if model.site.refuses or model.may_stall:
                 model.faulty = model.life
             if self.loop.time() < model.retry_at:
                 self.wrong.append(f"{model.spec.id}: started while it backs off")
         if model.state is State.READY:
-            model.ready_at = model.used_at = self.loop.time()
+            model.ready_at = self.loop.time()
+            self.used(model, None)
             model.ready_life = model.life
             for call in self.calls:
                 if call.model is model and call.asked and call.kind in ("lease", "start"):
@@ -689,7 +692,7 @@ class Lives(RuleBasedStateMachine):
             if m is not model
         )
         evicted = waiting and now > model.ready_at + TIMING.residency - SOON
-        if not evicted and now < model.used_at + model.idle - SOON:
+        if not evicted and now < model.may_go_at - SOON:
             why.append("stopped before its time")
         return why
 
@@ -772,7 +775,7 @@ class Lives(RuleBasedStateMachine):
             if self.settled and model.state is State.READY and not model.spec.pinned:
                 in_use = any(call.holds for call in self.calls if call.model is model)
                 if not in_use and model.site.there not in self.dead:
-                    assert self.loop.time() < model.used_at + model.idle + SOON, name
+                    assert self.loop.time() < model.must_go_at + SOON, name
 
     # The end.
 
