@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-ha
 GENERATED := inference_service/v1
 GOOGLEAPIS := build/googleapis
 
-.PHONY: run test chaos lint format protos protos-check docs lock image clean help
+.PHONY: run test chaos soak lint format protos protos-check docs lock image clean help
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,7 +21,10 @@ test: $(VENV)/dev ## run every test that this machine can run
 	$(BIN)/python -m pytest $(ARGS)
 
 chaos: $(VENV)/dev ## kill, starve and cut the service on a real Docker Engine, and print the table
-	$(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)
+	$(BIN)/python -m pytest -m chaos --timeout 400 tests/chaos $(ARGS)
+
+soak: $(VENV)/dev ## work on a service for SOAK_SECONDS (600), and see whether it grows
+	$(BIN)/python -m pytest -m soak tests/soak $(ARGS)
 
 lint: $(VENV)/dev protos-check ## check style, types, layers and the contract
 	$(BIN)/ruff check .

@@ -184,8 +184,12 @@ async def _grpc(
 ) -> AsyncGenerator[int]:
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor()],
-        # Two services on one port would each get some of the calls.
-        options=[("grpc.so_reuseport", 0)],
+        options=[
+            # Two services on one port would each get some of the calls.
+            ("grpc.so_reuseport", 0),
+            # gRPC cancels, with no reason, what a busy process has not accepted after 30 seconds.
+            ("grpc.server_max_unrequested_time_in_server", 3600),
+        ],
     )
     pb_grpc.add_ModelServiceServicer_to_server(servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(beacon.servicer, server)

@@ -24,12 +24,12 @@ class Command:
 
 
 @asynccontextmanager
-async def command(**settings: object) -> AsyncGenerator[Command]:
+async def command(module: str = "inference_service", **settings: object) -> AsyncGenerator[Command]:
     """Run `inference-service` on free ports; it is killed in the end, if it still runs."""
     settings = {"grpc_port": 0, "rest_port": 0} | settings
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "inference_service", *flags), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", module, *flags), stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     try:

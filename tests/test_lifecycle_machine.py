@@ -226,7 +226,9 @@ class Model:
     ready_at: float = 0.0
     ready_life: int = 0
     used_at: float = 0.0
-    idle: float = 0.0
+    perhaps_used_at: float = 0.0
+    may_go_at: float = 0.0  # for being idle, and when it must have gone
+    must_go_at: float = 0.0
     failures: int = 0  # in a row
     retry_at: float = -math.inf
     waits: dict[str, Wait] = field(default_factory=dict)  # by caller
@@ -289,10 +291,15 @@ class Call:
         return self.instance is not None and not self.task.done()
 
     @property
-    def waits(self) -> bool:
+    def queues(self) -> bool:
         """For a turn, when the model serves and nothing is on its way."""
         started = self.kind in ("lease", "follow") and self.asked
         return started and self.instance is None and not (self.cancelled or self.task.done())
+
+    @property
+    def waits(self) -> bool:
+        """The same, and it notices its turn at once: who follows has others to await before."""
+        return self.queues and self.kind == "lease"
 
 
 @dataclass(eq=False)
@@ -444,7 +451,8 @@ class Lives(RuleBasedStateMachine):
         self.manager.reload(Catalog([m.entry for m in self.models.values()]))
         if model.spec is not supervisor.spec:  # in force at once
             model.spec = supervisor.spec
-            model.idle = model.own_idle
+            model.may_go_at = model.used_at + model.own_idle
+            model.must_go_at = model.perhaps_used_at + model.own_idle
 
     @precondition(lambda self: any(model.engine_runs for model in self.models.values()))
     @rule(which=ANY, turns=TURNS)
@@ -577,13 +585,15 @@ class Lives(RuleBasedStateMachine):
                 assert status.state == supervisor.status.state
                 assert place <= supervisor.queued_count
 
-            told = tell if call.kind == "follow" else None
-            async with supervisor.lease(call.idle, call.caller, tell=told):
+            follows = call.kind == "follow"
+            caller, told = (f"{call.caller} follows", tell) if follows else (call.caller, None)
+            async with supervisor.lease(call.idle, caller, tell=told):
                 assert model.state in (State.READY, State.STOPPING)
                 call.instance, call.since = model.site.there, model.life
                 assert call.instance is not None
                 assert call.instance not in self.dead
-                self.has_its_turn(call)
+                if not follows:
+                    self.has_its_turn(call)
                 try:
                     await call.end
                 finally:
@@ -595,7 +605,9 @@ class Lives(RuleBasedStateMachine):
                 assert self.loop.time() > model.cut_at - SOON
             raise
         finally:
-            if call.instance is not None and call.since == model.life:
+            if call.instance is None:  # a place in the queue counts, a wait for READY does not
+                self.used(model, call.idle, surely=False)
+            elif call.since == model.life:
                 self.used(model, call.idle)
 
     def has_its_turn(self, call: Call) -> None:
@@ -605,9 +617,12 @@ class Lives(RuleBasedStateMachine):
             wait.turns[call.caller] += wait.goes_on
             assert wait.turns[call.caller] <= 1, f"{call.caller} overtakes {caller}"
 
-    def used(self, model: Model, idle: float | None) -> None:
-        model.used_at = self.loop.time()
-        model.idle = model.own_idle if idle is None else idle
+    def used(self, model: Model, idle: float | None, surely: bool = True) -> None:
+        model.perhaps_used_at = self.loop.time()
+        model.used_at = model.perhaps_used_at if surely else model.used_at
+        at = self.loop.time() + (model.own_idle if idle is None else idle)
+        model.may_go_at = at if surely else min(model.may_go_at, at)
+        model.must_go_at = at if surely else max(model.must_go_at, at)
 
     async def stop(self, call: Call, supervisor: Supervisor) -> None:
         model, instance = call.model, call.model.site.there
@@ -673,14 +688,14 @@ class Lives(RuleBasedStateMachine):
         if model.state is State.STARTING:
             model.life += 1
             model.spec = supervisor.spec
-            model.idle = model.own_idle
             model.waits.clear()
             if model.site.refuses or model.may_stall:
                 model.faulty = model.life
             if self.loop.time() < model.retry_at:
                 self.wrong.append(f"{model.spec.id}: started while it backs off")
         if model.state is State.READY:
-            model.ready_at = model.used_at = self.loop.time()
+            model.ready_at = self.loop.time()
+            self.used(model, None)
             model.ready_life = model.life
             for call in self.calls:
                 if call.model is model and call.asked and call.kind in ("lease", "start"):
@@ -728,7 +743,7 @@ class Lives(RuleBasedStateMachine):
             if m is not model
         )
         evicted = waiting and now > model.ready_at + TIMING.residency - SOON
-        if not evicted and now < model.used_at + model.idle - SOON:
+        if not evicted and now < model.may_go_at - SOON:
             why.append("stopped before its time")
         return why
 
@@ -738,7 +753,7 @@ class Lives(RuleBasedStateMachine):
             task = supervisor._task
             assert task is None or not task.done() or task.exception() is None
         for close in self.closes:
-            assert not close.done() or close.exception() is None
+            assert not close.done() or close.exception() is None, repr(close.exception())
 
     def models_fit(self) -> None:
         there = [model for model in self.models.values() if model.site.running]
@@ -751,7 +766,7 @@ class Lives(RuleBasedStateMachine):
             holding = sum(call.holds for call in self.calls_of(model))
             assert holding <= CONCURRENCY
             if self.settled and model.serves:
-                waiting = sum(call.waits for call in self.calls_of(model))
+                waiting = sum(call.queues for call in self.calls_of(model))
                 assert self.manager.find(name).queued_count == waiting <= TIMING.queue_size
                 assert holding == CONCURRENCY or not waiting
 
@@ -811,7 +826,7 @@ class Lives(RuleBasedStateMachine):
             if self.settled and model.state is State.READY and not model.spec.pinned:
                 in_use = any(call.holds for call in self.calls if call.model is model)
                 if not in_use and model.site.there not in self.dead:
-                    assert self.loop.time() < model.used_at + model.idle + SOON, name
+                    assert self.loop.time() < model.must_go_at + SOON, name
 
     # The end.
 

@@ -373,16 +373,16 @@ async def test_invariant_6_a_model_that_nobody_uses_is_stopped() -> None:
 
 
 async def test_invariant_6_idle_time_counts_from_the_end_of_the_last_request() -> None:
-    async with model(Timing(poll=0.001, idle=0.1)) as (supervisor, runtime, engine):
+    async with model(Timing(poll=0.001, idle=0.5)) as (supervisor, runtime, engine):
         engine.may_speak.clear()
         caller = asyncio.create_task(generate(supervisor))
         await engine.spoke.wait()
-        await asyncio.sleep(0.25)  # a request longer than the idle time
+        await asyncio.sleep(0.75)  # a request longer than the idle time
         assert supervisor.status.state is State.READY
         engine.may_speak.set()
         await caller
         for _ in range(5):  # uses that together are longer than the idle time
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.15)
             await generate(supervisor)
 
         assert runtime.started == ["tgi-tiny"]

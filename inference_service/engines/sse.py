@@ -63,7 +63,7 @@ def session(*, keep_alive: bool) -> aiohttp.ClientSession:
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
     )
 
 

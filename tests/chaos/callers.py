@@ -24,14 +24,20 @@ ALL: tuple[Kind, ...] = ("Generate", "/generate", *STREAMS)
 TEXT = "a text"
 LOST = "a broken connection"
 
+_PATIENCE = 90  # seconds, on a machine that others keep busy too
+
 
 class Caller:
-    """One call. `answers` has a reason, `TEXT` or `LOST` for each end that it was told of."""
+    """One call. `answers` has a reason, `TEXT` or `LOST` for each end that it was told of.
+
+    `message` is that of the last error.
+    """
 
     def __init__(
         self, kind: Kind, stub: pb_grpc.ModelServiceAsyncStub, http: httpx.AsyncClient, body: Any
     ) -> None:
         self.answers: list[str] = []
+        self.message = ""
         self.reading = asyncio.Event()  # a first token has come
         self.retry_after = 0.0
         self._stub, self._http, self._body = stub, http, body
@@ -75,7 +81,7 @@ class Caller:
         except httpx.TransportError:
             return self._told(LOST)
         if response.status_code != 200:
-            return self._told(response.headers["x-error-reason"])
+            return self._failed(response)
         self._told(TEXT if response.json()["generated_text"] else "an empty text")
 
     async def _rest_generate_stream(self) -> None:
@@ -83,7 +89,8 @@ class Caller:
             stream = self._http.stream("POST", "/generate_stream", json=self._body)
             async with stream as response:
                 if response.status_code != 200:
-                    return self._told(response.headers["x-error-reason"])
+                    await response.aread()
+                    return self._failed(response)
                 event = ""
                 async for line in response.aiter_lines():
                     name, _, value = line.partition(": ")
@@ -99,12 +106,18 @@ class Caller:
         elif event == "summary":
             self._told(TEXT if self.reading.is_set() else "an empty text")
         elif event == "error":
+            self.message = data["detail"]
             self._told(data["reason"])
+
+    def _failed(self, response: httpx.Response) -> None:
+        self.message = response.json()["detail"]
+        self._told(response.headers["x-error-reason"])
 
     def _refused(self, error: grpc.aio.AioRpcError) -> None:
         if not error.trailing_metadata() and error.code() is grpc.StatusCode.UNAVAILABLE:
             return self._told(LOST)  # gRPC's own word: there is nobody to say more
         told = failure(error)
+        self.message = told.message
         retry = told.details.get("RetryInfo")
         if isinstance(retry, error_details_pb2.RetryInfo):
             self.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
@@ -130,13 +143,13 @@ class Crowd:
 
     async def reading(self) -> None:
         """Return when each has had a first token."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(_PATIENCE):
             for caller in self.callers:
                 await caller.reading.wait()
 
     async def answered(self) -> None:
         """Return when every call has ended, or after a time in which each should have."""
-        await asyncio.wait([caller.task for caller in self.callers], timeout=30)
+        await asyncio.wait([caller.task for caller in self.callers], timeout=_PATIENCE)
 
     async def vanish(self) -> None:
         """All break off at once."""

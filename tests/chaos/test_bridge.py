@@ -13,7 +13,6 @@ import pytest
 from tests.chaos.callers import LOST, TEXT
 from tests.chaos.conftest import Faulty
 from tests.chaos.trial import ENDLESS, SHORT
-from tests.runtimes.beds import until
 from tests.serving import Serving, free, free_ports
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
@@ -28,7 +27,11 @@ async def bridge(service: Serving, port: int) -> AsyncGenerator[asyncio.subproce
     command = (sys.executable, "-m", "rest_bridge", *flags)
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     try:
-        await until(lambda: not free(port), "the start of the bridge")
+        async with asyncio.timeout(60):
+            while True:
+                if not free(port):
+                    break
+                await asyncio.sleep(0.02)
         yield process
     finally:
         if process.returncode is None:

@@ -22,7 +22,7 @@ Settings = Callable[..., dict[str, Any]]
 async def test_a_thousand_callers_of_a_cold_model(faulty: Faulty, tgi: Settings) -> None:
     async with (
         faulty("1,000 callers of a cold model") as trial,
-        trial.serving(**tgi(MAX_CONCURRENT_REQUESTS=1000)) as service,
+        trial.serving(**tgi(MAX_CONCURRENT_REQUESTS=1000), generation_timeout=300) as service,
     ):
         trial.strike()
         crowd = trial.call(service, 1000)
@@ -34,7 +34,7 @@ async def test_a_thousand_callers_of_a_cold_model(faulty: Faulty, tgi: Settings)
 async def test_more_callers_than_the_engine_takes(faulty: Faulty, tgi: Settings) -> None:
     async with (
         faulty("300 of an engine for 128", {"ENGINE_OVERLOADED"}) as trial,
-        trial.serving(**tgi()) as service,
+        trial.serving(**tgi(), generation_timeout=300) as service,
     ):
         trial.strike()
         crowd = trial.call(service, 300)

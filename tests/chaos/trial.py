@@ -84,7 +84,7 @@ class Trial:
 
     async def heal(self, service: Serving) -> None:
         """Call until a text comes, each time after the wait that the refusal has asked for."""
-        while time.monotonic() < self.struck_at + 45:
+        while time.monotonic() < self.struck_at + 90:
             crowd = self.call(service, 1, kinds=("Generate",))
             await crowd.answered()
             if crowd.callers[0].answers == [TEXT]:
@@ -100,7 +100,8 @@ class Trial:
             for caller in crowd.callers:
                 self.row.calls += 1
                 self.row.answered += len(caller.answers) == 1
-                self.row.wrong += [answer for answer in caller.answers if answer not in fitting]
+                wrong = [answer for answer in caller.answers if answer not in fitting]
+                self.row.wrong += [f"{answer} ({caller.message})" for answer in wrong]
                 if caller.task.done():
                     caller.task.result()  # a caller with a fault of its own is a fault of the test
                 else:
