@@ -8,8 +8,10 @@ LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-ha
   --no-header --no-annotate --no-emit-package numpy
 GENERATED := inference_service/v1
 GOOGLEAPIS := build/googleapis
+BENCH := build/bench
+LITELLM := litellm[proxy]==1.106.2
 
-.PHONY: run test chaos soak lint format protos protos-check docs lock image clean help
+.PHONY: run test chaos soak bench lint format protos protos-check docs lock image clean help
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,6 +27,9 @@ chaos: $(VENV)/dev ## kill, starve and cut the service on a real Docker Engine, 
 
 soak: $(VENV)/dev ## work on a service for SOAK_SECONDS (600), and see whether it grows
 	$(BIN)/python -m pytest -m soak tests/soak $(ARGS)
+
+bench: $(VENV)/dev $(BENCH)/engine $(BENCH)/load $(BENCH)/litellm ## measure the service beside its peers, and print the tables (QUICK=1: in three minutes)
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 lint: $(VENV)/dev protos-check ## check style, types, layers and the contract
 	$(BIN)/ruff check .
@@ -75,6 +80,15 @@ $(VENV)/run: $(VENV)/bin/python requirements.txt pyproject.toml
 $(VENV)/dev: $(VENV)/run requirements-dev.txt
 	$(PIP) install --quiet --require-hashes --no-deps -r requirements-dev.txt
 	@touch $@
+
+$(BENCH)/%: benchmarks/%.c
+	@mkdir -p $(BENCH)
+	$(CC) -O2 -Wall -Wextra -o $@ $<
+
+# A peer of the benchmark, which reports it as absent when it cannot be installed.
+$(BENCH)/litellm:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet '$(LITELLM)' || rm -r $@
 
 # buf and protoc read google/api and google/rpc from the package that carries them.
 $(GOOGLEAPIS): $(VENV)/dev

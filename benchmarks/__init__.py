@@ -1,0 +1,1 @@
+"""`make bench`: the service beside its peers, on one engine, in one table."""

@@ -1,0 +1,91 @@
+"""The service as it is, on an engine that runs already: `python -m benchmarks.service PORT ...`.
+
+The command line, servers, supervisor and engine `tgi` are the real ones. Only the runtime is not:
+it starts nothing and points to `benchmarks/engine.c` on PORT. Further arguments are those of
+`inference-service`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from inference_service import cli, server
+from inference_service.lifecycle import Progress
+from inference_service.runtimes.base import Exit, Instance, Launch, Runtime
+from inference_service.servicer import RuntimeChoice
+from inference_service.settings import Settings
+
+CATALOG = Path(__file__).with_name("catalog.toml")
+
+
+class Running:
+    """An engine that was there before and stays."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def wait(self) -> Exit:
+        """Never return."""
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets that event")
+
+    async def logs(self, last: int = 0) -> AsyncGenerator[str]:
+        """Yield nothing, and do not end either."""
+        await asyncio.Event().wait()
+        yield ""
+
+    def tail(self, count: int) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+
+class RunningEngine:
+    """A runtime in which every model's engine is the one on `port`."""
+
+    name = "docker"
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+        """Nothing is fetched."""
+        return
+        yield  # makes this a generator
+
+    @asynccontextmanager
+    async def run(self, launch: Launch) -> AsyncGenerator[Instance]:
+        """Point to the engine."""
+        yield Running(launch.name, self._port)
+
+    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
+        """None that anybody has to know."""
+        return []
+
+    def leave(self) -> None:
+        """It stays in any case."""
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+def main() -> None:
+    """Serve, with the one runtime in place of those that the settings would choose."""
+    port, *arguments = sys.argv[1:]
+
+    async def runtimes(
+        settings: Settings, stack: AsyncExitStack
+    ) -> tuple[dict[str, Runtime], RuntimeChoice]:
+        return {"docker": RunningEngine(int(port))}, RuntimeChoice("docker", "the engine runs")
+
+    server._runtimes = runtimes
+    cli.main([*arguments, "--runtime", "docker", "--catalog", str(CATALOG)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""What is measured: how each system is run in front of the engine, and where it is asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+BUILD = Path("build/bench")
+LITELLM = BUILD / "litellm/bin/litellm"
+
+_START_PATIENCE = 120.0  # seconds; LiteLLM alone needs more than ten
+
+# The system under test has a core of its own; engine and load share another.
+_CORES = sorted(os.sched_getaffinity(0))
+PINNED = len(_CORES) > 1
+
+
+class Absent(Exception):
+    """A system cannot be measured here; the message says what it lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A kind of system. `face` names the protocol of `load.py` by which it is asked.
+
+    `command` makes the command line from its own port, the engine's port, and a folder of its own;
+    it raises Absent.
+    """
+
+    name: str
+    face: str
+    version: str
+    command: Callable[[int, int, Path], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A system that runs, on `port` of 127.0.0.1."""
+
+    system: System
+    pid: int
+    port: int
+
+    def cpu_seconds(self) -> float:
+        """User and system time of its processes so far, by their own clocks."""
+        return sum(time.clock_gettime(_cpu_clock(pid)) for pid in _family(self.pid))
+
+    def memory_bytes(self) -> int:
+        """Resident memory of its processes now; what they share is counted for each."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        files = (Path(f"/proc/{pid}/statm") for pid in _family(self.pid))
+        return sum(int(file.read_text().split()[1]) * page for file in files)
+
+
+def pinned(core: int, command: list[str]) -> list[str]:
+    """The command on one core, where there is more than one."""
+    return ["taskset", "-c", str(_CORES[core]), *command] if PINNED else command
+
+
+@contextmanager
+def engine() -> Iterator[Running]:
+    """The engine, which is also the system `direct`."""
+    direct = System(
+        "direct", "tgi", "engine.c", lambda port, *_: [str(BUILD / "engine"), str(port)]
+    )
+    with _process(direct, 1, _free_port(), 0) as running:
+        yield running
+
+
+@contextmanager
+def running(engine_port: int) -> Iterator[tuple[dict[str, Running], dict[str, str]]]:
+    """All systems in front of the engine, and why those that are missing are."""
+    found: dict[str, Running] = {}
+    absent: dict[str, str] = {}
+    with ExitStack() as stack:
+        for system in _systems():
+            try:
+                process = _process(system, 0, _free_port(), engine_port)
+                found[system.name] = stack.enter_context(process)
+            except Absent as reason:
+                absent[system.name] = str(reason)
+        yield found, absent
+
+
+def _systems() -> list[System]:
+    """LiteLLM first, for it takes longest to come up."""
+    ours = f"{metadata.version('grpcio')} (grpcio)"
+    return [
+        System("litellm", "openai", _litellm_version(), _litellm),
+        System("nginx", "tgi", _nginx_version(), _nginx),
+        System("httpx", "tgi", f"{metadata.version('httpx')} (httpx)", _python("naive_proxy")),
+        System("relay", "grpc", ours, _python("naive_relay")),
+        System("grpc", "grpc", metadata.version("inference-service"), _service("--no-rest")),
+        System("rest", "rest", metadata.version("inference-service"), _service("--rest")),
+    ]
+
+
+def _python(module: str) -> Callable[[int, int, Path], list[str]]:
+    return lambda port, engine, _: [
+        *(sys.executable, "-m", f"benchmarks.{module}", str(port), str(engine))
+    ]
+
+
+def _service(rest: str) -> Callable[[int, int, Path], list[str]]:
+    def command(port: int, engine: int, folder: Path) -> list[str]:
+        ports = {"--grpc-port": port, "--rest-port": 0}
+        if rest == "--rest":
+            ports = {"--grpc-port": 0, "--rest-port": port}
+        flags = [text for pair in ports.items() for text in map(str, pair)]
+        return [sys.executable, "-m", "benchmarks.service", str(engine), rest, *flags]
+
+    return command
+
+
+def _nginx(port: int, engine: int, folder: Path) -> list[str]:
+    program = _nginx_program()
+    if program is None:
+        raise Absent("nginx is not installed: apt-get install nginx")
+    template = Path(__file__).with_name("nginx.conf").read_text()
+    config = folder / "nginx.conf"
+    config.write_text(template.replace("PORT", str(port)).replace("ENGINE", str(engine)))
+    return [program, "-p", str(folder), "-c", str(config), "-e", "stderr"]
+
+
+def _nginx_program() -> str | None:
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+def _nginx_version() -> str:
+    if (program := _nginx_program()) is None:
+        return ""
+    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
+    return said.strip().rpartition("/")[2]
+
+
+def _litellm(port: int, engine: int, folder: Path) -> list[str]:
+    if not LITELLM.exists():
+        raise Absent("LiteLLM could not be installed; `make bench` says why")
+    template = Path(__file__).with_name("litellm.yaml").read_text()
+    config = folder / "litellm.yaml"
+    config.write_text(template.replace("ENGINE", str(engine)))
+    flags = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    return [str(LITELLM.absolute()), *flags, "--num_workers", "1"]
+
+
+def _litellm_version() -> str:
+    found = LITELLM.parent.parent.glob("lib/python*/site-packages/litellm-*.dist-info")
+    return next((path.name.split("-")[1].removesuffix(".dist") for path in found), "")
+
+
+@contextmanager
+def _process(system: System, core: int, port: int, engine_port: int) -> Iterator[Running]:
+    folder = BUILD / system.name
+    if system.name == "litellm":
+        folder = BUILD / "litellm-run"  # the other is its virtual environment
+    folder.mkdir(parents=True, exist_ok=True)
+    command = pinned(core, system.command(port, engine_port, folder.absolute()))
+    environment = {**os.environ, "NO_PROXY": "127.0.0.1", "LITELLM_LOCAL_MODEL_COST_MAP": "true"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        _await_listener(system, process, port, folder / "log")
+        yield Running(system, process.pid, port)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await_listener(system: System, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + _START_PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise Absent(f"{system.name} does not come up: {''.join(last)[:200]}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _cpu_clock(pid: int) -> int:
+    """The clock of all threads of a process, as clock_getcpuclockid(3) makes it."""
+    return ~pid << 3 | 2
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    family = [pid]
+    for member in family:
+        for children in Path(f"/proc/{member}/task").glob("*/children"):
+            family += map(int, children.read_text().split())
+    return family

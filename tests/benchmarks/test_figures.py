@@ -1,0 +1,63 @@
+"""The arithmetic that turns readings into verdicts."""
+
+import math
+
+import pytest
+
+from benchmarks.figures import Ratio, Verdict, palindrome, verdict
+
+
+def test_each_is_visited_twice_and_the_slowest_once_in_the_middle() -> None:
+    assert palindrome(["a", "b", "slow"]) == ["a", "b", "slow", "b", "a"]
+
+
+def test_drift_within_a_round_cancels() -> None:
+    order = palindrome(["a", "b", "c"])
+    cost = dict.fromkeys("abc", 0)
+    for minute, name in enumerate(order):
+        cost[name] += 10 + minute  # every visit costs more than the one before
+
+    assert cost["a"] == cost["b"] == 2 * cost["c"]
+
+
+def test_a_ratio_is_the_median_of_the_rounds() -> None:
+    ratio = Ratio.of([1.0, 4.0, 9.0], [1.0, 2.0, 3.0])
+
+    assert (ratio.middle, ratio.lowest, ratio.highest) == (2.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("lowest, highest", [(0.8, 1.1), (0.9, 1.25)])
+def test_noise_is_the_larger_distance_from_one_in_either_direction(
+    lowest: float, highest: float
+) -> None:
+    assert math.isclose(Ratio(1.0, lowest, highest).noise, 1.25)
+
+
+@pytest.mark.parametrize(
+    "ratio, noise, expected",
+    [
+        (0.3, 1.1, "met"),
+        (0.38, 1.1, "met, within noise"),
+        (0.42, 1.1, "missed, within noise"),
+        (0.6, 1.1, "missed"),
+        (0.95, 1.1, "void"),
+        (1.05, 1.1, "void"),
+        (0.3, 4.0, "void"),
+    ],
+)
+def test_at_most(ratio: float, noise: float, expected: Verdict) -> None:
+    assert verdict(ratio, 0.4, noise) == expected
+
+
+@pytest.mark.parametrize(
+    "ratio, noise, expected",
+    [
+        (60, 1.2, "met"),
+        (42, 1.2, "met, within noise"),
+        (38, 1.2, "missed, within noise"),
+        (20, 1.2, "missed"),
+        (1.1, 1.2, "void"),
+    ],
+)
+def test_at_least(ratio: float, noise: float, expected: Verdict) -> None:
+    assert verdict(ratio, 40, noise, at_least=True) == expected

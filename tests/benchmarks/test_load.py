@@ -1,0 +1,72 @@
+"""The load generator believes nothing that it did not count."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.load import Work, WrongAnswer, ask
+from benchmarks.rounds import BURST, PACED, UNARY
+from benchmarks.systems import Running
+
+FEW = replace(BURST, callers=3, tokens=20)
+
+
+@pytest.mark.parametrize("work", [UNARY, FEW], ids=lambda work: work.name)
+@pytest.mark.parametrize("face", ["tgi", "openai"])
+def test_counts_what_the_engine_makes(engine: Running, work: Work, face: str) -> None:
+    asked = replace(engine, system=replace(engine.system, face=face))
+
+    reading = ask(asked, work, 6)
+
+    assert (reading.requests, reading.tokens) == (6, 6 * work.tokens)
+    assert reading.token_p99_us == -1, "nothing is timed that has no stamp"
+
+
+def test_times_paced_tokens(engine: Running) -> None:
+    work = replace(PACED, callers=2, tokens=6, pace=10, skip=2)
+
+    reading = ask(engine, work, 2)
+
+    assert 0 <= reading.token_p50_us <= reading.token_p99_us < 5_000_000
+    assert reading.request_p50_us >= 5 * 10_000
+
+
+@asynccontextmanager
+async def answering(engine: Running, body: bytes) -> AsyncIterator[Running]:
+    """A system that answers every request with this body."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield replace(engine, port=server.sockets[0].getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    "body, complaint",
+    [
+        (b'{"generated_text":" @0000 @0001"}', ""),
+        (b'{"generated_text":"@ @64 @0000 @0001"}', ""),
+        (b'{"generated_text":" @0000"}', "has 1 tokens, not 2"),
+        (b'{"generated_text":" @0000 @0001 @0002"}', "has 3 tokens, not 2"),
+        (b'{"generated_text":" @0001 @0000"}', "token 0 came as number 1"),
+        (b'{"generated_text":" @0000 @0000"}', "token 1 came as number 0"),
+        (b'{"text":" @0000 @0001"}', "ends without generated_text"),
+    ],
+)
+async def test_refuses_what_is_not_the_answer(engine: Running, body: bytes, complaint: str) -> None:
+    work = Work("two tokens", 1, 2, streamed=False)
+    async with answering(engine, body) as system:
+        if not complaint:
+            await asyncio.to_thread(ask, system, work, 1)
+            return
+        with pytest.raises(WrongAnswer, match=complaint):
+            await asyncio.to_thread(ask, system, work, 1)
