@@ -43,15 +43,20 @@ class Ratio:
         return math.exp(max(abs(math.log(self.lowest)), abs(math.log(self.highest))))
 
 
-def verdict(ratio: float, goal: float, noise: float, *, at_least: bool = False) -> Verdict:
+def verdict(ratio: Ratio, goal: float, noise: float, *, at_least: bool = False) -> Verdict:
     """What a ratio says of the goal that it be at most (or at least) `goal`.
 
     `noise` is a factor, 1 for none: a ratio that may be 1 for all one knows is void, and a verdict
-    that the noise could turn says so.
+    that the noise, or the worst of the rounds, could turn says so.
     """
-    if 1 / noise <= ratio <= noise:
+    if 1 / noise <= ratio.middle <= noise:
         return "void"
-    margin = ratio / goal if at_least else goal / ratio
-    if margin >= 1:
-        return "met" if margin >= noise else "met, within noise"
-    return "missed" if margin <= 1 / noise else "missed, within noise"
+
+    def reaches(value: float) -> bool:
+        return value >= goal if at_least else value <= goal
+
+    met = reaches(ratio.middle)
+    extremes = (ratio.lowest, ratio.highest, ratio.middle / noise, ratio.middle * noise)
+    if all(reaches(value) is met for value in extremes):
+        return "met" if met else "missed"
+    return "met, within noise" if met else "missed, within noise"

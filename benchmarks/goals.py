@@ -60,7 +60,7 @@ def _judge(goal: Goal, rounds: list[Round]) -> Outcome:
     if any(name not in rounds[0] for name in (goal.over, goal.under)):
         return Outcome(goal, None, noise, None)
     ratio = _ratio(rounds, goal.figure, goal.over, goal.under)
-    said = verdict(ratio.middle, goal.bound, noise, at_least=goal.at_least)
+    said = verdict(ratio, goal.bound, noise, at_least=goal.at_least)
     return Outcome(goal, ratio, noise, said)
 
 

@@ -46,7 +46,7 @@ def test_noise_is_the_larger_distance_from_one_in_either_direction(
     ],
 )
 def test_at_most(ratio: float, noise: float, expected: Verdict) -> None:
-    assert verdict(ratio, 0.4, noise) == expected
+    assert verdict(Ratio(ratio, ratio, ratio), 0.4, noise) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,10 @@ def test_at_most(ratio: float, noise: float, expected: Verdict) -> None:
     ],
 )
 def test_at_least(ratio: float, noise: float, expected: Verdict) -> None:
-    assert verdict(ratio, 40, noise, at_least=True) == expected
+    assert verdict(Ratio(ratio, ratio, ratio), 40, noise, at_least=True) == expected
+
+
+def test_a_goal_that_one_round_misses_is_not_simply_met() -> None:
+    assert verdict(Ratio(0.33, 0.25, 0.41), 0.4, 1.01) == "met, within noise"
+    assert verdict(Ratio(0.45, 0.39, 0.6), 0.4, 1.01) == "missed, within noise"
+    assert verdict(Ratio(76, 30, 80), 40, 1.01, at_least=True) == "met, within noise"
