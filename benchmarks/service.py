@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from inference_service import cli, server
 from inference_service.lifecycle import Progress
+from inference_service.placement import GpuShare
 from inference_service.runtimes.base import Exit, Instance, Launch, Runtime
 from inference_service.servicer import RuntimeChoice
 from inference_service.settings import Settings
@@ -44,6 +45,10 @@ class Running:
         """Nothing."""
         return ()
 
+    async def disk_usage(self, paths: Sequence[str]) -> int | None:
+        """It has no files."""
+        return None
+
 
 class RunningEngine:
     """A runtime in which every model's engine is the one on `port`."""
@@ -53,19 +58,31 @@ class RunningEngine:
     def __init__(self, port: int) -> None:
         self._port = port
 
+    def container_name(self, launch: Launch) -> str:
+        """Shown, and nothing else."""
+        return f"tgi-{launch.model_id}"
+
     async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         """Nothing is fetched."""
         return
         yield  # makes this a generator
 
-    @asynccontextmanager
-    async def run(self, launch: Launch) -> AsyncGenerator[Instance]:
-        """Point to the engine."""
-        yield Running(launch.name, self._port)
+    def gives_gpus(self, launch: Launch) -> bool:
+        """It needs none."""
+        return False
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> list[str]:
+    @asynccontextmanager
+    async def run(self, launch: Launch, gpus: GpuShare | None = None) -> AsyncGenerator[Instance]:
+        """Point to the engine."""
+        yield Running(self.container_name(launch), self._port)
+
+    def lingers(self, launch: Launch) -> bool:
+        """It has no memory that the service counts."""
+        return False
+
+    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
         """None that anybody has to know."""
-        return []
+        return {}
 
     def leave(self) -> None:
         """It stays in any case."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
@@ -20,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 import inference_service
+from inference_service import server
 from inference_service.server import BindError
 from inference_service.settings import Settings
 from inference_service.v1 import model_service_pb2 as pb
@@ -617,6 +619,15 @@ async def test_logs_are_told_of_a_model_that_runs_and_of_a_start_that_failed(
     await service.stub.StopModel(pb.StopModelRequest(model_id="story-mini"))
     assert [answer async for answer in follower] == []
     assert [answer.line async for answer in read()] == kept
+
+
+def test_connections_to_rest_wait_for_no_acknowledgement() -> None:
+    with (
+        server._listener("REST", "127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_a_full_queue_is_429_with_the_time_to_retry() -> None:
