@@ -17,6 +17,7 @@ from inference_service import cli, server
 from inference_service.lifecycle import Progress
 from inference_service.placement import GpuShare
 from inference_service.runtimes.base import Exit, Instance, Launch, Runtime
+from inference_service.runtimes.ports import Ports
 from inference_service.servicer import RuntimeChoice
 from inference_service.settings import Settings
 
@@ -96,7 +97,7 @@ def main() -> None:
     port, *arguments = sys.argv[1:]
 
     async def runtimes(
-        settings: Settings, stack: AsyncExitStack
+        settings: Settings, ports: Ports, stack: AsyncExitStack
     ) -> tuple[dict[str, Runtime], RuntimeChoice]:
         return {"docker": RunningEngine(int(port))}, RuntimeChoice("docker", "the engine runs")
 

@@ -130,12 +130,15 @@ class Site(FakeRuntime):
         self.pull_refusal: Exception | None = None
         self.may_remove = asyncio.Event()
         self.may_remove.set()
-        self.left_behind = False
         self.left_at = 0.0  # when the last one was left
 
     @property
     def refuses(self) -> bool:
         return any((self.pull_refusal, self.refusal, self.stop_refusal))
+
+    @property
+    def left_behind(self) -> bool:
+        return bool(self.lingering)
 
     @property
     def there(self) -> FakeInstance | None:
@@ -161,14 +164,7 @@ class Site(FakeRuntime):
                 yield instance
             finally:
                 self.left_at = asyncio.get_running_loop().time()
-                try:
-                    await self._remove()
-                finally:
-                    self.left_behind = self.stop_refusal is not None
-
-    def removes_at_last(self) -> None:
-        super().removes_at_last()
-        self.left_behind = False
+                await self._remove()
 
     async def _remove(self) -> None:
         removal = asyncio.ensure_future(self.may_remove.wait())

@@ -302,7 +302,7 @@ async def test_an_engine_killed_in_the_middle_of_a_stream_is_told_and_replaced()
         failures = list(filter(None, await asyncio.gather(*map(end, readers, streams))))
         assert "ENGINE_FAILED" in {told.reason for told in failures}
         for told in failures:
-            assert told.reason == "ENGINE_FAILED"
+            assert told.reason in ("ENGINE_FAILED", "START_BACKING_OFF")  # some came after it
             sent = int(told.metadata.get("sent_token_count", 0))
             aborted, unavailable = grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE
             assert told.code is (aborted if sent else unavailable)
