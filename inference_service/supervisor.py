@@ -325,8 +325,9 @@ class Supervisor:
         same = (runtime, engine, launch) == (self.runtime, self.engine, self.launch)
         if life is not None and (life.unwanted.is_set() or not same):
             self._next = (spec, runtime, engine)
-            life.replaced = life.replaced or not life.unwanted.is_set()
-            self._end(life, self._timing.drain)
+            if not life.unwanted.is_set():  # else its drain is somebody else's wish
+                life.replaced = True
+                self._end(life, self._timing.drain)
             return life.replaced
         if same:
             self.spec = spec

@@ -22,6 +22,7 @@ from inference_service.supervisor import Timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
 IDS = ["tiny", "small", "large"]
+QUICK = Timing(poll=0.001)
 
 
 @dataclass
@@ -33,6 +34,7 @@ class House:
     placed: list[str] = field(default_factory=list)
     told: list[tuple[str, State]] = field(default_factory=list)
     preload: str = ""
+    timing: Timing = QUICK
 
     def __post_init__(self) -> None:
         specs = [spec(model_id) for model_id in IDS]
@@ -40,7 +42,7 @@ class House:
         self.manager = Manager(
             catalog,
             self.place,
-            Timing(poll=0.001),
+            self.timing,
             Admission(10**9),
             lambda model: self.told.append((model.spec.id, model.status.state)),
         )
@@ -64,8 +66,8 @@ class House:
 
 
 @asynccontextmanager
-async def house(preload: str = "") -> AsyncGenerator[House]:
-    house = House(preload=preload)
+async def house(preload: str = "", timing: Timing = QUICK) -> AsyncGenerator[House]:
+    house = House(preload=preload, timing=timing)
     try:
         yield house
     finally:
@@ -346,6 +348,22 @@ async def test_a_stop_during_the_drain_of_a_reload_is_a_stop() -> None:
         assert it.manager.find("tiny").status.state is State.STOPPED
         assert it.manager.find("tiny").spec == larger("tiny")
         assert it.runtime.started == ["tgi-tiny"]
+
+
+async def test_a_reload_shortens_no_drain_that_somebody_asked_for() -> None:
+    async with house(timing=Timing(poll=0.001, drain=0.01)) as it:
+        it.engine.may_speak.clear()
+        running = asyncio.create_task(it.generate("tiny"))
+        await it.engine.spoke.wait()
+        stopping = asyncio.create_task(it.manager.find("tiny").stop(3600))
+        await it.until("tiny", State.STOPPING)
+
+        assert it.manager.reload(Catalog([larger("tiny")])).restarted == ()
+        await asyncio.sleep(0.05)
+        it.engine.may_speak.set()
+        assert await running == " word word"
+        await stopping
+        assert it.manager.find("tiny").spec == larger("tiny")
 
 
 async def test_a_model_that_is_removed_drains_and_is_gone() -> None:
