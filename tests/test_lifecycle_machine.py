@@ -213,6 +213,7 @@ class Model:
     engine: Ear = field(init=False)
     first: ModelSpec = field(init=False)
     entry: ModelSpec = field(init=False)
+    ran: ModelSpec = field(init=False)
     state: State = State.STOPPED
     life: int = 0
     stopped: int = 0  # the last life that somebody stopped
@@ -231,7 +232,7 @@ class Model:
 
     def __post_init__(self) -> None:
         self.engine = Ear(self.hangs)
-        self.first = self.entry = self.spec  # as the catalog was at first, and is
+        self.first = self.entry = self.ran = self.spec  # as the catalog was, and is; as it began
 
     @property
     def own_idle(self) -> float:
@@ -239,8 +240,8 @@ class Model:
 
     @property
     def size(self) -> int:
-        assert self.spec.llamacpp is not None
-        return self.spec.llamacpp.memory
+        assert self.ran.llamacpp is not None
+        return self.ran.llamacpp.memory
 
     @property
     def serves(self) -> bool:
@@ -683,7 +684,7 @@ class Lives(RuleBasedStateMachine):
             self.wrong.append(f"{model.spec.id}: {last} -> {model.state}")
         if model.state is State.STARTING:
             model.life += 1
-            model.spec = supervisor.spec
+            model.spec = model.ran = supervisor.spec
             model.waits.clear()
             if model.site.refuses or model.may_stall:
                 model.faulty = model.life
