@@ -442,7 +442,7 @@ class Lives(RuleBasedStateMachine):
         model, supervisor = self.models[name], self.manager.find(name)
         last, entry = model.entry, spec(name, memory="29MiB") if shrinks else model.first
         model.entry = entry.model_copy(update={"pinned": model.first.pinned, "idle_timeout": idle})
-        runs = model.state not in (State.STOPPED, State.FAILED)
+        runs = model.state in STATES_IN_USE and model.stopped != model.life
         if runs and last != model.entry and model.engine.launch(entry) != supervisor.launch:
             self.unwanted(model, TIMING.drain)
         self.manager.reload(Catalog([m.entry for m in self.models.values()]))

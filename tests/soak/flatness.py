@@ -16,13 +16,14 @@ class Trend:
     growth: float  # from the first to the last
     noise: float
 
-    def flat(self, allowed: float) -> bool:
+    def flat(self, allowed: float, least: float = 0) -> bool:
         """Whether it rises by no more than `allowed` for each request, or the noise explains it.
 
+        A growth of no more than `least` is none in any case.
         Four times the noise: a step that memory takes by chance is about as high as its noise, and
         is no leak; a leak goes on, and leaves every noise behind.
         """
-        return self.rise <= allowed or self.growth <= 4 * self.noise
+        return self.rise <= allowed or self.growth <= max(least, 4 * self.noise)
 
 
 def trend(requests: Sequence[float], values: Sequence[float]) -> Trend:

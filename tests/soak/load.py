@@ -109,10 +109,12 @@ class Load:
         """Break off a stream while it runs, or while the model starts."""
         async with self._client() as http:
             caller = self._caller(http, STREAMS)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._dice.choice([0.01, 0.1, 1])):
-                    await caller.reading.wait()
-            await caller.vanish()
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._dice.choice([0.01, 0.1, 1])):
+                        await caller.reading.wait()
+            finally:
+                await caller.vanish()
         for answer in caller.answers:
             self._judge(answer, _FITTING)
 
@@ -135,8 +137,10 @@ class Load:
 
     async def _watch(self) -> None:
         call = self._stub.WatchModels(pb.WatchModelsRequest())
-        await self._for_a_while(call.read, 10)
-        call.cancel()
+        try:
+            await self._for_a_while(call.read, 10)
+        finally:
+            call.cancel()
 
     async def _rest_watch(self) -> None:
         async with self._http.stream("GET", "/models:watch") as response:
@@ -150,7 +154,8 @@ class Load:
             await self._for_a_while(call.read, 50)
         except grpc.aio.AioRpcError as error:  # not started yet
             self._judge(failure(error).reason, {"CONTAINER_NOT_RUNNING"})
-        call.cancel()
+        finally:
+            call.cancel()
 
     async def _for_a_while(self, read: Callable[[], Awaitable[object]], most: int) -> None:
         with suppress(TimeoutError):

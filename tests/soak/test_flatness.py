@@ -46,3 +46,9 @@ def test_one_step_is_flat() -> None:
 
 def test_what_shrinks_is_flat() -> None:
     assert noisy(-1024, 0).flat(256)
+
+
+def test_a_little_is_flat_in_a_short_time() -> None:
+    grown = noisy(1024, 0)
+    assert grown.flat(256, least=grown.growth)
+    assert not grown.flat(256, least=grown.growth - 1)
