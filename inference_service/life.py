@@ -8,12 +8,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 from inference_service.runtimes.base import Instance
+from inference_service.turns import Turns
 
 
 class Life:
     """One run of the model, from the first wish for it until nothing is left."""
 
-    def __init__(self, idle_timeout: float) -> None:
+    def __init__(self, idle_timeout: float, turns: Turns) -> None:
         self.clock = asyncio.get_running_loop().time
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[Instance] = loop.create_future()
@@ -24,6 +25,7 @@ class Life:
         self.adopts = False  # its engine ran before it began
         self.dying = False  # its engine has ended, and is being removed
         self.leases: set[asyncio.Timeout] = set()
+        self.turns = turns  # of those who have a lease
         self.waiters = 0
         self.idle = asyncio.Event()
         self.idle.set()

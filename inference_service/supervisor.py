@@ -88,7 +88,6 @@ class Supervisor:
         start_times: StartTimes | None = None,
     ) -> None:
         self._timing = timing
-        self._turns = Turns(spec.id, 0, timing.queue_size)
         self._take_entry(spec, runtime, engine)
         self.status = Status()
         self._admission = admission
@@ -110,7 +109,6 @@ class Supervisor:
         self.runtime = runtime
         self.engine = engine
         self.launch = engine.launch(spec)
-        self._turns.resize(self.launch.concurrency)
         self._key = f"{runtime.name} {self.launch.image} {spec.id}"
 
     @property
@@ -121,7 +119,7 @@ class Supervisor:
     @property
     def queued_count(self) -> int:
         """The leases that wait for a turn."""
-        return self._turns.queued
+        return self._life.turns.queued if self._life else 0
 
     @property
     def _idle_timeout(self) -> float:
@@ -228,13 +226,13 @@ class Supervisor:
         life.idle.clear()
         try:
             async with cutter:
-                await self._turns.take(caller, deadline, tell and partial(self._tell_place, tell))
+                await life.turns.take(caller, deadline, tell and partial(self._tell_place, tell))
                 try:
                     if life.dying or life.gone.done():
                         raise failures.engine_gone(self.spec.id)
                     yield Lease(self, instance)
                 finally:
-                    self._turns.give()
+                    life.turns.give()
         except TimeoutError:
             if not cutter.expired():
                 raise
@@ -413,7 +411,8 @@ class Supervisor:
         if (wait := self._retry_at - _now()) > 0 and self.status.failure:
             raise failures.backing_off(self.spec.id, wait, self.status.failure)
         self._admission.plan(self)  # raises for what can never fit
-        self._life = Life(self._idle_timeout)
+        turns = Turns(self.spec.id, self.launch.concurrency, self._timing.queue_size)
+        self._life = Life(self._idle_timeout, turns)
         self._forecast = Forecast(self._start_times.past(self._key), _now())
         self._enter(State.STARTING)
         self._task = asyncio.create_task(self._live(self._life), name=f"life of {self.spec.id}")
@@ -522,6 +521,7 @@ class Supervisor:
                     await race(self._dies(instance), self._hangs(instance))
                 finally:
                     life.dying = True
+                    life.turns.close()
                     if _now() - ready_at > self._timing.healthy_spell:
                         self._failures = 0
         except LaunchError as error:

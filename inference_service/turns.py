@@ -40,8 +40,8 @@ class Turns:
         """Wait for a turn, to be given back by `give`.
 
         `tell` is awaited with the place in the queue, of which 1 is next, at first, when it has
-        changed, and every ten seconds. Raises QueueFull, and DeadlineTooShort when the turn will
-        not come before `deadline`, as the last ones have come.
+        changed, and every ten seconds. Raises QueueFull, EngineLost when it is closed meanwhile,
+        and DeadlineTooShort when the turn will not come before `deadline`, at the pace of late.
         """
         if self._taken < self._limit:  # then nobody waits
             self._taken += 1
@@ -58,7 +58,7 @@ class Turns:
                 await self._tell(caller, turn, tell)
             await turn
         except BaseException:
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.give()  # it had come, but nobody is there any more to use it
             else:
                 self._leave(caller, turn)
@@ -71,10 +71,12 @@ class Turns:
             self._given_at = math.nan
         self._pass_on()
 
-    def resize(self, limit: int) -> None:
-        """Have another limit from now on; turns that were taken stay so."""
-        self._limit = limit
-        self._pass_on()
+    def close(self) -> None:
+        """Let nobody wait any longer: they get EngineLost."""
+        for turns in self._waiting.values():
+            for turn in turns:
+                if not turn.done():
+                    turn.set_exception(failures.engine_gone(self._model_id))
 
     def _pass_on(self) -> None:
         while self._waiting and self._taken < self._limit:

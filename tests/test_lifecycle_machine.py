@@ -760,10 +760,11 @@ class Lives(RuleBasedStateMachine):
 
     def who_waits_has_nobody_to_wait_for_but_users(self) -> None:
         for name, model in self.models.items():
-            holding = sum(call.holds for call in self.calls_of(model))
+            calls = self.calls_of(model)
+            holding = sum(call.holds and call.since == model.life for call in calls)
             assert holding <= CONCURRENCY
             if self.settled and model.serves:
-                waiting = sum(call.queues for call in self.calls_of(model))
+                waiting = sum(call.queues for call in calls)
                 assert self.manager.find(name).queued_count == waiting <= TIMING.queue_size
                 assert holding == CONCURRENCY or not waiting
 

@@ -9,7 +9,7 @@ import pytest
 
 from inference_service.admission import Admission
 from inference_service.engines.base import Prompt
-from inference_service.errors import DeadlineTooShort, QueueFull
+from inference_service.errors import DeadlineTooShort, EngineLost, QueueFull
 from inference_service.supervisor import Supervisor, Timing
 from inference_service.turns import Turns
 from tests.fakes import FakeEngine, FakeRuntime, spec
@@ -215,21 +215,16 @@ async def test_an_engine_has_no_more_requests_than_it_works_on() -> None:
     await supervisor.close(0)
 
 
-async def test_another_limit_holds_for_the_turns_to_come() -> None:
-    turns = Turns("m", limit=3, size=10)
-    for _ in range(3):
-        await turns.take("a")
-    waiters = [asyncio.create_task(turns.take("a")) for _ in range(3)]
+async def test_whoever_waits_when_the_engine_goes_is_told_at_once() -> None:
+    turns = Turns("m", limit=1, size=10)
+    await turns.take("a")
+    places: asyncio.Queue[int] = asyncio.Queue()
+    waiters = [asyncio.create_task(turns.take(caller)) for caller in ("a", "b")]
+    waiters.append(asyncio.create_task(turns.take("c", tell=places.put)))
     await settle()
 
-    turns.resize(2)
-    turns.give()
-    await settle()
-    assert turns.queued == 3  # there are as many as there may be now
-    turns.give()
-    await settle()
-    assert turns.queued == 2
-    turns.resize(4)
-    await settle()
+    turns.close()
+    ends = await asyncio.gather(*waiters, return_exceptions=True)
+    assert [type(end) for end in ends] == [EngineLost] * 3
     assert turns.queued == 0
-    await asyncio.gather(*waiters)
+    turns.give()  # by the one who had a turn
