@@ -53,8 +53,8 @@ class Sample:
 # Of handles, threads and tasks, one in a thousand requests.
 ALLOWED = {"rss": 256, "blocks": 0.25, "handles": 1e-3, "threads": 1e-3, "tasks": 1e-3}
 
-# What it may grow by in any case, in a run too short for many changes of the model at work. A leak of
-# a kibibyte is four times as much after a minute.
+# What it may grow by in any case, in a run too short for many changes of the model at work. A leak
+# of a kibibyte is four times as much after a minute.
 LEAST = {"rss": 2**20, "blocks": 8000, "handles": 8, "threads": 4, "tasks": 20}
 
 POOLED = 4  # threads and connections that a pool may have opened meanwhile
