@@ -11,6 +11,7 @@ import pytest
 from inference_service.admission import Admission
 from inference_service.engines.base import Prompt
 from inference_service.errors import (
+    EngineLost,
     LaunchError,
     ModelStopped,
     NotRunning,
@@ -470,3 +471,19 @@ async def test_an_error_of_the_caller_goes_through_a_lease_unchanged() -> None:
             async with supervisor.lease():
                 raise ServiceError("no")
         assert raised.value.metadata == {"model_id": "tiny"}
+
+
+async def test_a_reader_that_stalls_on_a_dead_engine_takes_no_turn_from_the_next() -> None:
+    async with model(Timing(poll=0.001, back_off=0)) as (supervisor, runtime, engine):
+        engine.concurrency = 1
+        supervisor.launch = engine.launch(supervisor.spec)
+        async with supervisor.lease():
+            waiting = asyncio.create_task(generate(supervisor))
+            while not supervisor.queued_count:
+                await asyncio.sleep(0)
+            (await runtime.instance()).die(Exit(1))
+            with pytest.raises(EngineLost, match="before this request had its turn"):
+                await waiting
+
+            assert await generate(supervisor) == " word word word"
+            assert runtime.started == ["tgi-tiny"] * 2
