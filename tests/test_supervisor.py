@@ -477,10 +477,15 @@ async def test_a_reader_that_stalls_on_a_dead_engine_takes_no_turn_from_the_next
     async with model(Timing(poll=0.001, back_off=0)) as (supervisor, runtime, engine):
         engine.concurrency = 1
         supervisor.launch = engine.launch(supervisor.spec)
+        places: asyncio.Queue[int] = asyncio.Queue()
+
+        async def wait_for_a_turn() -> None:
+            async with supervisor.lease(tell=lambda _, place: places.put(place)):
+                pass
+
         async with supervisor.lease():
-            waiting = asyncio.create_task(generate(supervisor))
-            while not supervisor.queued_count:
-                await asyncio.sleep(0)
+            waiting = asyncio.create_task(wait_for_a_turn())
+            assert await places.get() == 1
             (await runtime.instance()).die(Exit(1))
             with pytest.raises(EngineLost, match="before this request had its turn"):
                 await waiting
