@@ -92,13 +92,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith("/inference_service."):
             return handler
-        make, handle = (
-            (grpc.unary_stream_rpc_method_handler, handler.unary_stream)
+        make, guarded = (
+            (grpc.unary_stream_rpc_method_handler, _guarded(_opened(handler.unary_stream)))
             if handler.response_streaming
-            else (grpc.unary_unary_rpc_method_handler, handler.unary_unary)
+            else (grpc.unary_unary_rpc_method_handler, _guarded(handler.unary_unary))
         )
         return make(
-            _guarded(handle),
+            guarded,
             request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
@@ -114,6 +114,20 @@ def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return InvalidParameter("the request is not a message of this method; check the proto")
 
     return parse
+
+
+def _opened(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Send the headers of a stream before it is handled.
+
+    gRPC else sends them with the first message, and never ends a call in which a time limit or a
+    stop has cut off that write: its status would send them again, and the caller waits for ever.
+    """
+
+    async def opened(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        await context.send_initial_metadata(())
+        return await handle(request, context)
+
+    return opened
 
 
 def _guarded(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

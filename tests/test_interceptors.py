@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +150,10 @@ def test_the_last_lines_of_a_log_are_told(given: list[str], kept: list[str]) -> 
 
 
 class Raising(pb_grpc.ModelServiceServicer):
-    """Raises `error` from each call, in a stream after one chunk."""
+    """Raises `error` from each call, in a stream after one chunk, or with `cuts` in its midst."""
 
     error: BaseException = ServiceError("no")
+    cuts = False
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         raise self.error
@@ -158,7 +161,9 @@ class Raising(pb_grpc.ModelServiceServicer):
     async def GenerateStream(  # type: ignore[override]
         self, request: pb.GenerateStreamRequest, context: Any
     ) -> None:
-        await context.write(pb.GenerateStreamResponse(chunk=pb.GenerateChunk(text="a")))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if self.cuts else None):
+                await context.write(pb.GenerateStreamResponse(chunk=pb.GenerateChunk(text="a")))
         raise self.error
 
 
@@ -202,6 +207,21 @@ async def test_an_error_ends_a_stream_after_what_was_sent(
 
     assert first.chunk.text == "a"
     assert failure(error.value).code is grpc.StatusCode.ABORTED
+
+
+async def test_an_error_ends_a_stream_whose_first_write_was_cut(
+    service: tuple[Raising, grpc.aio.Channel],
+) -> None:
+    servicer, channel = service
+    servicer.error, servicer.cuts = errors.ModelStopped("it was stopped"), True
+    stream = pb_grpc.ModelServiceStub(channel).GenerateStream(pb.GenerateStreamRequest())
+
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        async with asyncio.timeout(10):
+            async for _ in stream:
+                pass
+
+    assert failure(error.value).reason == "MODEL_STOPPED"
 
 
 async def test_a_fault_is_internal_and_tells_the_log_alone(
