@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import cold, growth, systems
+from benchmarks import cold, embedded, growth, systems
 from benchmarks.goals import STREAMS_PER_CORE, Outcome, judge
 from benchmarks.load import Work
 from benchmarks.rounds import (
@@ -52,6 +52,7 @@ _COLUMNS = {
 
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "cold": lambda quick: cold.measure(3 if quick else 10, 5 if quick else 20),
+    "embedded": lambda quick: embedded.measure(3 if quick else 8, 0.5 if quick else 2),
     "growth": lambda quick: growth.measure(3 if quick else 10),
 }
 
