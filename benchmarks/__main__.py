@@ -1,4 +1,4 @@
-"""`python -m benchmarks [peers|cold|growth|embedded ...] [--quick]`: measure, and print the tables.
+"""`python -m benchmarks [PART ...] [--quick]`: measure, and print the tables.
 
 benchmarks/results.json gets the figures; those of a part that is not measured stay in it.
 """
