@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -122,6 +123,9 @@ def _guarded(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
             if isinstance(request, ServiceError):
                 raise request
             return await handle(request, context)
+        except grpc.aio.InternalError:
+            # The caller has gone while a message to it was on its way; gRPC cancels what is left.
+            raise asyncio.CancelledError from None
         except Exception as error:
             await _abort(context, error)
 

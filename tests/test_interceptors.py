@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Iterator
@@ -148,9 +149,23 @@ def test_the_last_lines_of_a_log_are_told(given: list[str], kept: list[str]) -> 
 
 
 class Raising(pb_grpc.ModelServiceServicer):
-    """Raises `error` from each call, in a stream after one chunk."""
+    """Raises `error` from each call, in a stream after one chunk; a log has no end."""
 
     error: BaseException = ServiceError("no")
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+        self.written = 0
+
+    async def StreamLogs(  # type: ignore[override]
+        self, request: pb.StreamLogsRequest, context: Any
+    ) -> None:
+        try:
+            while True:
+                await context.write(pb.StreamLogsResponse(line="x" * 2**16))
+                self.written += 1
+        finally:
+            self.left.set()
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         raise self.error
@@ -217,6 +232,24 @@ async def test_a_fault_is_internal_and_tells_the_log_alone(
     assert (told.code, told.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert "secret" not in told.message
     assert "a secret" in caplog.text
+
+
+async def test_a_slow_reader_that_leaves_is_no_fault(
+    service: tuple[Raising, grpc.aio.Channel], caplog: pytest.LogCaptureFixture
+) -> None:
+    servicer, channel = service
+    stream = pb_grpc.ModelServiceStub(channel).StreamLogs(pb.StreamLogsRequest())
+    await stream.read()
+    seen = 0
+    while seen != servicer.written:  # until there is no more room on the way
+        seen = servicer.written
+        await asyncio.sleep(0.1)
+
+    with caplog.at_level(logging.ERROR):
+        await channel.close()
+        await servicer.left.wait()
+
+    assert not caplog.records
 
 
 async def test_bytes_that_are_no_message_are_the_callers_mistake(
