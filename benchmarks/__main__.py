@@ -1,4 +1,7 @@
-"""`python -m benchmarks [--quick]`: measure, print the tables, write benchmarks/results.json."""
+"""`python -m benchmarks [PART ...] [--quick]`: measure, and print the tables.
+
+benchmarks/results.json gets the figures; those of a part that is not measured stay in it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import systems
+from benchmarks import cold, embedded, growth, systems
 from benchmarks.goals import STREAMS_PER_CORE, Outcome, judge
 from benchmarks.load import Work
 from benchmarks.rounds import (
@@ -29,6 +32,7 @@ from benchmarks.rounds import (
     measure,
 )
 from benchmarks.systems import Running
+from benchmarks.tables import shown
 
 RESULTS = Path("benchmarks/results.json")
 
@@ -46,13 +50,46 @@ _COLUMNS = {
 }
 
 
+PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
+    "cold": lambda quick: cold.measure(3 if quick else 10, 5 if quick else 20),
+    "embedded": lambda quick: embedded.measure(3 if quick else 8, 0.5 if quick else 2),
+    "growth": lambda quick: growth.measure(3 if quick else 10),
+}
+
+
 def main() -> None:
-    """Run everything, and say where the service stands."""
+    """Run the parts, and say where the service stands."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of peers, {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="the core ratios, in three minutes")
-    quick = parser.parse_args().quick
-    began = time.monotonic()
-    load_before = os.getloadavg()[0]
+    given = parser.parse_args()
+    parts = given.parts or ["peers", *([] if given.quick else PARTS)]
+    if unknown := {*parts} - {"peers", *PARTS}:
+        parser.error(f"no part is called {', '.join(sorted(unknown))}")
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for part in parts:
+        began = time.monotonic()
+        load_before = os.getloadavg()[0]
+        print(f"{part}: load average {load_before:.2f}", flush=True)
+        figures = _peers(given.quick) if part == "peers" else _other(part, given.quick)
+        results[part] = {
+            "machine": _machine(load_before),
+            "seconds": round(time.monotonic() - began),
+            "quick": given.quick,
+            **figures,
+        }
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"{results[part]['seconds']} s; {RESULTS} has all figures")
+
+
+def _other(part: str, quick: bool) -> dict[str, Any]:
+    figures = PARTS[part](quick)
+    print(shown(part, figures))
+    return {"figures": figures}
+
+
+def _peers(quick: bool) -> dict[str, Any]:
+    """The service beside its peers."""
     with systems.engine() as engine, systems.running(engine.port) as (found, absent):
         rounds = _measure(engine, found, quick)
         capacities = {} if quick else _climb(engine, found)
@@ -64,23 +101,13 @@ def main() -> None:
     for name, reason in absent.items():
         print(f"not measured: {name}: {reason}")
     print(_engine_line(middles[BURST.name]))
-    RESULTS.write_text(
-        json.dumps(
-            {
-                "machine": _machine(load_before),
-                "seconds": round(time.monotonic() - began),
-                "quick": quick,
-                "versions": {name: running.system.version for name, running in found.items()},
-                "absent": absent,
-                "figures": {w: {n: _rounded(f) for n, f in m.items()} for w, m in middles.items()},
-                "streams_per_core": {n: [asdict(c) for c in all] for n, all in capacities.items()},
-                "goals": [_outcome(outcome) for outcome in outcomes],
-            },
-            indent=1,
-        )
-        + "\n"
-    )
-    print(f"{round(time.monotonic() - began)} s; {RESULTS} has all figures")
+    return {
+        "versions": {name: running.system.version for name, running in found.items()},
+        "absent": absent,
+        "figures": {w: {n: _rounded(f) for n, f in m.items()} for w, m in middles.items()},
+        "streams_per_core": {n: [asdict(c) for c in all] for n, all in capacities.items()},
+        "goals": [_outcome(outcome) for outcome in outcomes],
+    }
 
 
 def _measure(engine: Running, found: Mapping[str, Running], quick: bool) -> dict[str, list[Round]]:

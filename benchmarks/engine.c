@@ -27,14 +27,14 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_FILES = 16384, REQUEST_SIZE = 1 << 16, REPLY_SIZE = 1 << 17, LARGEST_EVENT = 512 };
+enum { MAX_FILES = 16384, LARGEST_REQUEST = 1 << 23, REPLY_SIZE = 1 << 17, LARGEST_EVENT = 512 };
 
 enum face { TGI, OPENAI };
 
 struct connection {
     int fd;
-    char request[REQUEST_SIZE];
-    size_t received;
+    char *request; /* of `room` bytes, which grow with it */
+    size_t received, room;
     char reply[REPLY_SIZE];
     size_t filled, sent;
     bool streams;
@@ -64,6 +64,7 @@ static void put(struct connection *c, const char *format, ...) {
 static void hang_up(struct connection *c) {
     close(c->fd);
     connections[c->fd] = NULL;
+    free(c->request);
     free(c);
 }
 
@@ -183,15 +184,16 @@ static bool answer(struct connection *c, const char *body) {
 
 /* Read what has come and answer it when it is whole; false when the peer has gone. */
 static bool receive(struct connection *c) {
-    ssize_t n = recv(c->fd, c->request + c->received, REQUEST_SIZE - 1 - c->received, 0);
+    if (c->received + 1 >= c->room) c->request = realloc(c->request, c->room = c->room ? 2 * c->room : 1 << 12);
+    ssize_t n = recv(c->fd, c->request + c->received, c->room - 1 - c->received, 0);
     if (n <= 0) return n < 0 && errno == EAGAIN;
     c->received += n;
     c->request[c->received] = 0;
     char *end = strstr(c->request, "\r\n\r\n");
-    if (!end) return true;
+    if (!end) return c->received < LARGEST_REQUEST;
     char *length = strcasestr(c->request, "\r\ncontent-length:");
     size_t size = length && length < end ? strtoul(length + 17, NULL, 10) : 0;
-    if (c->received < end + 4 - c->request + size) return c->received < REQUEST_SIZE - 1;
+    if (c->received < end + 4 - c->request + size) return c->received < LARGEST_REQUEST;
     c->received = 0; /* nobody here sends the next request before it has the answer */
     return answer(c, end + 4);
 }

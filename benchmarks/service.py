@@ -102,7 +102,7 @@ def main() -> None:
         return {"docker": RunningEngine(int(port))}, RuntimeChoice("docker", "the engine runs")
 
     server._runtimes = runtimes
-    cli.main([*arguments, "--runtime", "docker", "--catalog", str(CATALOG)])
+    cli.main(["--runtime", "docker", "--catalog", str(CATALOG), *arguments])
 
 
 if __name__ == "__main__":

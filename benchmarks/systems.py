@@ -72,7 +72,7 @@ def engine() -> Iterator[Running]:
     direct = System(
         "direct", "tgi", "engine.c", lambda port, *_: [str(BUILD / "engine"), str(port)]
     )
-    with _process(direct, 1, _free_port(), 0) as running:
+    with _process(direct, 1, free_port(), 0) as running:
         yield running
 
 
@@ -84,7 +84,7 @@ def running(engine_port: int) -> Iterator[tuple[dict[str, Running], dict[str, st
     with ExitStack() as stack:
         for system in _systems():
             try:
-                process = _process(system, 0, _free_port(), engine_port)
+                process = _process(system, 0, free_port(), engine_port)
                 found[system.name] = stack.enter_context(process)
             except Absent as reason:
                 absent[system.name] = str(reason)
@@ -195,7 +195,7 @@ def _await_listener(system: System, process: subprocess.Popen[bytes], port: int,
         raise Absent(f"{system.name} does not come up: {''.join(last)[:200]}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

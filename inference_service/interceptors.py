@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -137,6 +138,9 @@ def _guarded(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
                 raise request
             return await handle(request, context)
         except Exception as error:
+            if isinstance(error, grpc.aio.InternalError):
+                # Where the caller has gone while a message was on its way, gRPC cancels this now.
+                await asyncio.sleep(1)
             await _abort(context, error)
 
     return guarded

@@ -27,7 +27,7 @@ from inference_service.interceptors import ErrorInterceptor
 from inference_service.lifecycle import State
 from inference_service.manager import Manager, Reload
 from inference_service.placement import place
-from inference_service.runtimes import docker, identity
+from inference_service.runtimes import identity
 from inference_service.runtimes.base import Runtime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
@@ -160,6 +160,9 @@ async def _runtimes(
         runtimes["process"] = ProcessRuntime(ports)
     if settings.runtime == "process":
         return runtimes, RuntimeChoice("process", "it was asked for")
+    # Imported here: the Docker SDK has 7 MB, which a service without Docker need not hold.
+    from inference_service.runtimes import docker
+
     try:
         runtime = await docker.connect(
             ports,

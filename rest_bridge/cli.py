@@ -15,6 +15,9 @@ from rest_bridge.settings import Settings
 CHANNEL_OPTIONS = [
     # A text can be longer than the request that it continues, which alone may have 4 MiB.
     ("grpc.max_receive_message_length", -1),
+    # The default lets the window grow with the pace of the service, and a client that reads slowly
+    # then has the bridge hold up to 35 MB of its text.
+    ("grpc.http2.bdp_probe", 0),
     # The default waits up to two minutes before it looks whether the service is back.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),

@@ -150,10 +150,27 @@ def test_the_last_lines_of_a_log_are_told(given: list[str], kept: list[str]) -> 
 
 
 class Raising(pb_grpc.ModelServiceServicer):
-    """Raises `error` from each call, in a stream after one chunk, or with `cuts` in its midst."""
+    """Raises `error` from each call, in a stream after one chunk, or with `cuts` in its midst.
+
+    A log has no end.
+    """
 
     error: BaseException = ServiceError("no")
     cuts = False
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+        self.written = 0
+
+    async def StreamLogs(  # type: ignore[override]
+        self, request: pb.StreamLogsRequest, context: Any
+    ) -> None:
+        try:
+            while True:
+                await context.write(pb.StreamLogsResponse(line="x" * 2**16))
+                self.written += 1
+        finally:
+            self.left.set()
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         raise self.error
@@ -237,6 +254,24 @@ async def test_a_fault_is_internal_and_tells_the_log_alone(
     assert (told.code, told.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert "secret" not in told.message
     assert "a secret" in caplog.text
+
+
+async def test_a_slow_reader_that_leaves_is_no_fault(
+    service: tuple[Raising, grpc.aio.Channel], caplog: pytest.LogCaptureFixture
+) -> None:
+    servicer, channel = service
+    stream = pb_grpc.ModelServiceStub(channel).StreamLogs(pb.StreamLogsRequest())
+    await stream.read()
+    seen = 0
+    while seen != servicer.written:  # until there is no more room on the way
+        seen = servicer.written
+        await asyncio.sleep(0.1)
+
+    with caplog.at_level(logging.ERROR):
+        await channel.close()
+        await servicer.left.wait()
+
+    assert not caplog.records
 
 
 async def test_bytes_that_are_no_message_are_the_callers_mistake(
