@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -34,13 +36,34 @@ def signalled(container: Container, number: signal.Signals) -> None:
     container.exec_run(["/bin/sh", "-c", f"kill -{number} -1"])
 
 
-async def until_state(service: Serving, model_id: str, wanted: Callable[[pb.Model], bool]) -> None:
-    """Return when the model is as wanted."""
+async def until_state(
+    service: Serving, model_id: str, wanted: Callable[[pb.Model], bool]
+) -> pb.Model:
+    """The model, as soon as it is as wanted."""
     call = service.stub.WatchModels(pb.WatchModelsRequest(model_id=model_id))
     async for change in call:
         if change.WhichOneof("event") == "model" and wanted(change.model):
             call.cancel()
-            return
+            return change.model
+    raise AssertionError("the watch has ended")
+
+
+@asynccontextmanager
+async def failing(service: Serving, model_id: str) -> AsyncGenerator[asyncio.Task[str]]:
+    """Watch the model through a fault; why it FAILED, although it may be READY again soon after."""
+
+    def failed(model: pb.Model) -> bool:
+        watching.set()
+        return model.state == pb.MODEL_STATE_FAILED
+
+    async def message() -> str:
+        return str((await until_state(service, model_id, failed)).last_error.message)
+
+    watching = asyncio.Event()
+    watch = asyncio.create_task(message())
+    await watching.wait()
+    yield watch
+    await watch
 
 
 async def test_killed_while_loading(faulty: Faulty, tgi: Settings) -> None:
@@ -99,15 +122,12 @@ async def test_out_of_memory_amid_streams(faulty: Faulty, tgi: Settings) -> None
     ):
         crowd = trial.call(service, 20, ENDLESS, STREAMS)
         await crowd.reading()
-        trial.strike()
-        trial.container().exec_run(["python", "-c", _OUTGROW], detach=True)
-        await crowd.answered()
-        await until_state(
-            service, trial.model_id, lambda model: model.state == pb.MODEL_STATE_FAILED
-        )
-        error = (await trial.model(service)).last_error.message
+        async with failing(service, trial.model_id) as error:
+            trial.strike()
+            trial.container().exec_run(["python", "-c", _OUTGROW], detach=True)
+            await crowd.answered()
         await trial.heal(service)
-        assert "ran out of its memory limit" in error
+        assert "ran out of its memory limit" in await error
         assert [caller.answers for caller in crowd.callers] == [["ENGINE_FAILED"]] * 20
 
 
@@ -121,15 +141,13 @@ async def test_hangs_amid_streams(faulty: Faulty, tgi: Settings) -> None:
     ):
         crowd = trial.call(service, 20, ENDLESS, STREAMS)
         await crowd.reading()
-        trial.strike()
-        signalled(trial.container(), signal.SIGSTOP)
-        late = trial.call(service, 20)
-        await crowd.answered()
-        await late.answered()
-        await until_state(
-            service, trial.model_id, lambda model: model.state == pb.MODEL_STATE_FAILED
-        )
-        error = (await trial.model(service)).last_error.message
+        async with failing(service, trial.model_id) as error:
+            trial.strike()
+            signalled(trial.container(), signal.SIGSTOP)
+            late = trial.call(service, 20)
+            await crowd.answered()
+            await late.answered()
         await trial.heal(service)
-        assert "answered nothing for" in error
+        assert "answered nothing for" in await error
+        assert {answer for caller in late.callers for answer in caller.answers} == {TEXT}
         assert [caller.answers for caller in crowd.callers] == [["ENGINE_FAILED"]] * 20
