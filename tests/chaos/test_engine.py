@@ -114,6 +114,21 @@ async def test_killed_amid_streams(faulty: Faulty, tgi: Settings) -> None:
         assert [caller.answers for caller in crowd.callers] == [["ENGINE_FAILED"]] * 20
 
 
+async def test_killed_amid_streams_that_outlive_it(faulty: Faulty, tgi: Settings) -> None:
+    async with (
+        faulty("kill -9 amid 20 streams that resume") as trial,
+        trial.serving(**tgi(DOUBLE_TOKENS_PER_SECOND=50)) as service,
+    ):
+        body = ENDLESS | {"max_new_tokens": 150, "resume": True}
+        crowd = trial.call(service, 20, body, STREAMS)
+        await crowd.reading()
+        trial.strike()
+        signalled(trial.container(), signal.SIGKILL)
+        await crowd.answered()
+        await trial.heal(service)
+        assert [caller.answers for caller in crowd.callers] == [[TEXT]] * 20
+
+
 async def test_out_of_memory_amid_streams(faulty: Faulty, tgi: Settings) -> None:
     allowed = {"ENGINE_FAILED", "START_BACKING_OFF"}
     async with (
