@@ -122,10 +122,13 @@ def _given(request: pb.GenerateRequest | pb.GenerateStreamRequest, field: str) -
 
 
 def caller(context: Context) -> str:
-    """Who calls, so that turns can be fair: what a proxy says, else the host of the peer."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "x-caller":
-            return str(value)
+    """Who calls, so that turns can be fair: what a proxy says, else the key, else the peer's host.
+
+    A key is looked at for this alone: whether it is a good one is for a proxy to say.
+    """
+    metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+    if caller := metadata.get("x-caller") or metadata.get("authorization"):
+        return caller
     return str(context.peer()).rpartition(":")[0]
 
 

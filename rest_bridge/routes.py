@@ -1,5 +1,6 @@
 """The documented endpoints; each is one call of the service."""
 
+import hashlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -44,7 +45,12 @@ def refuse_other_sites(request: Request) -> None:
 
 
 def caller(request: Request) -> tuple[tuple[str, str], ...]:
-    """Who asks, so that the service can be fair between the clients of this bridge."""
+    """Who asks, so that the service can be fair between the clients of this bridge.
+
+    That is an API key, of which only a digest goes further, or else an address.
+    """
+    if key := request.headers.get("authorization"):
+        return (("x-caller", f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}"),)
     return (("x-caller", request.client.host),) if request.client else ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf import duration_pb2
 
@@ -444,3 +445,25 @@ def test_the_reasons_are_those_of_the_proto() -> None:
     named = {f"FINISH_REASON_{reason.name}": int(reason) for reason in FinishReason}
 
     assert named | {"FINISH_REASON_UNSPECIFIED": 0} == dict(pb.FinishReason.items())
+
+
+async def test_a_caller_is_a_proxys_word_or_a_key_or_an_address() -> None:
+    callers: list[str] = []
+
+    async def handle(request: bytes, context: Any) -> bytes:
+        callers.append(convert.caller(context))
+        return b""
+
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(handle)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"m": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary("/s/m")
+        key, word = ("authorization", "Bearer one"), ("x-caller", "10.0.0.7")
+        for metadata in ((), (key,), (key, word)):
+            await call(b"", metadata=metadata)
+    await server.stop(0)
+
+    assert callers == ["ipv4:127.0.0.1", "Bearer one", "10.0.0.7"]

@@ -213,8 +213,8 @@ class ModelServiceServicer:
         which the model is ready.
 
         An engine works on a limited number of requests at once. Others wait, in turn between callers (a
-        caller is an address, or what the metadata `x-caller` of a proxy says); when too many wait,
-        QUEUE_FULL.
+        caller is what the metadata `x-caller` of a proxy says, else the metadata `authorization`, else an
+        address); when too many wait, QUEUE_FULL.
 
         A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
         (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.

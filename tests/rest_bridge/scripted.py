@@ -24,8 +24,8 @@ class ScriptedService(ModelServiceServicer):
 
     Each step of a stream is a message to send, a status to end with, or an event to wait for. A
     unary generation answers with the text of the chunks among the steps. `failure` ends any call.
-    `received` has all requests; `entered` is set when a generation begins, `cancelled` when one is
-    cancelled.
+    `received` has all requests, and `callers` who made them; `entered` is set when a generation
+    begins, `cancelled` when one is cancelled.
     """
 
     def __init__(self) -> None:
@@ -34,6 +34,7 @@ class ScriptedService(ModelServiceServicer):
         self.steps: list[Step] = [chunk(", in a land far away...", 7), summary("gpt-2")]
         self.failure: Status | None = None
         self.received: list[Any] = []
+        self.callers: list[str | bytes] = []
         self.entered = asyncio.Event()
         self.cancelled = asyncio.Event()
         self._free_ports = itertools.count(8080)
@@ -136,6 +137,7 @@ class ScriptedService(ModelServiceServicer):
 
     async def _note(self, request: Message, context: Context) -> None:
         self.received.append(request)
+        self.callers += [v for k, v in context.invocation_metadata() or () if k == "x-caller"]
         if self.failure is not None:
             await end(context, self.failure)
 
