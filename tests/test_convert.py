@@ -455,7 +455,7 @@ async def test_a_caller_is_a_proxys_word_or_a_key_or_an_address() -> None:
         return b""
 
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(handle)
+    handler: Any = grpc.unary_unary_rpc_method_handler(handle)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"m": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
