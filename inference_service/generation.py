@@ -218,7 +218,8 @@ class Generation:
         """What the caller of a stream is told, who may have a part of the text."""
         if not self._sent_tokens:
             return error
-        if not isinstance(error, EngineFailed | ModelStopped | ShuttingDown | GenerationTimeout):
+        known = EngineFailed | ModelStopped | ShuttingDown | GenerationTimeout
+        if self._seams and not isinstance(error, known):
             # It is about a new start, which was not this call's first wish.
             error = failures.not_resumed(self._model.spec.id, self._seams[-1].cause, error)
         error.metadata["sent_token_count"] = str(self._sent_tokens)

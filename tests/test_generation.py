@@ -16,6 +16,7 @@ from inference_service.engines.base import Chunk, FinishReason, Prompt
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
+    EngineOverloaded,
     GenerationTimeout,
     LaunchError,
     ModelStopped,
@@ -217,6 +218,19 @@ async def test_a_text_for_which_no_engine_starts_ends_with_what_was_sent() -> No
             await Reader().read(Generation(model, Order(PROMPT, 60, resumes=True)))
         assert end.value.metadata["sent_token_count"] == "2"
         assert end.value.metadata["model_id"] == "tiny"
+
+
+async def test_a_refusal_in_the_middle_of_a_text_is_told_as_it_is() -> None:
+    async with mortal() as (model, _, engine):
+        reader = Reader()
+
+        async def write(chunk: Chunk) -> None:
+            await reader.write(chunk)
+            engine.failure = EngineOverloaded("TGI has no room for the next 1024 tokens")
+
+        with pytest.raises(EngineOverloaded) as refused:
+            await Generation(model, Order(PROMPT, 60)).stream(write, reader.seam)
+        assert refused.value.metadata["sent_token_count"] == "1"
 
 
 async def test_a_back_off_that_is_too_long_is_not_waited_for(
