@@ -16,10 +16,10 @@ from inference_service.engines.base import Chunk, Prompt
 from inference_service.errors import InvalidParameter
 from inference_service.generation import Order, Outcome, Seam
 from inference_service.history import Change
-from inference_service.interceptors import status_of
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.logs import KEPT_LINES
 from inference_service.manager import Reload, Told
+from inference_service.statuses import status_of
 from inference_service.supervisor import Supervisor
 from inference_service.v1 import model_service_pb2 as pb
 

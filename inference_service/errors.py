@@ -10,7 +10,7 @@ ServiceError
  └─ CatalogInvalid
 
 `reason` is the name of an `ErrorReason` in protos/inference_service/v1/errors.proto, whose
-`error_rule` says how it is shown on gRPC and REST; `interceptors.py` looks it up. The message is
+`error_rule` says how it is shown on gRPC and REST; `statuses.py` looks it up. The message is
 one sentence that a person can act on.
 """
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import grpc
 import uvicorn
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inference_service.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
@@ -23,7 +23,7 @@ from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.tgi import Tgi
 from inference_service.errors import RuntimeUnavailable
 from inference_service.gpus import find
-from inference_service.interceptors import ErrorInterceptor
+from inference_service.handlers import Handlers, guarded, handlers
 from inference_service.lifecycle import State
 from inference_service.manager import Manager, Reload
 from inference_service.placement import place
@@ -186,7 +186,6 @@ async def _grpc(
     settings: Settings, servicer: ModelService, beacon: Beacon, catalog: Catalog
 ) -> AsyncGenerator[int]:
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor()],
         options=[
             # Two services on one port would each get some of the calls.
             ("grpc.so_reuseport", 0),
@@ -194,9 +193,8 @@ async def _grpc(
             ("grpc.server_max_unrequested_time_in_server", 3600),
         ],
     )
-    pb_grpc.add_ModelServiceServicer_to_server(servicer, server)
-    health_pb2_grpc.add_HealthServicer_to_server(beacon.servicer, server)
-    _add_reflection(server)
+    for name, methods in _handlers(servicer, beacon).items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     await beacon.up(catalog)
     _listener("gRPC", settings.host, settings.grpc_port).close()  # its own error says little
     port = server.add_insecure_port(_address(settings.host, settings.grpc_port))
@@ -207,18 +205,24 @@ async def _grpc(
         await server.stop(grace=1)
 
 
-def _add_reflection(server: grpc.aio.Server) -> None:
-    """Reflection as v1alpha, which the library has, and as v1, which has the same messages."""
+def _handlers(servicer: ModelService, beacon: Beacon) -> dict[str, Handlers]:
+    """All that is served, by the name of the service.
+
+    Reflection is there as v1alpha, which the library has, and as v1, which has the same messages.
+    """
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    servicer = reflection.aio.ReflectionServicer(names)
-    method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    reflected = handlers(
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+        reflection.aio.ReflectionServicer(names),
     )
-    for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection"):
-        handler = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
-        server.add_generic_rpc_handlers((handler,))
+    return {
+        SERVICE: guarded(handlers(pb_grpc.add_ModelServiceServicer_to_server, servicer)),
+        health.SERVICE_NAME: handlers(
+            health_pb2_grpc.add_HealthServicer_to_server, beacon.servicer
+        ),
+        reflection.SERVICE_NAME: reflected,
+        "grpc.reflection.v1.ServerReflection": reflected,
+    }
 
 
 class _Rest(uvicorn.Server):

@@ -1,0 +1,72 @@
+"""Errors of the service become gRPC statuses here, by the one table in errors.proto."""
+
+from __future__ import annotations
+
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from inference_service.errors import ServiceError
+from inference_service.v1 import errors_pb2
+
+DOMAIN = "inference-service"
+
+# gRPC sends a status in trailers, which together may have 8 KiB; each text stands in two of them,
+# once in base64.
+_LONGEST_MESSAGE = 500
+_LONGEST_LOG = 1500
+
+
+def rule(reason: str) -> errors_pb2.ErrorRule:
+    """How a reason is shown on the wire."""
+    value = errors_pb2.ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{reason}"]
+    found: errors_pb2.ErrorRule = value.GetOptions().Extensions[errors_pb2.error_rule]
+    return found
+
+
+def status_of(error: ServiceError) -> status_pb2.Status:
+    """The status with its details: one ErrorInfo, and what else helps."""
+    shown = rule(error.reason)
+    sent = int(error.metadata.get("sent_token_count", 0))
+    code = shown.code_after_first_token if sent and shown.code_after_first_token else shown.code
+    message = _shortened(error.message, _LONGEST_MESSAGE)
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    ]
+    if error.field is not None:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=message
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after is not None:
+        nanos = round(error.retry_after * 1e9)
+        delay = duration_pb2.Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.log:
+        details.append(error_details_pb2.DebugInfo(stack_entries=_last(error.log)))
+    status = status_pb2.Status(code=code, message=message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def _shortened(text: str, size: int) -> str:
+    """The text, or so much of it that it has at most `size` bytes."""
+    if len(data := text.encode()) <= size:
+        return text
+    return data[: size - 3].decode(errors="ignore") + "..."
+
+
+def _last(log: tuple[str, ...]) -> list[str]:
+    """The last lines that fit, oldest first; the very last one in any case."""
+    lines: list[str] = []
+    room = _LONGEST_LOG
+    for line in reversed(log):
+        line = _shortened(line, _LONGEST_LOG // 2)
+        room -= len(line.encode())
+        if room < 0:
+            break
+        lines.insert(0, line)
+    return lines
