@@ -3,7 +3,7 @@
 `python -m benchmarks.gate` counts with Valgrind and compares with gate.toml; with `--write` it
 writes that file anew. The path is the real one, from the bytes of an engine's answer through
 `engines/tgi.py`, the message of the proto and its serialization to the bridge's event. What is left
-out is what others wrote: the loop, the sockets, aiohttp, gRPC and uvicorn.
+out is what others wrote: the loop, the sockets, llhttp, gRPC and uvicorn.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from inference_service import convert
 from inference_service.catalog import Catalog
 from inference_service.engines import sse
 from inference_service.engines.base import Prompt
+from inference_service.engines.connections import Connections
 from inference_service.engines.tgi import Tgi
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge.sse import event
@@ -108,7 +108,7 @@ async def _text(engine: Tgi, together: int) -> int:
     """Stream one text as the servicer and the bridge do; returns its messages."""
     blocks = _blocks(together)
 
-    async def post(pool: aiohttp.ClientSession, url: str, body: Any) -> AsyncGenerator[list[bytes]]:
+    async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[list[bytes]]:
         parser = sse.EventParser()
         for block in blocks:
             if events := parser.feed(block):

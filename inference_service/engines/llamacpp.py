@@ -17,6 +17,7 @@ import msgspec
 from inference_service.catalog import LlamacppNeeds, ModelSpec
 from inference_service.engines import sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.connections import Connections
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -63,7 +64,7 @@ class Llamacpp:
     def __init__(self, image: str) -> None:
         self._image = image
         # It promises to keep connections alive, and closes them at the end of each stream.
-        self._pool = sse.session(keep_alive=False)
+        self._connections = Connections(keep_alive=False)
 
     def launch(self, spec: ModelSpec) -> Launch:
         """Configure the worker; its environment is described in `worker/__init__.py`."""
@@ -118,12 +119,12 @@ class Llamacpp:
 
     async def ready(self, url: str) -> bool:
         """`/health` is 503 while the model loads."""
-        return await sse.answers(self._pool, f"{url}/health")
+        return await sse.answers(self._connections, f"{url}/health")
 
     async def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
         """Stream `POST /completion`."""
         try:
-            stream = sse.post(self._pool, f"{url}/completion", _request(prompt))
+            stream = sse.post(self._connections, f"{url}/completion", _request(prompt))
             silent = 0
             async with aclosing(stream) as batches:
                 async for batch in batches:
@@ -143,7 +144,7 @@ class Llamacpp:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._pool.close()
+        await self._connections.aclose()
 
 
 def _environment(spec: ModelSpec, needs: LlamacppNeeds) -> dict[str, str]:

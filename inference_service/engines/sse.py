@@ -6,12 +6,14 @@ which engines use `data` fields and comments. TGI up to 2.0.4 leaves out the spa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from typing import Any
 
-import aiohttp
 import msgspec
 
+from inference_service.engines.connections import Answer, Connections
 from inference_service.errors import EngineFailed, EngineLost
 
 _LARGEST_EVENT = 1 << 20
@@ -56,18 +58,7 @@ def _data(event: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def session(*, keep_alive: bool) -> aiohttp.ClientSession:
-    """A pool of connections to engines: unlimited, with no limit on a reply's time.
-
-    Time limits belong to the caller, who alone knows how long a text may take.
-    """
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
-    )
-
-
-async def post(pool: aiohttp.ClientSession, url: str, body: Any) -> AsyncGenerator[list[bytes]]:
+async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[list[bytes]]:
     """Send `body` as JSON and yield the events of the answer, as many at once as have come.
 
     Closing it closes the connection, which is how engines learn that nobody listens. Raises Refusal
@@ -75,47 +66,32 @@ async def post(pool: aiohttp.ClientSession, url: str, body: Any) -> AsyncGenerat
     """
     parser = EventParser()
     try:
-        async with await ask(pool, url, body) as response:
-            if response.status != 200 or response.content_type != "text/event-stream":
-                raise Refusal(response.status, await _beginning(response.content))
-            async for data in response.content.iter_any():
+        with closing(await connections.ask("POST", url, msgspec.json.encode(body))) as answer:
+            if answer.status != 200 or answer.content_type != "text/event-stream":
+                raise Refusal(answer.status, await _beginning(answer))
+            async for data in answer:
                 if events := parser.feed(data):
                     yield events
-    except (aiohttp.ClientError, OSError) as error:
+    except OSError as error:
         raise EngineLost(
             f"the connection to the engine broke: {error or type(error).__name__}"
         ) from error
 
 
-async def ask(pool: aiohttp.ClientSession, url: str, body: Any) -> aiohttp.ClientResponse:
-    """Send `body` as JSON and return the answer, of which the head has come.
-
-    An engine may close a connection that it kept alive just as it is used again; then nothing of
-    the request was read, and it is sent once more.
-    """
-    data, headers = msgspec.json.encode(body), {"content-type": "application/json"}
-    try:
-        return await pool.post(url, data=data, headers=headers)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-        return await pool.post(url, data=data, headers=headers)
-
-
-async def _beginning(content: aiohttp.StreamReader) -> bytes:
+async def _beginning(answer: Answer) -> bytes:
     body = b""
-    while room := _LARGEST_REFUSAL - len(body):
-        data = await content.read(room)  # what has come, which may be a part
-        if not data:
-            break
+    async for data in answer:
         body += data
-    return body
+        if len(body) >= _LARGEST_REFUSAL:
+            break
+    return body[:_LARGEST_REFUSAL]
 
 
-async def answers(pool: aiohttp.ClientSession, url: str) -> bool:
+async def answers(connections: Connections, url: str) -> bool:
     """Whether a GET of `url` gives 200 within a few seconds."""
     try:
-        async with pool.get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
-            return response.status == 200
-    except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError
+        async with asyncio.timeout(5):
+            with closing(await connections.ask("GET", url)) as answer:
+                return answer.status == 200
+    except OSError:  # TimeoutError is one
         return False

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from inference_service.catalog import ModelSpec, TgiNeeds
 from inference_service.engines import sse, tgi_log
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.connections import Connections
 from inference_service.engines.stops import StopFilter
 from inference_service.engines.tgi_download import Download
 from inference_service.errors import (
@@ -70,6 +70,7 @@ class _Event(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Event).decode
+_tokens = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class _NoRoom(Exception):
@@ -114,7 +115,7 @@ class Tgi:
 
     def __init__(self, image: str) -> None:
         self._image = image
-        self._pool = sse.session(keep_alive=True)
+        self._connections = Connections(keep_alive=True)
 
     def launch(self, spec: ModelSpec) -> Launch:
         """Configure the launcher, all of whose flags have a variable of the same name."""
@@ -141,7 +142,7 @@ class Tgi:
         self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
     ) -> None:
         """Its log tells everything but the bytes of a download."""
-        async with Download(self._pool, launch, instance, moved) as download:
+        async with Download(launch, instance, moved) as download:
             async for line in instance.logs():
                 if (said := tgi_log.progress(line)) is not None:
                     moved(download.heard(said))
@@ -152,7 +153,7 @@ class Tgi:
 
     async def ready(self, url: str) -> bool:
         """Nothing listens before the model is loaded; `/health` alone is the truth."""
-        return await sse.answers(self._pool, f"{url}/health")
+        return await sse.answers(self._connections, f"{url}/health")
 
     async def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
         """Stream `POST /generate_stream`, anew for every 1024 tokens.
@@ -187,7 +188,7 @@ class Tgi:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._pool.close()
+        await self._connections.aclose()
 
     async def _run(
         self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
@@ -212,7 +213,7 @@ class Tgi:
     async def _post(
         self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
     ) -> AsyncGenerator[tuple[str, int]]:
-        stream = sse.post(self._pool, f"{url}/generate_stream", _request(prompt, step))
+        stream = sse.post(self._connections, f"{url}/generate_stream", _request(prompt, step))
         try:
             async with aclosing(stream) as batches:
                 async for batch in batches:
@@ -228,11 +229,11 @@ class Tgi:
     async def _count(self, url: str, prompt: Prompt) -> int:
         """The tokens of the prompt, which TGI else tells only at its own end."""
         try:
-            body = {"inputs": prompt.text}
-            async with await sse.ask(self._pool, f"{url}/tokenize", body) as response:
-                response.raise_for_status()
-                return len(await response.json())
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+            body = msgspec.json.encode({"inputs": prompt.text})
+            with closing(await self._connections.ask("POST", f"{url}/tokenize", body)) as answer:
+                tokens = b"".join([data async for data in answer])
+            return len(_tokens(tokens))
+        except (OSError, msgspec.DecodeError) as error:
             raise EngineFailed(f"the engine could not count the prompt's tokens: {error}") from None
 
 

@@ -55,12 +55,10 @@ class Download:
 
     def __init__(
         self,
-        pool: aiohttp.ClientSession,
         launch: Launch,
         instance: Instance,
         moved: Callable[[Progress], None],
     ) -> None:
-        self._pool = pool
         self._env = launch.env
         self._instance = instance
         self._moved = moved
@@ -133,8 +131,10 @@ class Download:
         url = f"{endpoint or _HUB}/api/models/{repo}/revision/{revision}?blobs=true"
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
-            async with self._pool.get(url, headers=headers, timeout=_PATIENCE) as response:
-                response.raise_for_status()
+            async with (
+                aiohttp.ClientSession(timeout=_PATIENCE, raise_for_status=True) as hub,
+                hub.get(url, headers=headers) as response,
+            ):
                 files = _decode(await response.read()).siblings
         except (
             aiohttp.ClientError,

@@ -7,10 +7,10 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-import aiohttp
 import pytest
 
 from inference_service.engines import sse
+from inference_service.engines.connections import Connections
 from inference_service.errors import EngineFailed
 from tests.engines.scripted import plain, serving, stream
 
@@ -20,9 +20,10 @@ DATA = [b'{"text":"caf\xc3\xa9"}', b"bare", b"last"]
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[aiohttp.ClientSession]:
-    async with sse.session(keep_alive=True) as pool:
-        yield pool
+async def connections() -> AsyncIterator[Connections]:
+    connections = Connections(keep_alive=True)
+    yield connections
+    await connections.aclose()
 
 
 def parse(*pieces: bytes) -> list[bytes]:
@@ -77,10 +78,12 @@ def test_an_event_may_be_large_but_not_endless() -> None:
 
 
 async def test_post_sends_json_and_yields_what_each_read_has_brought(
-    pool: aiohttp.ClientSession,
+    connections: Connections,
 ) -> None:
     async with serving(stream(b"data: a\n\ndata: b\n\ndata: ", b"c\n\n", b": ping\n\n")) as server:
-        batches = [batch async for batch in sse.post(pool, f"{server.url}/go", {"é": [1, None]})]
+        batches = [
+            batch async for batch in sse.post(connections, f"{server.url}/go", {"é": [1, None]})
+        ]
 
     assert batches == [[b"a", b"b"], [b"c"]]
     assert server.requests == [("/go", {"é": [1, None]})]
@@ -91,30 +94,30 @@ async def test_post_sends_json_and_yields_what_each_read_has_brought(
     [(422, "application/json"), (500, "text/event-stream"), (200, "text/plain")],
 )
 async def test_another_answer_than_a_stream_of_events_is_a_refusal(
-    pool: aiohttp.ClientSession, status: int, content_type: str
+    connections: Connections, status: int, content_type: str
 ) -> None:
     async with serving(plain(status, b'{"error":"no"}', content_type=content_type)) as server:
         with pytest.raises(sse.Refusal) as refused:
-            await anext(sse.post(pool, server.url, {}))
+            await anext(sse.post(connections, server.url, {}))
 
     assert (refused.value.status, refused.value.body) == (status, b'{"error":"no"}')
 
 
-async def test_a_refusal_has_the_whole_body_however_it_comes(pool: aiohttp.ClientSession) -> None:
+async def test_a_refusal_has_the_whole_body_however_it_comes(connections: Connections) -> None:
     async with serving(plain(422, b'{"error":', b'"no"}')) as server:
         with pytest.raises(sse.Refusal) as refused:
-            await anext(sse.post(pool, server.url, {}))
+            await anext(sse.post(connections, server.url, {}))
 
     assert refused.value.body == b'{"error":"no"}'
 
 
 async def test_of_an_endless_refusal_only_the_beginning_is_read(
-    pool: aiohttp.ClientSession,
+    connections: Connections,
 ) -> None:
     pieces = [b"x" * 4096] * 8
     async with serving(stream(*pieces, end="hold", content_type="text/plain")) as server:
         with pytest.raises(sse.Refusal) as refused:
-            await anext(sse.post(pool, server.url, {}))
+            await anext(sse.post(connections, server.url, {}))
         await server.left.wait()
 
     assert 0 < len(refused.value.body) <= 16 << 10
@@ -133,34 +136,34 @@ def test_a_refusal_shows_its_body_to_people(body: bytes, text: str) -> None:
     assert sse.Refusal(500, body).text == text
 
 
-async def test_a_cut_connection_is_a_failure_of_the_engine(pool: aiohttp.ClientSession) -> None:
+async def test_a_cut_connection_is_a_failure_of_the_engine(connections: Connections) -> None:
     async with serving(stream(b"data: a\n\n", end="cut")) as server:
-        batches = sse.post(pool, server.url, {})
+        batches = sse.post(connections, server.url, {})
         assert await anext(batches) == [b"a"]
         with pytest.raises(EngineFailed, match="connection to the engine broke"):
             await anext(batches)
 
 
-async def test_nobody_listening_is_a_failure_of_the_engine(pool: aiohttp.ClientSession) -> None:
+async def test_nobody_listening_is_a_failure_of_the_engine(connections: Connections) -> None:
     with pytest.raises(EngineFailed, match=r"connection to the engine broke: .+"):
-        await anext(sse.post(pool, nobody(), {}))
+        await anext(sse.post(connections, nobody(), {}))
 
 
-async def test_closing_it_closes_the_connection(pool: aiohttp.ClientSession) -> None:
+async def test_closing_it_closes_the_connection(connections: Connections) -> None:
     async with serving(stream(b"data: a\n\n", end="hold")) as server:
-        async with aclosing(sse.post(pool, server.url, {})) as batches:
+        async with aclosing(sse.post(connections, server.url, {})) as batches:
             await anext(batches)
             assert not server.left.is_set()
 
         await server.left.wait()
 
 
-async def test_cancelling_its_reader_closes_the_connection(pool: aiohttp.ClientSession) -> None:
+async def test_cancelling_its_reader_closes_the_connection(connections: Connections) -> None:
     async with serving(stream(b"data: a\n\n", end="hold")) as server:
         seen = asyncio.Event()
 
         async def read() -> None:
-            async with aclosing(sse.post(pool, server.url, {})) as batches:
+            async with aclosing(sse.post(connections, server.url, {})) as batches:
                 async for _ in batches:
                     seen.set()
 
@@ -173,16 +176,16 @@ async def test_cancelling_its_reader_closes_the_connection(pool: aiohttp.ClientS
 
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (204, False), (503, False)])
 async def test_answers_is_true_of_a_200_alone(
-    pool: aiohttp.ClientSession, status: int, ready: bool
+    connections: Connections, status: int, ready: bool
 ) -> None:
     async with serving(plain(status)) as server:
-        assert await sse.answers(pool, f"{server.url}/health") is ready
+        assert await sse.answers(connections, f"{server.url}/health") is ready
 
     assert server.requests == [("/health", None)]
 
 
-async def test_answers_never_raises(pool: aiohttp.ClientSession) -> None:
-    assert await sse.answers(pool, nobody()) is False
+async def test_answers_never_raises(connections: Connections) -> None:
+    assert await sse.answers(connections, nobody()) is False
 
 
 def nobody() -> str:

@@ -1,0 +1,257 @@
+"""HTTP/1.1 towards engines, on connections that are kept as long as they let it.
+
+A general client takes as much time for a request as all else that a text of a few tokens needs
+here (docs/performance.md); this one is a write, llhttp's parser (httptools) and a read. What it
+leaves out, engines on loopback have no use for: TLS, proxies, redirects, cookies, compression.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Self
+
+import httptools
+
+_KEPT = 15.0  # seconds without use after which a connection is closed
+_CONNECT = 30.0  # seconds; the kernel accepts for an engine that is only busy
+_AHEAD = 1 << 16  # bytes that are held for a slow reader, above what one read brings
+
+
+class Connections:
+    """Connections to any number of engines, each used by one request at a time.
+
+    There is no limit on their number, nor on the time of an answer: that is for the caller, who
+    alone knows how long a text may take. With `keep_alive` False each request has its own.
+    """
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self._keep_alive = keep_alive
+        self._idle: dict[str, list[_Connection]] = {}  # by host and port, the last used last
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def ask(self, method: str, url: str, body: bytes | None = None) -> Answer:
+        """Send a request, with JSON if it has a body, and return the answer when its head is there.
+
+        An engine may close a connection that it kept just as it is used again. Then nothing of the
+        request was read, and it is sent on another. Raises OSError: it cannot be reached, it breaks
+        off, or what it sends is no HTTP.
+        """
+        host, target = _parts(url)
+        head = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\n"
+        if not self._keep_alive:
+            head += "connection: close\r\n"
+        if body is not None:
+            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        request = f"{head}\r\n".encode() + (body or b"")
+        while idle := self._idle.get(host):
+            connection = idle.pop()
+            if connection.transport.is_closing():
+                continue
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                return await Answer(self, connection).begun(request)
+        return await Answer(self, await self._connect(host)).begun(request)
+
+    def release(self, connection: _Connection) -> None:
+        """Take back a connection whose answer has been read whole."""
+        if self._closed or not self._keep_alive:
+            connection.transport.abort()
+            return
+        loop = asyncio.get_running_loop()
+        connection.used_at = loop.time()
+        self._idle.setdefault(connection.host, []).append(connection)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(_KEPT, self._sweep)
+
+    async def aclose(self) -> None:
+        """Close those that are kept, and the others when their answers are closed."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.transport.abort()
+        self._idle.clear()
+
+    async def _connect(self, host: str) -> _Connection:
+        loop = asyncio.get_running_loop()
+        address, _, port = host.rpartition(":")
+        try:
+            async with asyncio.timeout(_CONNECT):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(host), address.strip("[]"), int(port)
+                )
+        except TimeoutError:
+            raise TimeoutError(f"{host} does not accept a connection in {_CONNECT:g} s") from None
+        return connection
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - _KEPT
+        for host, connections in [*self._idle.items()]:
+            while connections and connections[0].used_at <= oldest:
+                connections.pop(0).transport.abort()
+            if not connections:
+                del self._idle[host]
+        if self._idle:
+            self._sweeper = loop.call_later(_KEPT, self._sweep)
+
+
+class _Connection(asyncio.Protocol):
+    """A socket, and the answer that is read from it now, if any."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.answer: Answer | None = None
+        self.used_at = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.answer is None:  # nobody has asked
+            self.transport.abort()
+        else:
+            self.answer.feed(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.answer is not None:
+            self.answer.lost(error)
+
+
+class Answer:
+    """The answer to one request: what comes of its body, as many bytes at once as have come.
+
+    `close` it in any case. Before its end that closes the connection, which is how engines learn
+    that nobody listens.
+    """
+
+    def __init__(self, connections: Connections, connection: _Connection) -> None:
+        self.status = 0
+        self.content_type = ""
+        self._connections = connections
+        self._connection = connection
+        self._parser = httptools.HttpResponseParser(self)
+        self._body: list[bytes] = []
+        self._size = 0
+        self._framed = False  # its end is told, and not only by the end of the connection
+        self._ended = False
+        self._reusable = False
+        self._error: OSError | None = None
+        self._change: asyncio.Future[None] | None = None  # that somebody waits for
+        connection.answer = self
+
+    async def begun(self, request: bytes) -> Self:
+        """Send the request, and return when the head of the answer has come.
+
+        Raises ConnectionResetError when nothing at all has come.
+        """
+        try:
+            self._connection.transport.write(request)
+            while not self.status:
+                await self._changed()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._body:
+            if self._ended:
+                raise StopAsyncIteration
+            await self._changed()
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        if self._size > _AHEAD:
+            self._connection.transport.resume_reading()
+        self._size = 0
+        return body
+
+    def close(self) -> None:
+        """Give the connection back, or close it if there is more to come."""
+        self._connection.answer = None
+        if self._reusable and not self._connection.transport.is_closing():
+            self._connection.transport.resume_reading()
+            self._connections.release(self._connection)
+        else:
+            self._connection.transport.abort()
+
+    def feed(self, data: bytes) -> None:
+        """Take what the engine has sent."""
+        if self._ended:  # more than the answer
+            self._connection.transport.abort()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(ConnectionAbortedError(f"what the engine sent is no HTTP: {error}"))
+            self._connection.transport.abort()
+        if self._size > _AHEAD:
+            self._connection.transport.pause_reading()
+        self._wake()
+
+    def lost(self, error: Exception | None) -> None:
+        """Note the end of the connection."""
+        if self._ended:
+            return
+        if self.status and not self._framed and error is None:
+            self._ended = True
+            self._wake()
+        elif isinstance(error, OSError):
+            self._fail(error)
+        else:
+            kind = ConnectionAbortedError if self.status else ConnectionResetError
+            self._fail(kind("the engine closed the connection"))
+
+    # What the parser calls.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note a header, if it matters."""
+        match name.lower():
+            case b"content-type":
+                self.content_type = value.decode("latin-1").partition(";")[0].strip().lower()
+            case b"content-length" | b"transfer-encoding":
+                self._framed = True
+
+    def on_headers_complete(self) -> None:
+        """Note the end of the head."""
+        self.status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body until it is read."""
+        self._body.append(body)
+        self._size += len(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the body."""
+        self._ended = True
+        self._reusable = self._parser.should_keep_alive()
+
+    async def _changed(self) -> None:
+        """Wait until more has come. Raises what has broken the connection, once all is read."""
+        if self._error is None:
+            self._change = asyncio.get_running_loop().create_future()
+            await self._change
+        if self._error is not None and not self._body:
+            raise self._error
+
+    def _wake(self) -> None:
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
+
+    def _fail(self, error: OSError) -> None:
+        self._error = self._error or error
+        self._wake()
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """Host with port, and the rest, of `http://127.0.0.1:8080/generate`."""
+    host, _, path = url.removeprefix("http://").partition("/")
+    return host, f"/{path}"
