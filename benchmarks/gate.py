@@ -108,11 +108,11 @@ async def _text(engine: Tgi, together: int) -> int:
     """Stream one text as the servicer and the bridge do; returns its messages."""
     blocks = _blocks(together)
 
-    async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[list[bytes]]:
+    async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[bytes]:
         parser = sse.EventParser()
         for block in blocks:
-            if events := parser.feed(block):
-                yield events
+            if lines := parser.feed(block):
+                yield lines
 
     sse.post = post
     spec = next(iter(Catalog.load()))

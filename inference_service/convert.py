@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,14 +32,27 @@ _STATES = {
     State.FAILED: pb.MODEL_STATE_FAILED,
 }
 
-_OPTIONAL: tuple[Any, ...] = (
-    "max_new_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "repetition_penalty",
-    "seed",
-)
+# What each field may be, in code, by the model's context length too, and in words.
+_RULES: dict[str, tuple[Callable[[Any, int], bool], str]] = {
+    "prompt": (lambda text, _: bool(text), "must not be empty"),
+    "max_new_tokens": (
+        lambda count, context: 1 <= count <= context,
+        "must be from 1 to {context}, the context length of {model}",
+    ),
+    "temperature": (lambda value, _: 0 <= value <= 2, "must be from 0.0 to 2.0"),
+    "top_p": (lambda value, _: 0 < value <= 1, "must be above 0.0 and at most 1.0"),
+    "top_k": (
+        lambda value, _: 1 <= value <= 1000,
+        "must be from 1 to 1000; leave it out for no limit",
+    ),
+    "repetition_penalty": (lambda value, _: 0 < value <= 2, "must be above 0.0 and at most 2.0"),
+    "seed": (lambda value, _: value >= 0, "must be from 0 to 2147483647"),
+    "stop": (
+        lambda stop, _: len(stop) <= 4 and all(stop),
+        "must have at most 4 sequences, none of them empty",
+    ),
+}
+_OPTIONAL = [name for name in _RULES if name not in ("prompt", "stop")]
 
 _LONGEST_DRAIN = 3600.0
 _LONGEST_SHOWN = 1e10  # seconds: some centuries, and Timestamp ends with the year 9999
@@ -74,47 +88,23 @@ def order(
 
 def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSpec) -> Prompt:
     """The checked request, with defaults. Raises InvalidParameter, which names every mistake."""
-    limit = spec.context_length
-    checks = {
-        "prompt": (bool(request.prompt), "must not be empty"),
-        "max_new_tokens": (
-            not request.HasField("max_new_tokens") or 1 <= request.max_new_tokens <= limit,
-            f"must be from 1 to {limit}, the context length of {spec.id}",
-        ),
-        "temperature": (
-            not request.HasField("temperature") or 0 <= request.temperature <= 2,
-            "must be from 0.0 to 2.0",
-        ),
-        "top_p": (
-            not request.HasField("top_p") or 0 < request.top_p <= 1,
-            "must be above 0.0 and at most 1.0",
-        ),
-        "top_k": (
-            not request.HasField("top_k") or 1 <= request.top_k <= 1000,
-            "must be from 1 to 1000; leave it out for no limit",
-        ),
-        "repetition_penalty": (
-            not request.HasField("repetition_penalty") or 0 < request.repetition_penalty <= 2,
-            "must be above 0.0 and at most 2.0",
-        ),
-        "seed": (
-            not request.HasField("seed") or request.seed >= 0,
-            "must be from 0 to 2147483647",
-        ),
-        "stop": (
-            len(request.stop) <= 4 and all(request.stop),
-            "must have at most 4 sequences, none of them empty",
-        ),
+    given: dict[str, Any] = {"prompt": request.prompt, "stop": tuple(request.stop)}
+    for field in _OPTIONAL:
+        if request.HasField(field):  # type: ignore[arg-type]
+            given[field] = getattr(request, field)
+    context = spec.context_length
+    wrong = {
+        field: rule.format(context=context, model=spec.id)
+        for field, (fits, rule) in _RULES.items()
+        if field in given and not fits(given[field], context)
     }
-    wrong = {field: rule for field, (right, rule) in checks.items() if not right}
     if wrong:
         raise InvalidParameter(
             "; ".join(f"{field} {rule}{_given(request, field)}" for field, rule in wrong.items()),
             metadata={"model_id": spec.id},
             field=next(iter(wrong)),
         )
-    given = {name: getattr(request, name) for name in _OPTIONAL if request.HasField(name)}
-    return Prompt(request.prompt, stop=tuple(request.stop), **given)
+    return Prompt(given.pop("prompt"), **given)
 
 
 def _given(request: pb.GenerateRequest | pb.GenerateStreamRequest, field: str) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,6 +26,7 @@ from inference_service.errors import (
     ServiceError,
     ShuttingDown,
 )
+from inference_service.silence import SilenceLimit
 from inference_service.supervisor import Supervisor, Tell
 
 _LOSSES = 3  # engines that one text may outlive: a prompt that kills them must come to an end
@@ -90,7 +91,7 @@ class Generation:
         """Return the text, in one piece."""
         texts: list[str] = []
 
-        async def keep(chunk: Chunk, _: asyncio.Timeout) -> None:
+        async def keep(chunk: Chunk, _: SilenceLimit) -> None:
             texts.append(chunk.text)
 
         try:
@@ -170,29 +171,35 @@ class Generation:
     async def _attempt(
         self,
         prompt: Prompt,
-        write: Callable[[Chunk, asyncio.Timeout], Awaitable[None]],
+        write: Callable[[Chunk, SilenceLimit], Awaitable[None]],
         tell: Tell | None = None,
     ) -> None:
         order = self._order
         lease = self._model.lease(order.idle_timeout, order.caller, order.deadline, tell)
-        async with lease as model, self._limit() as limit:
-            if self._first is None:
-                self._ready = time.monotonic()
-            async with aclosing(model.generate(prompt)) as chunks:
-                async for chunk in chunks:
-                    if self._first is None:
-                        self._first = time.monotonic()
-                    self._finish = chunk.finish
-                    await write(chunk, limit)
+        limit = SilenceLimit(order.timeout)
+        try:
+            async with lease as model, limit:
+                if self._first is None:
+                    self._ready = time.monotonic()
+                async with aclosing(model.generate(prompt)) as chunks:
+                    async for chunk in chunks:
+                        if self._first is None:
+                            self._first = time.monotonic()
+                        self._finish = chunk.finish
+                        await write(chunk, limit)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise failures.generation_timeout(self._model.spec.id, order.timeout) from None
 
-    async def _pass_on(self, write: Write, chunk: Chunk, limit: asyncio.Timeout) -> None:
+    async def _pass_on(self, write: Write, chunk: Chunk, limit: SilenceLimit) -> None:
         if chunk.text:
-            limit.reschedule(None)  # a slow reader is no silence of the engine
+            limit.pause()  # a slow reader is no silence of the engine
             await write(chunk)
             if self._order.resumes:
                 self._sent.append(chunk.text)
             self._sent_tokens += chunk.token_count
-        limit.reschedule(asyncio.get_running_loop().time() + self._order.timeout)
+        limit.heard()
 
     async def _recovery(self, lost: EngineLost) -> None:
         """Return when another attempt makes sense. Raises `lost` when that is not soon."""
@@ -201,18 +208,6 @@ class Generation:
                 await self._model.recovered()
         except TimeoutError:
             raise lost from None
-
-    @asynccontextmanager
-    async def _limit(self) -> AsyncGenerator[asyncio.Timeout]:
-        """End the block with GenerationTimeout when its time is over."""
-        limit = asyncio.timeout(self._order.timeout)
-        try:
-            async with limit:
-                yield limit
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise failures.generation_timeout(self._model.spec.id, self._order.timeout) from None
 
     def _told(self, error: ServiceError) -> ServiceError:
         """What the caller of a stream is told, who may have a part of the text."""

@@ -53,7 +53,7 @@ class _Event(msgspec.Struct):
     error: _Error | None = None
 
 
-_decode = msgspec.json.Decoder(_Event).decode
+_decoder = msgspec.json.Decoder(_Event)
 
 
 class Llamacpp:
@@ -127,8 +127,8 @@ class Llamacpp:
             stream = sse.post(self._connections, f"{url}/completion", _request(prompt))
             silent = 0
             async with aclosing(stream) as batches:
-                async for batch in batches:
-                    chunk = _chunk(spec, batch)
+                async for lines in batches:
+                    chunk = _chunk(spec, lines)
                     if not chunk.text and not chunk.finish:
                         silent += chunk.token_count
                         continue
@@ -183,15 +183,15 @@ def _request(prompt: Prompt) -> dict[str, Any]:
     return request
 
 
-def _chunk(spec: ModelSpec, batch: list[bytes]) -> Chunk:
+def _chunk(spec: ModelSpec, lines: bytes) -> Chunk:
     """One chunk of all the events that have come."""
+    try:
+        events = _decoder.decode_lines(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
     texts: list[str] = []
     finish = None
-    for data in batch:
-        try:
-            event = _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
+    for event in events:
         if event.error is not None:
             raise _failure(spec, event.error)
         texts.append(event.content)
@@ -199,12 +199,12 @@ def _chunk(spec: ModelSpec, batch: list[bytes]) -> Chunk:
             reason = _REASONS.get(event.stop_type, FinishReason.LENGTH)
             finish = Finish(reason, event.tokens_evaluated, event.tokens_predicted)
     # The last event carries no token of its own.
-    return Chunk("".join(texts), len(batch) - (finish is not None), finish)
+    return Chunk("".join(texts), len(events) - (finish is not None), finish)
 
 
 def _refused(spec: ModelSpec, refusal: sse.Refusal) -> ServiceError:
     try:
-        error = _decode(refusal.body).error
+        error = _decoder.decode(refusal.body).error
     except (msgspec.DecodeError, UnicodeDecodeError):
         error = None
     if error is None:

@@ -16,6 +16,7 @@ import msgspec
 from inference_service.engines.connections import Answer, Connections
 from inference_service.errors import EngineFailed, EngineLost
 
+_BEGIN = b"\n\ndata:"  # of an event, with the end of the one before
 _LARGEST_EVENT = 1 << 20
 _LARGEST_REFUSAL = 16 << 10
 
@@ -40,26 +41,36 @@ class EventParser:
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The data of each event that `data` completes; comments are dropped."""
+    def feed(self, data: bytes) -> bytes:
+        """The JSON of each event that `data` completes, on a line of its own; comments are dropped.
+
+        Lines may begin with a space, and one that is empty says nothing.
+        """
         data = self._rest + data
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = data.split(b"\n\n")
+        events, end, self._rest = data.rpartition(b"\n\n")
         if len(self._rest) > _LARGEST_EVENT:
             raise EngineFailed("the engine sent an event of more than 1 MiB")
-        return [body for event in events if (body := _data(event))]
+        return _lines(end + events) if end else b""
+
+
+def _lines(events: bytes) -> bytes:
+    lines = events.replace(_BEGIN, b"\n")
+    if len(events) - len(lines) == (len(_BEGIN) - 1) * lines.count(b"\n"):
+        return lines  # each line was the data of an event: all that a healthy engine sends
+    return b"\n".join(filter(None, map(_data, events.split(b"\n\n"))))
 
 
 def _data(event: bytes) -> bytes:
-    if event.startswith(b"data:") and b"\n" not in event:  # all that a healthy engine sends
-        return event[5:].removeprefix(b" ")
-    lines = (line[5:].removeprefix(b" ") for line in event.split(b"\n") if line[:5] == b"data:")
-    return b"\n".join(lines)
+    # Where an event has several, the newline between them is one between two tokens of its JSON.
+    return b" ".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
 
 
-async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[list[bytes]]:
+async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[bytes]:
     """Send `body` as JSON and yield the events of the answer, as many at once as have come.
+
+    See `EventParser.feed` for how they stand there.
 
     Closing it closes the connection, which is how engines learn that nobody listens. Raises Refusal
     when the engine answers with an error status, and EngineLost when it breaks off.
@@ -70,8 +81,8 @@ async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[
             if answer.status != 200 or answer.content_type != "text/event-stream":
                 raise Refusal(answer.status, await _beginning(answer))
             async for data in answer:
-                if events := parser.feed(data):
-                    yield events
+                if lines := parser.feed(data):
+                    yield lines
     except OSError as error:
         raise EngineLost(
             f"the connection to the engine broke: {error or type(error).__name__}"

@@ -69,7 +69,7 @@ class _Event(msgspec.Struct):
     error_type: str = ""
 
 
-_decode = msgspec.json.Decoder(_Event).decode
+_decoder = msgspec.json.Decoder(_Event)
 _tokens = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -216,8 +216,8 @@ class Tgi:
         stream = sse.post(self._connections, f"{url}/generate_stream", _request(prompt, step))
         try:
             async with aclosing(stream) as batches:
-                async for batch in batches:
-                    text, count, details = _read(spec, batch[: step.limit - step.count])
+                async for lines in batches:
+                    text, count, details = _read(spec, lines, step.limit - step.count)
                     step.note(count, details)
                     yield text, count
                     if step.reason is not None:
@@ -282,16 +282,16 @@ def _request(prompt: Prompt, step: _Step) -> dict[str, Any]:
     return {"inputs": step.text, "parameters": parameters}
 
 
-def _read(spec: ModelSpec, batch: list[bytes]) -> tuple[str, int, _Details | None]:
-    """The text of the events, the count of their tokens, and how it ended if it did."""
+def _read(spec: ModelSpec, lines: bytes, most: int) -> tuple[str, int, _Details | None]:
+    """The text of up to so many events, the count of their tokens, and how it ended if it did."""
+    try:
+        events = _decoder.decode_lines(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
     texts: list[str] = []
     count = 0
     details = None
-    for data in batch:
-        try:
-            event = _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
+    for event in events[:most]:
         if event.error is not None:
             raise _failure(spec, event.error, event.error_type)
         if event.token is not None:
@@ -304,7 +304,7 @@ def _read(spec: ModelSpec, batch: list[bytes]) -> tuple[str, int, _Details | Non
 
 def _refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
     try:
-        event = _decode(refusal.body)
+        event = _decoder.decode(refusal.body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         event = _Event()
     if event.error is not None:
