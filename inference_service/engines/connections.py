@@ -175,8 +175,9 @@ class Answer:
         return body
 
     def close(self) -> None:
-        """Give the connection back, or close it if there is more to come."""
+        """Give the connection back, or close it if there is more to come. Not twice."""
         self._connection.answer = None
+        del self._parser  # it refers to its answer: no work for the garbage collector
         if self._reusable and not self._connection.transport.is_closing():
             self._connection.transport.resume_reading()
             self._connections.release(self._connection)
@@ -185,13 +186,11 @@ class Answer:
 
     def feed(self, data: bytes) -> None:
         """Take what the engine has sent."""
-        if self._ended:  # more than the answer
-            self._connection.transport.abort()
-            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(ConnectionAbortedError(f"what the engine sent is no HTTP: {error}"))
+            if not self._ended:
+                self._fail(ConnectionAbortedError(f"what the engine sent is no HTTP: {error}"))
             self._connection.transport.abort()
         if self._size > _AHEAD:
             self._connection.transport.pause_reading()
@@ -211,6 +210,11 @@ class Answer:
             self._fail(kind("the engine closed the connection"))
 
     # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """Refuse a second answer: there was one request."""
+        if self._ended:
+            raise ValueError("more than the answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Note a header, if it matters."""
