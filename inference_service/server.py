@@ -25,7 +25,7 @@ from inference_service.handlers import Handlers, guarded, handlers
 from inference_service.lifecycle import State
 from inference_service.manager import Manager, Reload
 from inference_service.placement import place
-from inference_service.runtimes import identity
+from inference_service.runtimes import docker_endpoint, identity
 from inference_service.runtimes.base import Runtime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
@@ -158,10 +158,11 @@ async def _runtimes(
         runtimes["process"] = ProcessRuntime(ports)
     if settings.runtime == "process":
         return runtimes, RuntimeChoice("process", "it was asked for")
-    # Imported here: the Docker SDK has 7 MB, which a service without Docker need not hold.
-    from inference_service.runtimes import docker
-
     try:
+        docker_endpoint.look()
+        # Imported here: the Docker SDK has 7 MB, which a service without Docker need not hold.
+        from inference_service.runtimes import docker
+
         runtime = await docker.connect(
             ports,
             service=settings.service_name,
