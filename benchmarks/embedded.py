@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -40,19 +41,24 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
 
 async def _measure(rounds: int, seconds: float) -> dict[str, Any]:
     with serving("--runtime=process") as command:
-        async with (
-            grpc.aio.insecure_channel(command.target) as channel,
-            # llama.cpp's server closes a kept-alive connection when it likes.
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=True)
-            ) as http,
-        ):
-            faces = _faces(command, pb_grpc.ModelServiceStub(channel), http)
-            await faces["grpc"](0)
+        async with asking(command) as faces:
             return {
                 f"{callers} callers": await _compared(faces, callers, rounds, seconds)
                 for callers in CALLERS
             }
+
+
+@asynccontextmanager
+async def asking(command: Command) -> AsyncGenerator[dict[str, Ask]]:
+    """What asks for a text by each face, of an engine that runs."""
+    async with (
+        grpc.aio.insecure_channel(command.target) as channel,
+        # llama.cpp's server closes a kept-alive connection when it likes.
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as http,
+    ):
+        faces = _faces(command, pb_grpc.ModelServiceStub(channel), http)
+        await faces["grpc"](0)  # starts the engine
+        yield faces
 
 
 def _faces(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
-import uvicorn
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
@@ -27,7 +25,7 @@ from inference_service.handlers import Handlers, guarded, handlers
 from inference_service.lifecycle import State
 from inference_service.manager import Manager, Reload
 from inference_service.placement import place
-from inference_service.runtimes import identity
+from inference_service.runtimes import docker_endpoint, identity
 from inference_service.runtimes.base import Runtime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
@@ -160,10 +158,11 @@ async def _runtimes(
         runtimes["process"] = ProcessRuntime(ports)
     if settings.runtime == "process":
         return runtimes, RuntimeChoice("process", "it was asked for")
-    # Imported here: the Docker SDK has 7 MB, which a service without Docker need not hold.
-    from inference_service.runtimes import docker
-
     try:
+        docker_endpoint.look()
+        # Imported here: the Docker SDK has 7 MB, which a service without Docker need not hold.
+        from inference_service.runtimes import docker
+
         runtime = await docker.connect(
             ports,
             service=settings.service_name,
@@ -225,26 +224,14 @@ def _handlers(servicer: ModelService, beacon: Beacon) -> dict[str, Handlers]:
     }
 
 
-class _Rest(uvicorn.Server):
-    """uvicorn, without its signal handlers: this service ends it."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-
 @asynccontextmanager
 async def _rest(settings: Settings, target: str) -> AsyncGenerator[str]:
+    # Imported here: FastAPI and uvicorn have 13 MB, which a service without REST need not hold.
+    import uvicorn
+
     from rest_bridge.app import create_app
     from rest_bridge.cli import CHANNEL_OPTIONS
+    from rest_bridge.server import Embedded
     from rest_bridge.settings import Settings as BridgeSettings
 
     listener = _listener("REST", settings.host, settings.rest_port)
@@ -253,13 +240,13 @@ async def _rest(settings: Settings, target: str) -> AsyncGenerator[str]:
         config = uvicorn.Config(
             app, access_log=False, server_header=False, lifespan="off", log_level="warning"
         )
-        server = _Rest(config)
+        server = Embedded(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await server.up.wait()
             yield f"http://{_address(settings.host, listener.getsockname()[1])}"
         finally:
-            server.should_exit = True
+            server.stop()
             await task
 
 

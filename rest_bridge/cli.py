@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from rest_bridge.app import create_app
+from rest_bridge.server import Server
 from rest_bridge.settings import Settings
 
 CHANNEL_OPTIONS = [
@@ -51,4 +52,4 @@ async def serve(settings: Settings) -> None:
             lifespan="off",
             timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
         )
-        await uvicorn.Server(config).serve()
+        await Server(config).serve()

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from docker.utils import parse_repository_tag
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
 from inference_service.lifecycle import Progress
 from inference_service.placement import GpuShare
-from inference_service.runtimes import identity
+from inference_service.runtimes import docker_endpoint, identity
 from inference_service.runtimes.base import HUB_ENV, Launch
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker_calls import Calls
@@ -386,16 +385,13 @@ def _pull_failure(image: str, error: APIError) -> str:
 async def connect(
     ports: Ports, *, service: str, volume: str, pull_policy: PullPolicy
 ) -> DockerRuntime:
-    """The runtime on the Docker Engine of DOCKER_HOST. Raises RuntimeUnavailable."""
-    endpoint = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    """The runtime on the Docker Engine of `docker_endpoint`. Raises RuntimeUnavailable."""
     calls = Calls()
     try:
-        client, info = await asyncio.wait_for(calls.call(_open, endpoint), 10)
+        client, info = await asyncio.wait_for(calls.call(_open), 10)
     except (APIError, RuntimeUnavailable, TimeoutError) as error:
         cause = error.metadata["cause"] if isinstance(error, RuntimeUnavailable) else str(error)
-        raise RuntimeUnavailable(
-            f"no Docker Engine answers at {endpoint} ({cause or 'within 10 s'})"
-        ) from None
+        raise docker_endpoint.unanswered(cause or "within 10 s") from None
     finally:
         await calls.close()
     return DockerRuntime(
@@ -409,12 +405,7 @@ async def connect(
     )
 
 
-def _open(endpoint: str) -> tuple[docker.DockerClient, dict[str, Any]]:
-    scheme, _, path = endpoint.partition("://")
-    if scheme == "unix":  # the SDK leaves sockets open when nobody is there
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(5)
-            probe.connect(path)
+def _open() -> tuple[docker.DockerClient, dict[str, Any]]:
     client = docker.from_env(timeout=5)
     info = client.info()
     client.api.timeout = 60

@@ -12,7 +12,7 @@ import pytest
 
 from rest_bridge.cli import main
 from tests.rest_bridge.loopback import open_client
-from tests.rest_bridge.scripted import ScriptedService
+from tests.rest_bridge.scripted import ScriptedService, chunk
 
 RUNNING = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
 
@@ -58,6 +58,27 @@ async def test_serves_until_a_signal(
     assert process.returncode == 0
     assert b'"GET /models HTTP/1.1" 200' in output
     assert b"Traceback" not in output
+
+
+async def test_a_second_signal_waits_for_no_request(target: str, service: ScriptedService) -> None:
+    service.steps = [chunk("Once"), asyncio.Event()]
+    body = {"model_id": "gpt-2", "prompt": "Once"}
+    async with (
+        running("--target", target, "--shutdown-timeout-seconds", "3600") as (process, url),
+        open_client(url) as client,
+        client.stream("POST", "/generate_stream", json=body) as response,
+    ):
+        text = response.aiter_raw()
+        await anext(text)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        while b"Waiting for connections to close" not in (line := await process.stdout.readline()):
+            assert line
+
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+    assert process.returncode == 0
 
 
 async def test_a_proxy_for_the_way_out_is_not_used(target: str) -> None:

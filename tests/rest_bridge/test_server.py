@@ -1,0 +1,101 @@
+"""uvicorn without its ticks."""
+
+import asyncio
+import selectors
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from rest_bridge import server
+from rest_bridge.server import Embedded
+from tests.rest_bridge.loopback import open_client
+
+
+async def empty(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with nothing."""
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body"})
+
+
+def configured() -> uvicorn.Config:
+    return uvicorn.Config(empty, lifespan="off", log_config=None, server_header=False)
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[str]:
+    """A server that listens, by its address; it has ended when this is left."""
+    running = Embedded(configured())
+    listener = socket.create_server(("127.0.0.1", 0))
+    task = asyncio.create_task(running.serve([listener]))
+    await running.up.wait()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        running.stop()
+        await task
+
+
+class Selector(selectors.DefaultSelector):
+    """Tells when its loop has nothing to do, and for how many seconds: None is without end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tell: Callable[[float | None], None] = lambda _: None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None or timeout > 0:
+            self.tell(timeout)
+        return super().select(timeout)
+
+
+def test_it_sleeps_until_something_happens() -> None:
+    selector, sleeps = Selector(), list[float | None]()
+
+    async def serve() -> None:
+        running = Embedded(configured())
+
+        def end_at_once(timeout: float | None) -> None:
+            sleeps.append(timeout)
+            running.stop()
+
+        selector.tell = end_at_once
+        await running.serve([socket.create_server(("127.0.0.1", 0))])
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(serve())
+
+    assert sleeps[0] is None
+
+
+async def test_an_answer_has_the_date_of_today() -> None:
+    async with serving() as url, open_client(url) as client:
+        answer = await client.get("/")
+
+    assert list(answer.headers) == ["date", "transfer-encoding"]
+    age = datetime.now(UTC) - parsedate_to_datetime(answer.headers["date"])
+    assert timedelta() <= age < timedelta(minutes=1)
+
+
+async def test_each_answer_of_a_connection_has_a_date_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dates = [format_datetime(datetime(2030, 1, day, tzinfo=UTC), usegmt=True) for day in (1, 2)]
+    coming = iter(dates)
+    monkeypatch.setattr(server, "formatdate", lambda *, usegmt: next(coming))
+
+    async with serving() as url, open_client(url) as client:
+        assert [(await client.get("/")).headers["date"] for _ in dates] == dates
+
+
+async def test_an_embedded_one_leaves_the_signals_to_others() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    async with serving():
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
