@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from inference_service.engines.tgi import Tgi
 from inference_service.errors import RuntimeUnavailable
 from inference_service.gpus import find
 from inference_service.handlers import Handlers, guarded, handlers
+from inference_service.in_process import Channel
 from inference_service.lifecycle import State
 from inference_service.manager import Manager, Reload
 from inference_service.placement import place
@@ -103,12 +104,12 @@ async def running(settings: Settings, ports: Ports | None = None) -> AsyncGenera
         def reload() -> Reload:
             return manager.reload(_catalog(settings))
 
-        servicer = ModelService(manager, choice, limits, reload)
-        port = await stack.enter_async_context(_grpc(settings, servicer, beacon, catalog))
+        services = _handlers(ModelService(manager, choice, limits, reload), beacon)
+        port = await stack.enter_async_context(_grpc(settings, services, beacon, catalog))
         target = _address(settings.host, port)
         rest_url = None
         if settings.rest:
-            rest_url = await stack.enter_async_context(_rest(settings, target))
+            rest_url = await stack.enter_async_context(_rest(settings, services, target))
         stack.push_async_callback(manager.close, settings.drain_timeout)
         if settings.leave_containers:
             for runtime in runtimes.values():
@@ -182,7 +183,7 @@ async def _runtimes(
 
 @asynccontextmanager
 async def _grpc(
-    settings: Settings, servicer: ModelService, beacon: Beacon, catalog: Catalog
+    settings: Settings, services: Mapping[str, Handlers], beacon: Beacon, catalog: Catalog
 ) -> AsyncGenerator[int]:
     server = grpc.aio.server(
         options=[
@@ -192,7 +193,7 @@ async def _grpc(
             ("grpc.server_max_unrequested_time_in_server", 3600),
         ],
     )
-    for name, methods in _handlers(servicer, beacon).items():
+    for name, methods in services.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     await beacon.up(catalog)
     _listener("gRPC", settings.host, settings.grpc_port).close()  # its own error says little
@@ -225,29 +226,31 @@ def _handlers(servicer: ModelService, beacon: Beacon) -> dict[str, Handlers]:
 
 
 @asynccontextmanager
-async def _rest(settings: Settings, target: str) -> AsyncGenerator[str]:
+async def _rest(
+    settings: Settings, services: Mapping[str, Handlers], target: str
+) -> AsyncGenerator[str]:
     # Imported here: FastAPI and uvicorn have 13 MB, which a service without REST need not hold.
     import uvicorn
 
     from rest_bridge.app import create_app
-    from rest_bridge.cli import CHANNEL_OPTIONS
     from rest_bridge.server import Embedded
     from rest_bridge.settings import Settings as BridgeSettings
 
     listener = _listener("REST", settings.host, settings.rest_port)
-    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-        app = create_app(channel, BridgeSettings(target=target))
-        config = uvicorn.Config(
-            app, access_log=False, server_header=False, lifespan="off", log_level="warning"
-        )
-        server = Embedded(config)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            await server.up.wait()
-            yield f"http://{_address(settings.host, listener.getsockname()[1])}"
-        finally:
-            server.stop()
-            await task
+    channel = Channel(services)
+    app = create_app(channel, BridgeSettings(target=target))
+    config = uvicorn.Config(
+        app, access_log=False, server_header=False, lifespan="off", log_level="warning"
+    )
+    server = Embedded(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await server.up.wait()
+        yield f"http://{_address(settings.host, listener.getsockname()[1])}"
+    finally:
+        server.stop()
+        await task
+        await channel.close()
 
 
 def _listener(name: str, host: str, port: int) -> socket.socket:

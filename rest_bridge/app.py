@@ -1,6 +1,5 @@
 """The ASGI application: routes, error handlers, documentation."""
 
-import grpc.aio
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -9,13 +8,13 @@ from starlette.responses import JSONResponse, Response
 
 from rest_bridge import health, openapi, pages, routes
 from rest_bridge.errors import BridgeError
-from rest_bridge.service import Service
+from rest_bridge.service import Channel, Service
 from rest_bridge.settings import Settings
 
 MAX_SHOWN_CHARACTERS = 80
 
 
-def create_app(channel: grpc.aio.Channel, settings: Settings | None = None) -> FastAPI:
+def create_app(channel: Channel, settings: Settings | None = None) -> FastAPI:
     """The REST API over the service at the other end of `channel`, which the caller closes.
 
     `settings` default to the environment; of them the application uses `keep_alive_seconds`, and

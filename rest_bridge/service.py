@@ -1,9 +1,9 @@
 """The service behind the bridge, as the routes see it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import grpc.aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -21,11 +21,23 @@ Answer = TypeVar("Answer")
 READY_TIMEOUT_SECONDS = 2.0
 
 
+class Channel(Protocol):
+    """As much of `grpc.aio.Channel` as the bridge uses, whatever lies behind it."""
+
+    def unary_unary(
+        self, method: str, request_serializer: Any = ..., response_deserializer: Any = ...
+    ) -> Callable[..., Any]: ...
+
+    def unary_stream(
+        self, method: str, request_serializer: Any = ..., response_deserializer: Any = ...
+    ) -> Callable[..., Any]: ...
+
+
 class Service:
     """The stubs of one channel, and the rules that every call of them follows."""
 
-    def __init__(self, channel: grpc.aio.Channel, target: str) -> None:
-        self.stub: ModelServiceAsyncStub = ModelServiceStub(channel)
+    def __init__(self, channel: Channel, target: str) -> None:
+        self.stub: ModelServiceAsyncStub = ModelServiceStub(cast("grpc.aio.Channel", channel))
         # By name: the generated stub of the health service has no types.
         self._check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -70,7 +82,9 @@ class Service:
     async def is_ready(self) -> bool:
         """Whether the service answers and says that it serves."""
         try:
-            response = await self._check(HealthCheckRequest(), timeout=READY_TIMEOUT_SECONDS)
+            response: HealthCheckResponse = await self._check(
+                HealthCheckRequest(), timeout=READY_TIMEOUT_SECONDS
+            )
         except grpc.aio.AioRpcError:
             return False
         return response.status == HealthCheckResponse.SERVING

@@ -1,4 +1,4 @@
-"""A bridge over a scripted service, both on loopback."""
+"""A bridge over a scripted service, by each way that there is between the two."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,7 +9,14 @@ from fastapi import FastAPI
 from grpc_health.v1 import health
 
 from rest_bridge import Settings, create_app
-from tests.rest_bridge.loopback import open_channel, open_client, serve_grpc, serve_http
+from rest_bridge.service import Channel
+from tests.rest_bridge.loopback import (
+    enter_in_process,
+    open_channel,
+    open_client,
+    serve_grpc,
+    serve_http,
+)
 from tests.rest_bridge.scripted import ScriptedService
 
 
@@ -49,12 +56,30 @@ def settings(target: str) -> Settings:
     return Settings(target=target)
 
 
+@pytest.fixture(params=["wire", "in process"])
+def way(request: pytest.FixtureRequest) -> str:
+    """How the bridge reaches the service: as a command of its own, or beside it."""
+    way: str = request.param
+    return way
+
+
 @pytest.fixture
-async def bridge(settings: Settings) -> AsyncIterator[Bridge]:
-    async with open_channel(settings.target) as channel:
-        app = create_app(channel, settings)
-        async with (
-            serve_http(app) as url,
-            open_client(url) as client,
-        ):
-            yield Bridge(app, url, client)
+async def channel(
+    way: str,
+    target: str,
+    service: ScriptedService,
+    health_service: health.aio.HealthServicer,
+) -> AsyncIterator[Channel]:
+    opening = open_channel(target) if way == "wire" else enter_in_process(service, health_service)
+    async with opening as channel:
+        yield channel
+
+
+@pytest.fixture
+async def bridge(settings: Settings, channel: Channel) -> AsyncIterator[Bridge]:
+    app = create_app(channel, settings)
+    async with (
+        serve_http(app) as url,
+        open_client(url) as client,
+    ):
+        yield Bridge(app, url, client)

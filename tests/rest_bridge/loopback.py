@@ -1,4 +1,4 @@
-"""Real servers on free ports of the loopback."""
+"""Real servers on free ports of the loopback, and ways to them."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -10,6 +10,9 @@ import uvicorn
 from grpc_health.v1 import health, health_pb2_grpc
 from starlette.types import ASGIApp
 
+from inference_service import in_process
+from inference_service.handlers import handlers
+from inference_service.server import SERVICE
 from inference_service.v1.model_service_pb2_grpc import (
     ModelServiceServicer,
     add_ModelServiceServicer_to_server,
@@ -38,6 +41,23 @@ async def open_channel(target: str) -> AsyncIterator[grpc.aio.Channel]:
     """A channel as the command opens it."""
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         yield channel
+
+
+@asynccontextmanager
+async def enter_in_process(
+    servicer: ModelServiceServicer, health_servicer: health.aio.HealthServicer
+) -> AsyncIterator[in_process.Channel]:
+    """A channel as the service opens it for the bridge beside it."""
+    channel = in_process.Channel(
+        {
+            SERVICE: handlers(add_ModelServiceServicer_to_server, servicer),
+            health.SERVICE_NAME: handlers(
+                health_pb2_grpc.add_HealthServicer_to_server, health_servicer
+            ),
+        }
+    )
+    yield channel
+    await channel.close()
 
 
 @asynccontextmanager

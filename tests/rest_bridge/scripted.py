@@ -2,7 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, NoReturn, TypeAlias
 
 import grpc.aio
@@ -55,19 +56,19 @@ class ScriptedService(ModelServiceServicer):
         await self._note(request, context)
         return pb.ListModelsResponse(models=[self._model(model) for model in self.models])
 
-    async def WatchModels(
+    async def WatchModels(  # type: ignore[override]
         self, request: pb.WatchModelsRequest, context: Context
-    ) -> AsyncIterator[pb.WatchModelsResponse]:
+    ) -> None:
         await self._note(request, context)
         for model in self.models:
-            yield pb.WatchModelsResponse(revision=7, model=self._model(model))
-        yield pb.WatchModelsResponse(revision=7, snapshot_done=pb.SnapshotDone())
+            await context.write(pb.WatchModelsResponse(revision=7, model=self._model(model)))
+        await context.write(pb.WatchModelsResponse(revision=7, snapshot_done=pb.SnapshotDone()))
 
-    async def StreamLogs(
+    async def StreamLogs(  # type: ignore[override]
         self, request: pb.StreamLogsRequest, context: Context
-    ) -> AsyncIterator[pb.StreamLogsResponse]:
+    ) -> None:
         await self._note(request, context)
-        yield pb.StreamLogsResponse(line="Connected")
+        await context.write(pb.StreamLogsResponse(line="Connected"))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         await self._note(request, context)
@@ -110,15 +111,16 @@ class ScriptedService(ModelServiceServicer):
             text += message.chunk.text
         return pb.GenerateResponse(generated_text=text, model_id=request.model_id)
 
-    async def GenerateStream(
+    async def GenerateStream(  # type: ignore[override]
         self, request: pb.GenerateStreamRequest, context: Context
-    ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        async for message in self._generation(request, context):
-            yield message
+    ) -> None:
+        async with aclosing(self._generation(request, context)) as messages:
+            async for message in messages:
+                await context.write(message)
 
     async def _generation(
         self, request: pb.GenerateRequest | pb.GenerateStreamRequest, context: Context
-    ) -> AsyncIterator[pb.GenerateStreamResponse]:
+    ) -> AsyncGenerator[pb.GenerateStreamResponse]:
         await self._note(request, context)
         await self._known(request.model_id, context)
         self.entered.set()
@@ -196,8 +198,6 @@ def failure(reason: str, message: str, *, retry_after: float | None = None) -> S
 
 async def end(context: Context, status: Status) -> NoReturn:
     """End a call with a status, and its details if it has some."""
-    if status.details:
-        trailer = ("grpc-status-details-bin", status.SerializeToString())
-        context.set_trailing_metadata(grpc.aio.Metadata(trailer))
+    trailers = [("grpc-status-details-bin", status.SerializeToString())] if status.details else ()
     codes = {code.value[0]: code for code in grpc.StatusCode}
-    await context.abort(codes[status.code], status.message)
+    await context.abort(codes[status.code], status.message, tuple(trailers))

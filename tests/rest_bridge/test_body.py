@@ -17,6 +17,12 @@ FIELDS = (
 )
 
 
+@pytest.fixture
+def way() -> str:
+    """One will do: nothing goes it."""
+    return "wire"
+
+
 def with_field(field: str) -> str:
     return '{"model_id": "gpt-2", "prompt": "Hello", ' + field + "}"
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from rest_bridge import Settings, create_app
+from rest_bridge.service import Channel
 from tests.rest_bridge.conftest import Bridge
-from tests.rest_bridge.loopback import open_channel, open_client, serve_http
+from tests.rest_bridge.loopback import open_client, serve_http
 from tests.rest_bridge.scripted import ScriptedService, chunk, summary
 
 ENOUGH: dict[str, Any] = {"model_id": "gpt-2", "prompt": "Hello"}
@@ -110,14 +111,16 @@ async def test_during_the_body(bridge: Bridge, caplog: pytest.LogCaptureFixture)
 
 
 async def test_the_server_stops_while_requests_run(
-    target: str, service: ScriptedService, caplog: pytest.LogCaptureFixture
+    channel: Channel,
+    settings: Settings,
+    service: ScriptedService,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """At the end of the shutdown's time-out each gets an answer, and no traceback is logged."""
     service.steps = [chunk("a"), asyncio.Event()]
-    async with open_channel(target) as channel, contextlib.AsyncExitStack() as stack:
-        app = create_app(channel, Settings(target=target))
+    async with contextlib.AsyncExitStack() as stack:
         server = contextlib.AsyncExitStack()
-        url = await server.enter_async_context(serve_http(app))
+        url = await server.enter_async_context(serve_http(create_app(channel, settings)))
         client = await stack.enter_async_context(open_client(url))
         unary = asyncio.create_task(client.post("/generate", json=ENOUGH))
         await service.entered.wait()
@@ -135,14 +138,12 @@ async def test_the_server_stops_while_requests_run(
 
 
 async def test_the_server_stops_while_it_waits_for_a_reader(
-    target: str, service: ScriptedService
+    channel: Channel, settings: Settings, service: ScriptedService
 ) -> None:
     service.steps = [chunk("x" * 100_000)] * 1000
-    async with open_channel(target) as channel:
-        app = create_app(channel, Settings(target=target))
-        async with serve_http(app) as url:
-            reader, writer = await post(url, "/generate_stream", ENOUGH)
-            await reader.readuntil(b"event: chunk\n")
-        async with asyncio.timeout(1):
-            await service.cancelled.wait()
-        writer.transport.abort()
+    async with serve_http(create_app(channel, settings)) as url:
+        reader, writer = await post(url, "/generate_stream", ENOUGH)
+        await reader.readuntil(b"event: chunk\n")
+    async with asyncio.timeout(1):
+        await service.cancelled.wait()
+    writer.transport.abort()

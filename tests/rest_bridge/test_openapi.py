@@ -27,6 +27,12 @@ DOCUMENTED_ERRORS = {
 
 
 @pytest.fixture
+def way() -> str:
+    """One will do: nothing goes it."""
+    return "wire"
+
+
+@pytest.fixture
 async def document(bridge: Bridge) -> dict[str, Any]:
     document: dict[str, Any] = (await bridge.client.get("/openapi.json")).json()
     return document
