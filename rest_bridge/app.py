@@ -29,12 +29,13 @@ def create_app(channel: Channel, settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,
         redoc_url=None,
+        # Looked for in each request, and there is nothing here that would record it.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+        # Included, each router would be asked in turn, and once more for what it has.
+        routes=[*routes.router.routes, *health.router.routes, *pages.router.routes],
     )
     app.state.settings = settings
     app.state.service = Service(channel, settings.target)
-    app.include_router(routes.router)
-    app.include_router(health.router)
-    app.include_router(pages.router)
     app.mount(pages.ASSETS, pages.assets())
     # No middleware: one that derives from BaseHTTPMiddleware hides the client's disconnect.
     app.add_exception_handler(BridgeError, show_error)
