@@ -18,14 +18,13 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 
 from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Instance, Launch
 
 _PAUSE = 2.0  # seconds between two looks, each of which costs a process in the container
-_PATIENCE = aiohttp.ClientTimeout(total=5)  # with the hub
+_PATIENCE = 5.0  # seconds, with the hub
 _HUB = "https://huggingface.co"
 
 _STARTS = "Download file: "
@@ -124,6 +123,9 @@ class Download:
 
     async def _sizes(self, suffix: str) -> dict[str, int]:
         """The bytes of each file of weights, by its etag; nothing where the hub does not say."""
+        # Imported here: it has 9 MB, and most starts find their weights on the disk.
+        import aiohttp
+
         endpoint, token = (
             self._env.get(n) or os.environ.get(n) for n in ("HF_ENDPOINT", "HF_TOKEN")
         )
@@ -132,15 +134,12 @@ class Download:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
             async with (
-                aiohttp.ClientSession(timeout=_PATIENCE, raise_for_status=True) as hub,
+                asyncio.timeout(_PATIENCE),
+                aiohttp.ClientSession(raise_for_status=True) as hub,
                 hub.get(url, headers=headers) as response,
             ):
                 files = _decode(await response.read()).siblings
-        except (
-            aiohttp.ClientError,
-            OSError,
-            ValueError,
-        ):  # the last for what is not the hub's JSON
+        except (aiohttp.ClientError, OSError, ValueError):  # the last: it is not the hub's JSON
             return {}
         return {
             file.lfs.sha256 if file.lfs else file.blob_id: file.size
