@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import sys
 
 import grpc.aio
@@ -52,4 +53,6 @@ async def serve(settings: Settings) -> None:
             lifespan="off",
             timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
         )
-        await Server(config).serve()
+        server = Server(config)
+        gc.freeze()  # what it is made of stays, and need not be looked at for garbage again
+        await server.serve()
