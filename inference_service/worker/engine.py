@@ -41,6 +41,8 @@ def load(path: Path, settings: Settings) -> Any:
     parameters.port = settings.port
     parameters.n_parallel = settings.slots
     parameters.n_ctx = context * settings.slots  # llama.cpp divides it among the slots
+    # Batches stay as large as llama.cpp makes them: smaller ones changed neither the tokens/s nor
+    # the time to the first, with 1 to 32 callers.
     parameters.cpuparams.n_threads = threads
     parameters.cpuparams_batch.n_threads = threads
     if settings.chat_template is not None:
