@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import mean
 
 from benchmarks.figures import palindrome
-from benchmarks.load import Reading, Work, WrongAnswer, ask
+from benchmarks.load import Reading, Work, ask
 from benchmarks.systems import Running
 
 UNARY = Work("unary, 1 caller", 1, 16, streamed=False, step=16)
@@ -17,8 +17,6 @@ BURST = Work("burst, 64 streams", 64, 200, streamed=True)
 PACED = Work("paced, 16 streams of 20 tokens/s", 16, 60, streamed=True, pace=50, skip=20)
 
 CONTROL = "control"  # the second name of the system `grpc`
-
-OURS = ("grpc", "rest")
 
 LATENCY_LIMIT_US = 50_000
 
@@ -94,16 +92,8 @@ def _round(
 
 
 def _visit(running: Running, work: Work, requests: int) -> tuple[Reading, float]:
-    """What a visit found. A peer that answers wrongly is visited again, a few times; we are not."""
-    for left in (0,) if running.system.name in OURS else (2, 1, 0):
-        before = running.cpu_seconds()
-        try:
-            reading = ask(running, work, requests)
-            break
-        except WrongAnswer as wrong:
-            if not left:
-                raise
-            print(f"once more: {wrong}", flush=True)
+    before = running.cpu_seconds()
+    reading = ask(running, work, requests)
     return reading, running.cpu_seconds() - before
 
 
