@@ -35,7 +35,7 @@ enum { BUFFER = 1 << 18, TAIL = 512, PATIENCE = 60000 };
 
 /* One request and what has come of its answer. */
 struct call {
-    long began;
+    long began;          /* 0 for none */
     int tokens;          /* that have come whole */
     int digits;          /* of the token that is being read; -1 between tokens */
     long value;
@@ -150,6 +150,7 @@ static void finish(struct call *c) {
     if (!memmem(c->tail, c->tail_size, options.ending, strlen(options.ending)))
         fail("an answer ends without %s: %.*s", options.ending, (int)c->tail_size, c->tail);
     times[ended++] = now() - c->began;
+    c->began = 0;
     tokens += c->tokens;
 }
 
@@ -337,9 +338,20 @@ static struct connection *open_connection(int callers) {
     return c;
 }
 
+/* Nothing is asked on it any more: others still wait for their last answers. */
+static bool idle(struct connection *c) {
+    for (int i = 0; i < c->callers; i++)
+        if (c->calls[i].began) return false;
+    return true;
+}
+
 static void receive(struct connection *c) {
     ssize_t n = recv(c->fd, c->in + c->filled, BUFFER - 1 - c->filled, 0);
     if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0 && idle(c)) {
+        close(c->fd);
+        return;
+    }
     if (n <= 0) fail("the system hung up");
     c->filled += n;
     c->in[c->filled] = 0;

@@ -70,3 +70,39 @@ async def test_refuses_what_is_not_the_answer(engine: Running, body: bytes, comp
             return
         with pytest.raises(WrongAnswer, match=complaint):
             await asyncio.to_thread(ask, system, work, 1)
+
+
+async def test_a_connection_that_is_not_needed_any_more_may_be_closed(engine: Running) -> None:
+    hung_up = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        first = not hung_up.is_set()
+        hung_up.set()
+        if not first:
+            await asyncio.sleep(0.1)  # the load has seen by now that the other was closed
+        body = b'{"generated_text":" @0000"}'
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        system = replace(engine, port=server.sockets[0].getsockname()[1])
+        reading = await asyncio.to_thread(ask, system, Work("one", 2, 1, streamed=False), 2)
+
+    assert reading.requests == 2
+
+
+async def test_a_connection_that_is_closed_in_the_middle_is_a_wrong_answer(
+    engine: Running,
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        system = replace(engine, port=server.sockets[0].getsockname()[1])
+        with pytest.raises(WrongAnswer, match="hung up"):
+            await asyncio.to_thread(ask, system, Work("one", 1, 1, streamed=False), 1)
