@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 
 class SilenceLimit:
     """Ends an `async with` block with TimeoutError after `seconds` in which nothing was heard.
 
-    What is heard is only noted, and the timer looks whether it was early: to move it by each token
-    would cost a tenth of the token's way through the service.
+    What is heard is only noted, and the timer looks whether it was early: to move it would take two
+    timers for each token.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -26,14 +25,9 @@ class SilenceLimit:
         self._look()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: Any) -> None:
         self._timer.cancel()
-        await self._limit.__aexit__(kind, error, traceback)
+        await self._limit.__aexit__(*error)
 
     def heard(self) -> None:
         """Begin anew, from now on."""

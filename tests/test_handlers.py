@@ -14,11 +14,10 @@ import pytest
 from inference_service import errors
 from inference_service.errors import ServiceError
 from inference_service.handlers import guarded, handlers
+from inference_service.server import SERVICE
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.serving import failure
-
-SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
 
 
 class Raising(pb_grpc.ModelServiceServicer):

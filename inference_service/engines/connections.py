@@ -1,7 +1,7 @@
 """HTTP/1.1 towards engines, on connections that are kept as long as they let it.
 
-A general client takes as much time for a request as all else that a text of a few tokens needs
-here (docs/performance.md); this one is a write, llhttp's parser (httptools) and a read. What it
+aiohttp's client took a quarter of a short text's CPU on gRPC more than this, and a third with 64
+callers (docs/performance.md). This is a write, llhttp's parser (httptools) and a read. What it
 leaves out, engines on loopback have no use for: TLS, proxies, redirects, cookies, compression.
 """
 

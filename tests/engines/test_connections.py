@@ -15,7 +15,9 @@ from inference_service.engines.connections import Answer, Connections
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Reader = asyncio.StreamReader
+Writer = asyncio.StreamWriter
+Script = Callable[["Server", Reader, Writer], Awaitable[None]]
 
 
 class Server:
@@ -27,18 +29,16 @@ class Server:
         self.heads: list[bytes] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def connected(self, reader: Reader, writer: Writer) -> None:
         self.tasks.append(asyncio.create_task(self._follow(self._scripts.pop(0), reader, writer)))
 
-    async def _follow(
-        self, script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _follow(self, script: Script, reader: Reader, writer: Writer) -> None:
         try:
-            await script(reader, writer)
+            await script(self, reader, writer)
         finally:
             writer.close()
 
-    async def asked(self, reader: asyncio.StreamReader) -> bytes:
+    async def asked(self, reader: Reader) -> bytes:
         """The body of the next request."""
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
@@ -67,6 +67,16 @@ async def connections() -> AsyncIterator[Connections]:
     await connections.aclose()
 
 
+async def once(served: Server, reader: Reader, writer: Writer) -> None:
+    await served.asked(reader)
+    writer.write(OK)
+
+
+async def answers_and_waits(served: Server, reader: Reader, writer: Writer) -> None:
+    await once(served, reader, writer)
+    assert await reader.read() == b""  # it is the client that closes
+
+
 def _has_ipv6() -> bool:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -81,7 +91,7 @@ async def body(answer: Answer) -> bytes:
 
 
 async def test_a_connection_is_used_again(connections: Connections) -> None:
-    async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def twice(served: Server, reader: Reader, writer: Writer) -> None:
         for _ in range(2):
             assert await served.asked(reader) == b'{"a":1}'
             writer.write(OK)
@@ -100,13 +110,8 @@ async def test_a_connection_is_used_again(connections: Connections) -> None:
 
 
 async def test_without_keep_alive_each_request_has_its_own() -> None:
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await served.asked(reader)
-        writer.write(OK)
-        assert await reader.read() == b""  # it is the client that closes
-
     connections = Connections(keep_alive=False)
-    async with serving(once, once) as served:
+    async with serving(answers_and_waits, answers_and_waits) as served:
         for _ in range(2):
             assert await body(await connections.ask("GET", served.url)) == b"ok"
 
@@ -117,7 +122,7 @@ async def test_without_keep_alive_each_request_has_its_own() -> None:
 async def test_two_requests_at_once_have_two_connections(connections: Connections) -> None:
     both = asyncio.Barrier(2)
 
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def once(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         await both.wait()
         writer.write(OK)
@@ -132,7 +137,7 @@ async def test_a_kept_connection_that_is_closed_meanwhile_is_not_used(
 ) -> None:
     gone = asyncio.Event()
 
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def once(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(OK)
         await gone.wait()
@@ -148,12 +153,12 @@ async def test_a_kept_connection_that_is_closed_meanwhile_is_not_used(
 async def test_a_request_on_a_kept_connection_that_is_closed_unread_is_sent_again(
     connections: Connections,
 ) -> None:
-    async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def closes(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(OK)
         await reader.readexactly(1)
 
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def once(served: Server, reader: Reader, writer: Writer) -> None:
         assert await served.asked(reader) == b"again"
         writer.write(OK)
 
@@ -165,7 +170,7 @@ async def test_a_request_on_a_kept_connection_that_is_closed_unread_is_sent_agai
 async def test_a_new_connection_that_is_closed_unread_is_an_error(
     connections: Connections,
 ) -> None:
-    async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def closes(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
 
     async with serving(closes) as served:
@@ -204,7 +209,7 @@ async def test_an_answer_is_the_same_wherever_it_is_split(
         b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     )
 
-    async def split(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def split(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         for at in range(0, len(data), size):
             writer.write(data[at : at + size])
@@ -221,7 +226,7 @@ async def test_what_has_come_is_given_at_once_and_before_the_error_that_ends_it(
 ) -> None:
     read = asyncio.Event()
 
-    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def cut(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc")
         await read.wait()
@@ -239,7 +244,7 @@ async def test_what_has_come_is_given_at_once_and_before_the_error_that_ends_it(
 
 
 async def test_what_has_come_with_an_error_is_given_before_it(connections: Connections) -> None:
-    async def garbles(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def garbles(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
         await begun.wait()
@@ -255,7 +260,7 @@ async def test_what_has_come_with_an_error_is_given_before_it(connections: Conne
 
 
 async def test_a_body_without_a_length_ends_with_the_connection(connections: Connections) -> None:
-    async def unframed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def unframed(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\nabc")
 
@@ -265,7 +270,7 @@ async def test_a_body_without_a_length_ends_with_the_connection(connections: Con
 
 @pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"])
 async def test_what_is_no_http_is_an_error(connections: Connections, data: bytes) -> None:
-    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def other(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(data)
         await reader.read()
@@ -281,7 +286,7 @@ async def test_a_connection_that_says_more_than_the_answer_is_closed(
 ) -> None:
     more = asyncio.Event()
 
-    async def chatters(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def chatters(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         if late:
             writer.write(OK)
@@ -291,10 +296,6 @@ async def test_a_connection_that_says_more_than_the_answer_is_closed(
             writer.write(OK + OK)
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
-
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await served.asked(reader)
-        writer.write(OK)
 
     async with serving(chatters, once) as served:
         assert await body(await connections.ask("GET", served.url)) == b"ok"
@@ -307,7 +308,7 @@ async def test_a_connection_that_says_more_than_the_answer_is_closed(
 async def test_a_connection_of_which_the_engine_says_that_it_closes_is_not_kept(
     connections: Connections,
 ) -> None:
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def once(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
         assert await reader.read() == b""
@@ -322,7 +323,7 @@ async def test_a_connection_is_used_again_although_nobody_has_read_the_answer(
 ) -> None:
     large = b"x" * (module._AHEAD + 1)
 
-    async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def twice(served: Server, reader: Reader, writer: Writer) -> None:
         for _ in range(2):
             await served.asked(reader)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(large) + large)
@@ -337,7 +338,7 @@ async def test_a_connection_is_used_again_although_nobody_has_read_the_answer(
 async def test_closing_an_answer_that_goes_on_closes_the_connection(
     connections: Connections,
 ) -> None:
-    async def goes_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def goes_on(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
         assert await reader.read() == b""
@@ -350,7 +351,7 @@ async def test_closing_an_answer_that_goes_on_closes_the_connection(
 async def test_cancelling_the_request_closes_the_connection(connections: Connections) -> None:
     asked = asyncio.Event()
 
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def silent(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         asked.set()
         assert await reader.read() == b""
@@ -367,7 +368,7 @@ async def test_a_slow_reader_holds_the_engine_up(connections: Connections) -> No
     full = asyncio.Event()
     total = 1000
 
-    async def eager(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def eager(served: Server, reader: Reader, writer: Writer) -> None:
         nonlocal sent
         await served.asked(reader)
         head = f"HTTP/1.1 200 OK\r\ncontent-length: {total * len(piece)}\r\n\r\n"
@@ -396,12 +397,7 @@ async def test_a_connection_is_not_kept_for_ever(
 ) -> None:
     monkeypatch.setattr(module, "_KEPT", 0.05)
 
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await served.asked(reader)
-        writer.write(OK)
-        assert await reader.read() == b""
-
-    async with serving(once, once) as served:
+    async with serving(answers_and_waits, answers_and_waits) as served:
         answers = [await connections.ask("GET", served.url) for _ in range(2)]
         assert [await body(answer) for answer in answers] == [b"ok", b"ok"]
 
@@ -409,12 +405,7 @@ async def test_a_connection_is_not_kept_for_ever(
 async def test_closing_closes_what_is_kept_and_keeps_nothing_more(
     connections: Connections,
 ) -> None:
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await served.asked(reader)
-        writer.write(OK)
-        assert await reader.read() == b""
-
-    async with serving(once, once) as served:
+    async with serving(answers_and_waits, answers_and_waits) as served:
         first, second = [await connections.ask("GET", served.url) for _ in range(2)]
         assert await body(first) == b"ok"
         await connections.aclose()
@@ -424,9 +415,5 @@ async def test_closing_closes_what_is_kept_and_keeps_nothing_more(
 
 @pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
 async def test_an_address_may_be_one_of_ipv6(connections: Connections) -> None:
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await served.asked(reader)
-        writer.write(OK)
-
     async with serving(once, host="::1") as served:
         assert await body(await connections.ask("GET", served.url)) == b"ok"
