@@ -27,6 +27,7 @@ from inference_service.settings import Settings
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.serving import Failure, Serving, failure, free, free_ports, serving
+from tests.test_cli import children
 
 PROMPT = "Once upon a time"
 
@@ -712,8 +713,21 @@ async def test_whoever_waits_for_a_turn_is_told_the_place(service: Serving) -> N
     async def events() -> list[pb.GenerateStreamResponse]:
         return [event async for event in service.stub.GenerateStream(request)]
 
+    model = service.service.manager.find("story-mini")
+    [engine] = [
+        child
+        for child in children(os.getpid())
+        if b"inference_service.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    os.kill(engine, signal.SIGSTOP)  # else a text may end while others still arrive
+    try:
+        texts = asyncio.gather(*(events() for _ in range(60)))
+        while model.queued_count < 60 - 8:  # noqa: ASYNC110  # there is no event for that
+            await asyncio.sleep(0.01)
+    finally:
+        os.kill(engine, signal.SIGCONT)
     places = []
-    for seen in await asyncio.gather(*(events() for _ in range(60))):
+    for seen in await texts:
         statuses = [event.status for event in seen if event.WhichOneof("event") == "status"]
         assert {status.model_state for status in statuses} <= {pb.MODEL_STATE_READY}
         told = [status.queue_position for status in statuses]
