@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from typing import Self
 
 import httptools
@@ -16,6 +17,7 @@ import httptools
 _KEPT = 15.0  # seconds without use after which a connection is closed
 _CONNECT = 30.0  # seconds; the kernel accepts for an engine that is only busy
 _AHEAD = 1 << 16  # bytes that are held for a slow reader, above what one read brings
+_TOGETHER = 0.01  # seconds from one read to the next; see Answer
 
 
 class Connections:
@@ -126,6 +128,10 @@ class _Connection(asyncio.Protocol):
 class Answer:
     """The answer to one request: what comes of its body, as many bytes at once as have come.
 
+    The first bytes are given at once, and so is the end. Between them 10 ms pass from one read to
+    the next, in which more can come: engines write each token by itself, and whoever passes on a
+    thousand in a second does so a hundred times.
+
     `close` it in any case. Before its end that closes the connection, which is how engines learn
     that nobody listens.
     """
@@ -142,6 +148,8 @@ class Answer:
         self._ended = False
         self._reusable = False
         self._error: OSError | None = None
+        self._read_at = -math.inf
+        self._gathering = False
         self._change: asyncio.Future[None] | None = None  # that somebody waits for
         connection.answer = self
 
@@ -167,6 +175,7 @@ class Answer:
             if self._ended:
                 raise StopAsyncIteration
             await self._changed()
+        await self._gather()
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
         if self._size > _AHEAD:
@@ -194,7 +203,8 @@ class Answer:
             self._connection.transport.abort()
         if self._size > _AHEAD:
             self._connection.transport.pause_reading()
-        self._wake()
+        if not self._gathering or self._complete():
+            self._wake()
 
     def lost(self, error: Exception | None) -> None:
         """Note the end of the connection."""
@@ -237,6 +247,23 @@ class Answer:
         """Note the end of the body."""
         self._ended = True
         self._reusable = self._parser.should_keep_alive()
+
+    async def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        soonest = self._read_at + _TOGETHER
+        if loop.time() < soonest and not self._complete():
+            self._gathering = True
+            timer = loop.call_at(soonest, self._wake)
+            try:
+                await self._changed()
+            finally:
+                self._gathering = False
+                timer.cancel()
+        self._read_at = loop.time()
+
+    def _complete(self) -> bool:
+        """Whether nothing can be added to what is held."""
+        return self._ended or self._size > _AHEAD
 
     async def _changed(self) -> None:
         """Wait until more has come. Raises what has broken the connection, once all is read."""

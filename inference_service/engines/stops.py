@@ -10,6 +10,7 @@ class StopFilter:
         self._stop = stop
         self._held = ""
         self.hit = False
+        self.hit_at = 0  # where the sequence ends, in the text that was fed with its end
 
     def feed(self, text: str) -> str:
         """What of the text so far is certainly before any stop sequence. Nothing after a hit."""
@@ -19,8 +20,9 @@ class StopFilter:
         # The one that is complete first, as an engine finds it that looks after each token.
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self.hit, self._held = True, ""
-            return text[: min(found)[1]]
+            end, begin = min(found)
+            self.hit, self.hit_at, self._held = True, end - len(self._held), ""
+            return text[:begin]
         keep = max(self._overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

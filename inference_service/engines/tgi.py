@@ -7,8 +7,10 @@ log lines those of `launcher/src/main.rs`, at tag v3.3.7.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, closing
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -168,11 +170,15 @@ class Tgi:
         while reason is None:
             step = _Step(text, min(_LONGEST_STEP, prompt.max_new_tokens - made))
             async with aclosing(self._run(url, spec, prompt, step)) as pieces:
-                async for piece, count in pieces:
+                async for tokens in pieces:
+                    piece = "".join(tokens)
                     text += piece
-                    silent += count
+                    silent += len(tokens)
                     last += stops.feed(piece)
                     if stops.hit:  # TGI itself sees it only where a token ends
+                        beyond = len(tokens) - _tokens_to(stops.hit_at, tokens)
+                        silent -= beyond
+                        step.count -= beyond
                         break
                     if last and step.reason is None:
                         yield Chunk(last, silent)
@@ -192,13 +198,13 @@ class Tgi:
 
     async def _run(
         self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
-    ) -> AsyncGenerator[tuple[str, int]]:
-        """Yield texts with their tokens' count; with fewer tokens where the context has no more."""
+    ) -> AsyncGenerator[list[str]]:
+        """Yield the texts of tokens, of fewer where the context has no more."""
         while True:
             try:
                 async with aclosing(self._post(url, spec, prompt, step)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+                    async for tokens in pieces:
+                        yield tokens
                 return
             except _NoRoom as error:  # only ever before the first token
                 if error.room >= step.limit:
@@ -212,14 +218,14 @@ class Tgi:
 
     async def _post(
         self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
-    ) -> AsyncGenerator[tuple[str, int]]:
+    ) -> AsyncGenerator[list[str]]:
         stream = sse.post(self._connections, f"{url}/generate_stream", _request(prompt, step))
         try:
             async with aclosing(stream) as batches:
                 async for lines in batches:
-                    text, count, details = _read(spec, lines, step.limit - step.count)
-                    step.note(count, details)
-                    yield text, count
+                    tokens, details = _read(spec, lines, step.limit - step.count)
+                    step.note(len(tokens), details)
+                    yield tokens
                     if step.reason is not None:
                         return
         except sse.Refusal as refusal:
@@ -282,24 +288,26 @@ def _request(prompt: Prompt, step: _Step) -> dict[str, Any]:
     return {"inputs": step.text, "parameters": parameters}
 
 
-def _read(spec: ModelSpec, lines: bytes, most: int) -> tuple[str, int, _Details | None]:
-    """The text of up to so many events, the count of their tokens, and how it ended if it did."""
+def _read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], _Details | None]:
+    """The texts of up to so many events' tokens, and how it ended if it did."""
     try:
         events = _decoder.decode_lines(lines)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
-    texts: list[str] = []
-    count = 0
+    tokens: list[str] = []
     details = None
     for event in events[:most]:
         if event.error is not None:
             raise _failure(spec, event.error, event.error_type)
         if event.token is not None:
-            count += 1
-            if not event.token.special:
-                texts.append(event.token.text)
+            tokens.append("" if event.token.special else event.token.text)
         details = event.details or details
-    return "".join(texts), count, details
+    return tokens, details
+
+
+def _tokens_to(end: int, tokens: list[str]) -> int:
+    """The tokens whose texts together first have so many characters."""
+    return bisect_left([*accumulate(map(len, tokens))], end) + 1
 
 
 def _refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:

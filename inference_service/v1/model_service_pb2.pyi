@@ -1250,8 +1250,9 @@ class GenerateChunk(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The text since the last chunk, never empty: all that the engine had made when it was sent, so
-    more than one token when the reader is slower than the engine.
+    """The text since the last chunk, never empty: all that the engine had made when it was sent. That
+    is more than one token when the reader is slower than the engine, or the engine makes more than
+    100 tokens a second: after a chunk the next waits 10 ms for more, but never the first or the last.
     """
     token_count: _builtins.int
     """The tokens in `text`."""

@@ -67,6 +67,12 @@ async def connections() -> AsyncIterator[Connections]:
     await connections.aclose()
 
 
+@pytest.fixture
+def endlessly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More is waited for as long as more can come."""
+    monkeypatch.setattr(module, "_TOGETHER", 3600)
+
+
 async def once(served: Server, reader: Reader, writer: Writer) -> None:
     await served.asked(reader)
     writer.write(OK)
@@ -221,8 +227,60 @@ async def test_an_answer_is_the_same_wherever_it_is_split(
         assert await body(answer) == b"abcde"
 
 
+async def test_what_follows_is_gathered_until_the_end(
+    connections: Connections, endlessly: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: asyncio.Queue[bytes] = asyncio.Queue()
+    feed = Answer.feed
+
+    def told(answer: Answer, data: bytes) -> None:
+        feed(answer, data)
+        fed.put_nowait(data)
+
+    monkeypatch.setattr(Answer, "feed", told)
+    steps = [asyncio.Event() for _ in range(3)]
+
+    async def slow(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc")
+        for step, piece in zip(steps, [b"de", b"fg", b"hi"], strict=True):
+            await step.wait()
+            writer.write(piece)
+
+    async with serving(slow) as served:
+        with closing(await connections.ask("GET", served.url)) as answer:
+            assert await anext(answer) == b"abc"
+            rest = asyncio.create_task(anext(answer))
+            await fed.get()
+            for step in steps:
+                assert not rest.done()
+                step.set()
+                await fed.get()
+            assert await rest == b"defghi"
+            with pytest.raises(StopAsyncIteration):
+                await anext(answer)
+
+
+async def test_it_is_gathered_for_a_moment_only(connections: Connections) -> None:
+    async def slow(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\nabc")
+        for read in reads:
+            await read.wait()
+            writer.write(b"def")
+        assert await reader.read() == b""  # it is the client that closes
+
+    reads = [asyncio.Event() for _ in range(2)]
+    async with serving(slow) as served:
+        with closing(await connections.ask("GET", served.url)) as answer:
+            assert await anext(answer) == b"abc"
+            for read in reads:
+                read.set()
+                assert await anext(answer) == b"def"
+
+
 async def test_what_has_come_is_given_at_once_and_before_the_error_that_ends_it(
-    connections: Connections,
+    connections: Connections, endlessly: None
 ) -> None:
     read = asyncio.Event()
 
@@ -362,7 +420,7 @@ async def test_cancelling_the_request_closes_the_connection(connections: Connect
         asking.cancel()
 
 
-async def test_a_slow_reader_holds_the_engine_up(connections: Connections) -> None:
+async def test_a_slow_reader_holds_the_engine_up(connections: Connections, endlessly: None) -> None:
     piece = b"x" * 65536
     sent = 0
     full = asyncio.Event()

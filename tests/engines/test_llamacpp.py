@@ -66,6 +66,7 @@ def ended(reason: FinishReason, count: int = 3) -> Finish:
     return Finish(reason, 4, count)
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_each_read_is_a_chunk_and_the_last_has_the_finish(engine: Llamacpp) -> None:
     answer = stream(token(" a", 1) + token(" b", 2), b":\n\n", token(" c", 3), last())
 
@@ -86,6 +87,7 @@ async def test_all_that_comes_in_one_read_is_one_chunk(engine: Llamacpp) -> None
     assert chunks[0].finish == ended(FinishReason.LENGTH, 400)
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_a_character_may_be_split_between_reads(engine: Llamacpp) -> None:
     data = token(" žluť", 1) + token(" 🙂", 2) + last(count=2)
     chunks = await generate(engine, stream(*(data[at : at + 1] for at in range(len(data)))))
@@ -93,6 +95,7 @@ async def test_a_character_may_be_split_between_reads(engine: Llamacpp) -> None:
     assert "".join(chunk.text for chunk in chunks) == " žluť 🙂"
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_tokens_without_text_are_counted_with_the_next_that_has_some(
     engine: Llamacpp,
 ) -> None:

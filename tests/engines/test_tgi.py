@@ -70,6 +70,7 @@ def ended(reason: FinishReason, count: int = 3) -> Finish:
     return Finish(reason, 4, count)
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_each_read_is_a_chunk_and_the_last_has_the_finish(engine: Tgi) -> None:
     answer = stream(token(" a") + token(" b"), b":\n\n", last(" c"))
 
@@ -89,6 +90,7 @@ async def test_all_that_comes_in_one_read_is_one_chunk(engine: Tgi) -> None:
     assert chunks[0].finish == ended(FinishReason.LENGTH, 401)
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_a_character_may_be_split_between_reads(engine: Tgi) -> None:
     data = token(" žluť") + last(" 🙂")
     answer = stream(*(data[at : at + 1] for at in range(len(data))))
@@ -107,6 +109,7 @@ async def test_special_tokens_count_but_are_no_text(engine: Tgi) -> None:
     ]
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_tokens_without_text_are_counted_with_the_next_that_has_some(engine: Tgi) -> None:
     answer = stream(token(""), token(""), token("語"), last(" b", count=4))
 
@@ -155,13 +158,15 @@ async def test_what_is_held_back_for_a_stop_sequence_comes_at_the_end(engine: Tg
     assert text(await generate(engine, prompt, stream(token(" a"), last(" EN")))) == " a EN"
 
 
+@pytest.mark.parametrize("together", [True, False])
 async def test_a_stop_sequence_within_a_token_ends_the_text_though_tgi_goes_on(
-    engine: Tgi,
+    engine: Tgi, together: bool
 ) -> None:
     """TGI looks for a sequence at the end of its text only, which `.` is not after `."`."""
     prompt = dataclasses.replace(PROMPT, stop=(".",))
+    tokens = [token(" a"), token("", special=True), token('."'), token(" b"), token(" c")]
     async with serving(
-        stream(token(" a"), token('."'), token(" b"), end="hold"),
+        stream(*([b"".join(tokens)] if together else tokens), end="hold"),
         plain(200, b'[{"id":1},{"id":2},{"id":3},{"id":4}]'),
     ) as server:
         async with aclosing(engine.generate(server.url, spec(), prompt)) as chunks:
@@ -169,7 +174,8 @@ async def test_a_stop_sequence_within_a_token_ends_the_text_though_tgi_goes_on(
         await server.left.wait()
 
     assert text(got) == " a"
-    assert got[-1].finish == ended(FinishReason.STOP_SEQUENCE, 2)
+    assert got[-1].finish == ended(FinishReason.STOP_SEQUENCE, 3)
+    assert sum(chunk.token_count for chunk in got) == 3
 
 
 async def test_tokens_beyond_the_limit_are_cut_off_and_the_prompt_is_counted(engine: Tgi) -> None:
