@@ -59,6 +59,10 @@ static void put(struct connection *c, const char *format, ...) {
     va_start(arguments, format);
     c->filled += vsnprintf(c->reply + c->filled, REPLY_SIZE - c->filled, format, arguments);
     va_end(arguments);
+    if (c->filled >= REPLY_SIZE) {
+        fprintf(stderr, "engine: a reply has more than %d bytes\n", REPLY_SIZE);
+        exit(1);
+    }
 }
 
 static void hang_up(struct connection *c) {
@@ -135,21 +139,49 @@ static bool proceed(struct connection *c) {
     return flush_reply(c);
 }
 
-static void answer_whole(struct connection *c) {
-    static char texts[REPLY_SIZE / 2], body[REPLY_SIZE];
-    int size = 0;
-    for (c->made = 0; c->made < c->count && size < REPLY_SIZE / 2 - 32; c->made++)
-        size += token(texts + size, c);
-    texts[size] = 0;
-    size = c->face == TGI
-               ? sprintf(body, "{\"generated_text\":\"%s\"}", texts)
-               : sprintf(body,
-                         "{\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"bench\","
-                         "\"choices\":[{\"index\":0,\"text\":\"%s\",\"logprobs\":null,\"finish_reason\":"
-                         "\"length\"}],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":%d,"
-                         "\"total_tokens\":%d}}",
-                         texts, c->count, c->count + 4);
-    put(c, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s", size, body);
+/* What TGI tells besides the text where the request asks for `details`. */
+static void put_details(struct connection *c) {
+    put(c, ",\"details\":{\"finish_reason\":\"length\",\"generated_tokens\":%d,\"seed\":null,\"prefill\":[],"
+           "\"tokens\":[", c->count);
+    for (c->made = 0; c->made < c->count; c->made++) {
+        char text[32];
+        token(text, c);
+        put(c, "%s{\"id\":%d,\"text\":\"%s\",\"logprob\":-0.5,\"special\":false}", c->made ? "," : "",
+            c->made, text);
+    }
+    put(c, "]}");
+}
+
+static void put_text(struct connection *c) {
+    char text[32];
+    for (c->made = 0; c->made < c->count; c->made++) {
+        token(text, c);
+        put(c, "%s", text);
+    }
+}
+
+static void answer_whole(struct connection *c, bool details) {
+    static const char head[] = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-prompt-tokens: 4\r\n"
+                         "content-length: %6zu\r\n\r\n";
+    size_t begin = c->filled;
+    put(c, head, (size_t)0);
+    size_t body = c->filled;
+    if (c->face == TGI) {
+        put(c, "{\"generated_text\":\"");
+        put_text(c);
+        put(c, "\"");
+        if (details) put_details(c);
+        put(c, "}");
+    } else {
+        put(c, "{\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"bench\",\"choices\":"
+               "[{\"index\":0,\"text\":\"");
+        put_text(c);
+        put(c, "\",\"logprobs\":null,\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":4,"
+               "\"completion_tokens\":%d,\"total_tokens\":%d}}", c->count, c->count + 4);
+    }
+    char first = c->reply[body];
+    sprintf(c->reply + begin, head, c->filled - body); /* it writes a zero behind itself */
+    c->reply[body] = first;
 }
 
 static long number(const char *body, const char *key, long otherwise) {
@@ -174,7 +206,7 @@ static bool answer(struct connection *c, const char *body) {
     c->step = number(body, "step=", 1);
     c->made = 0;
     if (whole) {
-        answer_whole(c);
+        answer_whole(c, strstr(body, "\"details\":true"));
         return flush_reply(c);
     }
     put(c, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n");

@@ -74,7 +74,9 @@ _Asked = tuple[str, str, bytes, str]
 
 
 def _tgi(work: Work) -> _Asked:
-    body = _json(inputs=work.prompt, parameters={"max_new_tokens": work.tokens, "details": True})
+    # The details of a whole text would have each token again.
+    parameters = {"max_new_tokens": work.tokens, "details": work.streamed}
+    body = _json(inputs=work.prompt, parameters=parameters)
     if work.streamed:
         return "http", "/generate_stream", body, "finish_reason"
     return "http", "/generate", body, "generated_text"

@@ -275,12 +275,13 @@ def _resumption(seam: Seam) -> pb.GenerateResumption:
 def summary(spec: ModelSpec, outcome: Outcome) -> pb.GenerateSummary:
     """How a generation went."""
     finish = outcome.finish
+    first_token = outcome.first_token
     return pb.GenerateSummary(
         finish_reason=pb.FinishReason.ValueType(finish.reason),
         prompt_token_count=finish.prompt_token_count,
         completion_token_count=finish.completion_token_count,
         start_duration=_duration(outcome.start),
-        first_token_duration=_duration(outcome.first_token),
+        first_token_duration=None if first_token is None else _duration(first_token),
         total_duration=_duration(outcome.total),
         model_id=spec.id,
         resumptions=map(_resumption, outcome.seams),

@@ -69,7 +69,7 @@ class Outcome:
 
     finish: Finish
     start: float  # until the model was ready
-    first_token: float  # from then on
+    first_token: float | None  # from then on, where the text was streamed
     total: float
     seams: tuple[Seam, ...]
 
@@ -94,12 +94,13 @@ class Generation:
         async def keep(chunk: Chunk, _: SilenceLimit) -> None:
             texts.append(chunk.text)
 
+        attempt = partial(self._attempt, self._order.prompt, keep, whole=True)
         try:
-            await self._attempt(self._order.prompt, keep)
+            await attempt()
         except EngineLost as lost:
             await self._recovery(lost)
             texts.clear()
-            await self._attempt(self._order.prompt, keep)
+            await attempt()
         return "".join(texts)
 
     async def stream(
@@ -144,11 +145,10 @@ class Generation:
             max(0, self._finish.prompt_token_count - before),
             self._finish.completion_token_count + before,
         )
-        first = now if self._first is None else self._first
         return Outcome(
             finish,
             start=self._ready - self._arrived,
-            first_token=first - self._ready,
+            first_token=None if self._first is None else self._first - self._ready,
             total=now - self._arrived,
             seams=tuple(self._seams),
         )
@@ -173,6 +173,8 @@ class Generation:
         prompt: Prompt,
         write: Callable[[Chunk, SilenceLimit], Awaitable[None]],
         tell: Tell | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         order = self._order
         lease = self._model.lease(order.idle_timeout, order.caller, order.deadline, tell)
@@ -181,10 +183,8 @@ class Generation:
             async with lease as model, limit:
                 if self._first is None:
                     self._ready = time.monotonic()
-                async with aclosing(model.generate(prompt)) as chunks:
+                async with aclosing(model.generate(prompt, whole=whole)) as chunks:
                     async for chunk in chunks:
-                        if self._first is None:
-                            self._first = time.monotonic()
                         self._finish = chunk.finish
                         await write(chunk, limit)
         except TimeoutError:
@@ -193,6 +193,8 @@ class Generation:
             raise failures.generation_timeout(self._model.spec.id, order.timeout) from None
 
     async def _pass_on(self, write: Write, chunk: Chunk, limit: SilenceLimit) -> None:
+        if self._first is None:
+            self._first = time.monotonic()
         if chunk.text:
             limit.pause()  # a slow reader is no silence of the engine
             await write(chunk)

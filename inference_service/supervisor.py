@@ -69,9 +69,9 @@ class Lease:
         self._engine = supervisor.engine
         self._url = instance.url
 
-    def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk]:
+    def generate(self, prompt: Prompt, *, whole: bool = False) -> AsyncGenerator[Chunk]:
         """See `Engine.generate`."""
-        return self._engine.generate(self._url, self.spec, prompt)
+        return self._engine.generate(self._url, self.spec, prompt, whole=whole)
 
 
 class Supervisor:

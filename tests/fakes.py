@@ -210,7 +210,9 @@ class FakeEngine:
     async def ready(self, url: str) -> bool:
         return self.may_answer.is_set()
 
-    async def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
+    async def generate(
+        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+    ) -> AsyncGenerator[Chunk]:
         self.open += 1
         self.idle.clear()
         try:

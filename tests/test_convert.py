@@ -434,11 +434,18 @@ def test_a_summary_has_the_counts_and_the_times(reason: FinishReason) -> None:
     assert pb.FinishReason.Name(summary.finish_reason) == f"FINISH_REASON_{reason.name}"
     assert (summary.prompt_token_count, summary.completion_token_count) == (3, 5)
     assert summary.start_duration.ToMilliseconds() == 1500
+    assert summary.HasField("first_token_duration")
     assert summary.first_token_duration.ToNanoseconds() == 0
     assert summary.total_duration.ToNanoseconds() == 2_000_001_000
     assert summary.model_id == "tiny"
     assert list(summary.resumptions) == [pb.GenerateResumption(sent_token_count=2, cause="it died")]
     assert convert.seam(outcome.seams[0]).resumption == summary.resumptions[0]
+
+
+def test_a_text_that_was_not_streamed_has_no_first_token() -> None:
+    outcome = Outcome(Finish(FinishReason.STOP, 3, 5), 1.5, None, 2, ())
+
+    assert not convert.summary(spec(), outcome).HasField("first_token_duration")
 
 
 def test_the_reasons_are_those_of_the_proto() -> None:

@@ -40,9 +40,13 @@ class Mortal(FakeEngine):
         self.losses = list(losses)
         self.on_loss: Callable[[], None] = lambda: None
         self.prompts: list[Prompt] = []
+        self.wholes: list[bool] = []
 
-    async def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
+    async def generate(
+        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+    ) -> AsyncGenerator[Chunk]:
         self.prompts.append(prompt)
+        self.wholes.append(whole)
         left = self.losses.pop(0) if self.losses else None
         async with aclosing(super().generate(url, spec, prompt)) as chunks:
             async for chunk in chunks:
@@ -114,6 +118,8 @@ async def test_an_engine_lost_before_the_first_token_is_replaced_unseen() -> Non
         assert await reader.read(text) == " word" * 6
         assert runtime.started == ["tgi-tiny"] * 2
         assert engine.prompts == [PROMPT] * 2
+        assert engine.wholes == [False] * 2
+        assert text.outcome().first_token is not None
         assert (reader.seams, text.outcome().seams) == ([], ())
         assert text.outcome().finish.completion_token_count == 6
 
@@ -139,6 +145,8 @@ async def test_a_whole_text_is_begun_anew_and_has_nothing_twice() -> None:
         assert await text.whole() == " word" * 6
         assert runtime.started == ["tgi-tiny"] * 2
         assert engine.prompts == [PROMPT] * 2
+        assert engine.wholes == [True] * 2
+        assert text.outcome().first_token is None
         assert text.outcome().finish.completion_token_count == 6
 
 

@@ -77,8 +77,12 @@ class Engine(Protocol):
     async def ready(self, url: str) -> bool:
         """Whether the engine answers. Never raises, and takes a few seconds at most."""
 
-    def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
+    def generate(
+        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+    ) -> AsyncGenerator[Chunk]:
         """Yield the text that continues the prompt. Closing it ends the request in the engine.
+
+        `whole` says that nobody looks at the text before it ends: the engine need not stream it.
 
         Raises InvalidParameter, PromptTooLong, EngineOverloaded, EngineFailed, or EngineLost when
         the engine breaks off, as one does that dies.

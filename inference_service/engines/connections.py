@@ -138,7 +138,7 @@ class Answer:
 
     def __init__(self, connections: Connections, connection: _Connection) -> None:
         self.status = 0
-        self.content_type = ""
+        self.headers: dict[bytes, bytes] = {}  # names in small letters
         self._connections = connections
         self._connection = connection
         self._parser = httptools.HttpResponseParser(self)
@@ -152,6 +152,12 @@ class Answer:
         self._gathering = False
         self._change: asyncio.Future[None] | None = None  # that somebody waits for
         connection.answer = self
+
+    @property
+    def content_type(self) -> str:
+        """The type of the body in small letters, without its parameters."""
+        given = self.headers.get(b"content-type", b"").decode("latin-1")
+        return given.partition(";")[0].strip().lower()
 
     async def begun(self, request: bytes) -> Self:
         """Send the request, and return when the head of the answer has come.
@@ -227,16 +233,13 @@ class Answer:
             raise ValueError("more than the answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note a header, if it matters."""
-        match name.lower():
-            case b"content-type":
-                self.content_type = value.decode("latin-1").partition(";")[0].strip().lower()
-            case b"content-length" | b"transfer-encoding":
-                self._framed = True
+        """Note a header."""
+        self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """Note the end of the head."""
         self.status = self._parser.get_status_code()
+        self._framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body until it is read."""

@@ -121,7 +121,9 @@ class Llamacpp:
         """`/health` is 503 while the model loads."""
         return await sse.answers(self._connections, f"{url}/health")
 
-    async def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
+    async def generate(
+        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+    ) -> AsyncGenerator[Chunk]:
         """Stream `POST /completion`."""
         try:
             stream = sse.post(self._connections, f"{url}/completion", _request(prompt))

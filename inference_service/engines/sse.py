@@ -1,4 +1,4 @@
-"""Server-sent events as engines send them, and the one HTTP request behind a generation.
+"""Server-sent events as engines send them, and the HTTP requests behind a generation.
 
 The format is the WHATWG's (https://html.spec.whatwg.org/multipage/server-sent-events.html), of
 which engines use `data` fields and comments. TGI up to 2.0.4 leaves out the space after the colon.
@@ -19,6 +19,7 @@ from inference_service.errors import EngineFailed, EngineLost
 _BEGIN = b"\n\ndata:"  # of an event, with the end of the one before
 _LARGEST_EVENT = 1 << 20
 _LARGEST_REFUSAL = 16 << 10
+_LARGEST_ANSWER = 4 << 20
 
 
 class Refusal(Exception):
@@ -79,23 +80,39 @@ async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[
     try:
         with closing(await connections.ask("POST", url, msgspec.json.encode(body))) as answer:
             if answer.status != 200 or answer.content_type != "text/event-stream":
-                raise Refusal(answer.status, await _beginning(answer))
+                raise Refusal(answer.status, await _beginning(answer, _LARGEST_REFUSAL))
             async for data in answer:
                 if lines := parser.feed(data):
                     yield lines
     except OSError as error:
-        raise EngineLost(
-            f"the connection to the engine broke: {error or type(error).__name__}"
-        ) from error
+        raise _lost(error) from error
 
 
-async def _beginning(answer: Answer) -> bytes:
+async def fetch(connections: Connections, url: str, body: Any) -> tuple[bytes, dict[bytes, bytes]]:
+    """Send `body` as JSON and return the JSON of the answer, with its headers.
+
+    Cancelling it closes the connection. Raises what `post` does.
+    """
+    try:
+        with closing(await connections.ask("POST", url, msgspec.json.encode(body))) as answer:
+            if answer.status != 200 or answer.content_type != "application/json":
+                raise Refusal(answer.status, await _beginning(answer, _LARGEST_REFUSAL))
+            return await _beginning(answer, _LARGEST_ANSWER), answer.headers
+    except OSError as error:
+        raise _lost(error) from error
+
+
+def _lost(error: OSError) -> EngineLost:
+    return EngineLost(f"the connection to the engine broke: {error or type(error).__name__}")
+
+
+async def _beginning(answer: Answer, size: int) -> bytes:
     body = b""
     async for data in answer:
         body += data
-        if len(body) >= _LARGEST_REFUSAL:
+        if len(body) >= size:
             break
-    return body[:_LARGEST_REFUSAL]
+    return body[:size]
 
 
 async def answers(connections: Connections, url: str) -> bool:

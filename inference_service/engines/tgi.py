@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, closing
 from itertools import accumulate
 from typing import Any
@@ -61,7 +61,7 @@ class _Token(msgspec.Struct):
 class _Details(msgspec.Struct):
     finish_reason: str
     generated_tokens: int
-    input_length: int
+    input_length: int = 0  # only of a stream
 
 
 class _Event(msgspec.Struct):
@@ -71,7 +71,16 @@ class _Event(msgspec.Struct):
     error_type: str = ""
 
 
+class _WholeDetails(_Details, kw_only=True):
+    tokens: list[_Token]
+
+
+class _Whole(msgspec.Struct):
+    details: _WholeDetails
+
+
 _decoder = msgspec.json.Decoder(_Event)
+_whole_decoder = msgspec.json.Decoder(_Whole)
 _tokens = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -84,11 +93,15 @@ class _NoRoom(Exception):
 
 
 class _Step:
-    """One request to TGI: at most `limit` tokens after `text`, and how it ended."""
+    """One request to TGI: at most `limit` tokens after `text`, and how it ended.
 
-    def __init__(self, text: str, limit: int) -> None:
+    `whole` says that it is answered in one piece.
+    """
+
+    def __init__(self, text: str, limit: int, whole: bool) -> None:
         self.text = text
         self.limit = limit
+        self.whole = whole
         self.count = 0
         self.prompt_tokens = 0
         self.reason: FinishReason | None = None
@@ -157,25 +170,30 @@ class Tgi:
         """Nothing listens before the model is loaded; `/health` alone is the truth."""
         return await sse.answers(self._connections, f"{url}/health")
 
-    async def generate(self, url: str, spec: ModelSpec, prompt: Prompt) -> AsyncGenerator[Chunk]:
-        """Stream `POST /generate_stream`, anew for every 1024 tokens.
+    async def generate(
+        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+    ) -> AsyncGenerator[Chunk]:
+        """Stream `POST /generate_stream`, or get a whole text of `POST /generate`, in steps.
 
-        Left to itself TGI goes on in steps of 1024 too, but each as large as the whole request: it
-        gives more tokens than were asked for, or ends long before the context does.
+        Each has 1024 tokens at most. Left to itself TGI goes on in such steps too, but each as
+        large as the whole request: it gives more tokens than were asked for, or ends long before
+        the context does.
         """
+        # TGI itself sees a stop sequence only where a token ends: to leave it then, one must look.
+        whole = whole and not prompt.stop
         stops = StopFilter(prompt.stop)
         text, last = prompt.text, ""
         prompt_tokens = made = silent = 0
         reason: FinishReason | None = None
         while reason is None:
-            step = _Step(text, min(_LONGEST_STEP, prompt.max_new_tokens - made))
+            step = _Step(text, min(_LONGEST_STEP, prompt.max_new_tokens - made), whole)
             async with aclosing(self._run(url, spec, prompt, step)) as pieces:
                 async for tokens in pieces:
                     piece = "".join(tokens)
                     text += piece
                     silent += len(tokens)
                     last += stops.feed(piece)
-                    if stops.hit:  # TGI itself sees it only where a token ends
+                    if stops.hit:
                         beyond = len(tokens) - _tokens_to(stops.hit_at, tokens)
                         silent -= beyond
                         step.count -= beyond
@@ -219,8 +237,15 @@ class Tgi:
     async def _post(
         self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
     ) -> AsyncGenerator[list[str]]:
-        stream = sse.post(self._connections, f"{url}/generate_stream", _request(prompt, step))
+        request = _request(prompt, step)
         try:
+            if step.whole:
+                body, headers = await sse.fetch(self._connections, f"{url}/generate", request)
+                tokens, ending = _read_whole(body, headers)
+                step.note(len(tokens), ending)
+                yield tokens
+                return
+            stream = sse.post(self._connections, f"{url}/generate_stream", request)
             async with aclosing(stream) as batches:
                 async for lines in batches:
                     tokens, details = _read(spec, lines, step.limit - step.count)
@@ -300,9 +325,23 @@ def _read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], _Details
         if event.error is not None:
             raise _failure(spec, event.error, event.error_type)
         if event.token is not None:
-            tokens.append("" if event.token.special else event.token.text)
+            tokens.append(_text(event.token))
         details = event.details or details
     return tokens, details
+
+
+def _read_whole(body: bytes, headers: Mapping[bytes, bytes]) -> tuple[list[str], _Details]:
+    """The texts of an answer's tokens, and how it ended."""
+    try:
+        details = _whole_decoder.decode(body).details
+        details.input_length = int(headers.get(b"x-prompt-tokens", 0))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise EngineFailed(f"the engine sent an answer that is not its own: {error}") from None
+    return [*map(_text, details.tokens)], details
+
+
+def _text(token: _Token) -> str:
+    return "" if token.special else token.text
 
 
 def _tokens_to(end: int, tokens: list[str]) -> int:

@@ -1326,7 +1326,9 @@ class GenerateSummary(_message.Message):
 
     @_builtins.property
     def first_token_duration(self) -> _duration_pb2.Duration:
-        """The time from then to the first token."""
+        """The time from then to the first token. Not set by Generate: an engine that need not stream a text
+        tells nothing before its end.
+        """
 
     @_builtins.property
     def total_duration(self) -> _duration_pb2.Duration:

@@ -40,12 +40,16 @@ class Text:
 
 
 class Bed(ABC):
-    """One engine that serves `spec` at `url`. `opening` is a prompt that it continues well."""
+    """One engine that serves `spec` at `url`. `opening` is a prompt that it continues well.
+
+    `whole` is how `read` asks.
+    """
 
     engine: Engine
     spec: ModelSpec
     url: str
     opening: str
+    whole = False
 
     def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk]:
         """See `Engine.generate`."""
@@ -53,7 +57,8 @@ class Bed(ABC):
 
     async def read(self, prompt: Prompt) -> Text:
         """The whole text."""
-        async with aclosing(self.generate(prompt)) as chunks:
+        chunks = self.engine.generate(self.url, self.spec, prompt, whole=self.whole)
+        async with aclosing(chunks):
             return Text(tuple([chunk async for chunk in chunks]))
 
     @abstractmethod
@@ -89,8 +94,11 @@ class FakeBed(Bed):
 class _Served(Bed):
     """An engine that is a process with an HTTP server."""
 
-    def __init__(self, engine: Engine, spec: ModelSpec, url: str, pid: int) -> None:
+    def __init__(
+        self, engine: Engine, spec: ModelSpec, url: str, pid: int, *, whole: bool = False
+    ) -> None:
         self.engine = engine
+        self.whole = whole
         self.spec = spec
         self.url = url
         self._pid = pid
@@ -170,13 +178,15 @@ def tgi_spec(context_length: int = 2048) -> ModelSpec:
 
 
 @asynccontextmanager
-async def tgi(context_length: int = 2048, **changes: str) -> AsyncGenerator[Bed]:
+async def tgi(
+    context_length: int = 2048, *, whole: bool = False, **changes: str
+) -> AsyncGenerator[Bed]:
     """TGI's double, launched as the engine wants it; `changes` are variables of it."""
     engine, entry = Tgi(""), tgi_spec(context_length)
     env = {**engine.launch(entry).env, "MAX_TOTAL_TOKENS": str(context_length)}
     del env["HF_HOME"]  # the volume of a container
     async with started(env | {"DOUBLE_TOKENS_PER_SECOND": "0"} | changes) as double:
-        yield TgiBed(engine, entry, double.url, double.process.pid)
+        yield TgiBed(engine, entry, double.url, double.process.pid, whole=whole)
         await engine.aclose()
 
 

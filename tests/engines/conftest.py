@@ -21,37 +21,40 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 Open = Callable[[], AbstractAsyncContextManager[Bed]]
 
+_REAL = ["llamacpp", "tgi", "tgi, whole texts"]
+
 
 def _open(name: str, ports: Ports) -> AbstractAsyncContextManager[Bed]:
     match name:
         case "llamacpp":
             return beds.llamacpp(ports)
-        case "tgi":
-            return beds.tgi(DOUBLE_TOKENS_PER_SECOND="500")
+        case "tgi" | "tgi, whole texts":
+            return beds.tgi(whole=name != "tgi", DOUBLE_TOKENS_PER_SECOND="500")
         case _:
             return beds.fake()
 
 
-@pytest.fixture(params=["fake", "llamacpp", "tgi"])
+@pytest.fixture(params=["fake", *_REAL])
 async def bed(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
     """Every engine."""
     async with _open(request.param, ports) as bed:
         yield bed
 
 
-@pytest.fixture(params=["llamacpp", "tgi"])
+@pytest.fixture(params=_REAL)
 async def real(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
     """Every engine that has a program behind it."""
     async with _open(request.param, ports) as bed:
         yield bed
 
 
-@pytest.fixture(params=["llamacpp", "tgi"])
+@pytest.fixture(params=_REAL)
 async def slow(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
     """The same, with work for seconds when it has thirty requests."""
     if request.param == "llamacpp":
         async with beds.llamacpp(ports, slots=1) as bed:
             yield bed
     else:
-        async with beds.tgi(DOUBLE_TOKENS_PER_SECOND="50") as bed:
+        whole = request.param != "tgi"
+        async with beds.tgi(whole=whole, DOUBLE_TOKENS_PER_SECOND="50") as bed:
             yield bed

@@ -35,11 +35,13 @@ def stream(*pieces: bytes, end: End = "done", content_type: str = "text/event-st
     return Answer(head, chunks, end)
 
 
-def plain(status: int, *pieces: bytes, content_type: str = "application/json") -> Answer:
-    """An answer with its length."""
+def plain(
+    status: int, *pieces: bytes, content_type: str = "application/json", header: str = "x: y"
+) -> Answer:
+    """An answer with its length, and with one header more."""
     length = sum(map(len, pieces))
-    head = f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\ncontent-length: {length}"
-    return Answer(head, pieces)
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\n{header}"
+    return Answer(f"{head}\r\ncontent-length: {length}", pieces)
 
 
 def event(data: object) -> bytes:
@@ -48,11 +50,15 @@ def event(data: object) -> bytes:
 
 
 class ScriptedServer:
-    """Gives each request the next of `answers`; `left` is set when a held client goes."""
+    """Gives each request the next of `answers`.
+
+    `answered` is set when all pieces of one are read, `left` when a held client goes.
+    """
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         self.answers = deque(answers)
         self.requests: list[tuple[str, Any]] = []
+        self.answered = asyncio.Event()
         self.left = asyncio.Event()
         self.url = ""
         self.handlers: set[asyncio.Task[None]] = set()
@@ -81,6 +87,7 @@ class ScriptedServer:
             await writer.drain()
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
+        self.answered.set()
         if answer.end == "hold":
             await reader.read()
             self.left.set()

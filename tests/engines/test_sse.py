@@ -11,7 +11,7 @@ import pytest
 
 from inference_service.engines import sse
 from inference_service.engines.connections import Connections
-from inference_service.errors import EngineFailed
+from inference_service.errors import EngineFailed, EngineLost
 from tests.engines.scripted import plain, serving, stream
 
 ONE = b'data: {"text":"caf\xc3\xa9"}\n\n'
@@ -136,6 +136,62 @@ async def test_of_an_endless_refusal_only_the_beginning_is_read(
 )
 def test_a_refusal_shows_its_body_to_people(body: bytes, text: str) -> None:
     assert sse.Refusal(500, body).text == text
+
+
+async def test_fetch_sends_json_and_gives_the_json_of_the_answer(
+    connections: Connections,
+) -> None:
+    async with serving(plain(200, b'{"a":', b"1}", header="X-Said: Yes")) as server:
+        body, headers = await sse.fetch(connections, f"{server.url}/go", {"é": [1, None]})
+
+    assert (body, headers[b"x-said"]) == (b'{"a":1}', b"Yes")
+    assert server.requests == [("/go", {"é": [1, None]})]
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type"),
+    [(422, "application/json"), (200, "text/event-stream"), (200, "text/plain")],
+)
+async def test_what_is_no_json_is_a_refusal_to_fetch(
+    connections: Connections, status: int, content_type: str
+) -> None:
+    async with serving(plain(status, b'{"error":"no"}', content_type=content_type)) as server:
+        with pytest.raises(sse.Refusal) as refused:
+            await sse.fetch(connections, server.url, {})
+
+    assert (refused.value.status, refused.value.body) == (status, b'{"error":"no"}')
+
+
+async def test_of_an_endless_answer_only_the_beginning_is_fetched(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "_LARGEST_ANSWER", 10_000)
+    pieces = [b"x" * 4096] * 8
+    async with serving(stream(*pieces, end="hold", content_type="application/json")) as server:
+        body, _ = await sse.fetch(connections, server.url, {})
+        await server.left.wait()
+
+    assert len(body) == 10_000
+
+
+async def test_what_is_cut_while_it_is_fetched_is_a_failure_of_the_engine(
+    connections: Connections,
+) -> None:
+    cut = stream(b'{"a":', end="cut", content_type="application/json")
+    async with serving(cut) as server:
+        with pytest.raises(EngineLost, match="connection to the engine broke"):
+            await sse.fetch(connections, server.url, {})
+    with pytest.raises(EngineLost, match=r"connection to the engine broke: .+"):
+        await sse.fetch(connections, nobody(), {})
+
+
+async def test_cancelling_who_fetches_closes_the_connection(connections: Connections) -> None:
+    held = stream(b'{"a":', end="hold", content_type="application/json")
+    async with serving(held) as server:
+        fetching = asyncio.create_task(sse.fetch(connections, server.url, {}))
+        await server.answered.wait()
+        fetching.cancel()
+        await server.left.wait()
 
 
 async def test_a_cut_connection_is_a_failure_of_the_engine(connections: Connections) -> None:

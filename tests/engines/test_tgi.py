@@ -14,6 +14,7 @@ from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.tgi import Tgi
 from inference_service.errors import (
     EngineFailed,
+    EngineLost,
     EngineOverloaded,
     InvalidParameter,
     PromptTooLong,
@@ -88,6 +89,45 @@ async def test_all_that_comes_in_one_read_is_one_chunk(engine: Tgi) -> None:
     assert len(chunks) == 1
     assert chunks[0].token_count == 401
     assert chunks[0].finish == ended(FinishReason.LENGTH, 401)
+
+
+def whole(*tokens: str, reason: str = "length", header: str = "X-Prompt-Tokens: 4") -> Answer:
+    """The answer of `/generate`."""
+    details = {"finish_reason": reason, "generated_tokens": len(tokens), "seed": 7, "prefill": []}
+    listed = [_token(text, text.startswith("<")) for text in tokens]
+    data = {"generated_text": "whatever", "details": details | {"tokens": listed}}
+    return plain(200, event(data)[6:], header=header)
+
+
+async def fetch(engine: Tgi, prompt: Prompt, *answers: Answer) -> tuple[list[Chunk], list[str]]:
+    """The chunks of a text that nobody reads before its end, and the paths that were asked."""
+    async with serving(*answers) as server:
+        chunks = engine.generate(server.url, spec(), prompt, whole=True)
+        return [chunk async for chunk in chunks], [path for path, _ in server.requests]
+
+
+async def test_a_whole_text_is_one_answer(engine: Tgi) -> None:
+    answer = whole("<s>", " a", " b", "</s>", reason="eos_token")
+
+    chunks, paths = await fetch(engine, PROMPT, answer)
+
+    assert chunks == [Chunk(" a b", 4, ended(FinishReason.STOP, 4))]
+    assert paths == ["/generate"]
+
+
+async def test_a_whole_text_whose_prompt_tgi_has_not_counted_is_counted(engine: Tgi) -> None:
+    chunks, paths = await fetch(engine, PROMPT, whole(" a", header="x: y"), plain(200, b"[{},{}]"))
+
+    assert chunks[-1].finish == Finish(FinishReason.LENGTH, 2, 1)
+    assert paths == ["/generate", "/tokenize"]
+
+
+async def test_a_whole_text_that_may_stop_within_a_token_is_streamed(engine: Tgi) -> None:
+    prompt = dataclasses.replace(PROMPT, stop=(".",))
+
+    _, paths = await fetch(engine, prompt, stream(token(" a"), last(" b")))
+
+    assert paths == ["/generate_stream"]
 
 
 @pytest.mark.usefixtures("at_once")
@@ -285,6 +325,38 @@ async def test_another_answer_is_an_error_that_says_what_came(
 ) -> None:
     with pytest.raises(kind, match=message):
         await generate(engine, PROMPT, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        (plain(422, error(TOO_LONG, "validation")[6:]), PromptTooLong, "Given: 500"),
+        (plain(429, error("Busy", "overloaded")[6:]), EngineOverloaded, "retry in a second"),
+        (plain(424, error("CUDA error", "generation")[6:]), EngineFailed, "CUDA error"),
+        (plain(424, error("transport error", "generation")[6:]), EngineLost, "transport"),
+        (plain(200, b"hello", content_type="text/plain"), EngineFailed, "HTTP 200: hello"),
+        (plain(200, b'{"generated_text":"x"}'), EngineFailed, "not its own.*details"),
+        (plain(200, b'{"generated_text":'), EngineFailed, "not its own"),
+        (plain(200, b'{"details":{"finish_reason":"\xff"}}'), EngineFailed, "not its own"),
+        (whole(" a", header="X-Prompt-Tokens: four"), EngineFailed, "not its own"),
+    ],
+)
+async def test_another_answer_than_a_whole_text_is_an_error_that_says_what_came(
+    engine: Tgi, answer: Answer, kind: type[ServiceError], message: str
+) -> None:
+    with pytest.raises(ServiceError, match=message) as caught:
+        await fetch(engine, PROMPT, answer)
+
+    assert type(caught.value) is kind
+
+
+async def test_a_context_with_less_room_gets_a_whole_text_of_fewer_tokens(engine: Tgi) -> None:
+    refusal = plain(422, error(NO_ROOM.format(128, 125), "validation")[6:])
+
+    chunks, paths = await fetch(engine, PROMPT, refusal, whole(" a", " b", " c"))
+
+    assert chunks == [Chunk(" a b c", 3, ended(FinishReason.LENGTH, 3))]
+    assert paths == ["/generate", "/generate"]
 
 
 async def test_errors_have_the_facts_that_callers_need(engine: Tgi) -> None:
