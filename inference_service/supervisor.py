@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,7 +51,7 @@ class Timing:
     drain: float = 30.0  # what a stop gives to requests that run
     idle: float = math.inf  # unused for so long, and the model is stopped
     residency: float = 0.0  # READY for so long before it makes room for another
-    poll: float = 0.1  # between two looks at an engine that is loading, at first
+    poll: float = 0.01  # between two looks at an engine that does not answer yet, at first
     poll_longest: float = 1.0
     back_off: float = 1.0  # after the first failure, doubled at each
     back_off_longest: float = 60.0
@@ -266,6 +266,7 @@ class Supervisor:
         That is when it answers again, or when another may be started in its place. Raises
         ModelStopped when somebody stops it.
         """
+        pauses = self._pauses()
         while (life := self._life) is not None and self._instance is not None:
             if life.unwanted.is_set():
                 raise self._stopped()
@@ -274,7 +275,7 @@ class Supervisor:
             if not life.dying and await self.engine.ready(self._instance.url):
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._timing.poll):  # its death is told by the runtime
+                async with asyncio.timeout(next(pauses)):  # its death is told by the runtime
                     await asyncio.shield(life.gone)
         await asyncio.sleep(max(0.0, self._retry_at - _now()))
 
@@ -540,10 +541,17 @@ class Supervisor:
             raise failures.stalled(self.spec.id, phase, self._timing.stall, log) from None
 
     async def _answers(self, instance: Instance) -> None:
-        pause = self._timing.poll
-        while not await self.engine.ready(instance.url):
+        for pause in self._pauses():
+            if await self.engine.ready(instance.url):
+                return
             await asyncio.sleep(pause)
-            pause = min(pause * 1.2, self._timing.poll_longest)
+
+    def _pauses(self) -> Iterator[float]:
+        """A tenth of the time so far, about: of a short start no large part is lost by it."""
+        pause = self._timing.poll
+        while True:
+            yield pause
+            pause = min(pause * 1.1, self._timing.poll_longest)
 
     async def _read_log(self, instance: Instance, moved: Callable[[Progress], None]) -> None:
         await self.engine.follow(self.launch, instance, moved)
