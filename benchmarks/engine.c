@@ -161,8 +161,8 @@ static void put_text(struct connection *c) {
 }
 
 static void answer_whole(struct connection *c, bool details) {
-    static const char head[] = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-prompt-tokens: 4\r\n"
-                         "content-length: %6zu\r\n\r\n";
+    static const char head[] = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+                               "x-prompt-tokens: 4\r\ncontent-length: %6zu\r\n\r\n";
     size_t begin = c->filled;
     put(c, head, (size_t)0);
     size_t body = c->filled;
