@@ -236,21 +236,23 @@ async def _rest(
     from rest_bridge.server import Embedded
     from rest_bridge.settings import Settings as BridgeSettings
 
-    listener = _listener("REST", settings.host, settings.rest_port)
     channel = Channel(services)
     app = create_app(channel, BridgeSettings(target=target))
     config = uvicorn.Config(
         app, access_log=False, server_header=False, lifespan="off", log_level="warning"
     )
     server = Embedded(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        await server.up.wait()
-        yield f"http://{_address(settings.host, listener.getsockname()[1])}"
-    finally:
-        server.stop()
-        await task
-        await channel.close()
+    with _listener("REST", settings.host, settings.rest_port) as listener:
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await server.up.wait()
+            if task.done():
+                await task  # raises why it does not serve
+            yield f"http://{_address(settings.host, listener.getsockname()[1])}"
+        finally:
+            server.stop()
+            await task
+            await channel.close()
 
 
 def _listener(name: str, host: str, port: int) -> socket.socket:

@@ -20,8 +20,8 @@ Headers = list[tuple[bytes, bytes]]
 class Server(uvicorn.Server):
     """Serves until a signal, or `stop`; made within the loop that it serves in.
 
-    `up` is set once it listens. What uvicorn does in its ticks for `headers`, `callback_notify` and
-    `limit_max_requests` of the configuration is not done.
+    `up` is set once it listens, or has ended. What uvicorn does in its ticks for `headers`,
+    `callback_notify` and `limit_max_requests` of the configuration is not done.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -35,6 +35,13 @@ class Server(uvicorn.Server):
         """Finish the requests that run, and end; a signal handler may call it."""
         self.should_exit = True
         self._loop.call_soon_threadsafe(self._end.set)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve; raises what keeps it from that."""
+        try:
+            await super().serve(sockets)
+        finally:
+            self.up.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+import uvicorn
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
@@ -444,6 +445,19 @@ async def test_two_services_do_not_share_a_grpc_port(service: Serving) -> None:
     rest = httpx.URL(service.service.rest_url or "").port
     with pytest.raises(BindError, match="--rest-port"):
         async with serving(rest_port=rest):
+            pass
+
+
+async def test_a_service_whose_bridge_cannot_serve_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(_: uvicorn.Config) -> None:
+        raise OSError("no more file handles")
+
+    monkeypatch.setattr(uvicorn.Config, "load", load)
+
+    with pytest.raises(OSError, match="no more file handles"):
+        async with serving():
             pass
 
 

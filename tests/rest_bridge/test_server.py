@@ -42,6 +42,17 @@ async def serving() -> AsyncIterator[str]:
         await task
 
 
+async def test_who_waits_for_one_that_cannot_serve_learns_of_it() -> None:
+    config = configured()
+    config.http = "no.such:protocol"
+    running = Embedded(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        task = asyncio.create_task(running.serve([listener]))
+        await running.up.wait()
+
+    assert isinstance(task.exception(), ModuleNotFoundError)
+
+
 class Selector(selectors.DefaultSelector):
     """Tells when its loop has nothing to do, and for how many seconds: None is without end."""
 
