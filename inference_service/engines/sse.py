@@ -78,9 +78,7 @@ async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[
     """
     parser = EventParser()
     try:
-        with closing(await connections.ask("POST", url, msgspec.json.encode(body))) as answer:
-            if answer.status != 200 or answer.content_type != "text/event-stream":
-                raise Refusal(answer.status, await _beginning(answer, _LARGEST_REFUSAL))
+        with closing(await _asked(connections, url, body, "text/event-stream")) as answer:
             async for data in answer:
                 if lines := parser.feed(data):
                     yield lines
@@ -94,12 +92,18 @@ async def fetch(connections: Connections, url: str, body: Any) -> tuple[bytes, d
     Cancelling it closes the connection. Raises what `post` does.
     """
     try:
-        with closing(await connections.ask("POST", url, msgspec.json.encode(body))) as answer:
-            if answer.status != 200 or answer.content_type != "application/json":
-                raise Refusal(answer.status, await _beginning(answer, _LARGEST_REFUSAL))
+        with closing(await _asked(connections, url, body, "application/json")) as answer:
             return await _beginning(answer, _LARGEST_ANSWER), answer.headers
     except OSError as error:
         raise _lost(error) from error
+
+
+async def _asked(connections: Connections, url: str, body: Any, content_type: str) -> Answer:
+    answer = await connections.ask("POST", url, msgspec.json.encode(body))
+    if answer.status == 200 and answer.content_type == content_type:
+        return answer
+    with closing(answer):
+        raise Refusal(answer.status, await _beginning(answer, _LARGEST_REFUSAL))
 
 
 def _lost(error: OSError) -> EngineLost:
