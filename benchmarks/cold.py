@@ -88,7 +88,7 @@ def _text(command: Command, model: str) -> float:
 
 
 def _worker() -> float:
-    weights = Path(catalog.__file__).with_name("models") / "story-mini.gguf"
+    weights = Path(catalog.__file__).with_name("story_mini") / "story-mini.gguf"
     settings = {"LLAMACPP_FILE": str(weights), "LLAMACPP_CONTEXT": "512", "LLAMACPP_SLOTS": "8"}
     began = time.monotonic()
     worker = [sys.executable, "-m", "inference_service.worker"]

@@ -23,12 +23,12 @@ from typing import Any
 
 import msgspec
 
-from inference_service import convert
+from inference_service.api import convert
 from inference_service.catalog import Catalog
 from inference_service.engines import sse
 from inference_service.engines.base import Prompt
-from inference_service.engines.connections import Connections
-from inference_service.engines.tgi import Tgi
+from inference_service.engines.http import Connections
+from inference_service.engines.tgi.engine import Tgi
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge.sse import event
 

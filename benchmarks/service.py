@@ -14,11 +14,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from inference_service import cli, server
+from inference_service.api.servicer import RuntimeChoice
+from inference_service.capacity.claims import GpuShare
 from inference_service.lifecycle import Progress
-from inference_service.placement import GpuShare
 from inference_service.runtimes.base import Exit, Instance, Launch, Runtime
 from inference_service.runtimes.ports import Ports
-from inference_service.servicer import RuntimeChoice
 from inference_service.settings import Settings
 
 CATALOG = Path(__file__).with_name("catalog.toml")

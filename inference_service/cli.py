@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from inference_service import __version__
+from inference_service.capacity.gpus import GpuError
 from inference_service.catalog import CatalogError
 from inference_service.errors import RuntimeUnavailable
-from inference_service.gpus import GpuError
 from inference_service.runtimes.identity import NameTaken
 from inference_service.server import SERVICE, BindError, Service, running
 from inference_service.settings import Settings

@@ -13,27 +13,28 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from inference_service.admission import Admission
+from inference_service.api.convert import Limits
+from inference_service.api.in_process import Channel
+from inference_service.api.methods import Handlers, guarded, handlers
+from inference_service.api.servicer import ModelService, RuntimeChoice
+from inference_service.capacity.admission import Admission
+from inference_service.capacity.claims import place
+from inference_service.capacity.gpus import find
 from inference_service.catalog import Catalog, ModelSpec
-from inference_service.convert import Limits
 from inference_service.engines.base import Engine
 from inference_service.engines.llamacpp import Llamacpp
-from inference_service.engines.tgi import Tgi
+from inference_service.engines.tgi.engine import Tgi
 from inference_service.errors import RuntimeUnavailable
-from inference_service.gpus import find
-from inference_service.handlers import Handlers, guarded, handlers
-from inference_service.in_process import Channel
 from inference_service.lifecycle import State
-from inference_service.manager import Manager, Reload
-from inference_service.placement import place
-from inference_service.runtimes import docker_endpoint, identity
+from inference_service.runtimes import identity
 from inference_service.runtimes.base import Runtime
+from inference_service.runtimes.docker import endpoint
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
-from inference_service.servicer import ModelService, RuntimeChoice
+from inference_service.serving.model import Supervisor, Timing
+from inference_service.serving.models import Manager, Reload
+from inference_service.serving.start_times import StartTimes
 from inference_service.settings import Settings
-from inference_service.start_times import StartTimes
-from inference_service.supervisor import Supervisor, Timing
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
@@ -160,9 +161,9 @@ async def _runtimes(
     if settings.runtime == "process":
         return runtimes, RuntimeChoice("process", "it was asked for")
     try:
-        docker_endpoint.look()
+        endpoint.look()
         # Imported here: the Docker SDK has 7 MB, which a service without Docker need not hold.
-        from inference_service.runtimes import docker
+        from inference_service.runtimes.docker import runtime as docker
 
         runtime = await docker.connect(
             ports,

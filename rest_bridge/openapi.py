@@ -4,8 +4,8 @@ from collections import defaultdict
 from http import HTTPStatus
 from typing import Any
 
+from rest_bridge.bodies import ErrorResponse, Request
 from rest_bridge.errors import rule
-from rest_bridge.models import ErrorResponse, Request
 
 Responses = dict[int | str, dict[str, Any]]
 

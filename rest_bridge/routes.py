@@ -8,9 +8,7 @@ from starlette.requests import Request
 
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge import openapi
-from rest_bridge.body import read_json
-from rest_bridge.errors import BridgeError
-from rest_bridge.models import (
+from rest_bridge.bodies import (
     GenerateRequest,
     GenerateResponse,
     GenerateStreamRequest,
@@ -22,6 +20,8 @@ from rest_bridge.models import (
     StartResponse,
     StopResponse,
 )
+from rest_bridge.body import read_json
+from rest_bridge.errors import BridgeError
 from rest_bridge.service import Service
 from rest_bridge.sse import EventStream, change, event, line
 

@@ -8,13 +8,13 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import EngineLost, LaunchError
 from inference_service.lifecycle import Phase, Progress
-from inference_service.logs import KEPT_LINES, LogBuffer
-from inference_service.placement import GpuNeed, GpuShare
 from inference_service.runtimes.base import Exit, Instance, Launch
+from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 
 
 def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB") -> ModelSpec:

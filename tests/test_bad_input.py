@@ -13,7 +13,7 @@ from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2
 
 from inference_service.v1 import model_service_pb2 as pb
-from tests.serving import Serving, failure, free_ports, serving
+from tests.service import Serving, failure, free_ports, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

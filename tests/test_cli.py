@@ -19,7 +19,7 @@ from inference_service import __version__
 from inference_service.settings import Settings
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
-from tests.serving import failure, free, free_ports
+from tests.service import failure, free, free_ports
 
 EMBEDDED = ("--runtime", "process", "--grpc-port", "0", "--rest-port", "0")
 

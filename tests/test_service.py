@@ -27,7 +27,7 @@ from inference_service.server import BindError
 from inference_service.settings import Settings
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
-from tests.serving import Failure, Serving, failure, free, free_ports, serving
+from tests.service import Failure, Serving, failure, free, free_ports, serving
 from tests.test_cli import children
 
 PROMPT = "Once upon a time"
@@ -754,7 +754,7 @@ async def test_whoever_waits_for_a_turn_is_told_the_place(service: Serving) -> N
 
 async def test_a_reload_restarts_what_has_changed_and_nothing_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
-    weights = Path(inference_service.__file__).parent / "models" / "story-mini.gguf"
+    weights = Path(inference_service.__file__).parent / "story_mini" / "story-mini.gguf"
 
     def write(*entries: tuple[str, str]) -> None:
         path.write_text(

@@ -17,8 +17,8 @@ import httpx
 import pytest
 from docker.errors import NotFound
 
-from inference_service.engines import tgi_download
-from inference_service.gpus import GpuError
+from inference_service.capacity.gpus import GpuError
+from inference_service.engines.tgi import download as tgi_download
 from inference_service.v1 import model_service_pb2 as pb
 from tests.command import command
 from tests.docker import images
@@ -26,7 +26,7 @@ from tests.docker.daemon import Daemon
 from tests.docker.needs import require_engine, require_private_engine, require_registry
 from tests.docker.registry import Registry
 from tests.doubles.hub import Hub
-from tests.serving import Serving, failure, free, free_ports, serving
+from tests.service import Serving, failure, free, free_ports, serving
 
 pytestmark = pytest.mark.docker
 

@@ -8,10 +8,10 @@ import pytest
 
 from inference_service.v1 import model_service_pb2 as pb
 from tests.doubles.hub import Hub
-from tests.serving import free_ports, serving
+from tests.service import free_ports, serving
 
 REPO, FILE = "QuantFactory/gpt2-GGUF", "gpt2.Q8_0.gguf"
-WEIGHTS = Path(__file__).parents[1] / "inference_service" / "models" / "story-mini.gguf"
+WEIGHTS = Path(__file__).parents[1] / "inference_service" / "story_mini" / "story-mini.gguf"
 
 
 @pytest.fixture

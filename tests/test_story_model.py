@@ -9,7 +9,7 @@ import pytest
 
 import inference_service
 
-FILE = Path(inference_service.__file__).parent / "models" / "story-mini.gguf"
+FILE = Path(inference_service.__file__).parent / "story_mini" / "story-mini.gguf"
 CONTROL = 3
 STRING, ARRAY = 8, 9
 # The number types of GGUF by their code, as `struct` spells them.

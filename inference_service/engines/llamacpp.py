@@ -17,7 +17,7 @@ import msgspec
 from inference_service.catalog import LlamacppNeeds, ModelSpec
 from inference_service.engines import sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.engines.connections import Connections
+from inference_service.engines.http import Connections
 from inference_service.errors import (
     EngineFailed,
     EngineLost,

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from inference_service.engines.connections import Answer, Connections
+from inference_service.engines.http import Answer, Connections
 from inference_service.errors import EngineFailed, EngineLost
 
 _BEGIN = b"\n\ndata:"  # of an event, with the end of the one before

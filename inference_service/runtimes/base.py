@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import Gpus
 from inference_service.lifecycle import Progress
-from inference_service.logs import KEPT_LINES
-from inference_service.placement import GpuNeed, GpuShare
+from inference_service.runtimes.logs import KEPT_LINES
 
 # What every engine gets of this service's own environment.
 HUB_ENV = ("HF_TOKEN", "HF_ENDPOINT")

@@ -15,13 +15,13 @@ import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from inference_service.capacity.claims import GpuShare
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
-from inference_service.logs import KEPT_LINES, LogBuffer
-from inference_service.placement import GpuShare
 from inference_service.runtimes import identity
 from inference_service.runtimes.base import Exit, Launch
 from inference_service.runtimes.completion import completed
+from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 from inference_service.runtimes.ports import Ports
 
 _LINE_LIMIT = 1 << 20

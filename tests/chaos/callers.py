@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2
 
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
-from tests.serving import failure
+from tests.service import failure
 
 Kind = Literal["Generate", "GenerateStream", "/generate", "/generate_stream"]
 

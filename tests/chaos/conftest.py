@@ -15,7 +15,7 @@ from docker import DockerClient
 from tests.chaos.leftovers import left_behind
 from tests.chaos.report import Report, Row
 from tests.chaos.trial import Trial, new_client
-from tests.serving import free_ports
+from tests.service import free_ports
 
 _REPORT = pytest.StashKey[Report]()
 _MODEL = f"chaos-{os.getpid()}"

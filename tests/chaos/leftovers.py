@@ -13,7 +13,7 @@ from pathlib import Path
 
 import docker
 
-from tests.serving import free
+from tests.service import free
 
 Held = Counter[str]
 

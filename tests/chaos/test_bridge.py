@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.callers import LOST, TEXT
 from tests.chaos.conftest import Faulty
 from tests.chaos.trial import ENDLESS, SHORT
-from tests.serving import Serving, free, free_ports
+from tests.service import Serving, free, free_ports
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 

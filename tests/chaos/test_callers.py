@@ -12,7 +12,7 @@ from inference_service.v1 import model_service_pb2 as pb
 from tests.chaos.callers import STREAMS, TEXT
 from tests.chaos.conftest import Faulty
 from tests.chaos.trial import ENDLESS, SHORT, Trial
-from tests.serving import Serving
+from tests.service import Serving
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 

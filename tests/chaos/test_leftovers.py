@@ -12,7 +12,7 @@ from docker import DockerClient
 from tests.chaos.leftovers import held
 from tests.chaos.report import Row
 from tests.chaos.trial import Trial, new_client
-from tests.serving import free_ports
+from tests.service import free_ports
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 

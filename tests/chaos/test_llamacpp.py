@@ -11,7 +11,7 @@ from tests.chaos.callers import STREAMS
 from tests.chaos.conftest import Faulty
 from tests.chaos.trial import PROMPT, Trial
 from tests.runtimes.processes import with_variable
-from tests.serving import Serving
+from tests.service import Serving
 
 pytestmark = [
     pytest.mark.docker,

@@ -18,7 +18,7 @@ from tests.chaos.callers import ALL, LOST, STREAMS, Crowd, Kind
 from tests.chaos.conftest import Faulty
 from tests.chaos.trial import ENDLESS, SHORT, Trial
 from tests.command import Command, command
-from tests.serving import serving
+from tests.service import serving
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 

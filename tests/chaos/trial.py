@@ -18,7 +18,7 @@ from inference_service.v1 import model_service_pb2 as pb
 from tests.chaos.callers import ALL, TEXT, Crowd, Kind
 from tests.chaos.leftovers import Held, held, left_behind
 from tests.chaos.report import Row
-from tests.serving import Serving, serving
+from tests.service import Serving, serving
 
 PROMPT = "Once upon a time"
 ENDLESS = {"prompt": f"[[no_eos]] {PROMPT}", "max_new_tokens": 900}

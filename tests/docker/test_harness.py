@@ -113,7 +113,7 @@ def test_tgi_double_serves_on_port_80_and_ends_on_request(client: DockerClient) 
 
 def complete(client: DockerClient, image: str) -> str:
     """Start of a story, by a container as bare as inference-service makes it."""
-    models = str(images.REPOSITORY / "inference_service" / "models")
+    models = str(images.REPOSITORY / "inference_service" / "story_mini")
     options = {
         "environment": {"LLAMACPP_FILE": "/models/story-mini.gguf"},
         "volumes": {models: {"bind": "/models", "mode": "ro"}},

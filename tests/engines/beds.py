@@ -14,7 +14,7 @@ import aiohttp
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines.base import Chunk, Engine, Finish, Prompt
 from inference_service.engines.llamacpp import Llamacpp
-from inference_service.engines.tgi import Tgi
+from inference_service.engines.tgi.engine import Tgi
 from inference_service.runtimes.base import Instance
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime

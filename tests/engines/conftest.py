@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from inference_service.engines import connections
+from inference_service.engines import http as connections
 from inference_service.runtimes.ports import Ports
 from tests.engines import beds
 from tests.engines.beds import Bed

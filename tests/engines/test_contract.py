@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from inference_service.engines import tgi_log
 from inference_service.engines.base import FinishReason, Prompt
 from inference_service.engines.llamacpp import Llamacpp
-from inference_service.engines.tgi import Tgi
+from inference_service.engines.tgi import log as tgi_log
+from inference_service.engines.tgi.engine import Tgi
 from inference_service.errors import (
     EngineFailed,
     EngineLost,

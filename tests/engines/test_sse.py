@@ -10,7 +10,7 @@ from contextlib import aclosing
 import pytest
 
 from inference_service.engines import sse
-from inference_service.engines.connections import Connections
+from inference_service.engines.http import Connections
 from inference_service.errors import EngineFailed, EngineLost
 from tests.engines.scripted import plain, serving, stream
 

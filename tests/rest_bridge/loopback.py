@@ -10,8 +10,8 @@ import uvicorn
 from grpc_health.v1 import health, health_pb2_grpc
 from starlette.types import ASGIApp
 
-from inference_service import in_process
-from inference_service.handlers import handlers
+from inference_service.api import in_process
+from inference_service.api.methods import handlers
 from inference_service.server import SERVICE
 from inference_service.v1.model_service_pb2_grpc import (
     ModelServiceServicer,

@@ -18,7 +18,7 @@ from docker import DockerClient
 from docker.errors import NotFound
 
 from inference_service.runtimes.base import Exit, Instance, Launch, Runtime
-from inference_service.runtimes.docker import DockerRuntime
+from inference_service.runtimes.docker.runtime import DockerRuntime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
 from tests.docker import building, images

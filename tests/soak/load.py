@@ -14,7 +14,7 @@ import httpx
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.chaos.callers import ALL, STREAMS, TEXT, Caller, Kind
-from tests.serving import failure
+from tests.service import failure
 
 PROMPT = "Once upon a time"
 

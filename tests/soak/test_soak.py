@@ -21,7 +21,7 @@ from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.command import Command, command
 from tests.docker import images
 from tests.docker.daemon import answers
-from tests.serving import free_ports
+from tests.service import free_ports
 from tests.soak.flatness import Trend, trend
 from tests.soak.load import Load
 
@@ -88,7 +88,7 @@ def rise(samples: list[Sample], name: str) -> Trend:
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """Two embedded models and, where Docker answers, TGI's double, of which one fits at a time."""
-    weights = Path(catalog.__file__).with_name("models") / "story-mini.gguf"
+    weights = Path(catalog.__file__).with_name("story_mini") / "story-mini.gguf"
     path = tmp_path / "catalog.toml"
     entry = '[[models]]\nid = "{0}"\nhf_name = "{0}"\ncontext_length = 512\n[models.{1}]\n'
     entry += 'memory = "256MiB"\nweights = {2}\n'

@@ -14,7 +14,7 @@ import pytest
 
 from tests.doubles.hub import Hub
 
-STORY = Path(__file__).parents[2] / "inference_service" / "models" / "story-mini.gguf"
+STORY = Path(__file__).parents[2] / "inference_service" / "story_mini" / "story-mini.gguf"
 
 Event = dict[str, Any]
 

@@ -1,0 +1,108 @@
+"""A container that runs, followed by one thread for its log and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from docker.errors import APIError, NotFound
+from docker.models.containers import Container
+
+from inference_service.errors import RuntimeUnavailable
+from inference_service.runtimes.base import Exit, Launch
+from inference_service.runtimes.docker.calls import UNAVAILABLE, Calls
+from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
+
+_RETRY = 0.5  # seconds between two looks for a daemon that is away
+
+
+class DockerInstance:
+    """One engine container, on `port` of 127.0.0.1.
+
+    The log of a container ends when the container does, and quietly when the daemon goes away; so
+    the thread reads the log, then asks whether the container still runs, and reads on if it does.
+    """
+
+    def __init__(self, container: Container, launch: Launch, port: int, calls: Calls) -> None:
+        self.name = str(container.name)
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._container = container
+        self._calls = calls
+        self._log = LogBuffer(launch.secrets())
+        self._loop = asyncio.get_running_loop()
+        self._exit: asyncio.Future[Exit] = self._loop.create_future()
+        self._left = threading.Event()
+        threading.Thread(target=self._follow, name=f"follow-{self.name}", daemon=True).start()
+
+    async def wait(self) -> Exit:
+        """Return when the container has ended and its log is complete."""
+        return await asyncio.shield(self._exit)
+
+    def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
+        """Follow its output."""
+        return self._log.follow(last)
+
+    def tail(self, count: int) -> tuple[str, ...]:
+        """The last lines of its output."""
+        return self._log.tail(count)
+
+    async def disk_usage(self, paths: Sequence[str]) -> int | None:
+        """What `du` says in the container, whose volume need not be a folder of this machine."""
+        command = ["du", "-ck", "--", *paths]
+        try:
+            done = await self._calls.call(self._container.exec_run, command, stderr=False)
+        except (APIError, RuntimeUnavailable):
+            return None
+        assert isinstance(done.output, bytes)
+        total = done.output.rstrip().rpartition(b"\n")[2].partition(b"\t")[0]
+        return int(total) * 1024 if total.isdigit() else None
+
+    def leave(self) -> None:
+        """Stop following: the container is about to be removed."""
+        self._left.set()
+        self._finish(Exit(None))
+
+    def _follow(self) -> None:
+        since = 0.0
+        while not self._left.is_set():
+            try:
+                self._read(since)
+                since = time.time()
+                if (ended := self._ended()) is not None:
+                    self._tell(self._finish, ended)
+                    return
+            except NotFound:
+                self._tell(self._finish, Exit(None))
+                return
+            except (APIError, *UNAVAILABLE):
+                self._left.wait(_RETRY)
+
+    def _read(self, since: float) -> None:
+        rest = b""
+        for data in self._container.logs(
+            stream=True, follow=True, since=since or None, tail=KEPT_LINES
+        ):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._tell(self._log.append, line.decode(errors="replace").rstrip())
+        if rest:
+            self._tell(self._log.append, rest.decode(errors="replace").rstrip())
+
+    def _ended(self) -> Exit | None:
+        self._container.reload()
+        state = self._container.attrs["State"]
+        if state["Running"]:
+            return None
+        return Exit(int(state["ExitCode"]), bool(state["OOMKilled"]))
+
+    def _finish(self, exit: Exit) -> None:
+        self._log.close()
+        if not self._exit.done():
+            self._exit.set_result(exit)
+
+    def _tell(self, function: Callable[..., None], *args: object) -> None:
+        if not self._left.is_set() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)

@@ -1,0 +1,141 @@
+"""Errors of the service, as statuses of gRPC: the one table."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+import inference_service
+from inference_service import errors
+from inference_service.api.statuses import DOMAIN, rule, status_of
+from inference_service.errors import ServiceError
+from inference_service.v1.errors_pb2 import ErrorReason
+
+REASONS = [v.name.removeprefix("ERROR_REASON_") for v in ErrorReason.DESCRIPTOR.values][1:]
+OF_THE_BRIDGE = {"REQUEST_TOO_LARGE", "SERVICE_UNREACHABLE"}
+
+
+def kinds(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    """The error and all below it, but for those that callers are told as another."""
+    if "reason" in vars(base):
+        yield base
+    for kind in base.__subclasses__():
+        yield from kinds(kind)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_has_a_rule(reason: str) -> None:
+    found = rule(reason)
+
+    assert found.code in {code for code in code_pb2.Code.values() if code}
+    assert 400 <= found.http_status < 600
+    assert found.action.endswith(".")
+    assert found.code_after_first_token in (code_pb2.OK, code_pb2.ABORTED)
+
+
+def test_an_unknown_reason_has_no_rule() -> None:
+    with pytest.raises(KeyError):
+        rule("NONSENSE")
+
+
+def test_the_reasons_of_the_errors_are_those_of_the_proto() -> None:
+    assert {kind.reason for kind in kinds()} == set(REASONS) - OF_THE_BRIDGE
+
+
+def test_every_error_has_a_reason_of_its_own() -> None:
+    reasons = [kind.reason for kind in kinds()]
+
+    assert len(set(reasons)) == len(reasons)
+
+
+@pytest.mark.parametrize("kind", list(kinds())[1:])
+def test_every_error_is_raised_somewhere(kind: type[ServiceError]) -> None:
+    package = Path(inference_service.__file__).parent
+    sources = set(package.rglob("*.py")) - {Path(inspect.getfile(errors))}
+
+    assert any(f"{kind.__name__}(" in source.read_text() for source in sources)
+
+
+def details(status: status_pb2.Status, *kinds: type[Message]) -> list[Message]:
+    """The details, which must be of these kinds, in this order."""
+    found = [kind() for kind in kinds]
+    assert len(found) == len(status.details)
+    assert all(p.Unpack(message) for p, message in zip(status.details, found, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("kind", list(kinds()))
+def test_a_status_has_the_code_the_message_and_one_error_info(kind: type[ServiceError]) -> None:
+    status = status_of(kind("it went wrong", metadata={"model_id": "tiny", "exit_code": 137}))
+
+    assert (status.code, status.message) == (rule(kind.reason).code, "it went wrong")
+    [info] = details(status, error_details_pb2.ErrorInfo)
+    assert info == error_details_pb2.ErrorInfo(
+        reason=kind.reason,
+        domain=DOMAIN,
+        metadata={"model_id": "tiny", "exit_code": "137"},
+    )
+
+
+def test_a_status_has_all_that_an_error_knows() -> None:
+    error = errors.InvalidParameter("top_k is odd", field="top_k", retry_after=1.25, log=["a", "b"])
+
+    _, bad, retry, debug = details(
+        status_of(error),
+        error_details_pb2.ErrorInfo,
+        error_details_pb2.BadRequest,
+        error_details_pb2.RetryInfo,
+        error_details_pb2.DebugInfo,
+    )
+
+    assert bad == error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field="top_k", description="top_k is odd")
+        ]
+    )
+    delay = duration_pb2.Duration(seconds=1, nanos=250_000_000)
+    assert retry == error_details_pb2.RetryInfo(retry_delay=delay)
+    assert debug == error_details_pb2.DebugInfo(stack_entries=["a", "b"])
+
+
+def test_a_retry_at_once_is_told_too() -> None:
+    _, retry = details(
+        status_of(errors.EngineOverloaded("busy", retry_after=0)),
+        error_details_pb2.ErrorInfo,
+        error_details_pb2.RetryInfo,
+    )
+
+    assert retry == error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration())
+
+
+@pytest.mark.parametrize("reason", sorted({kind.reason for kind in kinds()}))
+def test_the_code_after_the_first_token_is_that_of_the_rule(reason: str) -> None:
+    [kind] = [kind for kind in kinds() if kind.reason == reason]
+    aborts = reason in {"MODEL_STOPPED", "SHUTTING_DOWN", "ENGINE_FAILED"}
+
+    before = status_of(kind("no", metadata={"sent_token_count": 0}))
+    after = status_of(kind("no", metadata={"sent_token_count": 1}))
+
+    assert before.code == rule(reason).code
+    assert after.code == (code_pb2.ABORTED if aborts else rule(reason).code)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        pytest.param(["a", "b"], ["a", "b"], id="all of it"),
+        pytest.param(["a" * 700, "b" * 700, "c" * 700], ["b" * 700, "c" * 700], id="what fits"),
+        pytest.param(["x", "é" * 5000], ["x", "é" * 373 + "..."], id="no half of a character"),
+    ],
+)
+def test_the_last_lines_of_a_log_are_told(given: list[str], kept: list[str]) -> None:
+    status = status_of(errors.StartFailed("no", log=given))
+
+    _, debug = details(status, error_details_pb2.ErrorInfo, error_details_pb2.DebugInfo)
+    assert debug == error_details_pb2.DebugInfo(stack_entries=kept)

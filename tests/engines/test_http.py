@@ -1,0 +1,477 @@
+"""Connections to engines, with servers that do as each test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+
+import pytest
+
+from inference_service.engines import http as module
+from inference_service.engines.http import Answer, Connections
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+Reader = asyncio.StreamReader
+Writer = asyncio.StreamWriter
+Script = Callable[["Server", Reader, Writer], Awaitable[None]]
+
+
+class Server:
+    """Follows the next script on each connection that is made."""
+
+    def __init__(self, scripts: tuple[Script, ...]) -> None:
+        self._scripts = list(scripts)
+        self.url = ""
+        self.heads: list[bytes] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def connected(self, reader: Reader, writer: Writer) -> None:
+        self.tasks.append(asyncio.create_task(self._follow(self._scripts.pop(0), reader, writer)))
+
+    async def _follow(self, script: Script, reader: Reader, writer: Writer) -> None:
+        try:
+            await script(self, reader, writer)
+        finally:
+            writer.close()
+
+    async def asked(self, reader: Reader) -> bytes:
+        """The body of the next request."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head)
+        length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
+        return await reader.readexactly(length)
+
+
+@asynccontextmanager
+async def serving(*scripts: Script, host: str = "127.0.0.1") -> AsyncGenerator[Server]:
+    """A server whose scripts must all have been followed, to their ends."""
+    served = Server(scripts)
+    listener = await asyncio.start_server(served.connected, host, 0)
+    shown = f"[{host}]" if ":" in host else host
+    served.url = f"http://{shown}:{listener.sockets[0].getsockname()[1]}"
+    async with listener:
+        yield served
+        async with asyncio.timeout(20):
+            await asyncio.gather(*served.tasks)
+    assert not served._scripts
+
+
+@pytest.fixture
+async def connections() -> AsyncIterator[Connections]:
+    connections = Connections(keep_alive=True)
+    yield connections
+    await connections.aclose()
+
+
+@pytest.fixture
+def endlessly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More is waited for as long as more can come."""
+    monkeypatch.setattr(module, "_TOGETHER", 3600)
+
+
+async def once(served: Server, reader: Reader, writer: Writer) -> None:
+    await served.asked(reader)
+    writer.write(OK)
+
+
+async def answers_and_waits(served: Server, reader: Reader, writer: Writer) -> None:
+    await once(served, reader, writer)
+    assert await reader.read() == b""  # it is the client that closes
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+async def body(answer: Answer) -> bytes:
+    with closing(answer):
+        return b"".join([data async for data in answer])
+
+
+async def test_a_connection_is_used_again(connections: Connections) -> None:
+    async def twice(served: Server, reader: Reader, writer: Writer) -> None:
+        for _ in range(2):
+            assert await served.asked(reader) == b'{"a":1}'
+            writer.write(OK)
+
+    async with serving(twice) as served:
+        for path in ("/one", "/two?x=1"):
+            answer = await connections.ask("POST", served.url + path, b'{"a":1}')
+            assert await body(answer) == b"ok"
+
+    host = served.url.removeprefix("http://").encode()
+    assert served.heads == [
+        b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n"
+        b"content-length: 7\r\n\r\n" % (path, host)
+        for path in (b"/one", b"/two?x=1")
+    ]
+
+
+async def test_without_keep_alive_each_request_has_its_own() -> None:
+    connections = Connections(keep_alive=False)
+    async with serving(answers_and_waits, answers_and_waits) as served:
+        for _ in range(2):
+            assert await body(await connections.ask("GET", served.url)) == b"ok"
+
+    assert all(b"\r\nconnection: close\r\n" in head for head in served.heads)
+    assert served.heads[0].startswith(b"GET / HTTP/1.1\r\n")
+
+
+async def test_two_requests_at_once_have_two_connections(connections: Connections) -> None:
+    both = asyncio.Barrier(2)
+
+    async def once(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        await both.wait()
+        writer.write(OK)
+
+    async with serving(once, once) as served:
+        answers = await asyncio.gather(*(connections.ask("GET", served.url) for _ in range(2)))
+        assert [await body(answer) for answer in answers] == [b"ok", b"ok"]
+
+
+async def test_a_kept_connection_that_is_closed_meanwhile_is_not_used(
+    connections: Connections,
+) -> None:
+    gone = asyncio.Event()
+
+    async def once(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(OK)
+        await gone.wait()
+
+    async with serving(once, once) as served:
+        assert await body(await connections.ask("GET", served.url)) == b"ok"
+        gone.set()
+        await served.tasks[0]
+        await asyncio.sleep(0.05)  # the client's side may or may not know by now: both must do
+        assert await body(await connections.ask("GET", served.url)) == b"ok"
+
+
+async def test_a_request_on_a_kept_connection_that_is_closed_unread_is_sent_again(
+    connections: Connections,
+) -> None:
+    async def closes(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(OK)
+        await reader.readexactly(1)
+
+    async def once(served: Server, reader: Reader, writer: Writer) -> None:
+        assert await served.asked(reader) == b"again"
+        writer.write(OK)
+
+    async with serving(closes, once) as served:
+        assert await body(await connections.ask("POST", served.url, b"first")) == b"ok"
+        assert await body(await connections.ask("POST", served.url, b"again")) == b"ok"
+
+
+async def test_a_new_connection_that_is_closed_unread_is_an_error(
+    connections: Connections,
+) -> None:
+    async def closes(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+
+    async with serving(closes) as served:
+        with pytest.raises(ConnectionResetError, match="the engine closed the connection"):
+            await connections.ask("GET", served.url)
+
+
+async def test_nobody_there_is_an_error(connections: Connections) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    with pytest.raises(ConnectionRefusedError):
+        await connections.ask("GET", url)
+
+
+async def test_one_who_does_not_accept_is_an_error(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CONNECT", 0.1)
+    with socket.socket() as listener, socket.socket() as fills:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fills.connect(listener.getsockname())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        with pytest.raises(TimeoutError, match=r"127\.0\.0\.1:\d+ does not accept a connection"):
+            await connections.ask("GET", url)
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+async def test_an_answer_is_the_same_wherever_it_is_split(
+    connections: Connections, size: int
+) -> None:
+    data = (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    )
+
+    async def split(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        for at in range(0, len(data), size):
+            writer.write(data[at : at + size])
+            await asyncio.sleep(0)
+
+    async with serving(split) as served:
+        answer = await connections.ask("GET", served.url)
+        assert (answer.status, answer.content_type) == (503, "text/event-stream")
+        assert await body(answer) == b"abcde"
+
+
+async def test_what_follows_is_gathered_until_the_end(
+    connections: Connections, endlessly: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: asyncio.Queue[bytes] = asyncio.Queue()
+    feed = Answer.feed
+
+    def told(answer: Answer, data: bytes) -> None:
+        feed(answer, data)
+        fed.put_nowait(data)
+
+    monkeypatch.setattr(Answer, "feed", told)
+    steps = [asyncio.Event() for _ in range(3)]
+
+    async def slow(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc")
+        for step, piece in zip(steps, [b"de", b"fg", b"hi"], strict=True):
+            await step.wait()
+            writer.write(piece)
+
+    async with serving(slow) as served:
+        with closing(await connections.ask("GET", served.url)) as answer:
+            assert await anext(answer) == b"abc"
+            rest = asyncio.create_task(anext(answer))
+            await fed.get()
+            for step in steps:
+                assert not rest.done()
+                step.set()
+                await fed.get()
+            assert await rest == b"defghi"
+            with pytest.raises(StopAsyncIteration):
+                await anext(answer)
+
+
+async def test_it_is_gathered_for_a_moment_only(connections: Connections) -> None:
+    async def slow(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\nabc")
+        for read in reads:
+            await read.wait()
+            writer.write(b"def")
+        assert await reader.read() == b""  # it is the client that closes
+
+    reads = [asyncio.Event() for _ in range(2)]
+    async with serving(slow) as served:
+        with closing(await connections.ask("GET", served.url)) as answer:
+            assert await anext(answer) == b"abc"
+            for read in reads:
+                read.set()
+                assert await anext(answer) == b"def"
+
+
+async def test_what_has_come_is_given_at_once_and_before_the_error_that_ends_it(
+    connections: Connections, endlessly: None
+) -> None:
+    read = asyncio.Event()
+
+    async def cut(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc")
+        await read.wait()
+        writer.write(b"def")
+
+    async with serving(cut) as served:
+        answer = await connections.ask("GET", served.url)
+        with closing(answer):
+            assert await anext(answer) == b"abc"
+            read.set()
+            await served.tasks[0]
+            assert await anext(answer) == b"def"
+            with pytest.raises(ConnectionAbortedError, match="the engine closed the connection"):
+                await anext(answer)
+
+
+async def test_what_has_come_with_an_error_is_given_before_it(connections: Connections) -> None:
+    async def garbles(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        await begun.wait()
+        writer.write(b"3\r\nabc\r\nno number\r\n")
+
+    begun = asyncio.Event()
+    async with serving(garbles) as served:
+        with closing(await connections.ask("GET", served.url)) as answer:
+            begun.set()
+            assert await anext(answer) == b"abc"
+            with pytest.raises(ConnectionAbortedError, match="is no HTTP"):
+                await anext(answer)
+
+
+async def test_a_body_without_a_length_ends_with_the_connection(connections: Connections) -> None:
+    async def unframed(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nabc")
+
+    async with serving(unframed) as served:
+        assert await body(await connections.ask("GET", served.url)) == b"abc"
+
+
+@pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"])
+async def test_what_is_no_http_is_an_error(connections: Connections, data: bytes) -> None:
+    async def other(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(data)
+        await reader.read()
+
+    async with serving(other) as served:
+        with pytest.raises(ConnectionAbortedError, match="is no HTTP"):
+            await connections.ask("GET", served.url)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["with it", "after it"])
+async def test_a_connection_that_says_more_than_the_answer_is_closed(
+    connections: Connections, late: bool
+) -> None:
+    more = asyncio.Event()
+
+    async def chatters(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        if late:
+            writer.write(OK)
+            await more.wait()
+            writer.write(OK)
+        else:
+            writer.write(OK + OK)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+
+    async with serving(chatters, once) as served:
+        assert await body(await connections.ask("GET", served.url)) == b"ok"
+        more.set()
+        async with asyncio.timeout(5):  # long before it would be closed for want of use
+            await served.tasks[0]
+        assert await body(await connections.ask("GET", served.url)) == b"ok"
+
+
+async def test_a_connection_of_which_the_engine_says_that_it_closes_is_not_kept(
+    connections: Connections,
+) -> None:
+    async def once(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+        assert await reader.read() == b""
+
+    async with serving(once, once) as served:
+        for _ in range(2):
+            assert await body(await connections.ask("GET", served.url)) == b"ok"
+
+
+async def test_a_connection_is_used_again_although_nobody_has_read_the_answer(
+    connections: Connections,
+) -> None:
+    large = b"x" * (module._AHEAD + 1)
+
+    async def twice(served: Server, reader: Reader, writer: Writer) -> None:
+        for _ in range(2):
+            await served.asked(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(large) + large)
+
+    async with serving(twice) as served:
+        with closing(await connections.ask("GET", served.url)) as answer:
+            while not answer._ended:  # noqa: ASYNC110  # there is no event for that
+                await asyncio.sleep(0)
+        assert await body(await connections.ask("GET", served.url)) == large
+
+
+async def test_closing_an_answer_that_goes_on_closes_the_connection(
+    connections: Connections,
+) -> None:
+    async def goes_on(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        assert await reader.read() == b""
+
+    async with serving(goes_on) as served:
+        with closing(await connections.ask("GET", served.url)) as answer:
+            assert await anext(answer) == b"abc"
+
+
+async def test_cancelling_the_request_closes_the_connection(connections: Connections) -> None:
+    asked = asyncio.Event()
+
+    async def silent(served: Server, reader: Reader, writer: Writer) -> None:
+        await served.asked(reader)
+        asked.set()
+        assert await reader.read() == b""
+
+    async with serving(silent) as served:
+        asking = asyncio.create_task(connections.ask("GET", served.url))
+        await asked.wait()
+        asking.cancel()
+
+
+async def test_a_slow_reader_holds_the_engine_up(connections: Connections, endlessly: None) -> None:
+    piece = b"x" * 65536
+    sent = 0
+    full = asyncio.Event()
+    total = 1000
+
+    async def eager(served: Server, reader: Reader, writer: Writer) -> None:
+        nonlocal sent
+        await served.asked(reader)
+        head = f"HTTP/1.1 200 OK\r\ncontent-length: {total * len(piece)}\r\n\r\n"
+        writer.write(head.encode())
+        for _ in range(total):
+            writer.write(piece)
+            try:
+                async with asyncio.timeout(1):
+                    await writer.drain()
+            except TimeoutError:
+                full.set()
+                await writer.drain()
+            sent += 1
+
+    async with serving(eager) as served:
+        with closing(await connections.ask("GET", served.url)) as answer:
+            await full.wait()
+            held = sum(map(len, answer._body))
+            assert sent < total  # what lies between is the kernel's, and that of the server here
+            assert held <= module._AHEAD + 256 * 1024  # what one read of asyncio brings at most
+            assert sum([len(data) async for data in answer]) == total * len(piece)
+
+
+async def test_a_connection_is_not_kept_for_ever(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_KEPT", 0.05)
+
+    async with serving(answers_and_waits, answers_and_waits) as served:
+        answers = [await connections.ask("GET", served.url) for _ in range(2)]
+        assert [await body(answer) for answer in answers] == [b"ok", b"ok"]
+
+
+async def test_closing_closes_what_is_kept_and_keeps_nothing_more(
+    connections: Connections,
+) -> None:
+    async with serving(answers_and_waits, answers_and_waits) as served:
+        first, second = [await connections.ask("GET", served.url) for _ in range(2)]
+        assert await body(first) == b"ok"
+        await connections.aclose()
+        await served.tasks[0]
+        assert await body(second) == b"ok"
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+async def test_an_address_may_be_one_of_ipv6(connections: Connections) -> None:
+    async with serving(once, host="::1") as served:
+        assert await body(await connections.ask("GET", served.url)) == b"ok"

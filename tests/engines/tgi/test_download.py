@@ -1,0 +1,213 @@
+"""The bytes of a download, of which TGI's log says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from inference_service.engines.tgi import download as tgi_download
+from inference_service.engines.tgi.engine import Tgi
+from inference_service.lifecycle import Phase, Progress
+from tests.doubles.hub import Hub
+from tests.engines.beds import tgi_spec
+from tests.fakes import FakeInstance
+
+REPO = "some/model"
+ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tgi_download, "_PAUSE", 0.005)
+
+
+@pytest.fixture
+async def hub() -> AsyncGenerator[Hub]:
+    """A hub whose model has 6000 bytes of weights, among much else."""
+    async with Hub() as hub:
+        sizes = {ONE: 4000, TWO: 2000, "pytorch_model.bin": 5000, "training_args.bin": 300}
+        sizes |= {"config.json": 20, "onnx/model.safetensors": 900, "args.safetensors": 10}
+        for name, size in sizes.items():
+            hub.add(REPO, name, bytes([size % 256]) * size)
+        yield hub
+
+
+class Start:
+    """A start of TGI that a test plays, as far as it is told."""
+
+    def __init__(self) -> None:
+        self.instance = FakeInstance("tgi-model", 8080)
+        self.paths: list[str] = []
+        self.told: list[Progress] = []
+        self.looked = asyncio.Event()
+        self._more = asyncio.Event()
+
+        async def disk_usage(paths: list[str]) -> int | None:
+            self.paths = paths
+            self.looked.set()
+            return self.instance.usage
+
+        self.instance.disk_usage = disk_usage  # type: ignore[method-assign, assignment]
+
+    def moved(self, progress: Progress) -> None:
+        self.told.append(progress)
+        self._more.set()
+
+    def log(self, message: str) -> None:
+        """Write a line as the launcher does."""
+        self.instance.log.append(json.dumps({"level": "INFO", "fields": {"message": message}}))
+
+    async def tells(self, **facts: object) -> Progress:
+        """The next progress with these fields; what was told before it is forgotten."""
+        while True:
+            while self.told:
+                said = self.told.pop(0)
+                if all(getattr(said, name) == fact for name, fact in facts.items()):
+                    assert said.phase is Phase.DOWNLOADING_WEIGHTS
+                    return said
+            self._more.clear()
+            await self._more.wait()
+
+
+@asynccontextmanager
+async def starting(env: Mapping[str, str]) -> AsyncGenerator[Start]:
+    engine, start = Tgi(""), Start()
+    launch = engine.launch(tgi_spec())
+    launch = replace(launch, env={**launch.env, **env})
+    following = asyncio.create_task(engine.follow(launch, start.instance, start.moved))
+    try:
+        yield start
+        start.instance.log.close()
+        await following
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        await engine.aclose()
+
+
+async def test_bytes_are_told_with_their_total_and_the_files(hub: Hub) -> None:
+    async with starting({"HF_ENDPOINT": hub.url}) as start:
+        start.log("Starting check and download process for some/model")
+        start.log(f"Download file: {ONE}")
+        start.instance.usage = 1024
+        first = await start.tells(unit="bytes")
+        assert (first.completed, first.total, first.fraction) == (1024, 6000, 1024 / 6000)
+        assert first.message == f"Download file: {ONE}"
+
+        start.log("Download: [1/2] -- ETA: 0:01:02")
+        assert await start.tells(message="Download: [1/2] -- ETA: 0:01:02") == replace(
+            first, message="Download: [1/2] -- ETA: 0:01:02"
+        )
+        start.log(f"Download file: {TWO}")
+        start.instance.usage = 5120
+        second = await start.tells(completed=5120)
+        assert second.message == f"Download file: {TWO} (1 of 2 files)"
+
+        start.instance.usage = 8192  # whole blocks, of which the last are not full
+        assert (await start.tells(completed=6000)).fraction == 1.0
+
+
+async def test_what_comes_faster_than_a_look_is_told_at_its_end(hub: Hub) -> None:
+    async with starting({"HF_ENDPOINT": hub.url}) as start:
+        start.log(f"Download file: {ONE}")
+        start.instance.usage = 1
+        await start.tells(total=6000)
+        start.instance.usage = None
+        start.log("Download: [2/2] -- ETA: 0")
+        assert (await start.tells(completed=6000)).fraction == 1.0
+
+
+async def test_the_files_are_looked_for_where_they_are_as_the_hub_names_them(hub: Hub) -> None:
+    async with starting({"HF_ENDPOINT": hub.url, "HF_HOME": "/cache"}) as start:
+        start.log("Download file: pytorch_model.bin")
+        start.instance.usage = 1024
+        assert (await start.tells(unit="bytes")).total == 5000
+
+    (blob, partial) = start.paths
+    assert partial == f"{blob}.incomplete"
+    assert blob.startswith("/cache/hub/models--some--model/blobs/")
+    assert len(blob.rpartition("/")[2]) == 64
+
+
+@pytest.mark.parametrize("token", ["good", "bad"])
+async def test_a_gated_model_needs_the_token(hub: Hub, token: str) -> None:
+    hub.repositories[REPO].gated = True
+    hub.tokens.add("good")
+    async with starting({"HF_ENDPOINT": hub.url, "HF_TOKEN": token}) as start:
+        start.log(f"Download file: {ONE}")
+        start.instance.usage = 1024
+        told = await start.tells(unit="bytes")
+
+    assert (told.total, told.fraction) == ((6000, 1024 / 6000) if token == "good" else (0, None))
+
+
+@pytest.mark.parametrize("fault", ["refuses", "fails", "is no hub"])
+async def test_without_the_hub_there_are_bytes_without_a_total(hub: Hub, fault: str) -> None:
+    match fault:
+        case "refuses":
+            await hub.refuse()
+        case "fails":
+            hub.status = 500
+        case _:
+            hub.status = 200
+    async with starting({"HF_ENDPOINT": hub.url}) as start:
+        start.log(f"Download file: {ONE}")
+        start.instance.usage = 2048
+        first = await start.tells(unit="bytes")
+        assert (first.completed, first.total, first.fraction) == (2048, 0, None)
+        assert start.paths == ["/data/hub/models--some--model/blobs"]
+
+        start.log("Download: [1/2] -- ETA: 0:01:02")
+        assert (await start.tells(fraction=0.5)).completed == 2048
+
+
+@pytest.mark.parametrize("usage", [None, 0])
+async def test_where_bytes_cannot_be_counted_files_are(hub: Hub, usage: int | None) -> None:
+    async with starting({"HF_ENDPOINT": hub.url}) as start:
+        start.instance.usage = usage
+        start.log(f"Download file: {ONE}")
+        await start.looked.wait()
+        start.log("Download: [1/2] -- ETA: 0:01:02")
+        told = await start.tells(unit="files")
+
+    assert (told.completed, told.total, told.fraction) == (1, 2, 0.5)
+
+
+async def test_until_the_hub_has_said_there_is_no_fraction_that_would_have_to_fall() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with starting(
+            {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        ) as start:
+            start.log(f"Download file: {ONE}")
+            start.log("Download: [1/2] -- ETA: 0:01:02")
+            assert (await start.tells(unit="files")).fraction is None
+
+
+async def test_a_model_that_is_here_is_not_asked_for(hub: Hub) -> None:
+    async with starting({"HF_ENDPOINT": hub.url}) as start:
+        start.log("Starting check and download process for some/model")
+        start.log("Files are already present on the host. Skipping download.")
+        start.log("Successfully downloaded weights for some/model")
+        await start.tells(message="Successfully downloaded weights for some/model")
+
+    assert hub.requests == []
+    assert start.paths == []
+
+
+@pytest.mark.parametrize("line", ["Starting shard", "Convert: [1/2] -- Took: 0:00:07"])
+async def test_after_the_download_nobody_looks(hub: Hub, line: str) -> None:
+    async with starting({"HF_ENDPOINT": hub.url}) as start:
+        start.log(f"Download file: {ONE}")
+        start.instance.usage = 1024
+        await start.tells(unit="bytes")
+        (watch,) = (task for task in asyncio.all_tasks() if "_look_on" in repr(task))
+        start.log(line)
+        await asyncio.wait([watch])
+
+        assert start.told[-1].message == line

@@ -1,0 +1,280 @@
+"""What TGI's log says, in the shapes in which version 3.3.7 writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from inference_service.engines.tgi import log as tgi_log
+from inference_service.lifecycle import Phase, Progress
+
+TIME = "2026-01-08T16:03:07.829288Z"
+
+Shape = Callable[[str, str], str]
+
+
+def launcher_json(message: str, level: str = "INFO") -> str:
+    """The launcher, and the Python shards whose lines it passes on."""
+    record = {"timestamp": TIME, "level": level, "fields": {"message": message}}
+    span = {"rank": 0, "name": "shard-manager"}
+    target = {"target": "text_generation_launcher", "span": span, "spans": [span]}
+    return json.dumps(record | target)
+
+
+def router_json(message: str, level: str = "INFO") -> str:
+    """The router: flattened."""
+    record = {"timestamp": TIME, "level": level, "message": message}
+    place = {"filename": "router/src/server.rs", "line_number": 1741}
+    return json.dumps(record | {"target": "text_generation_router::server"} | place)
+
+
+def launcher_text(message: str, level: str = "INFO") -> str:
+    return f"{_head(level)} \x1b[2mtext_generation_launcher\x1b[0m\x1b[2m:\x1b[0m {message}"
+
+
+def span_text(message: str, level: str = "INFO") -> str:
+    """The launcher within a span, whose fields follow the message."""
+    return (
+        f"{_head(level)} \x1b[1mshard-manager\x1b[0m: \x1b[2mtext_generation_launcher\x1b[0m"
+        f"\x1b[2m:\x1b[0m {message} \x1b[2m\x1b[3mrank\x1b[0m\x1b[2m=\x1b[0m0\x1b[0m"
+    )
+
+
+def router_text(message: str, level: str = "INFO") -> str:
+    """The router names its file, and the line in it, before the message."""
+    return (
+        f"{_head(level)} \x1b[2mtext_generation_router_v3\x1b[0m\x1b[2m:\x1b[0m "
+        f"\x1b[2mbackends/v3/src/lib.rs\x1b[0m\x1b[2m:\x1b[0m\x1b[2m125:\x1b[0m {message}"
+    )
+
+
+def plain_text(message: str, level: str = "INFO") -> str:
+    """The launcher with NO_COLOR."""
+    return f"{TIME} {level.rjust(5)} download: text_generation_launcher: {message}"
+
+
+def _head(level: str) -> str:
+    return f"\x1b[2m{TIME}\x1b[0m \x1b[32m{level.rjust(5)}\x1b[0m"
+
+
+SHAPES = [launcher_json, router_json, launcher_text, span_text, router_text, plain_text]
+
+DOWNLOADING, LOADING, WARMING = (
+    Phase.DOWNLOADING_WEIGHTS,
+    Phase.LOADING_WEIGHTS,
+    Phase.WARMING_UP,
+)
+
+
+# The lines of a start, in their order.
+LINES: dict[str, Phase | None] = {
+    'Args {\n    model_id: "gpt2",\n}': None,
+    "Using attention flashinfer - Prefix caching true": None,
+    "Sharding model on 2 processes": None,
+    "Default `max_batch_prefill_tokens` to 4096": None,
+    "Using default cuda graphs [1, 2, 4, 8, 16, 32]": None,
+    "Starting check and download process for gpt2": DOWNLOADING,
+    "Files are already present on the host. Skipping download.": DOWNLOADING,
+    "Download file: model-00001-of-00002.safetensors": DOWNLOADING,
+    "Downloaded /data/hub/model.safetensors in 0:00:12.": DOWNLOADING,
+    "Download: [1/2] -- ETA: 0:00:12": DOWNLOADING,
+    "Retrying in 5 seconds": DOWNLOADING,
+    "Retry 1/4": DOWNLOADING,
+    "No safetensors weights found for model gpt2 at revision None.": DOWNLOADING,
+    "Converting PyTorch weights to safetensors": DOWNLOADING,
+    "Successfully downloaded weights for gpt2": DOWNLOADING,
+    "Starting shard": LOADING,
+    "Using prefix caching = True": None,
+    "Server started at unix:///tmp/text-generation-server-0": None,
+    "Waiting for shard to be ready...": None,
+    "Shard ready in 14.01763103s": LOADING,
+    "Starting Webserver": WARMING,
+    "Warming up model": WARMING,
+    "KV-cache blocks: 11218, size: 1": None,
+    "Setting max batch total tokens to 11218": None,
+    "Using the Hugging Face API": None,
+    "Serving revision 607a30d of model openai-community/gpt2": None,
+    "Connected": WARMING,
+    "Success": None,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_line_names_its_phase_in_every_shape(shape: Shape) -> None:
+    lines = {line: tgi_log.progress(shape(line, "INFO")) for line in LINES}
+
+    assert {line: said.phase if said else None for line, said in lines.items()} == LINES
+    assert all(said is None or said.message.startswith(line) for line, said in lines.items())
+
+
+def test_the_phases_of_a_start_never_go_back() -> None:
+    phases = [phase for phase in LINES.values() if phase]
+
+    assert phases == sorted(phases)
+
+
+@pytest.mark.parametrize("shape", [launcher_json, router_json, launcher_text])
+@pytest.mark.parametrize(
+    ("message", "completed", "total", "fraction"),
+    [
+        ("Download: [1/4] -- ETA: 0:01:02", 1, 4, 0.25),
+        ("Download: [4/4] -- ETA: 0", 4, 4, 1.0),
+        ("Convert: [3/4] -- Took: 0:00:07", 3, 4, 0.75),
+        ("Download: [0/0] -- ETA: 0", 0, 0, None),
+    ],
+)
+def test_a_line_counts_the_files(
+    shape: Shape, message: str, completed: int, total: int, fraction: float | None
+) -> None:
+    expected = Progress(DOWNLOADING, completed, total, "files", fraction, message)
+
+    assert tgi_log.progress(shape(message, "INFO")) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{",
+        "{}",
+        '{"level": "INFO"}',
+        '{"level": "INFO", "fields": {}}',
+        '{"level": "INFO", "fields": "Starting shard"}',
+        '{"fields": {"message": "Starting shard"}',
+        "Error: ShardCannotStart",
+        "  Starting shard",
+        f"{TIME}  INFO",
+    ],
+)
+def test_a_line_that_is_none_of_tgis_says_nothing(line: str) -> None:
+    assert tgi_log.progress(line) is None
+
+
+TRACE = (
+    'Traceback (most recent call last):\n  File "server.py", line 268, in serve_inner\n'
+    "    model = get_model_with_lora_adapters(\n"
+)
+SHUTDOWN = launcher_json("Shutting down shards")
+
+
+def crash(*said: str, error: str) -> list[str]:
+    """The end of the log of a launcher that gives up."""
+    return [launcher_json("Using prefix caching = True"), *said, SHUTDOWN, f"Error: {error}"]
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        pytest.param(
+            crash(
+                launcher_json(
+                    f"Download encountered an error: \n{TRACE}GatedRepoError: 401 Client Error."
+                    "\n\nCannot access gated repo for url X.\nPlease log in.",
+                    "ERROR",
+                ),
+                error="DownloadError",
+            ),
+            "GatedRepoError: 401 Client Error.; Please log in.",
+            id="a gated repository",
+        ),
+        pytest.param(
+            crash(
+                launcher_json(
+                    f"Error when initializing model\n{TRACE}ValueError: Unsupported model type x",
+                    "ERROR",
+                ),
+                launcher_json(
+                    "Shard complete standard error output:\n\nSome warning\nof Python", "ERROR"
+                ),
+                launcher_json("Shard 0 failed to start", "ERROR"),
+                error="ShardCannotStart",
+            ),
+            "ValueError: Unsupported model type x",
+            id="an unknown architecture",
+        ),
+        pytest.param(
+            crash(
+                launcher_json(
+                    f"Error when initializing model\n{TRACE}"
+                    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 172.00 MiB.\n",
+                    "ERROR",
+                ),
+                launcher_json("Shard 0 failed to start", "ERROR"),
+                error="ShardCannotStart",
+            ),
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 172.00 MiB.",
+            id="no GPU memory for the weights",
+        ),
+        pytest.param(
+            crash(
+                launcher_json("Shard complete standard error output:\n\n", "ERROR"),
+                launcher_json("Shard process was signaled to shutdown with signal 9", "ERROR"),
+                launcher_json("Shard 0 failed to start", "ERROR"),
+                error="ShardCannotStart",
+            ),
+            "Shard process was signaled to shutdown with signal 9",
+            id="killed by the host",
+        ),
+        pytest.param(
+            crash(
+                launcher_json(
+                    f"Method Warmup encountered an error.\n{TRACE}RuntimeError: Not enough memory "
+                    "to handle 4096 prefill tokens.",
+                    "ERROR",
+                ),
+                launcher_json("Webserver Crashed", "ERROR"),
+                error="WebserverFailed",
+            ),
+            "RuntimeError: Not enough memory to handle 4096 prefill tokens.",
+            id="no memory to warm up",
+        ),
+        pytest.param(
+            crash(
+                router_json("Failed to bind to 0.0.0.0:80", "ERROR"),
+                launcher_json("Webserver Crashed", "ERROR"),
+                error="WebserverFailed",
+            ),
+            "Failed to bind to 0.0.0.0:80",
+            id="the port is taken",
+        ),
+        pytest.param(
+            crash(
+                router_json("Request failed during generation: Server error: CUDA", "ERROR"),
+                launcher_json("Shard 0 crashed", "ERROR"),
+                error="ShardFailed",
+            ),
+            "Request failed during generation: Server error: CUDA",
+            id="a shard dies while it serves",
+        ),
+        pytest.param(
+            crash(
+                router_json("`temperature` must be strictly positive", "ERROR"),
+                router_json("Input validation error: `inputs` cannot be empty", "ERROR"),
+                launcher_json("Shard process was signaled to shutdown with signal 9", "ERROR"),
+                launcher_json("Shard 0 crashed", "ERROR"),
+                error="ShardFailed",
+            ),
+            "Shard process was signaled to shutdown with signal 9",
+            id="refused requests are no cause of a later death",
+        ),
+        pytest.param(
+            ['Error: ArgumentValidation("`validation_workers` must be > 0")'],
+            'Error: ArgumentValidation("`validation_workers` must be > 0")',
+            id="a wrong argument",
+        ),
+        pytest.param(
+            [span_text("Shard process was signaled to shutdown with signal 9", "ERROR")],
+            "Shard process was signaled to shutdown with signal 9 rank=0",
+            id="as text with colours",
+        ),
+        pytest.param(
+            ["exec format error", "  "], "exec format error", id="not TGI at all: its last words"
+        ),
+        pytest.param(["Error: DownloadError", SHUTDOWN], "", id="nothing but the epilogue"),
+        pytest.param([], "", id="no line"),
+    ],
+)
+def test_a_log_tells_the_cause_of_a_death(log: list[str], cause: str) -> None:
+    assert tgi_log.cause(log) == cause

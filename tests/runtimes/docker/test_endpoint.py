@@ -1,0 +1,58 @@
+"""What is told of a Docker Engine before the SDK is imported."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from inference_service.errors import RuntimeUnavailable
+from inference_service.runtimes.docker import endpoint
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the engine's socket is said to be."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine")
+    return f"{tmp_path}/engine"
+
+
+@pytest.fixture
+def bound(path: str) -> Iterator[socket.socket]:
+    """That socket."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        yield listener
+
+
+def test_there_is_no_socket(path: str) -> None:
+    with pytest.raises(RuntimeUnavailable, match=rf"at unix://{path} \(No such file or directory"):
+        endpoint.look()
+
+
+def test_nobody_listens_any_more(bound: socket.socket) -> None:
+    with pytest.raises(RuntimeUnavailable, match="Connection refused"):
+        endpoint.look()
+
+
+def test_one_listens(bound: socket.socket) -> None:
+    bound.listen()
+
+    endpoint.look()
+
+
+def test_one_that_has_much_to_do_listens_too(bound: socket.socket, path: str) -> None:
+    bound.listen(0)
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        first.connect(path)
+        second.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            second.connect(path)
+
+        endpoint.look()
+
+
+def test_an_address_of_another_kind_is_for_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+
+    endpoint.look()

@@ -1,0 +1,138 @@
+"""How far the pull of an image is said to be, from the events of a Docker Engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from inference_service.errors import LaunchError
+from inference_service.lifecycle import Phase, Progress
+from inference_service.runtimes.docker.pull_progress import PullProgress
+
+Event = dict[str, Any]
+
+MB = 10**6
+HEAD: Event = {"status": "Pulling from some/image", "id": "1.0"}
+TAIL: list[Event] = [
+    {"status": "Digest: sha256:6f2c"},
+    {"status": "Status: Downloaded newer image for some/image:1.0"},
+]
+
+
+def event(layer: str, status: str, current: int | None = None, total: int = 0) -> Event:
+    detail = {} if current is None else {"current": current, "total": total}
+    return {"status": status, "id": layer, "progressDetail": detail}
+
+
+def layer(name: str, size: int) -> list[Event]:
+    """What Docker says of one layer after it has named it."""
+    return [
+        *(event(name, "Downloading", size * part // 4, size) for part in range(1, 5)),
+        event(name, "Verifying Checksum"),
+        event(name, "Download complete"),
+        *(event(name, "Extracting", size * part // 2, size) for part in range(1, 3)),
+        event(name, "Pull complete"),
+    ]
+
+
+def pull() -> list[Event]:
+    """Four layers: the lowest is there, three come at once; unpacking is one by one."""
+    sizes = {"aa": 30 * MB, "bb": 1000, "cc": 150 * MB}
+    named = [event(name, "Pulling fs layer") for name in sizes]
+    events = {name: layer(name, size) for name, size in sizes.items()}
+    down = [list(reversed(said[:6])) for said in events.values()]
+    mixed = [said.pop() for _ in range(6) for said in down]
+    unpacked = [event for said in events.values() for event in said[6:]]
+    waiting = [event("cc", "Waiting"), {"status": "Retrying in 5 seconds", "id": "cc"}]
+    return [HEAD, event("dd", "Already exists"), *named, *waiting, *mixed, *unpacked, *TAIL]
+
+
+def shown(events: Iterable[Event]) -> Iterator[Progress]:
+    """What watchers see, who never see a step back."""
+    progress, last = PullProgress("some/image:1.0"), None
+    for said in events:
+        last = progress.feed(said).after(last)
+        yield last
+
+
+def test_a_pull_rises_from_its_first_layer_to_the_end() -> None:
+    fractions = [progress.fraction for progress in shown(pull())]
+    known = [fraction for fraction in fractions if fraction is not None]
+
+    assert fractions[0] is None
+    assert fractions[-len(known) :] == known == sorted(known)
+    assert known[0] < 0.5
+    assert known[-1] == 1.0
+    assert len(known) - known.index(1.0) <= len(TAIL) + len(["Extracting", "Pull complete"])
+
+
+def test_the_bytes_of_all_layers_are_added_up() -> None:
+    *_, last = shown(pull())
+
+    assert last == Progress(
+        Phase.PULLING_IMAGE,
+        180 * MB + 1000,
+        180 * MB + 1000,
+        "bytes",
+        1.0,
+        f"pulling some/image:1.0: {TAIL[-1]['status']}",
+    )
+
+
+def test_a_layer_that_begins_late_does_not_turn_the_progress_back() -> None:
+    late = [HEAD, event("aa", "Pulling fs layer"), *layer("aa", MB)]
+    late += [event("bb", "Pulling fs layer"), event("bb", "Downloading", 1, MB)]
+
+    fractions = [progress.fraction or 0.0 for progress in shown(late)]
+
+    assert fractions == sorted(fractions)
+
+
+@pytest.mark.parametrize(
+    ("events", "fraction"),
+    [
+        pytest.param([event("aa", "Pulling fs layer")], 0.0, id="named"),
+        pytest.param(layer("aa", 100)[:2], None, id="not named"),
+        pytest.param([event("aa", "Pulling fs layer"), *layer("aa", 100)[:2]], 0.35, id="half"),
+        pytest.param([event("aa", "Pulling fs layer"), *layer("aa", 100)[:6]], 0.7, id="down"),
+        pytest.param([event("aa", "Pulling fs layer"), *layer("aa", 100)[:7]], 0.85, id="unpack"),
+        pytest.param([event("aa", "Already exists")], 1.0, id="there already"),
+        pytest.param([event("aa", "Already exists"), event("bb", "Already exists")], 1.0, id="all"),
+        pytest.param(
+            [event("aa", "Already exists"), event("bb", "Pulling fs layer")], 0.5, id="one of two"
+        ),
+        pytest.param(
+            [event("aa", "Pulling fs layer"), event("aa", "Downloading", 5)], 0.0, id="no total"
+        ),
+        pytest.param(
+            [event("aa", "Pulling fs layer"), {"status": "Downloading", "id": "aa"}],
+            0.0,
+            id="no detail",
+        ),
+    ],
+)
+def test_a_layer_counts_by_its_own_share(events: list[Event], fraction: float | None) -> None:
+    *_, last = shown([HEAD, *events, event("zz", "Waiting")])
+
+    assert last.fraction == (None if fraction is None else pytest.approx(fraction))
+
+
+def test_an_image_that_is_up_to_date_has_nothing_to_pull() -> None:
+    events = [HEAD, TAIL[0], {"status": "Status: Image is up to date for some/image:1.0"}]
+
+    assert {(p.fraction, p.completed, p.total) for p in shown(events)} == {(None, 0, 0)}
+
+
+def test_the_event_of_a_failure_is_raised() -> None:
+    progress = PullProgress("some/image:1.0")
+    for said in pull()[:12]:
+        progress.feed(said)
+
+    with pytest.raises(LaunchError) as failed:
+        progress.feed({"errorDetail": {"message": "no space"}, "error": "no space left on device"})
+
+    assert str(failed.value) == (
+        "the image some/image:1.0 could not be pulled: no space left on device"
+    )

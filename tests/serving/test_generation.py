@@ -1,0 +1,313 @@
+"""A text and the engines that it outlives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from inference_service.capacity.admission import Admission
+from inference_service.catalog import ModelSpec
+from inference_service.engines.base import Chunk, FinishReason, Prompt
+from inference_service.errors import (
+    EngineFailed,
+    EngineLost,
+    EngineOverloaded,
+    GenerationTimeout,
+    LaunchError,
+    ModelStopped,
+    PromptTooLong,
+)
+from inference_service.lifecycle import State, Status
+from inference_service.runtimes.base import Exit
+from inference_service.serving import generation
+from inference_service.serving.generation import Generation, Order, Seam
+from inference_service.serving.model import Supervisor, Timing
+from tests.fakes import FakeEngine, FakeRuntime, broken, spec
+
+PROMPT = Prompt("once upon", max_new_tokens=6)
+TIMING = Timing(poll=0.001, poll_longest=0.001, back_off=0.01)
+
+
+class Mortal(FakeEngine):
+    """Is lost after so many tokens of each request in turn; `on_loss` does the rest."""
+
+    def __init__(self, *losses: int) -> None:
+        super().__init__()
+        self.losses = list(losses)
+        self.on_loss: Callable[[], None] = lambda: None
+        self.prompts: list[Prompt] = []
+        self.wholes: list[bool] = []
+
+    async def generate(
+        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+    ) -> AsyncGenerator[Chunk]:
+        self.prompts.append(prompt)
+        self.wholes.append(whole)
+        left = self.losses.pop(0) if self.losses else None
+        async with aclosing(super().generate(url, spec, prompt)) as chunks:
+            async for chunk in chunks:
+                if left == 0:
+                    self.on_loss()
+                    raise broken()
+                yield chunk if left is None else replace(chunk, finish=None)
+                left = None if left is None else left - 1
+        if left == 0:
+            self.on_loss()
+            raise broken()
+
+
+class Reader:
+    """Takes what a stream gives."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.seams: list[Seam] = []
+        self.states: list[State] = []
+        self.resumed = asyncio.Event()
+
+    async def write(self, chunk: Chunk) -> None:
+        self.texts.append(chunk.text)
+
+    async def seam(self, seam: Seam) -> None:
+        assert seam.token_count == len(self.texts)
+        self.seams.append(seam)
+        self.resumed.set()
+
+    async def tell(self, status: Status, place: int) -> None:
+        self.states.append(status.state)
+
+    async def read(self, generation: Generation) -> str:
+        await generation.stream(self.write, self.seam, self.tell)
+        return "".join(self.texts)
+
+
+@asynccontextmanager
+async def mortal(
+    *losses: int, dies: bool = True, timing: Timing = TIMING
+) -> AsyncGenerator[tuple[Supervisor, FakeRuntime, Mortal]]:
+    """A model whose engine is lost; `dies` tells whether it is gone, or only its connection."""
+    runtime, engine = FakeRuntime(), Mortal(*losses)
+    model = Supervisor(spec(), runtime, engine, timing, Admission(10**9))
+
+    def die() -> None:
+        if dies:
+            engine.may_answer.clear()
+            runtime.running["tgi-tiny"].die(Exit(137))
+
+    async def heal() -> None:  # another engine answers as soon as it runs
+        while True:
+            await runtime.changed.wait()
+            engine.may_answer.set()
+
+    engine.on_loss = die
+    healer = asyncio.create_task(heal())
+    yield model, runtime, engine
+    healer.cancel()
+    await model.close(0)
+    assert (runtime.running, engine.open) == ({}, 0)
+
+
+async def test_an_engine_lost_before_the_first_token_is_replaced_unseen() -> None:
+    async with mortal(0) as (model, runtime, engine):
+        reader, text = Reader(), Generation(model, Order(PROMPT, 60))
+
+        assert await reader.read(text) == " word" * 6
+        assert runtime.started == ["tgi-tiny"] * 2
+        assert engine.prompts == [PROMPT] * 2
+        assert engine.wholes == [False] * 2
+        assert text.outcome().first_token is not None
+        assert (reader.seams, text.outcome().seams) == ([], ())
+        assert text.outcome().finish.completion_token_count == 6
+
+
+async def test_an_engine_that_lives_is_asked_again_where_a_connection_broke() -> None:
+    async with mortal(0, dies=False) as (model, runtime, _):
+        assert await Reader().read(Generation(model, Order(PROMPT, 60))) == " word" * 6
+        assert runtime.started == ["tgi-tiny"]
+
+
+async def test_an_engine_lost_twice_before_the_first_token_is_told() -> None:
+    async with mortal(0, 0) as (model, _, _engine):
+        reader = Reader()
+        with pytest.raises(EngineLost) as lost:
+            await reader.read(Generation(model, Order(PROMPT, 60, resumes=True)))
+        assert "sent_token_count" not in lost.value.metadata
+        assert reader.texts == []
+
+
+async def test_a_whole_text_is_begun_anew_and_has_nothing_twice() -> None:
+    async with mortal(4) as (model, runtime, engine):
+        text = Generation(model, Order(PROMPT, 60))
+        assert await text.whole() == " word" * 6
+        assert runtime.started == ["tgi-tiny"] * 2
+        assert engine.prompts == [PROMPT] * 2
+        assert engine.wholes == [True] * 2
+        assert text.outcome().first_token is None
+        assert text.outcome().finish.completion_token_count == 6
+
+
+async def test_a_whole_text_outlives_one_engine_and_no_more() -> None:
+    async with mortal(4, 4) as (model, _, _engine):
+        with pytest.raises(EngineLost):
+            await Generation(model, Order(PROMPT, 60)).whole()
+
+
+async def test_a_stream_ends_with_its_engine_unless_it_asks_for_more() -> None:
+    async with mortal(4) as (model, runtime, _):
+        reader = Reader()
+        with pytest.raises(EngineLost) as lost:
+            await reader.read(Generation(model, Order(PROMPT, 60)))
+        assert lost.value.metadata["sent_token_count"] == "4"
+        assert len(reader.texts) == 4
+        assert runtime.started == ["tgi-tiny"]
+
+
+async def test_a_stream_that_asks_for_it_goes_on_from_what_was_sent() -> None:
+    async with mortal(4) as (model, runtime, engine):
+        reader, text = Reader(), Generation(model, Order(PROMPT, 60, resumes=True))
+
+        assert await reader.read(text) == " word" * 6
+        assert runtime.started == ["tgi-tiny"] * 2
+        assert engine.prompts[1] == Prompt("once upon word word word word", max_new_tokens=2)
+        outcome = text.outcome()
+        assert reader.seams == list(outcome.seams) == [Seam(4, broken().message)]
+        assert outcome.finish.reason is FinishReason.LENGTH
+        assert outcome.finish.prompt_token_count == 2
+        assert outcome.finish.completion_token_count == 6
+        assert State.STARTING in reader.states
+
+
+async def test_a_text_outlives_three_engines() -> None:
+    async with mortal(1, 1, 1) as (model, _, _engine):
+        reader, text = Reader(), Generation(model, Order(PROMPT, 60, resumes=True))
+        assert await reader.read(text) == " word" * 6
+        assert [seam.token_count for seam in text.outcome().seams] == [1, 2, 3]
+        assert text.outcome().finish.completion_token_count == 6
+
+    async with mortal(1, 1, 1, 1) as (model, _, _engine):
+        with pytest.raises(EngineLost) as lost:
+            await Reader().read(Generation(model, Order(PROMPT, 60, resumes=True)))
+        assert lost.value.metadata["sent_token_count"] == "4"
+
+
+async def test_a_text_whose_engine_is_lost_after_the_last_token_is_whole() -> None:
+    prompt = Prompt("once", max_new_tokens=3)
+    async with mortal(3) as (model, runtime, engine):
+        reader, text = Reader(), Generation(model, Order(prompt, 60, resumes=True))
+        assert await reader.read(text) == " word" * 3
+        assert len(engine.prompts) == 1
+        assert runtime.started == ["tgi-tiny"]
+        assert text.outcome().finish.completion_token_count == 3
+        assert text.outcome().finish.prompt_token_count == 0
+
+
+async def test_a_text_that_fills_the_context_at_its_seam_is_whole() -> None:
+    async with mortal(3) as (model, _, engine):
+
+        def full() -> None:
+            engine.failure = PromptTooLong("the prompt fills the context")
+
+        engine.on_loss = full
+        reader, text = Reader(), Generation(model, Order(PROMPT, 60, resumes=True))
+        assert await reader.read(text) == " word" * 3
+        assert text.outcome().finish.reason is FinishReason.LENGTH
+        assert text.outcome().finish.completion_token_count == 3
+
+
+async def test_a_text_for_which_no_engine_starts_ends_with_what_was_sent() -> None:
+    async with mortal(2) as (model, runtime, _):
+        await model.start()
+        runtime.refusal = LaunchError("no space left")
+        with pytest.raises(EngineFailed, match=r"broke; .* could not go on .* no space") as end:
+            await Reader().read(Generation(model, Order(PROMPT, 60, resumes=True)))
+        assert end.value.metadata["sent_token_count"] == "2"
+        assert end.value.metadata["model_id"] == "tiny"
+
+
+async def test_a_refusal_in_the_middle_of_a_text_is_told_as_it_is() -> None:
+    async with mortal() as (model, _, engine):
+        reader = Reader()
+
+        async def write(chunk: Chunk) -> None:
+            await reader.write(chunk)
+            engine.failure = EngineOverloaded("TGI has no room for the next 1024 tokens")
+
+        with pytest.raises(EngineOverloaded) as refused:
+            await Generation(model, Order(PROMPT, 60)).stream(write, reader.seam)
+        assert refused.value.metadata["sent_token_count"] == "1"
+
+
+async def test_a_back_off_that_is_too_long_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generation, "_PATIENCE", 0.05)
+    async with mortal(0, timing=Timing(poll=0.001, back_off=60)) as (model, runtime, _):
+        with pytest.raises(EngineLost):
+            await Reader().read(Generation(model, Order(PROMPT, 60)))
+        assert runtime.started == ["tgi-tiny"]
+
+
+async def test_a_stop_ends_a_text_that_would_outlive_its_engine() -> None:
+    async with mortal() as (model, _, engine):
+        text = Generation(model, Order(PROMPT, 60, resumes=True))
+        reading = asyncio.create_task(Reader().read(text))
+        engine.may_speak.clear()
+        await engine.spoke.wait()
+        await model.stop(0)
+        with pytest.raises(ModelStopped):
+            await reading
+        engine.may_speak.set()
+
+
+async def test_a_stop_comes_before_a_replacement() -> None:
+    async with mortal(2) as (model, runtime, engine):
+        runtime.may_leave.clear()
+        stops = []
+
+        def stop() -> None:
+            engine.may_answer.clear()
+            stops.append(asyncio.create_task(model.stop(60)))
+
+        engine.on_loss = stop
+        try:
+            with pytest.raises(ModelStopped):
+                await Reader().read(Generation(model, Order(PROMPT, 60, resumes=True)))
+        finally:
+            runtime.may_leave.set()
+        await stops[0]
+        assert runtime.started == ["tgi-tiny"]
+
+
+async def test_a_caller_that_leaves_while_its_engine_is_replaced_leaves_nothing() -> None:
+    async with mortal(2, timing=Timing(poll=0.001, back_off=30)) as (model, _, _engine):
+        reader = Reader()
+        reading = asyncio.create_task(
+            reader.read(Generation(model, Order(PROMPT, 60, resumes=True)))
+        )
+        await reader.resumed.wait()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert model.lease_count == 0
+
+
+async def test_a_silence_is_too_long_and_a_slow_reader_is_none() -> None:
+    async with mortal() as (model, _, engine):
+        text = Generation(model, Order(Prompt("once", max_new_tokens=3), 0.05))
+        slow = Reader()
+
+        async def write(chunk: Chunk) -> None:
+            await asyncio.sleep(0.1)
+            slow.texts.append(chunk.text)
+
+        await text.stream(write, slow.seam)
+        assert len(slow.texts) == 3
+
+        engine.may_speak.clear()
+        with pytest.raises(GenerationTimeout, match=r"within 0\.05 s"):
+            await Reader().read(Generation(model, Order(PROMPT, 0.05)))
+        engine.may_speak.set()

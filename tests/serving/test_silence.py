@@ -1,0 +1,72 @@
+"""The limit on silence, with times that are short, and events that are sure to come before."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from inference_service.serving.silence import SilenceLimit
+
+
+async def test_silence_ends_the_block() -> None:
+    limit = SilenceLimit(0.05)
+
+    with pytest.raises(TimeoutError):
+        async with limit:
+            await asyncio.Event().wait()
+
+    assert limit.expired()
+
+
+async def test_what_is_heard_begins_it_anew() -> None:
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    heard = began
+    limit = SilenceLimit(0.2)
+
+    with pytest.raises(TimeoutError):
+        async with limit:
+            while clock() < began + 0.3:
+                await asyncio.sleep(0.01)
+                heard = clock()
+                limit.heard()
+            await asyncio.Event().wait()
+
+    assert heard + 0.2 <= clock()
+
+
+async def test_a_pause_is_no_silence() -> None:
+    async with SilenceLimit(0.01) as limit:
+        limit.pause()
+        await asyncio.sleep(0.1)
+        limit.heard()
+
+    assert not limit.expired()
+
+
+async def test_the_pause_ends_when_something_is_heard() -> None:
+    with pytest.raises(TimeoutError):
+        async with SilenceLimit(0.05) as limit:
+            limit.pause()
+            await asyncio.sleep(0)
+            limit.heard()
+            await asyncio.Event().wait()
+
+
+async def test_a_block_that_ends_in_time_leaves_no_timer() -> None:
+    async with SilenceLimit(0.01) as limit:
+        pass
+    await asyncio.sleep(0.05)
+
+    assert not limit.expired()
+
+
+async def test_an_error_of_the_block_goes_on() -> None:
+    limit = SilenceLimit(10)
+
+    with pytest.raises(KeyError):
+        async with limit:
+            raise KeyError
+
+    assert not limit.expired()

@@ -1,0 +1,126 @@
+"""What starts take: learnt, kept, and told of the one that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inference_service.lifecycle import Phase, Progress
+from inference_service.serving.start_times import Forecast, StartTimes
+
+PAST = {Phase.CREATING_CONTAINER: [1.0, 1.0, 1.0], Phase.LOADING_WEIGHTS: [8.0, 9.0, 30.0]}
+
+
+def started(times: StartTimes, *steps: tuple[float, Progress]) -> None:
+    """Learn from a start; each step is the time at which something was told, and what."""
+    forecast = Forecast(times.past("m"), 0.0)
+    for now, progress in steps:
+        forecast.saw(progress, now)
+    forecast.saw(None, 20.0)
+    times.record("m", forecast.phases)
+
+
+FIRST = (
+    (0.0, Progress(Phase.WAITING, message="waits")),
+    (1.0, Progress(Phase.PULLING_IMAGE, 5, 10, "bytes", 0.5)),
+    (2.0, Progress(Phase.PULLING_IMAGE, 10, 10, "bytes", 1.0)),
+    (3.0, Progress(Phase.CREATING_CONTAINER)),
+    (4.0, Progress(Phase.DOWNLOADING_WEIGHTS, message="starts")),
+    (5.0, Progress(Phase.DOWNLOADING_WEIGHTS, 1, 2, "files", 0.5)),
+    (12.0, Progress(Phase.LOADING_WEIGHTS)),
+)
+
+
+def test_what_was_fetched_or_waited_for_is_not_learnt() -> None:
+    times = StartTimes()
+    started(times, *FIRST)
+
+    assert times.past("m") == {Phase.CREATING_CONTAINER: [1.0], Phase.LOADING_WEIGHTS: [8.0]}
+    assert times.past("another") == {}
+
+
+def test_the_last_five_starts_are_kept_over_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "start-times.json"
+    times = StartTimes(path)
+    for seconds in range(7):
+        times.record("m", {Phase.LOADING_WEIGHTS: float(seconds)})
+
+    assert StartTimes(path).past("m") == {Phase.LOADING_WEIGHTS: [2.0, 3.0, 4.0, 5.0, 6.0]}
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"m": {"NO_PHASE": [1]}}', '{"m": 3}', "\x00"])
+def test_a_file_that_is_broken_is_begun_anew(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "start-times.json"
+    path.write_text(content)
+    times = StartTimes(path)
+    assert "begun anew" in caplog.text
+
+    times.record("m", {Phase.LOADING_WEIGHTS: 1.0})
+    assert StartTimes(path).past("m") == {Phase.LOADING_WEIGHTS: [1.0]}
+
+
+def test_a_place_that_cannot_be_written_to_costs_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    times = StartTimes(tmp_path / "file" / "start-times.json")
+    times.record("m", {Phase.LOADING_WEIGHTS: 1.0})
+
+    assert "not kept over a restart" in caplog.text
+    assert times.past("m") == {Phase.LOADING_WEIGHTS: [1.0]}
+
+
+def test_nothing_is_foretold_of_a_first_start() -> None:
+    forecast = Forecast({}, 0.0)
+    forecast.saw(Progress(Phase.LOADING_WEIGHTS, fraction=0.5), 1.0)
+
+    assert forecast.usual is None
+    assert forecast.remaining(2.0) is None
+    assert forecast.at_best(2.0) is None
+    assert forecast.fraction(2.0) is None
+
+
+def test_what_is_left_is_judged_by_the_median_and_at_best_by_the_fastest() -> None:
+    forecast = Forecast(PAST, 0.0)
+    assert (forecast.usual, forecast.remaining(0.0), forecast.at_best(0.0)) == (10.0, 10.0, 9.0)
+
+    forecast.saw(Progress(Phase.CREATING_CONTAINER), 0.0)
+    assert forecast.remaining(0.5) == 9.5
+    forecast.saw(Progress(Phase.LOADING_WEIGHTS), 1.0)
+    assert (forecast.remaining(4.0), forecast.at_best(4.0)) == (6.0, 5.0)
+    assert forecast.fraction(4.0) == 0.4
+    assert forecast.remaining(60.0) == 0.0  # it takes longer than ever
+    assert forecast.fraction(60.0) == 1.0
+
+
+def test_while_something_is_fetched_its_rate_counts() -> None:
+    forecast = Forecast(PAST, 0.0)
+    forecast.saw(Progress(Phase.PULLING_IMAGE, 25, 100, "bytes", 0.25), 0.0)
+
+    assert forecast.remaining(10.0) == 30.0 + 10.0
+    assert forecast.fraction(10.0) == 0.2
+
+
+def test_waiting_for_memory_is_not_foretold_and_counts_for_nothing() -> None:
+    forecast = Forecast(PAST, 0.0)
+    forecast.saw(Progress(Phase.WAITING, message="waits"), 0.0)
+    assert forecast.remaining(50.0) is None
+    assert forecast.at_best(50.0) == 9.0
+
+    forecast.saw(Progress(Phase.CREATING_CONTAINER), 100.0)
+    assert forecast.fraction(101.0) == pytest.approx(0.1)
+
+
+def test_the_fraction_never_falls_though_what_is_left_may_grow() -> None:
+    forecast = Forecast(PAST, 0.0)
+    forecast.saw(Progress(Phase.PULLING_IMAGE, 90, 100, "bytes", 0.9), 0.0)
+    high = forecast.fraction(90.0)
+    assert high == pytest.approx(90 / 110)
+
+    forecast.saw(Progress(Phase.PULLING_IMAGE, 90, 1000, "bytes", 0.09), 91.0)
+    assert (forecast.remaining(91.0) or 0) > 900
+    assert forecast.fraction(91.0) == high
