@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from inference_service.errors import ModelNotFound
+from inference_service.errors import CatalogInvalid, ModelNotFound
 
 Gpus = Literal["auto", "all", "none"]
 
@@ -24,10 +24,6 @@ BUILT_IN = Path(__file__).with_name("catalog.toml")
 ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-class CatalogError(Exception):
-    """A catalog that cannot be used; the message has one line for each mistake."""
 
 
 def parse_size(value: object) -> int:
@@ -166,7 +162,7 @@ class Catalog:
 
     @classmethod
     def load(cls, *paths: Path) -> Catalog:
-        """Read the built-in catalog and then each of `paths`. Raises CatalogError."""
+        """Read the built-in catalog and then each of `paths`. Raises CatalogInvalid."""
         models: dict[str, ModelSpec] = {}
         for path in (BUILT_IN, *paths):
             models |= {spec.id: spec for spec in _read(path)}
@@ -187,11 +183,7 @@ class Catalog:
             return spec
         shown = model_id if len(model_id) <= 80 else f"{model_id[:80]}..."
         near = difflib.get_close_matches(model_id[:80].lower(), self._models, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self._models)}"
-        raise ModelNotFound(
-            f"no model {shown!r}; {hint}",
-            metadata={"model_id": shown} | ({"nearest": near[0]} if near else {}),
-        )
+        raise ModelNotFound(shown, next(iter(near), None), self._models)
 
 
 def _read(path: Path) -> list[ModelSpec]:
@@ -199,14 +191,14 @@ def _read(path: Path) -> list[ModelSpec]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         models = _File.model_validate(data).models
     except OSError as error:
-        raise CatalogError(f"{path}: cannot be read: {error.strerror}") from None
+        raise CatalogInvalid(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CatalogError(f"{path}: is not TOML: {error}") from None
+        raise CatalogInvalid(f"{path}: is not TOML: {error}") from None
     except ValidationError as error:
-        raise CatalogError("\n".join(_explain(path, data, e) for e in error.errors())) from None
+        raise CatalogInvalid(*(_explain(path, data, e) for e in error.errors())) from None
     ids = [spec.id for spec in models]
     if repeated := {id for id in ids if ids.count(id) > 1}:
-        raise CatalogError(f"{path}: has more than one entry for {', '.join(sorted(repeated))}")
+        raise CatalogInvalid(f"{path}: has more than one entry for {', '.join(sorted(repeated))}")
     return [_anchored(spec, path) for spec in models]
 
 
@@ -216,7 +208,7 @@ def _anchored(spec: ModelSpec, catalog: Path) -> ModelSpec:
         return spec
     path = (catalog.parent / spec.llamacpp.weights.path.expanduser()).resolve()
     if not path.is_file():
-        raise CatalogError(
+        raise CatalogInvalid(
             f"{catalog}: entry {spec.id!r}, key llamacpp.weights.path: there is no file {path}"
         )
     weights = spec.llamacpp.weights.model_copy(update={"path": path})

@@ -17,8 +17,7 @@ from pydantic_settings import CliApp, SettingsError
 
 from inference_service import __version__
 from inference_service.capacity.gpus import GpuError
-from inference_service.catalog import CatalogError
-from inference_service.errors import RuntimeUnavailable
+from inference_service.errors import CatalogInvalid, RuntimeUnavailable
 from inference_service.runtimes.identity import NameTaken
 from inference_service.server import SERVICE, BindError, Service, running
 from inference_service.settings import Settings
@@ -50,7 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     _raise_file_limit()
     try:
         sys.exit(asyncio.run(_serve(settings)))
-    except (CatalogError, BindError, GpuError, NameTaken) as error:
+    except CatalogInvalid as error:
+        sys.exit(_mistakes(error))
+    except (BindError, GpuError, NameTaken) as error:
         sys.exit(f"inference-service: {error}")
     except RuntimeUnavailable as error:
         sys.exit(f"inference-service: {error.message}; start it, or use --runtime process")
@@ -116,11 +117,15 @@ class _Terminal:
 def _reload(service: Service) -> None:
     try:
         changes = service.reload()
-    except CatalogError as error:
-        print(f"inference-service: {error}; the old catalog stays", file=sys.stderr, flush=True)
+    except CatalogInvalid as error:
+        print(f"{_mistakes(error)}; the old catalog stays", file=sys.stderr, flush=True)
         return
     told = [f"{what} {' '.join(ids)}" for what, ids in asdict(changes).items() if ids]
     print(f"catalog  {'; '.join(told) or 'nothing has changed'}", flush=True)
+
+
+def _mistakes(error: CatalogInvalid) -> str:
+    return "inference-service: " + "\n".join(error.mistakes)
 
 
 _EXAMPLE = '{"model_id":"story-mini","prompt":"Once upon a time"}'

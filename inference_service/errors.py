@@ -1,42 +1,49 @@
-"""What can go wrong, without wire codes.
+"""All errors that callers see, without wire codes.
 
 ServiceError
- ├─ ModelNotFound          NotRunning            ShuttingDown
- ├─ InvalidParameter       PromptTooLong
- ├─ StartFailed            StartStalled          StartBackingOff
- ├─ RuntimeUnavailable     ModelStopped          StopFailed
- ├─ EngineOverloaded       EngineFailed          GenerationTimeout
- ├─ InsufficientMemory     QueueFull             DeadlineTooShort
- └─ CatalogInvalid
+ ├─ ModelNotFound          (ModelRemoved)
+ ├─ NotRunning             ShuttingDown          CatalogInvalid
+ ├─ InvalidParameter       (InvalidRequest)
+ ├─ PromptTooLong          EngineOverloaded      GenerationTimeout
+ ├─ StartFailed            (EngineExited, StartFault)
+ ├─ StartStalled           StartBackingOff       RuntimeUnavailable
+ ├─ EngineDied             (EngineHung)
+ ├─ EngineFailed           (EngineLost, ResumptionFailed)
+ ├─ InsufficientMemory     (InsufficientGpus)
+ ├─ QueueFull              DeadlineTooShort
+ └─ ModelStopped           StopFailed
 
-`reason` is the name of an `ErrorReason` in protos/inference_service/v1/errors.proto, whose
-`error_rule` says how it is shown on gRPC and REST; `statuses.py` looks it up. The message is
-one sentence that a person can act on.
+Each class makes its sentence from facts, so an error reads the same wherever it is raised. A class
+in brackets has the reason of the class before it. `reason` is the name of an `ErrorReason` in
+protos/inference_service/v1/errors.proto, whose `error_rule` has the gRPC code and the HTTP status.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
+
+Facts = Mapping[str, object]
+Log = Iterable[str]  # the last lines of an engine's log, oldest first
 
 
 class ServiceError(Exception):
-    """An error that a caller is meant to see.
+    """An error that a caller is meant to see; as it is, a fault of this service.
 
-    `metadata` holds every changing part of the message; `retry_after` is in seconds; `field` is the
-    request field at fault; `log` the last lines of an engine's log, oldest first.
+    The message is one sentence that a person can act on, and `metadata` holds its changing parts.
+    `retry_after` is in seconds; `field` is the request field at fault.
     """
 
     reason: ClassVar[str] = "INTERNAL"
 
     def __init__(
         self,
-        message: str,
+        message: str = "the service has a fault; its log has the details",
         *,
-        metadata: Mapping[str, object] | None = None,
+        metadata: Facts | None = None,
         retry_after: float | None = None,
         field: str | None = None,
-        log: Iterable[str] = (),
+        log: Log = (),
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -47,116 +54,296 @@ class ServiceError(Exception):
 
 
 class ModelNotFound(ServiceError):
-    """The catalog has no such model."""
+    """A model that the catalog does not have; `nearest` is the id that is most alike, if any is."""
 
     reason = "MODEL_NOT_FOUND"
 
+    def __init__(self, model_id: str, nearest: str | None, known: Iterable[str] = ()) -> None:
+        hint = f"did you mean {nearest!r}?" if nearest else f"known are {', '.join(known)}"
+        metadata = {"model_id": model_id} | ({"nearest": nearest} if nearest else {})
+        super().__init__(f"no model {model_id!r}; {hint}", metadata=metadata)
+
+
+class ModelRemoved(ModelNotFound):
+    """A model that a reload has removed from the catalog."""
+
+    def __init__(self, model_id: str) -> None:
+        message = f"{model_id} was removed from the catalog"
+        ServiceError.__init__(self, message, metadata={"model_id": model_id})
+
 
 class NotRunning(ServiceError):
-    """The model to stop does not run."""
+    """A model that does not run, and so has nothing to stop and no log."""
 
     reason = "CONTAINER_NOT_RUNNING"
 
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"{model_id} is not running", metadata={"model_id": model_id})
+
 
 class InvalidParameter(ServiceError):
-    """A field of the request is missing or out of bounds."""
+    """Fields of a request that are missing or out of bounds; `mistakes` is by field."""
 
     reason = "INVALID_PARAMETER"
 
+    def __init__(self, mistakes: Mapping[str, str], model_id: str | None = None) -> None:
+        message = "; ".join(f"{field} {mistake}" for field, mistake in mistakes.items())
+        metadata = {"model_id": model_id} if model_id else {}
+        super().__init__(message, metadata=metadata, field=next(iter(mistakes)))
+
+
+class InvalidRequest(InvalidParameter):
+    """A request that is refused as a whole: it is unreadable, or its engine refuses it."""
+
+    def __init__(self, message: str) -> None:
+        ServiceError.__init__(self, message)
+
 
 class PromptTooLong(ServiceError):
-    """The prompt alone fills the model's context."""
+    """A prompt that alone fills the model's context, with what the engine says of it."""
 
     reason = "PROMPT_TOO_LONG"
 
+    def __init__(self, model_id: str, context_length: int, detail: str) -> None:
+        message = f"the prompt does not fit the context of {model_id}; shorten it ({detail})"
+        super().__init__(message, metadata={"context_length": context_length}, field="prompt")
+
 
 class StartFailed(ServiceError):
-    """The model could not be started, or its engine died."""
+    """A start that ended before the model was ready."""
 
     reason = "START_FAILED"
 
+    def __init__(self, model_id: str, phase: str, cause: str) -> None:
+        message = f"{model_id} could not be started ({phase}): {cause}"
+        super().__init__(message, metadata={"model_id": model_id, "phase": phase})
+
+
+class EngineExited(StartFailed):
+    """An engine that ended before it was ready; see EngineDied for `end` and `facts`."""
+
+    def __init__(
+        self, model_id: str, phase: str, end: str, facts: Facts, cause: str, log: Log
+    ) -> None:
+        metadata = {"model_id": model_id, "phase": phase, **facts}
+        message = f"{model_id} {end} ({phase}){_because(cause)}"
+        ServiceError.__init__(self, message, metadata=metadata, log=log)
+
+
+class StartFault(StartFailed):
+    """A start that ended by a fault of this service."""
+
+    def __init__(self, model_id: str, error: Exception) -> None:
+        message = f"{model_id} failed by a fault of the service: {error!r}"
+        ServiceError.__init__(self, message, metadata={"model_id": model_id})
+
 
 class StartStalled(ServiceError):
-    """A start in which nothing moved for too long was given up."""
+    """A start that was given up, because nothing moved for too long."""
 
     reason = "START_STALLED"
 
+    def __init__(self, model_id: str, phase: str, seconds: float, log: Sequence[str] = ()) -> None:
+        last = f"; its last line was: {log[-1]}" if log else ""
+        message = f"{model_id} was given up ({phase}): nothing moved for {seconds:g} s{last}"
+        super().__init__(message, metadata={"model_id": model_id, "phase": phase}, log=log)
+
 
 class StartBackingOff(ServiceError):
-    """The next attempt to start the model is not due yet."""
+    """A start that is refused until `wait` seconds have passed, because of the last failure."""
 
     reason = "START_BACKING_OFF"
 
+    def __init__(self, model_id: str, wait: float, last: ServiceError) -> None:
+        message = f"{model_id} is not started again before {wait:.0f} s have passed: {last.message}"
+        super().__init__(message, metadata={"model_id": model_id}, retry_after=wait, log=last.log)
+
+
+class EngineDied(ServiceError):
+    """An engine that ended by itself while the model was ready.
+
+    `end` completes the sentence `the engine of X ...`, `facts` are those of the exit, and `wait` is
+    the back-off before the next start, in seconds.
+    """
+
+    reason = "ENGINE_DIED"
+
+    def __init__(
+        self, model_id: str, end: str, facts: Facts, cause: str, wait: float, log: Log
+    ) -> None:
+        metadata = {"model_id": model_id, **facts}
+        message = f"the engine of {model_id} {end}{_because(cause)}"
+        super().__init__(message, metadata=metadata, retry_after=wait, log=log)
+
+
+class EngineHung(EngineDied):
+    """An engine that ran and answered nothing for too long."""
+
+    def __init__(self, model_id: str, seconds: float, wait: float, log: Log) -> None:
+        end = f"hung: it ran but answered nothing for {seconds:.0f} s"
+        super().__init__(model_id, end, {}, "", wait, log)
+
 
 class RuntimeUnavailable(ServiceError):
-    """Docker does not answer."""
+    """A Docker daemon that does not answer; with an address, one that never has."""
 
     reason = "RUNTIME_UNAVAILABLE"
 
+    def __init__(self, cause: object, address: str = "") -> None:
+        message = f"no Docker daemon answers at {address} ({cause})"
+        if not address:
+            advice = "start it, or run the service with --runtime process"
+            message = f"Docker does not answer ({cause}); {advice}"
+        super().__init__(message, metadata={"cause": cause})
+
 
 class InsufficientMemory(ServiceError):
-    """The model needs more memory than models can have here."""
+    """A model that no eviction makes room for; `need` and `capacity` are in bytes."""
 
     reason = "INSUFFICIENT_MEMORY"
 
+    def __init__(self, model_id: str, need: int, capacity: int) -> None:
+        message = (
+            f"{model_id} needs {need / 1e9:.1f} GB, and models can have {capacity / 1e9:.1f} GB in "
+            "all on this machine; use a smaller model, or raise the setting `memory`"
+        )
+        facts = {"model_id": model_id, "required_bytes": need, "capacity_bytes": capacity}
+        super().__init__(message, metadata=facts)
+
+
+class InsufficientGpus(InsufficientMemory):
+    """A model for which no GPU, or no number of GPUs that its engine can use, is enough.
+
+    `need` is in bytes, or None where the catalog does not say; `limits` are those of each GPU.
+    """
+
+    def __init__(
+        self, model_id: str, need: int | None, count: int | None, limits: Sequence[int]
+    ) -> None:
+        wanted = [f"{count} GPUs"] if count else []
+        wanted += [f"{need / 1e9:.1f} GB of GPU memory"] if need is not None else []
+        have = " and ".join(f"{limit / 1e9:.1f} GB" for limit in limits)
+        message = (
+            f"{model_id} needs {' with '.join(wanted)}, and models can have {have} of the GPUs of "
+            "this machine; use a smaller model, or change `gpu_memory` in the catalog or in the "
+            "settings"
+        )
+        facts = {"required_gpu_bytes": need or 0, "capacity_gpu_bytes": sum(limits)}
+        ServiceError.__init__(self, message, metadata={"model_id": model_id, **facts})
+
 
 class ModelStopped(ServiceError):
-    """Somebody stopped the model under the caller."""
+    """A model that somebody stopped while the caller waited for it or used it."""
 
     reason = "MODEL_STOPPED"
 
+    def __init__(self, model_id: str) -> None:
+        message = f"{model_id} was stopped meanwhile; send the request again if it should run"
+        super().__init__(message, metadata={"model_id": model_id})
+
 
 class ShuttingDown(ServiceError):
-    """The service is shutting down."""
+    """A service that takes no more calls."""
 
     reason = "SHUTTING_DOWN"
 
+    def __init__(self) -> None:
+        super().__init__("the service is shutting down; retry once it is back")
+
 
 class QueueFull(ServiceError):
-    """Too many requests wait for the model already."""
+    """A queue in which as many requests wait as may."""
 
     reason = "QUEUE_FULL"
 
+    def __init__(self, model_id: str, size: int) -> None:
+        message = f"{size} requests wait for {model_id} already; retry in a few seconds"
+        metadata = {"model_id": model_id, "queue_size": size}
+        super().__init__(message, metadata=metadata, retry_after=5)
+
 
 class DeadlineTooShort(ServiceError):
-    """The model will not be ready for the request before its deadline."""
+    """A deadline that passes before the model is ready for the request; times are in seconds."""
 
     reason = "DEADLINE_TOO_SHORT"
 
+    def __init__(self, model_id: str, left: float, wait: float, cause: str) -> None:
+        message = (
+            f"{model_id} is not ready for this request before its deadline, which is in "
+            f"{left:.1f} s: that takes about {wait:.1f} s, since {cause}; retry then, or set a "
+            "longer deadline"
+        )
+        metadata = {"model_id": model_id, "expected_seconds": f"{wait:.1f}"}
+        super().__init__(message, metadata=metadata, retry_after=wait)
+
 
 class CatalogInvalid(ServiceError):
-    """The catalog's file cannot be used."""
+    """A file of the catalog that cannot be used, with a sentence for each mistake."""
 
     reason = "CATALOG_INVALID"
 
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("; ".join(mistakes))
+        self.mistakes = mistakes
+
 
 class EngineOverloaded(ServiceError):
-    """The engine takes no more requests now."""
+    """An engine that takes no more requests now."""
 
     reason = "ENGINE_OVERLOADED"
 
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"{model_id} is overloaded; retry in a second", retry_after=1)
+
 
 class EngineFailed(ServiceError):
-    """The engine died, or answered nonsense, on this request."""
+    """An engine that failed on this request; `what` completes the sentence `the engine ...`."""
 
     reason = "ENGINE_FAILED"
 
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the engine {what}")
+
 
 class EngineLost(EngineFailed):
-    """The engine broke off, as one that dies does: another may well answer."""
+    """An engine that broke off, as one does that dies: another may well answer."""
+
+
+class ResumptionFailed(EngineFailed):
+    """A text that lost its engine after its first token, and found no other."""
+
+    def __init__(self, model_id: str, lost: str, error: ServiceError) -> None:
+        message = f"{lost}; {model_id} could not go on with the text: {error.message}"
+        wait, facts = error.retry_after, {"model_id": model_id}
+        ServiceError.__init__(self, message, metadata=facts, retry_after=wait, log=error.log)
 
 
 class GenerationTimeout(ServiceError):
-    """The text was not done in time."""
+    """A text, or the next piece of a stream, that was not made in time."""
 
     reason = "GENERATION_TIMEOUT"
 
+    def __init__(self, model_id: str, seconds: float) -> None:
+        advice = "ask for fewer tokens, or stream them"
+        message = f"{model_id} did not finish within {seconds:g} s; {advice}"
+        metadata = {"model_id": model_id, "timeout_seconds": f"{seconds:g}"}
+        super().__init__(message, metadata=metadata)
+
 
 class StopFailed(ServiceError):
-    """The engine could not be stopped or removed."""
+    """A container that could not be removed yet."""
 
     reason = "STOP_FAILED"
 
+    def __init__(self, model_id: str, name: str, cause: object) -> None:
+        advice = f"that is tried again, and `docker rm -f {name}` does it too"
+        message = f"the container {name} could not be removed: {cause}; {advice}"
+        super().__init__(message, metadata={"model_id": model_id})
+
 
 class LaunchError(Exception):
-    """Why a runtime could not run an engine; the supervisor makes a StartFailed of it."""
+    """Why a runtime could not run an engine; a run makes a StartFailed of it."""
+
+
+def _because(cause: str) -> str:
+    return f": {cause}" if cause else ""

@@ -52,7 +52,7 @@ class BindError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that runs. `rest_url` is None when REST is off; `reload` raises CatalogError."""
+    """A service that runs. `rest_url` is None when REST is off; `reload` raises CatalogInvalid."""
 
     manager: Manager
     choice: RuntimeChoice
@@ -65,7 +65,7 @@ class Service:
 async def running(settings: Settings, ports: Ports | None = None) -> AsyncGenerator[Service]:
     """Run the service; leaving drains and stops every model, then the servers.
 
-    Engines are given `ports`, by default those of the settings. Raises CatalogError, BindError,
+    Engines are given `ports`, by default those of the settings. Raises CatalogInvalid, BindError,
     GpuError, NameTaken when a service of this name uses the Docker Engine, or RuntimeUnavailable
     when `runtime` is docker and none answers.
     """

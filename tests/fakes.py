@@ -235,4 +235,4 @@ class FakeEngine:
 
 def broken() -> EngineLost:
     """What an engine raises that dies under a request."""
-    return EngineLost("the connection to the engine broke")
+    return EngineLost("broke the connection")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from inference_service.catalog import Catalog, CatalogError, parse_size
-from inference_service.errors import ModelNotFound
+from inference_service.catalog import Catalog, parse_size
+from inference_service.errors import CatalogInvalid, ModelNotFound
 
 DOCUMENTED = [
     ("gpt-2", "gpt2"),
@@ -245,10 +245,10 @@ def test_a_mistake_is_told_by_its_place_and_by_what_is_allowed(
     assert old in GOOD
     file.write_text(GOOD.replace(old, new, 1))
 
-    with pytest.raises(CatalogError) as refused:
+    with pytest.raises(CatalogInvalid) as refused:
         Catalog.load(file)
 
-    lines = str(refused.value).splitlines()
+    lines = refused.value.mistakes
     assert all(line.startswith(f"{file}: ") for line in lines)
     assert any(said in line for line in lines)
 
@@ -280,7 +280,7 @@ def test_a_mistake_is_told_by_its_place_and_by_what_is_allowed(
 def test_a_mistake_in_the_other_engine_is_told_as_well(file: Path, rest: str, said: str) -> None:
     file.write_text(LLAMACPP + rest)
 
-    with pytest.raises(CatalogError) as refused:
+    with pytest.raises(CatalogInvalid) as refused:
         Catalog.load(file)
 
     assert f"{file}: entry 1 ('mine'), key llamacpp" in str(refused.value)
@@ -290,7 +290,7 @@ def test_a_mistake_in_the_other_engine_is_told_as_well(file: Path, rest: str, sa
 def test_an_entry_without_any_engine_is_refused(file: Path) -> None:
     file.write_text('models = [{ id = "mine", hf_name = "x", context_length = 128 }]')
 
-    with pytest.raises(CatalogError) as refused:
+    with pytest.raises(CatalogInvalid) as refused:
         Catalog.load(file)
 
     assert str(refused.value) == f"{file}: {ENTRY}must have a section `tgi` or `llamacpp`"
@@ -299,10 +299,10 @@ def test_an_entry_without_any_engine_is_refused(file: Path) -> None:
 def test_all_mistakes_are_told_at_once(file: Path) -> None:
     file.write_text(GOOD + GOOD.replace("128", "1").replace("1GB", "1") + GOOD.replace("me/", "/"))
 
-    with pytest.raises(CatalogError) as refused:
+    with pytest.raises(CatalogInvalid) as refused:
         Catalog.load(file)
 
-    lines = str(refused.value).splitlines()
+    lines = refused.value.mistakes
     assert len(lines) == 3
     assert all(line.startswith(f"{file}: entry 2 ('mine'), key ") for line in lines[:2])
     assert lines[2].startswith(f"{file}: entry 3 ('mine'), key tgi.weights.repo: ")
@@ -311,7 +311,7 @@ def test_all_mistakes_are_told_at_once(file: Path) -> None:
 def test_two_entries_of_one_file_must_not_have_the_same_id(file: Path) -> None:
     file.write_text(GOOD * 2 + GOOD.replace('"mine"', '"once"'))
 
-    with pytest.raises(CatalogError) as refused:
+    with pytest.raises(CatalogInvalid) as refused:
         Catalog.load(file)
 
     assert str(refused.value) == f"{file}: has more than one entry for mine"
@@ -323,7 +323,7 @@ def test_weights_that_are_no_file_are_told(file: Path, tmp_path: Path, exists: b
         (tmp_path / "m.gguf").mkdir()
     file.write_text(LLAMACPP + 'weights = { path = "m.gguf" }')
 
-    with pytest.raises(CatalogError) as refused:
+    with pytest.raises(CatalogInvalid) as refused:
         Catalog.load(file)
 
     assert str(refused.value) == (
@@ -345,14 +345,14 @@ def test_a_file_that_is_no_catalog_is_told(file: Path, content: bytes | None, sa
     if content is not None:
         file.write_bytes(content)
 
-    with pytest.raises(CatalogError) as refused:
+    with pytest.raises(CatalogInvalid) as refused:
         Catalog.load(file)
 
     assert str(refused.value).startswith(f"{file}: {said}")
 
 
 def test_a_directory_is_no_catalog(tmp_path: Path) -> None:
-    with pytest.raises(CatalogError, match="cannot be read: Is a directory"):
+    with pytest.raises(CatalogInvalid, match="cannot be read: Is a directory"):
         Catalog.load(tmp_path)
 
 

@@ -94,16 +94,12 @@ def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSp
             given[field] = getattr(request, field)
     context = spec.context_length
     wrong = {
-        field: rule.format(context=context, model=spec.id)
+        field: rule.format(context=context, model=spec.id) + _given(request, field)
         for field, (fits, rule) in _RULES.items()
         if field in given and not fits(given[field], context)
     }
     if wrong:
-        raise InvalidParameter(
-            "; ".join(f"{field} {rule}{_given(request, field)}" for field, rule in wrong.items()),
-            metadata={"model_id": spec.id},
-            field=next(iter(wrong)),
-        )
+        raise InvalidParameter(wrong, spec.id)
     return Prompt(given.pop("prompt"), **given)
 
 
@@ -149,9 +145,8 @@ def tail_line_count(request: pb.StreamLogsRequest) -> int:
     """How many of the last lines a reader wants."""
     count = request.tail_line_count if request.HasField("tail_line_count") else 100
     if not 0 <= count <= KEPT_LINES:
-        raise InvalidParameter(
-            f"tail_line_count must be from 0 to {KEPT_LINES}, not {count}", field="tail_line_count"
-        )
+        mistake = f"must be from 0 to {KEPT_LINES}, not {count}"
+        raise InvalidParameter({"tail_line_count": mistake})
     return count
 
 
@@ -161,9 +156,7 @@ def _seconds(request: Any, field: str, most: float) -> float | None:
     given = getattr(request, field)
     seconds: float = given.seconds + given.nanos / 1e9
     if not 0 <= seconds <= most:
-        raise InvalidParameter(
-            f"{field} must be from 0 to {most:g} s, not {seconds:g} s", field=field
-        )
+        raise InvalidParameter({field: f"must be from 0 to {most:g} s, not {seconds:g} s"})
     return seconds
 
 

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from inference_service.api.statuses import status_of
-from inference_service.errors import InvalidParameter, ServiceError
+from inference_service.errors import InvalidRequest, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
         try:
             return deserialize(data)
         except DecodeError:
-            return InvalidParameter("the request is not a message of this method; check the proto")
+            return InvalidRequest("the request is not a message of this method; check the proto")
 
     return parse
 
@@ -108,5 +108,5 @@ def _ending(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
     if not isinstance(error, ServiceError):
         log.exception("fault in a call", exc_info=error)
-        error = ServiceError("the service has a fault; its log has the details")
+        error = ServiceError()
     await context.abort_with_status(rpc_status.to_status(status_of(error)))

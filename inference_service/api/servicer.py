@@ -13,8 +13,6 @@ import grpc
 from inference_service import __version__
 from inference_service.api import convert
 from inference_service.api.convert import Limits
-from inference_service.catalog import CatalogError
-from inference_service.errors import CatalogInvalid
 from inference_service.lifecycle import State, Status
 from inference_service.serving.generation import Generation
 from inference_service.serving.models import Manager, Reload
@@ -104,10 +102,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
     async def ReloadCatalog(
         self, request: pb.ReloadCatalogRequest, context: Context
     ) -> pb.ReloadCatalogResponse:
-        try:
-            return convert.reload(self._reload())
-        except CatalogError as error:
-            raise CatalogInvalid("; ".join(str(error).splitlines())) from None
+        return convert.reload(self._reload())
 
     async def WatchModels(  # type: ignore[override]
         self, request: pb.WatchModelsRequest, context: Context

@@ -21,7 +21,7 @@ from inference_service.capacity.claims import (
     gpu_claims,
 )
 from inference_service.capacity.gpus import Gpu
-from inference_service.serving import failures
+from inference_service.errors import InsufficientGpus, InsufficientMemory
 
 Waits = Callable[[int, str], None]  # told the place in the queue, and for whom it waits
 
@@ -177,12 +177,13 @@ class Admission:
     def _claims(self, tenant: Tenant) -> list[Claim]:
         """Each way to give it what it needs, on an empty machine."""
         if tenant.memory_bytes > self.capacity_bytes:
-            raise failures.never_fits(tenant.model_id, tenant.memory_bytes, self.capacity_bytes)
+            raise InsufficientMemory(tenant.model_id, tenant.memory_bytes, self.capacity_bytes)
         if (need := tenant.gpu_need) is None or not self.gpus:
             return [{MEMORY: tenant.memory_bytes}]
         claims = gpu_claims(need, self._limits)
         if not claims:
-            raise failures.never_fits_gpus(tenant.model_id, need, [*self._limits.values()])
+            limits = [*self._limits.values()]
+            raise InsufficientGpus(tenant.model_id, need.memory_bytes, need.count, limits)
         kept = {*self._kept.get(tenant.model_id, ())}
         claims = [claim for claim in claims if claim.keys() == kept] or claims
         return [{MEMORY: tenant.memory_bytes, **claim} for claim in claims]

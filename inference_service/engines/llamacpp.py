@@ -22,7 +22,7 @@ from inference_service.errors import (
     EngineFailed,
     EngineLost,
     EngineOverloaded,
-    InvalidParameter,
+    InvalidRequest,
     PromptTooLong,
     ServiceError,
 )
@@ -142,7 +142,7 @@ class Llamacpp:
                         return
         except sse.Refusal as refusal:
             raise _refused(spec, refusal) from None
-        raise EngineLost("the engine ended its answer before the text was finished")
+        raise EngineLost("ended its answer before the text was finished")
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -190,7 +190,7 @@ def _chunk(spec: ModelSpec, lines: bytes) -> Chunk:
     try:
         events = _decoder.decode_lines(lines)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
+        raise EngineFailed(f"sent an event that is not its own: {error}") from None
     texts: list[str] = []
     finish = None
     for event in events:
@@ -210,23 +210,20 @@ def _refused(spec: ModelSpec, refusal: sse.Refusal) -> ServiceError:
     except (msgspec.DecodeError, UnicodeDecodeError):
         error = None
     if error is None:
-        return EngineFailed(f"the engine answered HTTP {refusal.status}: {refusal.text}")
+        return EngineFailed(f"answered HTTP {refusal.status}: {refusal.text}")
     return _failure(spec, error)
 
 
 def _failure(spec: ModelSpec, error: _Error) -> ServiceError:
     if error.type == "exceed_context_size_error":
-        return PromptTooLong(
-            f"the prompt has {error.n_prompt_tokens} tokens, and {spec.id} reads fewer than "
-            f"{error.n_ctx or spec.context_length}; shorten it",
-            metadata={"context_length": spec.context_length},
-            field="prompt",
-        )
+        limit = error.n_ctx or spec.context_length
+        detail = f"it has {error.n_prompt_tokens} tokens, and {spec.id} reads fewer than {limit}"
+        return PromptTooLong(spec.id, spec.context_length, detail)
     if error.code == 429:
-        return EngineOverloaded(f"{spec.id} is overloaded; retry in a second", retry_after=1)
+        return EngineOverloaded(spec.id)
     if error.code == 400:
-        return InvalidParameter(f"the engine refused the request: {error.message}")
-    return EngineFailed(f"the engine failed: {error.message}")
+        return InvalidRequest(f"the engine refused the request: {error.message}")
+    return EngineFailed(f"failed: {error.message}")
 
 
 def _object(line: str) -> object:

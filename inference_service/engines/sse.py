@@ -52,7 +52,7 @@ class EventParser:
             data = data.replace(b"\r\n", b"\n")
         events, end, self._rest = data.rpartition(b"\n\n")
         if len(self._rest) > _LARGEST_EVENT:
-            raise EngineFailed("the engine sent an event of more than 1 MiB")
+            raise EngineFailed("sent an event of more than 1 MiB")
         return _lines(end + events) if end else b""
 
 
@@ -107,7 +107,7 @@ async def _asked(connections: Connections, url: str, body: Any, content_type: st
 
 
 def _lost(error: OSError) -> EngineLost:
-    return EngineLost(f"the connection to the engine broke: {error or type(error).__name__}")
+    return EngineLost(f"broke the connection: {error or type(error).__name__}")
 
 
 async def _beginning(answer: Answer, size: int) -> bytes:

@@ -59,6 +59,11 @@ class Exit:
     code: int | None
     oom_killed: bool = False
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """The metadata of the error that tells of it."""
+        return {"exit_code": self.code, "oom_killed": str(self.oom_killed).lower()}
+
     def __str__(self) -> str:
         if self.oom_killed:
             return f"ran out of its memory limit (exit code {self.code})"

@@ -17,15 +17,16 @@ from functools import partial
 
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import (
+    EngineDied,
     EngineFailed,
     EngineLost,
     GenerationTimeout,
     ModelStopped,
     PromptTooLong,
+    ResumptionFailed,
     ServiceError,
     ShuttingDown,
 )
-from inference_service.serving import failures
 from inference_service.serving.model import Supervisor, Tell
 from inference_service.serving.silence import SilenceLimit
 
@@ -97,7 +98,7 @@ class Generation:
         attempt = partial(self._attempt, self._order.prompt, keep, whole=True)
         try:
             await attempt()
-        except EngineLost as lost:
+        except (EngineDied, EngineLost) as lost:
             await self._recovery(lost)
             texts.clear()
             await attempt()
@@ -116,7 +117,7 @@ class Generation:
             while True:
                 try:
                     return await self._attempt(self._rest(), partial(self._pass_on, write), tell)
-                except EngineLost as lost:
+                except (EngineDied, EngineLost) as lost:
                     losses += 1
                     if losses > self._losses_allowed:
                         raise
@@ -190,7 +191,7 @@ class Generation:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise failures.generation_timeout(self._model.spec.id, order.timeout) from None
+            raise GenerationTimeout(self._model.spec.id, order.timeout) from None
 
     async def _pass_on(self, write: Write, chunk: Chunk, limit: SilenceLimit) -> None:
         if self._first is None:
@@ -203,7 +204,7 @@ class Generation:
             self._sent_tokens += chunk.token_count
         limit.heard()
 
-    async def _recovery(self, lost: EngineLost) -> None:
+    async def _recovery(self, lost: ServiceError) -> None:
         """Return when another attempt makes sense. Raises `lost` when that is not soon."""
         try:
             async with asyncio.timeout(_PATIENCE):
@@ -218,6 +219,6 @@ class Generation:
         known = EngineFailed | ModelStopped | ShuttingDown | GenerationTimeout
         if self._seams and not isinstance(error, known):
             # It is about a new start, which was not this call's first wish.
-            error = failures.not_resumed(self._model.spec.id, self._seams[-1].cause, error)
+            error = ResumptionFailed(self._model.spec.id, self._seams[-1].cause, error)
         error.metadata["sent_token_count"] = str(self._sent_tokens)
         return error

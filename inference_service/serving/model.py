@@ -22,10 +22,25 @@ from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import Claim, GpuNeed, GpuShare
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Engine, Prompt
-from inference_service.errors import LaunchError, ServiceError, StopFailed
+from inference_service.errors import (
+    DeadlineTooShort,
+    EngineDied,
+    EngineExited,
+    EngineHung,
+    LaunchError,
+    ModelRemoved,
+    ModelStopped,
+    NotRunning,
+    ServiceError,
+    ShuttingDown,
+    StartBackingOff,
+    StartFailed,
+    StartFault,
+    StartStalled,
+    StopFailed,
+)
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.runtimes.base import Exit, Instance, Runtime
-from inference_service.serving import failures
 from inference_service.serving.run import Life, race
 from inference_service.serving.slots import Turns
 from inference_service.serving.start_times import Forecast, StartTimes
@@ -229,7 +244,8 @@ class Supervisor:
                 await life.turns.take(caller, deadline, tell and partial(self._tell_place, tell))
                 try:
                     if life.dying or life.gone.done():
-                        raise failures.engine_gone(self.spec.id)
+                        end = "ended before this request had its turn; retry"
+                        raise EngineDied(self.spec.id, end, {}, "", self._back_off, ())
                     yield Lease(self, instance)
                 finally:
                     life.turns.give()
@@ -286,7 +302,7 @@ class Supervisor:
         """
         life = self._life
         if life is None:
-            raise failures.not_running(self.spec.id)
+            raise NotRunning(self.spec.id)
         life.replaced = False
         self._end(life, self._timing.drain if drain is None else drain)
         await asyncio.shield(life.gone)
@@ -297,7 +313,7 @@ class Supervisor:
         Raises NotRunning when the model has never been started.
         """
         if self._instance is None:
-            raise failures.not_running(self.spec.id)
+            raise NotRunning(self.spec.id)
         if not follow:
             for line in self._instance.tail(last):
                 yield line
@@ -399,18 +415,18 @@ class Supervisor:
             return
         wait, left = self._forecast.at_best(_now()), deadline - _now()
         if wait is not None and wait > left:
-            raise failures.deadline_too_short(self.spec.id, left, wait, "it is starting")
+            raise DeadlineTooShort(self.spec.id, left, wait, "it is starting")
 
     def _refuse(self) -> None:
         if self._closed:
-            raise failures.shutting_down()
+            raise ShuttingDown()
         if self._withdrawn:
-            raise failures.withdrawn(self.spec.id)
+            raise ModelRemoved(self.spec.id)
 
     def _begin(self) -> Life:
         self._refuse()
         if (wait := self._retry_at - _now()) > 0 and self.status.failure:
-            raise failures.backing_off(self.spec.id, wait, self.status.failure)
+            raise StartBackingOff(self.spec.id, wait, self.status.failure)
         self._admission.plan(self)  # raises for what can never fit
         turns = Turns(self.spec.id, self.launch.concurrency, self._timing.queue_size)
         self._life = Life(self._idle_timeout, turns)
@@ -456,7 +472,7 @@ class Supervisor:
             failure = error
         except Exception as error:
             log.exception("%s: fault in its life", self.spec.id)
-            failure = failures.fault(self.spec.id, error)
+            failure = StartFault(self.spec.id, error)
         if life.unwanted.is_set() and not isinstance(failure, StopFailed):
             failure = None  # whatever broke on the way out, it is gone as was asked
             if self.status.state is not State.STOPPING:  # it broke before it could be stopped
@@ -499,9 +515,9 @@ class Supervisor:
                         moved(progress)
                 moved(Progress(Phase.CREATING_CONTAINER))
         except TimeoutError:
-            raise failures.stalled(self.spec.id, self._phase(), self._timing.stall, ()) from None
+            raise StartStalled(self.spec.id, self._phase(), self._timing.stall) from None
         except LaunchError as error:
-            raise failures.could_not_start(self.spec.id, self._phase(), str(error)) from None
+            raise StartFailed(self.spec.id, self._phase(), str(error)) from None
         await self._run(life, gpus)
 
     async def _run(self, life: Life, gpus: GpuShare | None) -> None:
@@ -520,13 +536,15 @@ class Supervisor:
                 ready_at = _now()
                 try:
                     await race(self._dies(instance), self._hangs(instance))
+                except EngineDied as error:
+                    life.turns.close(error)
+                    raise
                 finally:
                     life.dying = True
-                    life.turns.close()
                     if _now() - ready_at > self._timing.healthy_spell:
                         self._failures = 0
         except LaunchError as error:
-            raise failures.could_not_start(self.spec.id, self._phase(), str(error)) from None
+            raise StartFailed(self.spec.id, self._phase(), str(error)) from None
 
     async def _until_healthy(self, instance: Instance) -> None:
         try:
@@ -538,7 +556,7 @@ class Supervisor:
         except TimeoutError:
             log = instance.tail(_LOG_LINES)
             phase = self._phase()
-            raise failures.stalled(self.spec.id, phase, self._timing.stall, log) from None
+            raise StartStalled(self.spec.id, phase, self._timing.stall, log) from None
 
     async def _answers(self, instance: Instance) -> None:
         for pause in self._pauses():
@@ -568,7 +586,7 @@ class Supervisor:
             if await self.engine.ready(instance.url):
                 answered = _now()
         log = instance.tail(_LOG_LINES)
-        raise failures.hung(self.spec.id, silence, log)
+        raise EngineHung(self.spec.id, silence, self._back_off, log)
 
     async def _dies(self, instance: Instance) -> None:
         raise self._died(instance, await instance.wait())
@@ -611,11 +629,15 @@ class Supervisor:
             self._failures = 0
             self._enter(State.STOPPED)
             return
-        wait = min(self._timing.back_off * 2**self._failures, self._timing.back_off_longest)
+        wait = self._back_off
         self._failures += 1
         self._retry_at = _now() + wait
         log.error("%s: %s", self.spec.id, failure.message)
         self._enter(State.FAILED, failure=failure, retry_at=time.time() + wait)
+
+    @property
+    def _back_off(self) -> float:
+        return min(self._timing.back_off * 2.0**self._failures, self._timing.back_off_longest)
 
     def _mover(self, stall: asyncio.Timeout) -> Callable[[Progress], None]:
         """What shows progress, and puts off the moment at which the start counts as stalled."""
@@ -646,16 +668,17 @@ class Supervisor:
         self._on_change(self)
 
     def _phase(self) -> str:
-        if self.status.state is State.READY:
-            return "was serving"
         return str(self.status.progress.phase if self.status.progress else Phase.WAITING)
 
     def _stopped(self) -> ServiceError:
-        return failures.shutting_down() if self._closed else failures.stopped(self.spec.id)
+        return ShuttingDown() if self._closed else ModelStopped(self.spec.id)
 
     def _died(self, instance: Instance, exit: Exit) -> ServiceError:
         log = instance.tail(_LOG_LINES)
-        return failures.died(self.spec.id, self._phase(), exit, self.engine.cause(log), log)
+        cause = self.engine.cause(log)
+        if self.status.state is State.STARTING:
+            return EngineExited(self.spec.id, self._phase(), str(exit), exit.facts, cause, log)
+        return EngineDied(self.spec.id, str(exit), exit.facts, cause, self._back_off, log)
 
 
 def _now() -> float:

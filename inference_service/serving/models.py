@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from inference_service.capacity.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines.base import Engine
-from inference_service.errors import ServiceError
+from inference_service.errors import ServiceError, ShuttingDown
 from inference_service.lifecycle import Status
 from inference_service.runtimes.base import Runtime
-from inference_service.serving import failures
 from inference_service.serving.history import Change, History
 from inference_service.serving.model import Supervisor, Timing
 from inference_service.serving.start_times import StartTimes
@@ -145,7 +144,7 @@ class Manager:
                     after = change.revision
                     yield Change(after, change.item)
             if self._history.closed:
-                raise failures.shutting_down()
+                raise ShuttingDown()
 
     async def close(self, drain: float) -> None:
         """Refuse callers, give running requests `drain` seconds, and stop every model.

@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
-from inference_service.serving import failures
+from inference_service.errors import DeadlineTooShort, QueueFull, ServiceError
 
 _LOOK = 1.0  # seconds between two looks of a waiter at its place
 _SILENCE = 10  # looks after which it is told of its place although that has not changed
@@ -40,14 +40,14 @@ class Turns:
         """Wait for a turn, to be given back by `give`.
 
         `tell` is awaited with the place in the queue, of which 1 is next, at first, when it has
-        changed, and every ten seconds. Raises QueueFull, EngineLost when it is closed meanwhile,
-        and DeadlineTooShort when the turn will not come before `deadline`, at the pace of late.
+        changed, and every ten seconds. Raises QueueFull, what `close` is given, and
+        DeadlineTooShort when the turn will not come before `deadline`, at the pace of late.
         """
         if self._taken < self._limit:  # then nobody waits
             self._taken += 1
             return
         if self.queued >= self._size:
-            raise failures.queue_full(self._model_id, self._size)
+            raise QueueFull(self._model_id, self._size)
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.setdefault(caller, deque()).append(turn)
@@ -71,12 +71,12 @@ class Turns:
             self._given_at = math.nan
         self._pass_on()
 
-    def close(self) -> None:
-        """Let nobody wait any longer: they get EngineLost."""
+    def close(self, failure: ServiceError) -> None:
+        """End the wait of everybody with this error."""
         for turns in self._waiting.values():
             for turn in turns:
                 if not turn.done():
-                    turn.set_exception(failures.engine_gone(self._model_id))
+                    turn.set_exception(failure)
 
     def _pass_on(self) -> None:
         while self._waiting and self._taken < self._limit:
@@ -138,4 +138,4 @@ class Turns:
         place = self._place(caller, turn)
         if (wait := place * self._pace) > time_left:
             reason = f"{place - 1} requests are before it"
-            raise failures.deadline_too_short(self._model_id, time_left, wait, reason)
+            raise DeadlineTooShort(self._model_id, time_left, wait, reason)

@@ -47,8 +47,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     log lines. Metadata: `model_id`, `phase`, and `exit_code` and `oom_killed` where it had started.
     """
     ERROR_REASON_START_BACKING_OFF: _ErrorReason.ValueType  # 7
-    """The last starts failed, and the next attempt is not due yet. The message repeats the cause,
-    RetryInfo says when. Metadata: `model_id`.
+    """The last start failed or the engine died, and the next start is not due yet. The message repeats
+    the cause, RetryInfo says when. Metadata: `model_id`.
     """
     ERROR_REASON_START_STALLED: _ErrorReason.ValueType  # 8
     """A start was given up because nothing moved: no image byte, no log line, no weight.
@@ -96,6 +96,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The catalog's file cannot be used; the message has a line for each mistake. The catalog that is in
     force stays so.
     """
+    ERROR_REASON_ENGINE_DIED: _ErrorReason.ValueType  # 22
+    """The engine ended by itself, or hung, while the model was READY. Seen in `last_error`, and by
+    requests that waited for a slot; a request that the engine was working on ends with ENGINE_FAILED.
+    RetryInfo has the back-off before the next start, DebugInfo the last log lines. Metadata:
+    `model_id`, and `exit_code` and `oom_killed` where it ended by itself.
+    """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
     """REST alone: the service behind the bridge does not answer."""
 
@@ -131,8 +137,8 @@ ERROR_REASON_START_FAILED: ErrorReason.ValueType  # 6
 log lines. Metadata: `model_id`, `phase`, and `exit_code` and `oom_killed` where it had started.
 """
 ERROR_REASON_START_BACKING_OFF: ErrorReason.ValueType  # 7
-"""The last starts failed, and the next attempt is not due yet. The message repeats the cause,
-RetryInfo says when. Metadata: `model_id`.
+"""The last start failed or the engine died, and the next start is not due yet. The message repeats
+the cause, RetryInfo says when. Metadata: `model_id`.
 """
 ERROR_REASON_START_STALLED: ErrorReason.ValueType  # 8
 """A start was given up because nothing moved: no image byte, no log line, no weight.
@@ -179,6 +185,12 @@ Metadata: `model_id`, `expected_seconds`.
 ERROR_REASON_CATALOG_INVALID: ErrorReason.ValueType  # 21
 """The catalog's file cannot be used; the message has a line for each mistake. The catalog that is in
 force stays so.
+"""
+ERROR_REASON_ENGINE_DIED: ErrorReason.ValueType  # 22
+"""The engine ended by itself, or hung, while the model was READY. Seen in `last_error`, and by
+requests that waited for a slot; a request that the engine was working on ends with ENGINE_FAILED.
+RetryInfo has the back-off before the next start, DebugInfo the last log lines. Metadata:
+`model_id`, and `exit_code` and `oom_killed` where it ended by itself.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
 """REST alone: the service behind the bridge does not answer."""

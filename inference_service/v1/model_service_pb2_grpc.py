@@ -153,8 +153,8 @@ class ModelServiceServicer:
         A model that does not fit into the memory that is left evicts models that nobody uses, least
         recently used first, or waits for those in use.
 
-        Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, START_BACKING_OFF, RUNTIME_UNAVAILABLE,
-        INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
+        Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, ENGINE_DIED, START_BACKING_OFF,
+        RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -68,8 +68,8 @@ class ModelServiceStub:
     A model that does not fit into the memory that is left evicts models that nobody uses, least
     recently used first, or waits for those in use.
 
-    Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, START_BACKING_OFF, RUNTIME_UNAVAILABLE,
-    INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
+    Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, ENGINE_DIED, START_BACKING_OFF,
+    RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
     """
     StopModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]
     """Stops a model and returns when its container is gone and its name, port and memory are free.
@@ -177,8 +177,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     A model that does not fit into the memory that is left evicts models that nobody uses, least
     recently used first, or waits for those in use.
 
-    Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, START_BACKING_OFF, RUNTIME_UNAVAILABLE,
-    INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
+    Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, ENGINE_DIED, START_BACKING_OFF,
+    RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
     """
     StopModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]  # type: ignore[assignment]
     """Stops a model and returns when its container is gone and its name, port and memory are free.
@@ -307,8 +307,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         A model that does not fit into the memory that is left evicts models that nobody uses, least
         recently used first, or waits for those in use.
 
-        Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, START_BACKING_OFF, RUNTIME_UNAVAILABLE,
-        INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
+        Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, ENGINE_DIED, START_BACKING_OFF,
+        RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
         """
 
     @_abc_1.abstractmethod

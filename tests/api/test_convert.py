@@ -293,12 +293,12 @@ def test_a_start_of_which_nothing_is_known_waits() -> None:
 
 
 def test_a_failed_model_is_shown_with_its_cause(supervisor: Supervisor) -> None:
-    failure = StartFailed("no such image", metadata={"model_id": "tiny"})
+    failure = StartFailed("tiny", "pulling image", "no such image")
     supervisor.status = Status(State.FAILED, since=1.0, failure=failure, retry_at=2.25)
 
     model = convert.model(supervisor, 3.0)
 
-    assert model.last_error.message == "no such image"
+    assert model.last_error.message == failure.message
     assert [any_.type_url for any_ in model.last_error.details] == [
         "type.googleapis.com/google.rpc.ErrorInfo"
     ]

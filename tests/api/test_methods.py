@@ -73,7 +73,7 @@ async def test_an_error_ends_a_call_with_its_status(
     service: tuple[Raising, grpc.aio.Channel],
 ) -> None:
     servicer, channel = service
-    servicer.error = errors.NotRunning("tiny is not running", metadata={"model_id": "tiny"})
+    servicer.error = errors.NotRunning("tiny")
 
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await pb_grpc.ModelServiceStub(channel).GetModel(pb.GetModelRequest())
@@ -87,7 +87,8 @@ async def test_an_error_ends_a_stream_after_what_was_sent(
     service: tuple[Raising, grpc.aio.Channel],
 ) -> None:
     servicer, channel = service
-    servicer.error = errors.EngineFailed("it died", metadata={"sent_token_count": 1})
+    servicer.error = errors.EngineFailed("died")
+    servicer.error.metadata["sent_token_count"] = "1"
     stream = pb_grpc.ModelServiceStub(channel).GenerateStream(pb.GenerateStreamRequest())
 
     events = aiter(stream)
@@ -103,7 +104,7 @@ async def test_an_error_ends_a_stream_whose_first_write_was_cut(
     service: tuple[Raising, grpc.aio.Channel],
 ) -> None:
     servicer, channel = service
-    servicer.error, servicer.cuts = errors.ModelStopped("it was stopped"), True
+    servicer.error, servicer.cuts = errors.ModelStopped("tiny"), True
     stream = pb_grpc.ModelServiceStub(channel).GenerateStream(pb.GenerateStreamRequest())
 
     with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -180,7 +181,7 @@ async def test_the_longest_error_fits_into_the_trailers(
     service: tuple[Raising, grpc.aio.Channel], letter: str
 ) -> None:
     servicer, channel = service
-    servicer.error = errors.StartFailed(
+    servicer.error = ServiceError(
         letter * 100_000,
         metadata={"model_id": "m" * 63, "phase": "downloading weights", "exit_code": 1},
         retry_after=60,
@@ -192,6 +193,6 @@ async def test_the_longest_error_fits_into_the_trailers(
         await pb_grpc.ModelServiceStub(channel).GetModel(pb.GetModelRequest())
 
     told = failure(error.value)
-    assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "START_FAILED")
+    assert (told.code, told.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert told.message.startswith(letter * 100)
     assert len(told.details) == 4

@@ -95,7 +95,7 @@ async def test_models_that_fit_run_side_by_side() -> None:
 async def test_what_could_not_be_removed_keeps_its_memory_until_it_has_gone() -> None:
     async with house() as h:
         await h.small.start()
-        h.runtime.stop_refusal = StopFailed("it will not go")
+        h.runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
         with pytest.raises(StopFailed):
             await h.small.stop()
         assert h.admission.free_bytes == 60 * MIB
@@ -112,7 +112,7 @@ async def test_what_could_not_be_removed_keeps_its_memory_until_it_has_gone() ->
 async def test_what_could_not_be_removed_starts_again_in_the_memory_that_it_has() -> None:
     async with house(Timing(poll=0.001, back_off=0)) as h:
         await h.large.start()
-        h.runtime.stop_refusal = StopFailed("it will not go")
+        h.runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
         with pytest.raises(StopFailed):
             await h.large.stop()
         h.runtime.running.clear()  # as if by a stranger

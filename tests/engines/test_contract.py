@@ -21,7 +21,7 @@ from inference_service.errors import (
     EngineFailed,
     EngineLost,
     EngineOverloaded,
-    InvalidParameter,
+    InvalidRequest,
     PromptTooLong,
     ServiceError,
 )
@@ -320,20 +320,20 @@ async def test_tgi_fills_a_context_that_is_no_multiple_of_its_1024_tokens(whole:
 
 
 FAULTS = {
-    "status=422": (InvalidParameter, "asked for by the prompt"),
+    "status=422": (InvalidRequest, "asked for by the prompt"),
     "status=424": (EngineFailed, "asked for by the prompt"),
     "status=429": (EngineOverloaded, "overloaded"),
     "status=500": (EngineFailed, "Incomplete generation"),
     "status=503": (EngineFailed, "HTTP 503: asked for by the prompt"),
-    "status=413": (PromptTooLong, "larger than"),
+    "status=413": (PromptTooLong, "as large as"),
     "plain": (EngineFailed, "HTTP 502: Bad Gateway"),
-    "no_answer": (EngineLost, "connection to the engine broke"),
-    "half_event=1": (EngineLost, "connection to the engine broke"),
-    "half_event=7": (EngineLost, "connection to the engine broke"),
+    "no_answer": (EngineLost, "broke the connection"),
+    "half_event=1": (EngineLost, "broke the connection"),
+    "half_event=7": (EngineLost, "broke the connection"),
     "garbage=1": (EngineFailed, "not its own"),
     "garbage=7": (EngineFailed, "not its own"),
-    "cut_after=1": (EngineLost, "ended its answer before|connection to the engine broke"),
-    "cut_after=7": (EngineLost, "ended its answer before|connection to the engine broke"),
+    "cut_after=1": (EngineLost, "ended its answer before|broke the connection"),
+    "cut_after=7": (EngineLost, "ended its answer before|broke the connection"),
     "error_after=1": (EngineFailed, "probabilities are not finite"),
     "error_after=7": (EngineFailed, "probabilities are not finite"),
 }

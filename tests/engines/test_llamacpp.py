@@ -151,7 +151,7 @@ TOO_LONG = error(400, "exceed_context_size_error", n_prompt_tokens=500, n_ctx=12
         (stream(b'data: {"content":"\xff"}\n\n'), EngineFailed, "not its own"),
         (stream(), EngineLost, "before the text was finished"),
         (stream(token(" a", 1)), EngineLost, "before the text was finished"),
-        (stream(token(" a", 1), end="cut"), EngineLost, "connection to the engine broke"),
+        (stream(token(" a", 1), end="cut"), EngineLost, "broke the connection"),
     ],
 )
 async def test_another_answer_is_an_error_that_says_what_came(

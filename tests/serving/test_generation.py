@@ -209,7 +209,7 @@ async def test_a_text_that_fills_the_context_at_its_seam_is_whole() -> None:
     async with mortal(3) as (model, _, engine):
 
         def full() -> None:
-            engine.failure = PromptTooLong("the prompt fills the context")
+            engine.failure = PromptTooLong("tiny", 128, "no room")
 
         engine.on_loss = full
         reader, text = Reader(), Generation(model, Order(PROMPT, 60, resumes=True))
@@ -222,7 +222,9 @@ async def test_a_text_for_which_no_engine_starts_ends_with_what_was_sent() -> No
     async with mortal(2) as (model, runtime, _):
         await model.start()
         runtime.refusal = LaunchError("no space left")
-        with pytest.raises(EngineFailed, match=r"broke; .* could not go on .* no space") as end:
+        with pytest.raises(
+            EngineFailed, match=r"connection; .* could not go on .* no space"
+        ) as end:
             await Reader().read(Generation(model, Order(PROMPT, 60, resumes=True)))
         assert end.value.metadata["sent_token_count"] == "2"
         assert end.value.metadata["model_id"] == "tiny"
@@ -234,7 +236,7 @@ async def test_a_refusal_in_the_middle_of_a_text_is_told_as_it_is() -> None:
 
         async def write(chunk: Chunk) -> None:
             await reader.write(chunk)
-            engine.failure = EngineOverloaded("TGI has no room for the next 1024 tokens")
+            engine.failure = EngineOverloaded("tiny")
 
         with pytest.raises(EngineOverloaded) as refused:
             await Generation(model, Order(PROMPT, 60)).stream(write, reader.seam)

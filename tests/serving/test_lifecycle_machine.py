@@ -30,6 +30,7 @@ from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import GpuShare
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.errors import (
+    EngineDied,
     EngineFailed,
     LaunchError,
     ModelStopped,
@@ -482,7 +483,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(name=MODEL)
     def refuses_to_stop(self, name: str) -> None:
-        self.models[name].site.stop_refusal = StopFailed("it will not go")
+        self.models[name].site.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
         self.models[name].faulty = self.models[name].life
 
     @rule(name=MODEL, turns=TURNS)
@@ -805,7 +806,7 @@ class Lives(RuleBasedStateMachine):
                     assert call.model.faulty >= call.since
                 case StartBackingOff() | QueueFull():
                     pass  # see `answer`
-                case EngineFailed():
+                case EngineFailed() | EngineDied():
                     assert call.instance is not None or call.model.harmed >= call.since
                 case _:
                     raise error

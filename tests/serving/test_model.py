@@ -11,7 +11,7 @@ import pytest
 from inference_service.capacity.admission import Admission
 from inference_service.engines.base import Prompt
 from inference_service.errors import (
-    EngineLost,
+    EngineDied,
     LaunchError,
     ModelStopped,
     NotRunning,
@@ -239,7 +239,7 @@ async def test_stop_of_what_does_not_run_says_so() -> None:
 async def test_a_stop_that_fails_says_so_to_all_who_asked() -> None:
     async with model() as (supervisor, runtime, _):
         await supervisor.start()
-        runtime.stop_refusal = StopFailed("it will not go")
+        runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
         stops = [asyncio.create_task(supervisor.stop()) for _ in range(2)]
 
         answers = await asyncio.gather(*stops, return_exceptions=True)
@@ -302,7 +302,7 @@ async def test_an_engine_that_dies_while_it_serves_is_removed_and_started_by_the
         await until(supervisor, State.FAILED)
         failure = supervisor.status.failure
         assert failure is not None
-        assert failure.message == "tiny exited with code 1 (was serving): CUDA error"
+        assert failure.message == "the engine of tiny exited with code 1: CUDA error"
         await asyncio.sleep(0.02)
 
         assert await generate(supervisor) == " word word word"
@@ -440,7 +440,7 @@ async def test_invariant_10_leaving_a_lease_ends_the_request_in_the_engine() -> 
 
 async def test_docker_going_away_is_told_as_such() -> None:
     async with model() as (supervisor, runtime, _):
-        runtime.refusal = RuntimeUnavailable("Docker does not answer")
+        runtime.refusal = RuntimeUnavailable("no such file")
 
         with pytest.raises(RuntimeUnavailable):
             await generate(supervisor)
@@ -487,7 +487,7 @@ async def test_a_reader_that_stalls_on_a_dead_engine_takes_no_turn_from_the_next
             waiting = asyncio.create_task(wait_for_a_turn())
             assert await places.get() == 1
             (await runtime.instance()).die(Exit(1))
-            with pytest.raises(EngineLost, match="before this request had its turn"):
+            with pytest.raises(EngineDied, match="exited with code 1"):
                 await waiting
 
             assert await generate(supervisor) == " word word word"

@@ -223,7 +223,7 @@ async def test_whoever_waits_when_the_engine_goes_is_told_at_once() -> None:
     waiters.append(asyncio.create_task(turns.take("c", tell=places.put)))
     await settle()
 
-    turns.close()
+    turns.close(EngineLost("went"))
     ends = await asyncio.gather(*waiters, return_exceptions=True)
     assert [type(end) for end in ends] == [EngineLost] * 3
     assert turns.queued == 0

@@ -27,9 +27,8 @@ from inference_service.errors import (
     EngineFailed,
     EngineLost,
     EngineOverloaded,
-    InvalidParameter,
+    InvalidRequest,
     PromptTooLong,
-    ServiceError,
 )
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Instance, Launch
@@ -227,7 +226,7 @@ class Tgi:
                 return
             except _NoRoom as error:  # only ever before the first token
                 if error.room >= step.limit:
-                    raise EngineFailed("the engine refuses a request that fits") from None
+                    raise EngineFailed("refuses a request that fits") from None
                 step.limit, step.fills_context = error.room, True
             except PromptTooLong:
                 if step.text == prompt.text:
@@ -256,7 +255,7 @@ class Tgi:
                         return
         except sse.Refusal as refusal:
             raise _refused(spec, refusal) from None
-        raise EngineLost("the engine ended its answer before the text was finished")
+        raise EngineLost("ended its answer before the text was finished")
 
     async def _count(self, url: str, prompt: Prompt) -> int:
         """The tokens of the prompt, which TGI else tells only at its own end."""
@@ -266,7 +265,7 @@ class Tgi:
                 tokens = b"".join([data async for data in answer])
             return len(_tokens(tokens))
         except (OSError, msgspec.DecodeError) as error:
-            raise EngineFailed(f"the engine could not count the prompt's tokens: {error}") from None
+            raise EngineFailed(f"could not count the prompt's tokens: {error}") from None
 
 
 def _concurrency(needs: TgiNeeds) -> int:
@@ -319,7 +318,7 @@ def _read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], _Details
     try:
         events = _decoder.decode_lines(lines)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EngineFailed(f"the engine sent an event that is not its own: {error}") from None
+        raise EngineFailed(f"sent an event that is not its own: {error}") from None
     tokens: list[str] = []
     details = None
     for event in events[:most]:
@@ -337,7 +336,7 @@ def _read_whole(body: bytes, headers: Mapping[bytes, bytes]) -> tuple[list[str],
         details = _whole_decoder.decode(body).details
         details.input_length = int(headers.get(b"x-prompt-tokens", 0))
     except (msgspec.DecodeError, ValueError) as error:
-        raise EngineFailed(f"the engine sent an answer that is not its own: {error}") from None
+        raise EngineFailed(f"sent an answer that is not its own: {error}") from None
     return [*map(_text, details.tokens)], details
 
 
@@ -358,31 +357,20 @@ def _refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
     if event.error is not None:
         return _failure(spec, event.error, event.error_type)
     if refusal.status == 413:
-        return PromptTooLong(
-            f"the prompt is larger than {spec.id}'s engine reads at all; shorten it",
-            metadata={"context_length": spec.context_length},
-            field="prompt",
-        )
-    return EngineFailed(f"the engine answered HTTP {refusal.status}: {refusal.text}")
+        detail = "its engine reads no request as large as this"
+        return PromptTooLong(spec.id, spec.context_length, detail)
+    return EngineFailed(f"answered HTTP {refusal.status}: {refusal.text}")
 
 
 def _failure(spec: ModelSpec, message: str, kind: str) -> Exception:
     """What an error of TGI means, by its `error_type`."""
     if kind == "overloaded":
-        return EngineOverloaded(f"{spec.id} is overloaded; retry in a second", retry_after=1)
+        return EngineOverloaded(spec.id)
     if kind != "validation":
         lost = any(sign in message for sign in _LOST)
-        return (EngineLost if lost else EngineFailed)(f"the engine failed: {message}")
+        return (EngineLost if lost else EngineFailed)(f"failed: {message}")
     if (match := _NO_ROOM.search(message)) and (room := int(match[1]) - int(match[2])) > 0:
         return _NoRoom(room)
     if match or "must have less than" in message:
-        return _too_long(spec, message)
-    return InvalidParameter(f"the engine refused the request: {message}")
-
-
-def _too_long(spec: ModelSpec, message: str) -> ServiceError:
-    return PromptTooLong(
-        f"the prompt fills the context of {spec.id}; shorten it ({message})",
-        metadata={"context_length": spec.context_length},
-        field="prompt",
-    )
+        return PromptTooLong(spec.id, spec.context_length, message)
+    return InvalidRequest(f"the engine refused the request: {message}")

@@ -27,11 +27,7 @@ def unavailable(error: BaseException) -> RuntimeUnavailable:
     while (below := error.__cause__ or error.__context__) is not None:
         error = below  # the socket's own error is at the bottom
     strerror = error.strerror if isinstance(error, OSError) else None
-    return RuntimeUnavailable(
-        f"Docker does not answer ({strerror or error}); start it, or run the service with "
-        "--runtime process",
-        metadata={"cause": strerror or error},
-    )
+    return RuntimeUnavailable(strerror or error)
 
 
 class Calls:

@@ -33,4 +33,4 @@ def look() -> None:
 
 def unanswered(cause: object) -> RuntimeUnavailable:
     """That no engine is there, in a few words."""
-    return RuntimeUnavailable(f"no Docker Engine answers at {address()} ({cause})")
+    return RuntimeUnavailable(cause, address())

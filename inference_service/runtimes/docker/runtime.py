@@ -289,11 +289,7 @@ class DockerRuntime:
 
     def _not_removed(self, launch: Launch, error: Exception) -> StopFailed:
         name = self.container_name(launch)
-        return StopFailed(
-            f"the container {name} could not be removed: {error}; that is tried again, and "
-            f"`docker rm -f {name}` does it too",
-            metadata={"model_id": launch.model_id},
-        )
+        return StopFailed(launch.model_id, name, error)
 
     async def _remove(self, launch: Launch, grace: float | None = None) -> None:
         """Remove what carries the labels of this model, stopping it first when given a grace."""

@@ -317,7 +317,7 @@ TOO_LONG = "Input validation error: `inputs` must have less than 127 tokens. Giv
             EngineFailed,
             "bef",
         ),
-        (stream(token(" a"), end="cut"), EngineFailed, "connection to the engine broke"),
+        (stream(token(" a"), end="cut"), EngineFailed, "broke the connection"),
     ],
 )
 async def test_another_answer_is_an_error_that_says_what_came(

@@ -1,0 +1,106 @@
+"""Each error with the sentence that it makes from its facts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import inference_service
+from inference_service import errors
+from inference_service.errors import ServiceError
+
+DIED = {"exit_code": 1, "oom_killed": "false"}
+
+EXAMPLES: dict[str, ServiceError] = {
+    "the service has a fault; its log has the details": ServiceError(),
+    "no model 'gpt2'; did you mean 'gpt-2'?": errors.ModelNotFound("gpt2", "gpt-2"),
+    "no model 'x'; known are a, b": errors.ModelNotFound("x", None, ["a", "b"]),
+    "m was removed from the catalog": errors.ModelRemoved("m"),
+    "m is not running": errors.NotRunning("m"),
+    "top_k must be odd, not 2; stop must be short": errors.InvalidParameter(
+        {"top_k": "must be odd, not 2", "stop": "must be short"}, "m"
+    ),
+    "the request makes no sense": errors.InvalidRequest("the request makes no sense"),
+    "the prompt does not fit the context of m; shorten it (it has 9 tokens)": errors.PromptTooLong(
+        "m", 8, "it has 9 tokens"
+    ),
+    "m could not be started (pulling image): no space": errors.StartFailed(
+        "m", "pulling image", "no space"
+    ),
+    "m exited with code 1 (warming up): CUDA error": errors.EngineExited(
+        "m", "warming up", "exited with code 1", DIED, "CUDA error", ["a", "b"]
+    ),
+    "m failed by a fault of the service: KeyError('x')": errors.StartFault("m", KeyError("x")),
+    "m was given up (pulling image): nothing moved for 600 s": errors.StartStalled(
+        "m", "pulling image", 600.0
+    ),
+    "m was given up (warming up): nothing moved for 1.5 s; its last line was: b": (
+        errors.StartStalled("m", "warming up", 1.5, ["a", "b"])
+    ),
+    "m is not started again before 8 s have passed: m is not running": errors.StartBackingOff(
+        "m", 8.2, errors.NotRunning("m")
+    ),
+    "the engine of m exited with code 1": errors.EngineDied(
+        "m", "exited with code 1", DIED, "", 2.5, ["a"]
+    ),
+    "the engine of m hung: it ran but answered nothing for 120 s": errors.EngineHung(
+        "m", 120.4, 1, ()
+    ),
+    "Docker does not answer (no such file); start it, or run the service with --runtime process": (
+        errors.RuntimeUnavailable("no such file")
+    ),
+    "no Docker daemon answers at unix:///x (no such file)": errors.RuntimeUnavailable(
+        "no such file", "unix:///x"
+    ),
+    "m needs 16.0 GB, and models can have 7.2 GB in all on this machine; use a smaller model, or "
+    "raise the setting `memory`": errors.InsufficientMemory("m", 16 * 10**9, 72 * 10**8),
+    "m needs 2 GPUs with 40.0 GB of GPU memory, and models can have 8.0 GB and 9.0 GB of the GPUs "
+    "of this machine; use a smaller model, or change `gpu_memory` in the catalog or in the "
+    "settings": errors.InsufficientGpus("m", 40 * 10**9, 2, [8 * 10**9, 9 * 10**9]),
+    "m was stopped meanwhile; send the request again if it should run": errors.ModelStopped("m"),
+    "the service is shutting down; retry once it is back": errors.ShuttingDown(),
+    "7 requests wait for m already; retry in a few seconds": errors.QueueFull("m", 7),
+    "m is not ready for this request before its deadline, which is in 1.0 s: that takes about "
+    "2.5 s, since it is starting; retry then, or set a longer deadline": errors.DeadlineTooShort(
+        "m", 1, 2.5, "it is starting"
+    ),
+    "a is missing; b is missing": errors.CatalogInvalid("a is missing", "b is missing"),
+    "m is overloaded; retry in a second": errors.EngineOverloaded("m"),
+    "the engine failed: no": errors.EngineFailed("failed: no"),
+    "the engine broke the connection": errors.EngineLost("broke the connection"),
+    "the engine broke the connection; m could not go on with the text: m is not running": (
+        errors.ResumptionFailed("m", "the engine broke the connection", errors.NotRunning("m"))
+    ),
+    "m did not finish within 60 s; ask for fewer tokens, or stream them": errors.GenerationTimeout(
+        "m", 60.0
+    ),
+    "the container tgi-m could not be removed: no; that is tried again, and `docker rm -f tgi-m` "
+    "does it too": errors.StopFailed("m", "tgi-m", "no"),
+}
+
+
+def kinds(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    """An error and all below it."""
+    yield base
+    for kind in base.__subclasses__():
+        yield from kinds(kind)
+
+
+@pytest.mark.parametrize("sentence", EXAMPLES)
+def test_an_error_makes_its_sentence_from_facts(sentence: str) -> None:
+    assert EXAMPLES[sentence].message == str(EXAMPLES[sentence]) == sentence
+
+
+def test_every_error_has_an_example() -> None:
+    assert {type(example) for example in EXAMPLES.values()} == set(kinds())
+
+
+@pytest.mark.parametrize("kind", list(kinds()))
+def test_every_error_is_raised_somewhere(kind: type[ServiceError]) -> None:
+    package = Path(inference_service.__file__).parent
+    sources = set(package.rglob("*.py")) - {Path(inspect.getfile(errors))}
+
+    assert any(f"{kind.__name__}(" in source.read_text() for source in sources)
