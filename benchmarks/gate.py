@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from inference_service.api import convert
+from inference_service.api import replies
 from inference_service.catalog import Catalog
 from inference_service.engines import sse
 from inference_service.engines.base import Prompt
@@ -119,7 +119,7 @@ async def _text(engine: Tgi, together: int) -> int:
     messages = 0
     async for chunk in engine.generate("", spec, Prompt("Once upon a time", _TOKENS)):
         if chunk.text:
-            wire = convert.chunk(chunk).SerializeToString()
+            wire = replies.chunk(chunk).SerializeToString()
             event(pb.GenerateStreamResponse.FromString(wire))
             messages += 1
     return messages

@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from inference_service import cli, server
-from inference_service.api.servicer import RuntimeChoice
+from inference_service import cli
 from inference_service.capacity.claims import GpuShare
 from inference_service.lifecycle import Progress
-from inference_service.runtimes.base import Exit, Instance, Launch, Runtime
-from inference_service.runtimes.ports import Ports
-from inference_service.settings import Settings
+from inference_service.runtimes.base import Exit, Instance, Launch
+from inference_service.server import Runtimes
+from inference_service.serving.placement import RuntimeChoice
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 
@@ -96,13 +95,9 @@ def main() -> None:
     """Serve, with the one runtime in place of those that the settings would choose."""
     port, *arguments = sys.argv[1:]
 
-    async def runtimes(
-        settings: Settings, ports: Ports, stack: AsyncExitStack
-    ) -> tuple[dict[str, Runtime], RuntimeChoice]:
-        return {"docker": RunningEngine(int(port))}, RuntimeChoice("docker", "the engine runs")
-
-    server._runtimes = runtimes
-    cli.main(["--runtime", "docker", "--catalog", str(CATALOG), *arguments])
+    choice = RuntimeChoice("docker", "the engine runs")
+    runtimes = Runtimes({"docker": RunningEngine(int(port))}, choice)
+    cli.main(["--runtime", "docker", "--catalog", str(CATALOG), *arguments], runtimes)
 
 
 if __name__ == "__main__":

@@ -16,20 +16,21 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from inference_service import __version__
+from inference_service.api.listener import SERVICE, BindError
 from inference_service.capacity.gpus import GpuError
 from inference_service.errors import CatalogInvalid, RuntimeUnavailable
 from inference_service.runtimes.identity import NameTaken
-from inference_service.server import SERVICE, BindError, Service, running
+from inference_service.server import Runtimes, Service, running
 from inference_service.settings import Settings
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -> None:
     """Serve until SIGINT or SIGTERM; a second one cuts the requests that still run.
 
     SIGHUP reads the catalog again, unless it says that the terminal was closed: that is an end too.
 
     Exit code 0 after a signal, 130 (SIGINT) or 143 (SIGTERM) when a second one cut it short, 1 when
-    the service cannot start, 2 for bad settings.
+    the service cannot start, 2 for bad settings. `runtimes` are by default those of the settings.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     _raise_file_limit()
     try:
-        sys.exit(asyncio.run(_serve(settings)))
+        sys.exit(asyncio.run(_serve(settings, runtimes)))
     except CatalogInvalid as error:
         sys.exit(_mistakes(error))
     except (BindError, GpuError, NameTaken) as error:
@@ -63,18 +64,18 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, runtimes: Runtimes | None) -> int:
     stop = asyncio.Event()
     code = 0
     terminal = _Terminal()
     loop = asyncio.get_running_loop()
-    async with running(settings) as service:
+    async with running(settings, runtimes=runtimes) as service:
 
         def on_signal(name: signal.Signals) -> None:
             nonlocal code
             if stop.is_set():
                 code = 128 + name
-                _cuts.add(loop.create_task(service.manager.close(0)))
+                _cuts.add(loop.create_task(service.models.close(0)))
             stop.set()
 
         def on_hang_up() -> None:
@@ -132,7 +133,7 @@ _EXAMPLE = '{"model_id":"story-mini","prompt":"Once upon a time"}'
 
 
 def _banner(service: Service) -> str:
-    models = [model.spec.id for model in service.manager.models()]
+    models = [model.id for model in service.models]
     call = f"grpcurl -plaintext -d '{_EXAMPLE}' {service.target} {SERVICE}/Generate"
     lines = [
         f"inference-service {__version__}",

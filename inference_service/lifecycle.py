@@ -1,4 +1,4 @@
-"""The states of a model and the moves between them: pure.
+"""The states of a model and the transitions between them: pure.
 
 STOPPED -> STARTING -> READY -> STOPPING -> STOPPED
               |  \\______|________^ |
@@ -15,7 +15,7 @@ from inference_service.errors import ServiceError
 
 
 class State(StrEnum):
-    """Where a model is in its life."""
+    """The state of a model."""
 
     STOPPED = "stopped"
     STARTING = "starting"
@@ -25,7 +25,7 @@ class State(StrEnum):
 
 
 class Phase(IntEnum):
-    """What a model does while it is STARTING, in order; the numbers are those of the proto."""
+    """The phases of a start, in order; the numbers are those of the proto."""
 
     WAITING = 1
     PULLING_IMAGE = 2
@@ -49,9 +49,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a phase has come; counts are 0 and `fraction` None where nothing is known.
+    """The progress of one phase; counts are 0 and `fraction` None where nothing is known.
 
-    `place` is that among the models that wait for memory, of which 1 is next; 0 in later phases.
+    `queue_position` is that among the models that wait for memory, 1 is next; 0 in later phases.
     """
 
     phase: Phase
@@ -60,10 +60,10 @@ class Progress:
     unit: str = ""
     fraction: float | None = None
     message: str = ""
-    place: int = 0
+    queue_position: int = 0
 
     def after(self, last: Progress | None) -> Progress:
-        """This, but never behind `last`: phases do not go back, and a fraction never falls."""
+        """Return this progress, but never behind `last`: no phase and no fraction goes back."""
         if last is None or self.phase > last.phase:
             return self
         if self.phase < last.phase:
@@ -75,10 +75,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a watcher sees. Times are Unix seconds; `since` is None until the first change.
+    """The status that a watcher sees. Times are Unix seconds; `since` is None before any change.
 
-    `fraction` is the share of the whole start that is done, and `remaining` the seconds until it is
-    over; None where nothing is known of past starts.
+    `fraction` is the share of the whole start that is done, and `remaining` the seconds until the
+    start is over; None where nothing is known of past starts.
     """
 
     state: State = State.STOPPED
@@ -93,7 +93,7 @@ class Status:
     port: int = 0
 
     def enter(self, state: State, now: float) -> Status:
-        """The status on entering `state`; what belonged to the old state is gone."""
+        """Return the status on entering `state`, without the facts of the old state."""
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"{self.state} -> {state} is not a transition")
         kept = self if state is State.STOPPING else Status()

@@ -22,8 +22,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 import inference_service
-from inference_service import server
-from inference_service.server import BindError
+from inference_service.api import listener
+from inference_service.api.listener import BindError
 from inference_service.settings import Settings
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
@@ -69,7 +69,7 @@ async def test_the_documented_rest_calls_give_the_documented_answers(service: Se
     started = await http.post("/models/story-mini/start")
     again = await http.post("/models/story-mini/start")
 
-    port = service.service.manager.find("story-mini").status.port
+    port = service.service.models.find("story-mini").status.port
     assert (started.status_code, started.json()) == (
         200,
         {
@@ -238,7 +238,7 @@ async def test_no_wait_returns_at_once_and_the_start_goes_on(service: Serving) -
 
 async def test_a_caller_that_leaves_ends_its_generation(service: Serving) -> None:
     request = pb.GenerateStreamRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=500)
-    model = service.service.manager.find("story-mini")
+    model = service.service.models.find("story-mini")
     for _ in range(5):
         call = service.stub.GenerateStream(request)
         await call.read()
@@ -249,7 +249,7 @@ async def test_a_caller_that_leaves_ends_its_generation(service: Serving) -> Non
     unary.cancel()
 
     async with asyncio.timeout(1):
-        while model.lease_count:  # noqa: ASYNC110 - nothing tells of a lease but its count
+        while model.view().active_count:  # noqa: ASYNC110 - nothing tells of a lease but its count
             await asyncio.sleep(0.01)
 
 
@@ -367,7 +367,7 @@ async def test_shutdown_lets_a_stream_finish_and_refuses_new_calls() -> None:
         request = pb.GenerateStreamRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=400)
         stream = aiter(service.stub.GenerateStream(request))
         await anext(stream)
-        closing = asyncio.create_task(service.service.manager.close(30))
+        closing = asyncio.create_task(service.service.models.close(30))
         await asyncio.sleep(0)
 
         with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -568,7 +568,7 @@ async def test_a_watcher_is_told_of_the_end_of_the_service() -> None:
     async with serving(ports=free_ports(4)) as service:
         changes = aiter(service.stub.WatchModels(pb.WatchModelsRequest()))
         await anext(changes)
-        await service.service.manager.close(0)
+        await service.service.models.close(0)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             async for _ in changes:
                 pass
@@ -638,9 +638,9 @@ async def test_logs_are_told_of_a_model_that_runs_and_of_a_start_that_failed(
 
 def test_connections_to_rest_wait_for_no_acknowledgement() -> None:
     with (
-        server._listener("REST", "127.0.0.1", 0) as listener,
-        socket.create_connection(listener.getsockname()),
-        listener.accept()[0] as connection,
+        listener.bound("REST", "127.0.0.1", 0) as bound,
+        socket.create_connection(bound.getsockname()),
+        bound.accept()[0] as connection,
     ):
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -727,7 +727,7 @@ async def test_whoever_waits_for_a_turn_is_told_the_place(service: Serving) -> N
     async def events() -> list[pb.GenerateStreamResponse]:
         return [event async for event in service.stub.GenerateStream(request)]
 
-    model = service.service.manager.find("story-mini")
+    model = service.service.models.find("story-mini")
     [engine] = [
         child
         for child in children(os.getpid())
@@ -736,7 +736,7 @@ async def test_whoever_waits_for_a_turn_is_told_the_place(service: Serving) -> N
     os.kill(engine, signal.SIGSTOP)  # else a text may end while others still arrive
     try:
         texts = asyncio.gather(*(events() for _ in range(60)))
-        while model.queued_count < 60 - 8:  # noqa: ASYNC110  # there is no event for that
+        while model.view().queued_count < 60 - 8:  # noqa: ASYNC110  # there is no event for that
             await asyncio.sleep(0.01)
     finally:
         os.kill(engine, signal.SIGCONT)

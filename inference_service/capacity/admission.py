@@ -1,259 +1,265 @@
-"""Lets models in by the memory that they need, one after the other, making room where it can."""
+"""Admission of runs by the memory that they need, in the order of arrival, with eviction."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from inference_service.capacity.claims import (
     MEMORY,
-    Claim,
-    GpuNeed,
+    Amounts,
+    Demand,
     GpuShare,
     Plan,
+    Quote,
     Resident,
     choose,
-    gpu_claims,
+    gpu_options,
 )
 from inference_service.capacity.gpus import Gpu
 from inference_service.errors import InsufficientGpus, InsufficientMemory
-
-Waits = Callable[[int, str], None]  # told the place in the queue, and for whom it waits
+from inference_service.lifecycle import Phase, Progress
 
 
 class Tenant(Protocol):
-    """A model, as far as its memory goes."""
+    """A run, as far as its memory goes."""
 
     @property
-    def model_id(self) -> str:
-        """Its id."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """What it may use, at most."""
-
-    @property
-    def gpu_need(self) -> GpuNeed | None:
-        """What it needs of the GPUs; None where it gets none."""
+    def demand(self) -> Demand:
+        """The memory that the run needs."""
 
     @property
     def settled(self) -> bool:
-        """Whether its start is over, so that it takes no more GPU memory than it has."""
+        """Whether the start is over, so that the run takes no more GPU memory than it has."""
 
     @property
     def evictable(self) -> bool:
-        """Whether it is READY, unused, not pinned, and has been for its minimum time."""
+        """Whether the run is READY, unused, not pinned, and has been for its minimum time."""
 
     @property
     def used_at(self) -> float:
-        """The end of its last use."""
+        """The end of the last use."""
 
     @property
     def lingers(self) -> bool:
-        """Whether it has ended, but may still use its memory, since it could not be removed yet."""
+        """Whether the run is over, but its instance is not removed yet and may use its memory."""
 
     async def evict(self) -> bool:
-        """Stop it if it is still evictable; return when it is gone, or False."""
+        """Stop the run if it is still evictable; return when it is gone, or False."""
 
 
-@dataclass(slots=True)
-class _Stay:
-    """What a tenant holds. One that was `kept` has its engine already; one `inside` may run it."""
+class Claim:
+    """The memory and the GPUs of one run: waited for in a queue, then held until it is over."""
 
-    tenant: Tenant
-    claim: Claim
-    kept: bool = False
-    inside: bool = False
+    def __init__(self, admission: Admission, tenant: Tenant) -> None:
+        self.tenant = tenant
+        self.model_id = tenant.demand.model_id
+        self.amounts: Amounts = {}  # until there is room
+        self.adopted = False  # its engine runs already
+        self.inside = False  # its engine may run from now on
+        self._admission = admission
+
+    def granted(self) -> AsyncGenerator[Progress]:
+        """Yield the progress of the wait, at each look; end when the engine may start."""
+        return self._admission.grant(self)
+
+    @property
+    def gpus(self) -> GpuShare | None:
+        """The GPUs of a granted claim; None where it gets none that are counted."""
+        return self._admission.share(self)
 
     @property
     def settling(self) -> bool:
+        """Whether its engine may still take GPU memory."""
         return not self.tenant.settled
 
     @property
     def filling(self) -> bool:
-        return self.inside and self.settling and not self.kept
+        """Whether its engine fills a GPU up to a mark now."""
+        return self.inside and self.settling and not self.adopted
 
     @property
     def gpu_ids(self) -> tuple[str, ...]:
-        return tuple(id for id in self.claim if id != MEMORY)
+        """The GPUs of which it holds memory."""
+        return tuple(id for id in self.amounts if id != MEMORY)
 
 
 class Admission:
-    """The memory of this machine and of its GPUs. Whoever waits is served in the order of arrival.
+    """The memory of this machine and of its GPUs, and the queue for them.
 
-    Nobody overtakes, so that a large model is not starved by small ones. Those on one GPU start one
-    after the other: an engine fills it up to a mark, and has to find there what came before it.
+    No claim overtakes another, so that small models do not starve a large one. Runs on one GPU
+    start one after the other: an engine fills the GPU up to a mark, and has to find there what came
+    before.
     """
 
     def __init__(self, capacity_bytes: int, gpus: Sequence[Gpu] = ()) -> None:
-        self.capacity_bytes = capacity_bytes
-        self.gpus = tuple(gpus)
+        self._gpus = tuple(gpus)
         self._limits = {gpu.id: gpu.limit_bytes for gpu in gpus}
         self._capacity = {MEMORY: capacity_bytes} | self._limits
-        self._stays: dict[str, _Stay] = {}
-        self._lingering: dict[str, _Stay] = {}
+        self._claims: dict[str, Claim] = {}
+        self._lingering: dict[str, Claim] = {}
         self._kept: dict[str, tuple[str, ...]] = {}  # see `keep`
-        self._queue: deque[object] = deque()
-        self._waiting = 0
+        self._queue: deque[Claim] = deque()
         self._changed = asyncio.Event()
 
-    @property
-    def free_bytes(self) -> int:
-        """What no model has claimed of the machine's memory."""
-        return self.free(MEMORY)
-
     def free(self, name: str) -> int:
-        """What no model has claimed of MEMORY, or of the GPU of this id."""
-        return self._capacity[name] - sum(s.claim.get(name, 0) for s in self._held())
+        """Return the bytes that no model has claimed of MEMORY, or of the GPU of this id."""
+        return self._capacity[name] - sum(c.amounts.get(name, 0) for c in self._held())
 
-    def gpu_claim(self, model_id: str) -> Claim:
-        """What a model holds of GPUs; nothing where it does not run."""
-        stay = self._stays.get(model_id)
-        return {id: stay.claim[id] for id in stay.gpu_ids} if stay else {}
+    def gpu_amounts(self, model_id: str) -> Amounts:
+        """Return what a model holds of each GPU; nothing where it does not run."""
+        claim = self._claims.get(model_id)
+        return {id: claim.amounts[id] for id in claim.gpu_ids} if claim else {}
 
     def keep(self, model_id: str, gpu_ids: tuple[str, ...]) -> None:
         """Give these GPUs to the next start of a model, whose engine runs on them already."""
         self._kept[model_id] = gpu_ids
 
-    def plan(self, tenant: Tenant) -> Plan:
-        """What the model would hold, and who would be evicted, or whether it would have to wait.
+    def plan(self, demand: Demand) -> Plan:
+        """Return what the model would hold, and whom that evicts or makes it wait for.
 
-        Raises InsufficientMemory when it can never fit.
+        Raises InsufficientMemory when the model can never fit.
         """
-        claims = self._claims(tenant)
-        if (stay := self._stays.get(tenant.model_id)) is not None:
-            return Plan(stay.claim)
-        return choose(claims, self._capacity, [*self._residents(tenant)])
+        options = self._options(demand)
+        if (claim := self._claims.get(demand.model_id)) is not None:
+            return Plan(claim.amounts)
+        return choose(options, self._capacity, [*self._residents(demand.model_id)])
 
-    @asynccontextmanager
-    async def room(self, tenant: Tenant, waits: Waits) -> AsyncGenerator[GpuShare | None]:
-        """Hold the memory of `tenant`, once there is room; `waits` is told its place, of which 1 is
-        next, and for whom it waits.
+    def quote(self, demand: Demand) -> Quote:
+        """Return the plan with the figures behind it. Raises InsufficientMemory."""
+        free = {name: self.free(name) for name in self._capacity}
+        return Quote(self.plan(demand), free, dict(self._capacity))
 
-        The block is told which GPUs it has; None where it gets none that are counted. Raises
-        InsufficientMemory when it can never fit.
+    @contextmanager
+    def claim(self, tenant: Tenant) -> Iterator[Claim]:
+        """Queue a claim; leaving takes it out of the queue, or gives back what it holds.
+
+        Raises InsufficientMemory when it can never be granted.
         """
-        self.plan(tenant)
-        turn = object()
-        self._queue.append(turn)
+        self.plan(tenant.demand)
+        claim = Claim(self, tenant)
+        self._queue.append(claim)
         try:
-            claim = await self._make_room(tenant, turn, waits)
-            stay = self._stays[tenant.model_id] = _Stay(tenant, claim)
+            yield claim
         finally:
-            self._queue.remove(turn)
+            self._leave(claim)
             self.changed()
-        try:
-            stay.kept = {*self._kept.pop(tenant.model_id, ())} == {*stay.gpu_ids}
-            if not stay.kept:
-                await self._others_settle(stay, waits)
-            stay.inside = True
-            yield self._share(stay)
-        finally:
-            self._leave(stay)
-            self.changed()
-
-    def _held(self) -> list[_Stay]:
-        """Who has memory: all that run, and those of which something is still to be removed."""
-        self._lingering = {id: s for id, s in self._lingering.items() if s.tenant.lingers}
-        return [*(self._lingering | self._stays).values()]
-
-    def _leave(self, stay: _Stay) -> None:
-        del self._stays[stay.tenant.model_id]
-        if stay.tenant.lingers:
-            self._lingering[stay.tenant.model_id] = stay
-        else:
-            self._inherit(stay)
 
     def changed(self) -> None:
-        """Somebody may have become evictable, has settled, or has gone."""
-        if self._waiting:
-            self._changed.set()
+        """Have the claims in the queue look again: a run may be evictable, settled, or gone."""
+        self._changed.set()
 
-    def _claims(self, tenant: Tenant) -> list[Claim]:
-        """Each way to give it what it needs, on an empty machine."""
-        if tenant.memory_bytes > self.capacity_bytes:
-            raise InsufficientMemory(tenant.model_id, tenant.memory_bytes, self.capacity_bytes)
-        if (need := tenant.gpu_need) is None or not self.gpus:
-            return [{MEMORY: tenant.memory_bytes}]
-        claims = gpu_claims(need, self._limits)
-        if not claims:
+    async def grant(self, claim: Claim) -> AsyncGenerator[Progress]:
+        """Wait for room, then for those who start on the same GPUs; see `Claim.granted`."""
+        while not await self._make_room(claim):
+            holders = ", ".join(other.model_id for other in self._held())
+            yield _waiting(self._queue.index(claim) + 1, f"waits for memory that {holders} use")
+            await self._change()
+        claim.adopted = {*self._kept.pop(claim.model_id, ())} == {*claim.gpu_ids}
+        while not claim.adopted and (starting := self._starting_before(claim)):
+            message = f"waits until {', '.join(starting)} has started on the same GPU"
+            yield _waiting(len(starting), message)
+            await self._change()
+        claim.inside = True
+
+    def share(self, claim: Claim) -> GpuShare | None:
+        """Return the GPUs of a claim, with the mark up to which its engine may fill them."""
+        before = [claim, *self._before(claim)]
+        marks = [
+            sum(c.amounts.get(gpu.id, 0) for c in before) / gpu.memory_bytes
+            for gpu in self._gpus
+            if gpu.id in claim.amounts
+        ]
+        return GpuShare(claim.gpu_ids, min(marks)) if marks else None
+
+    def _held(self) -> list[Claim]:
+        """Return the claims of all that run, and of those that could not be removed yet."""
+        self._lingering = {id: c for id, c in self._lingering.items() if c.tenant.lingers}
+        return [*(self._lingering | self._claims).values()]
+
+    def _leave(self, claim: Claim) -> None:
+        if claim in self._queue:
+            self._queue.remove(claim)
+            return
+        del self._claims[claim.model_id]
+        if claim.tenant.lingers:
+            self._lingering[claim.model_id] = claim
+        else:
+            self._inherit(claim)
+
+    def _options(self, demand: Demand) -> list[Amounts]:
+        """Return each way to meet a demand on an empty machine."""
+        memory = {MEMORY: demand.memory_bytes}
+        if demand.memory_bytes > self._capacity[MEMORY]:
+            capacity = self._capacity[MEMORY]
+            raise InsufficientMemory(demand.model_id, demand.memory_bytes, capacity)
+        if (need := demand.gpu_need) is None or not self._gpus:
+            return [memory]
+        options = gpu_options(need, self._limits)
+        if not options:
             limits = [*self._limits.values()]
-            raise InsufficientGpus(tenant.model_id, need.memory_bytes, need.count, limits)
-        kept = {*self._kept.get(tenant.model_id, ())}
-        claims = [claim for claim in claims if claim.keys() == kept] or claims
-        return [{MEMORY: tenant.memory_bytes, **claim} for claim in claims]
+            raise InsufficientGpus(demand.model_id, need.memory_bytes, need.count, limits)
+        kept = {*self._kept.get(demand.model_id, ())}
+        options = [option for option in options if option.keys() == kept] or options
+        return [memory | {**option} for option in options]
 
-    def _residents(self, newcomer: Tenant) -> Iterator[Resident]:
-        # What leaves a GPU on which another starts goes to that other, so nobody is made to leave.
-        starting = {id for stay in self._stays.values() if stay.settling for id in stay.gpu_ids}
-        for stay in self._held():
-            tenant = stay.tenant
-            if tenant is newcomer:  # what lingers of it goes before it starts
+    def _residents(self, newcomer: str) -> Iterator[Resident]:
+        # What leaves a GPU on which another run starts goes to that run, so nobody is evicted
+        # there.
+        starting = {id for claim in self._claims.values() if claim.settling for id in claim.gpu_ids}
+        for claim in self._held():
+            if claim.model_id == newcomer:  # what lingers of it goes before it starts
                 continue
-            evictable = tenant.evictable and starting.isdisjoint(stay.gpu_ids)
-            yield Resident(tenant.model_id, stay.claim, evictable, tenant.used_at, stay.settling)
+            tenant = claim.tenant
+            evictable = tenant.evictable and starting.isdisjoint(claim.gpu_ids)
+            yield Resident(claim.model_id, claim.amounts, evictable, tenant.used_at, claim.settling)
 
-    async def _make_room(self, tenant: Tenant, turn: object, waits: Waits) -> Claim:
-        while True:
+    async def _make_room(self, claim: Claim) -> bool:
+        """Evict for the first claim in the queue, and grant it its memory when there is room."""
+        self._changed.clear()
+        while self._queue[0] is claim:
+            plan = self.plan(claim.tenant.demand)
+            if plan.must_wait:
+                break
+            if not plan.evicted:
+                claim.amounts = plan.amounts
+                self._claims[claim.model_id] = self._queue.popleft()
+                self.changed()
+                return True
+            await self._claims[plan.evicted[0]].tenant.evict()
             self._changed.clear()
-            if self._queue[0] is turn:
-                plan = self.plan(tenant)
-                if plan.evicted:
-                    await self._stays[plan.evicted[0]].tenant.evict()
-                    continue
-                if not plan.must_wait:
-                    return plan.claim
-            holders = ", ".join(stay.tenant.model_id for stay in self._held())
-            waits(self._queue.index(turn) + 1, f"waits for memory that {holders} use")
-            await self._change()
-
-    async def _others_settle(self, stay: _Stay, waits: Waits) -> None:
-        """Wait for those who came to its GPUs before it, and are not READY yet."""
-        while True:
-            self._changed.clear()
-            starting = [s.tenant.model_id for s in self._before(stay) if s.settling]
-            if not starting:
-                return
-            told = f"waits until {', '.join(starting)} has started on the same GPU"
-            waits(len(starting), told)
-            await self._change()
+        return False
 
     async def _change(self) -> None:
-        self._waiting += 1
-        try:
-            # A model becomes evictable by the mere passing of its minimum time, too; and what
-            # lingers goes without a word.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await self._changed.wait()
-        finally:
-            self._waiting -= 1
+        # A second at most: a run becomes evictable by the mere passing of its minimum time, too,
+        # and what lingers is removed without notice.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._changed.wait()
 
-    def _before(self, stay: _Stay) -> Iterator[_Stay]:
-        """Those who share a GPU with it, and came before it."""
-        for other in self._stays.values():
-            if other is stay:
+    def _before(self, claim: Claim) -> Iterator[Claim]:
+        """Yield the claims that share a GPU with this one, and were granted before it."""
+        for other in self._claims.values():
+            if other is claim:
                 return
-            if not set(other.gpu_ids).isdisjoint(stay.gpu_ids):
+            if not set(other.gpu_ids).isdisjoint(claim.gpu_ids):
                 yield other
 
-    def _share(self, stay: _Stay) -> GpuShare | None:
-        before = [stay, *self._before(stay)]
-        marks = [
-            sum(s.claim.get(gpu.id, 0) for s in before) / gpu.memory_bytes
-            for gpu in self.gpus
-            if gpu.id in stay.claim
-        ]
-        return GpuShare(stay.gpu_ids, min(marks)) if marks else None
+    def _starting_before(self, claim: Claim) -> list[str]:
+        self._changed.clear()
+        return [other.model_id for other in self._before(claim) if other.settling]
 
-    def _inherit(self, gone: _Stay) -> None:
-        """Who is filling a GPU up to its mark takes what leaves it meanwhile, too."""
-        for stay in self._stays.values():
-            if gone.inside and stay.filling:
-                extra = {id: gone.claim[id] for id in gone.gpu_ids if id in stay.claim}
-                stay.claim = {n: size + extra.get(n, 0) for n, size in stay.claim.items()}
+    def _inherit(self, gone: Claim) -> None:
+        # An engine that fills a GPU up to its mark takes what leaves the GPU meanwhile, too.
+        for claim in self._claims.values():
+            if gone.inside and claim.filling:
+                extra = {id: gone.amounts[id] for id in gone.gpu_ids if id in claim.amounts}
+                claim.amounts = {n: size + extra.get(n, 0) for n, size in claim.amounts.items()}
+
+
+def _waiting(position: int, message: str) -> Progress:
+    return Progress(Phase.WAITING, message=message, queue_position=position)

@@ -1,49 +1,25 @@
-"""Where a model runs, by which engine, and who has to make room for it: pure."""
+"""What models claim of memory and GPUs, and which of them have to make room: pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Literal
 
-from inference_service.catalog import ModelSpec
+MEMORY = "memory"  # the machine's own, among amounts
 
-RuntimeSetting = Literal["auto", "docker", "process"]
-EngineSetting = Literal["auto", "tgi", "llamacpp"]
-
-
-def place(
-    spec: ModelSpec, runtime: RuntimeSetting, engine: EngineSetting, docker_answers: bool
-) -> tuple[str, str]:
-    """The names of the runtime and of the engine.
-
-    A process can only be llama.cpp. In Docker it is the engine that the entry names, else the one
-    of the setting where the entry has it, else TGI. `auto` leaves the models that only llama.cpp
-    runs to the embedded engine, which needs no image, even where Docker answers.
-    """
-    if runtime == "process" or not docker_answers:
-        return "process", "llamacpp" if "llamacpp" in spec.engines else "tgi"
-    chosen = spec.engine or (engine if engine in spec.engines else spec.engines[0])
-    if runtime == "auto" and spec.engines == ("llamacpp",):
-        return "process", chosen
-    return "docker", chosen
-
-
-MEMORY = "memory"  # the machine's own, in a claim
-
-Claim = Mapping[str, int]  # bytes of MEMORY, and of each GPU by its id
+Amounts = Mapping[str, int]  # bytes of MEMORY, and of each GPU by its id
 
 _SHARDS = (1, 2, 4, 8, 16)  # into how many parts the heads of most models can be divided
 
 
 @dataclass(frozen=True, slots=True)
 class GpuNeed:
-    """What an engine wants of the GPUs: by default all that there is of all of them.
+    """The GPUs that an engine needs; by default all of them, whole.
 
-    `memory_bytes` is what the model needs in all, spread evenly over `count` GPUs; without a count
-    over as few as can hold it.
+    `memory_bytes` is the need of the model in all, spread evenly over `count` GPUs; without a count
+    over as few GPUs as can hold it.
     """
 
     memory_bytes: int | None = None
@@ -54,11 +30,20 @@ class GpuNeed:
 class GpuShare:
     """The GPUs that one start gets, in order, and the part of each up to which it may fill them.
 
-    That part counts what others hold there already: it is a mark on the GPU, not an amount.
+    The part includes what others hold there already: it is a mark on the GPU, not an amount.
     """
 
     ids: tuple[str, ...]
     fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The memory that a model needs at most, and its GPUs; None where it gets none."""
+
+    model_id: str
+    memory_bytes: int
+    gpu_need: GpuNeed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +54,7 @@ class Resident:
     """
 
     model_id: str
-    claim: Claim
+    amounts: Amounts
     evictable: bool
     used_at: float
     settling: bool = False
@@ -77,18 +62,30 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a model would hold, and who has to go before it can, if that is enough."""
+    """The amounts that a model would hold, and the models to evict first, if that is enough."""
 
-    claim: Claim
+    amounts: Amounts
     evicted: tuple[str, ...] = ()
     must_wait: bool = False
 
 
-def gpu_claims(need: GpuNeed, limits: Claim) -> list[Claim]:
-    """Each way to give a model what it needs of GPUs with these limits; none when there is no way.
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A plan with its figures: what is free now, and what all models together can have.
 
-    On one GPU it holds what it needs. Several it has to itself: its engine fills all alike, which
-    leaves no measure for what others hold of each. Smaller GPUs come first, and larger ones where
+    Both are by MEMORY and by the id of each GPU whose memory is counted, in the driver's order.
+    """
+
+    plan: Plan
+    free: Amounts = field(default_factory=dict)
+    capacity: Amounts = field(default_factory=dict)
+
+
+def gpu_options(need: GpuNeed, limits: Amounts) -> list[Amounts]:
+    """Return each way to meet a need with GPUs of these limits; none when there is no way.
+
+    On one GPU a model holds its need. Several GPUs it has to itself: its engine fills all alike, so
+    no figure says how much others may hold of each. Smaller GPUs come first, and larger ones where
     nothing says how small is enough.
     """
     size = need.memory_bytes
@@ -100,70 +97,70 @@ def gpu_claims(need: GpuNeed, limits: Claim) -> list[Claim]:
         fit = [id for id in smallest_first if limits[id] * count >= size]
         if count == 1 and fit:
             return [{id: size} for id in fit]
-        if claims := _whole(fit, count, limits):
-            return claims
+        if options := _whole(fit, count, limits):
+            return options
     return []
 
 
-def _whole(ids: Sequence[str], count: int, limits: Claim) -> list[Claim]:
+def _whole(ids: Sequence[str], count: int, limits: Amounts) -> list[Amounts]:
     return [{id: limits[id] for id in chosen} for chosen in combinations(ids, count)]
 
 
-def choose(claims: Sequence[Claim], capacity: Claim, residents: Sequence[Resident]) -> Plan:
-    """The best of several ways to let a model in.
+def choose(options: Sequence[Amounts], capacity: Amounts, residents: Sequence[Resident]) -> Plan:
+    """Return the best of several ways to let a model in.
 
     Best is to evict nobody, then those whose last use is the longest ago, then to wait for nobody
     who starts on the same GPU, then to leave least of a GPU unused. Where no way is open now the
-    model must wait for those whom it may not evict.
+    model must wait for models that may not be evicted.
     """
-    settling = {id for resident in residents if resident.settling for id in resident.claim}
+    settling = {id for resident in residents if resident.settling for id in resident.amounts}
     used_at = {resident.model_id: resident.used_at for resident in residents}
 
     def cost(plan: Plan) -> tuple[float, int, bool, int]:
-        gpus = plan.claim.keys() - {MEMORY}
+        gpus = plan.amounts.keys() - {MEMORY}
         spare = sum(
             capacity[id]
-            - plan.claim[id]
-            - sum(r.claim.get(id, 0) for r in residents if r.model_id not in plan.evicted)
+            - plan.amounts[id]
+            - sum(r.amounts.get(id, 0) for r in residents if r.model_id not in plan.evicted)
             for id in gpus
         )
         latest = max((used_at[id] for id in plan.evicted), default=-math.inf)
         return latest, len(plan.evicted), not settling.isdisjoint(gpus), spare
 
     plans = [
-        Plan(claim, gone)
-        for claim in claims
-        if (gone := evictions(claim, capacity, residents)) is not None
+        Plan(amounts, evicted)
+        for amounts in options
+        if (evicted := evictions(amounts, capacity, residents)) is not None
     ]
-    return min(plans, key=cost, default=Plan(claims[0], must_wait=True))
+    return min(plans, key=cost, default=Plan(options[0], must_wait=True))
 
 
 def evictions(
-    need: Claim, capacity: Claim, residents: Iterable[Resident]
+    need: Amounts, capacity: Amounts, residents: Iterable[Resident]
 ) -> tuple[str, ...] | None:
-    """Who has to go so that `need` fits: least recently used first, and no more than that.
+    """Return the models to evict so that `need` fits: least recently used first, and no more.
 
-    None when not even all who may go would be enough.
+    None when not even all evictable models would be enough.
     """
     residents = list(residents)
     missing = {
-        name: size - capacity[name] + sum(r.claim.get(name, 0) for r in residents)
+        name: size - capacity[name] + sum(r.amounts.get(name, 0) for r in residents)
         for name, size in need.items()
     }
     chosen: list[Resident] = []
     for resident in sorted(residents, key=lambda r: r.used_at):
         if resident.evictable and any(size > 0 for size in missing.values()):
             chosen.append(resident)
-            _free(missing, resident.claim)
+            _free(missing, resident.amounts)
     if any(size > 0 for size in missing.values()):
         return None
     for resident in list(chosen):  # a later, larger one may have made an earlier one needless
-        if all(size + resident.claim.get(name, 0) <= 0 for name, size in missing.items()):
+        if all(size + resident.amounts.get(name, 0) <= 0 for name, size in missing.items()):
             chosen.remove(resident)
-            _free(missing, resident.claim, -1)
+            _free(missing, resident.amounts, -1)
     return tuple(resident.model_id for resident in chosen)
 
 
-def _free(missing: dict[str, int], claim: Claim, sign: int = 1) -> None:
+def _free(missing: dict[str, int], amounts: Amounts, sign: int = 1) -> None:
     for name in missing:
-        missing[name] -= sign * claim.get(name, 0)
+        missing[name] -= sign * amounts.get(name, 0)

@@ -1,8 +1,8 @@
-"""One text, from the call to its summary, whatever becomes of the engine meanwhile.
+"""One text, from the call to its outcome, whatever becomes of the engine meanwhile.
 
-An engine that is lost before the caller has seen a token is replaced once, unseen. After that the
-text goes on only where the caller asked for it: from the prompt and what was sent, with a seam that
-is told in the stream and in the outcome.
+An engine that is lost before the caller has seen a token is replaced once, unnoticed. After the
+first token the text goes on only where the caller asked for it: from the prompt and what was sent,
+with a resumption that is reported in the stream and in the outcome.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from inference_service.errors import (
     ServiceError,
     ShuttingDown,
 )
-from inference_service.serving.model import Supervisor, Tell
+from inference_service.serving.model import Model
+from inference_service.serving.report import Notify
 from inference_service.serving.silence import SilenceLimit
 
 _LOSSES = 3  # engines that one text may outlive: a prompt that kills them must come to an end
-_PATIENCE = 10.0  # seconds for a lost engine to be found dead, with the back-off after it
 
 Write = Callable[[Chunk], Awaitable[None]]
+_WriteWithin = Callable[[Chunk, SilenceLimit], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a caller wants.
+    """A text that a caller asks for.
 
-    `timeout` is in seconds: for a whole text; in a stream, between two chunks. The others are those
-    of `Supervisor.lease`. `resumes` lets a stream outlive its engine.
+    `timeout` is in seconds: for a whole text; in a stream, between two chunks. `idle_timeout`,
+    `caller` and `deadline` are those of `Model.lease`. `resumes` lets a stream outlive its engine.
     """
 
     prompt: Prompt
@@ -53,8 +54,11 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Seam:
-    """Where a text goes on after its engine was lost: the tokens before it, and what happened."""
+class Resumption:
+    """The point at which a text goes on after its engine was lost, and why that was lost.
+
+    `token_count` is the number of tokens that were sent before.
+    """
 
     token_count: int
     cause: str
@@ -62,31 +66,33 @@ class Seam:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it went; times are in seconds.
+    """The end of a text; times are in seconds.
 
-    With seams, counts are sums over the parts, whose tokens can be cut differently than those of
-    the whole; the prompt's is 0 where the last engine was lost after the last token.
+    With resumptions the counts are sums over the parts, whose tokens can be cut differently than
+    those of the whole; the prompt's is 0 where the last engine was lost after the last token.
     """
 
     finish: Finish
     start: float  # until the model was ready
     first_token: float | None  # from then on, where the text was streamed
     total: float
-    seams: tuple[Seam, ...]
+    resumptions: tuple[Resumption, ...]
 
 
 class Generation:
     """One text of one model; used once, by `whole` or by `stream`."""
 
-    def __init__(self, model: Supervisor, order: Order) -> None:
+    def __init__(self, model: Model, order: Order, patience: float = 10.0) -> None:
+        """`patience` is in seconds: for a lost engine to be found dead, and its back-off."""
         self._model = model
         self._order = order
+        self._patience = patience
         self._arrived = self._ready = time.monotonic()
         self._first: float | None = None
         self._finish: Finish | None = None
         self._sent: list[str] = []
         self._sent_tokens = 0
-        self._seams: list[Seam] = []
+        self._resumptions: list[Resumption] = []
 
     async def whole(self) -> str:
         """Return the text, in one piece."""
@@ -105,42 +111,46 @@ class Generation:
         return "".join(texts)
 
     async def stream(
-        self, write: Write, seam: Callable[[Seam], Awaitable[None]], tell: Tell | None = None
+        self,
+        write: Write,
+        resumed: Callable[[Resumption], Awaitable[None]],
+        notify: Notify | None = None,
     ) -> None:
-        """Pass the text on as it is made; `seam` is awaited where it goes on after a loss.
+        """Pass the text on as it is made; `resumed` is awaited at each resumption.
 
-        What is written, and not what is made, is the text so far. `tell` is that of a lease. Errors
+        The text so far is what was written, not what was made. `notify` is that of a lease. Errors
         carry `sent_token_count` when there was text before them.
         """
         losses = 0
         try:
             while True:
                 try:
-                    return await self._attempt(self._rest(), partial(self._pass_on, write), tell)
+                    return await self._attempt(self._rest(), partial(self._pass_on, write), notify)
                 except (EngineDied, EngineLost) as lost:
                     losses += 1
                     if losses > self._losses_allowed:
                         raise
                     if self._sent_tokens:
-                        self._seams.append(Seam(self._sent_tokens, lost.message))
-                        await seam(self._seams[-1])
+                        self._resumptions.append(Resumption(self._sent_tokens, lost.message))
+                        await resumed(self._resumptions[-1])
                         if self._sent_tokens >= self._order.prompt.max_new_tokens:
                             self._finish = Finish(FinishReason.LENGTH, 0, 0)
                             return None
                     await self._recovery(lost)
                 except PromptTooLong:
-                    if not self._seams:
+                    if not self._resumptions:
                         raise
-                    self._finish = Finish(FinishReason.LENGTH, 0, 0)  # it fills the context
+                    # The text fills the context.
+                    self._finish = Finish(FinishReason.LENGTH, 0, 0)
                     return None
         except ServiceError as error:
-            raise self._told(error) from None
+            raise self._with_sent_tokens(error) from None
 
     def outcome(self) -> Outcome:
-        """How it went, after the end."""
+        """Return the outcome, after the end."""
         assert self._finish is not None, "an engine ends with a finish or raises"
         now = time.monotonic()
-        before = self._seams[-1].token_count if self._seams else 0
+        before = self._resumptions[-1].token_count if self._resumptions else 0
         finish = Finish(
             self._finish.reason,
             max(0, self._finish.prompt_token_count - before),
@@ -151,7 +161,7 @@ class Generation:
             start=self._ready - self._arrived,
             first_token=None if self._first is None else self._first - self._ready,
             total=now - self._arrived,
-            seams=tuple(self._seams),
+            resumptions=tuple(self._resumptions),
         )
 
     @property
@@ -161,7 +171,7 @@ class Generation:
         return _LOSSES if self._order.resumes else 0
 
     def _rest(self) -> Prompt:
-        """The prompt for what is not written yet."""
+        """Return the prompt for what is not written yet."""
         prompt = self._order.prompt
         return replace(
             prompt,
@@ -172,26 +182,27 @@ class Generation:
     async def _attempt(
         self,
         prompt: Prompt,
-        write: Callable[[Chunk, SilenceLimit], Awaitable[None]],
-        tell: Tell | None = None,
+        write: _WriteWithin,
+        notify: Notify | None = None,
         *,
         whole: bool = False,
     ) -> None:
         order = self._order
-        lease = self._model.lease(order.idle_timeout, order.caller, order.deadline, tell)
+        leasing = self._model.lease(order.idle_timeout, order.caller, order.deadline, notify)
         limit = SilenceLimit(order.timeout)
         try:
-            async with lease as model, limit:
+            async with leasing as lease, limit:
                 if self._first is None:
                     self._ready = time.monotonic()
-                async with aclosing(model.generate(prompt, whole=whole)) as chunks:
+                engine, url, spec = lease.entry.engine, lease.instance.url, lease.entry.spec
+                async with aclosing(engine.generate(url, spec, prompt, whole=whole)) as chunks:
                     async for chunk in chunks:
                         self._finish = chunk.finish
                         await write(chunk, limit)
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise GenerationTimeout(self._model.spec.id, order.timeout) from None
+            raise GenerationTimeout(self._model.id, order.timeout) from None
 
     async def _pass_on(self, write: Write, chunk: Chunk, limit: SilenceLimit) -> None:
         if self._first is None:
@@ -202,23 +213,23 @@ class Generation:
             if self._order.resumes:
                 self._sent.append(chunk.text)
             self._sent_tokens += chunk.token_count
-        limit.heard()
+        limit.reset()
 
     async def _recovery(self, lost: ServiceError) -> None:
         """Return when another attempt makes sense. Raises `lost` when that is not soon."""
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 await self._model.recovered()
         except TimeoutError:
             raise lost from None
 
-    def _told(self, error: ServiceError) -> ServiceError:
-        """What the caller of a stream is told, who may have a part of the text."""
+    def _with_sent_tokens(self, error: ServiceError) -> ServiceError:
+        """Return the error for a caller who may have a part of the text."""
         if not self._sent_tokens:
             return error
         known = EngineFailed | ModelStopped | ShuttingDown | GenerationTimeout
-        if self._seams and not isinstance(error, known):
-            # It is about a new start, which was not this call's first wish.
-            error = ResumptionFailed(self._model.spec.id, self._seams[-1].cause, error)
+        if self._resumptions and not isinstance(error, known):
+            # The error is about a new start, which the caller did not ask for at first.
+            error = ResumptionFailed(self._model.id, self._resumptions[-1].cause, error)
         error.metadata["sent_token_count"] = str(self._sent_tokens)
         return error

@@ -1,8 +1,8 @@
-"""What has happened to the models, in order, for those who watch.
+"""The last changes of the models, in order, for those who watch.
 
-Each change has a revision, one higher than the last. A watcher holds nothing but the revision that
-it has seen, so a slow one costs no memory; one that comes back with it misses nothing that is still
-kept, and starts from a snapshot otherwise.
+Each change has a revision, one higher than the last. A watcher holds only the revision that it has
+seen, so a slow watcher costs no memory. A watcher that comes back with its revision misses nothing
+that is still kept, and starts from a snapshot otherwise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[Item]):
-    """One change."""
+    """One change. The item is frozen: a watcher that reads late sees what was then."""
 
     revision: int
     item: Item
@@ -33,8 +33,13 @@ class History(Generic[Item]):
         self._changes: deque[Change[Item]] = deque(maxlen=size)
         self._changed = asyncio.Event()
         self._closed = False
-        # Revisions of an earlier run are lower than all of this one, and so are known as foreign.
+        # Revisions of an earlier run of the service are lower than all of this one, and so unknown.
         self.revision = time.time_ns() // 1000
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more changes come."""
+        return self._closed
 
     def append(self, item: Item) -> None:
         """Add a change."""
@@ -44,25 +49,20 @@ class History(Generic[Item]):
         self._changed = asyncio.Event()
 
     def close(self) -> None:
-        """Say that nothing more happens."""
+        """End the history: no more changes come."""
         self._closed = True
         self._changed.set()
 
     def keeps(self, revision: int) -> bool:
-        """Whether all that came after `revision` is still known."""
+        """Return whether all changes after `revision` are still kept."""
         oldest = self._changes[0].revision if self._changes else self.revision + 1
         return oldest - 1 <= revision <= self.revision
 
-    @property
-    def closed(self) -> bool:
-        """Whether nothing more happens."""
-        return self._closed
-
     async def after(self, revision: int) -> AsyncGenerator[Change[Item]]:
-        """Yield what came after `revision` and what comes.
+        """Yield the changes after `revision`, and those to come.
 
-        Ends when what would come next is not kept any more, and after the last change of a history
-        that was closed.
+        Ends when the next change is not kept any more, and after the last change of a history that
+        was closed.
         """
         while self.keeps(revision):
             changed = self._changed

@@ -1,35 +1,34 @@
-"""All models of the catalog: finds the supervisor of one, and ends them all."""
+"""All models of the catalog, by id."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from inference_service.capacity.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
-from inference_service.engines.base import Engine
 from inference_service.errors import ServiceError, ShuttingDown
-from inference_service.lifecycle import Status
-from inference_service.runtimes.base import Runtime
+from inference_service.serving.entry import Entry
 from inference_service.serving.history import Change, History
-from inference_service.serving.model import Supervisor, Timing
+from inference_service.serving.model import Model
 from inference_service.serving.start_times import StartTimes
+from inference_service.serving.timing import Timing
+from inference_service.serving.view import Removed, View
 
 log = logging.getLogger(__name__)
 
-# A model, and its status after a change; None when it was removed from the catalog, and is gone.
-Told = tuple[Supervisor, Status | None]
-Place = Callable[[ModelSpec], tuple[Runtime, Engine]]
+Shown = View | Removed
+Place = Callable[[ModelSpec], Entry]
 
 
 @dataclass(frozen=True, slots=True)
 class Reload:
     """The ids of the models that another catalog has changed.
 
-    `changed` go on as they are; `restarted` are drained and started anew, if they ran.
+    `changed` models go on running; `restarted` ones are drained and started again, if they ran.
     """
 
     added: tuple[str, ...]
@@ -38,8 +37,11 @@ class Reload:
     removed: tuple[str, ...]
 
 
-class Manager:
-    """The models by id. `place` says where, and by which engine, a model runs."""
+class Models:
+    """The models by id. `place` chooses the runtime and the engine of a model.
+
+    `notify` is called with each change, in order.
+    """
 
     def __init__(
         self,
@@ -47,50 +49,39 @@ class Manager:
         place: Place,
         timing: Timing,
         admission: Admission,
-        changed: Callable[[Supervisor], None] = lambda _: None,
-        start_times: StartTimes | None = None,
+        start_times: StartTimes,
+        notify: Callable[[Shown], None] = lambda _: None,
     ) -> None:
-        self._history: History[Told] = History()
+        self._history: History[Shown] = History()
         self._catalog = catalog
         self._place = place
         self._timing = timing
-        self.admission = admission
-        self._on_change = changed
-        self._start_times = start_times or StartTimes()
-        self._supervisors = {spec.id: self._supervisor(spec) for spec in catalog}
+        self._admission = admission
+        self._start_times = start_times
+        self._notify = notify
+        self._models = {spec.id: self._model(spec) for spec in catalog}
 
-    def _supervisor(self, spec: ModelSpec) -> Supervisor:
-        where = self._place(spec)
-        return Supervisor(spec, *where, self._timing, self.admission, self._tell, self._start_times)
+    def __iter__(self) -> Iterator[Model]:
+        """Iterate over the models, in the catalog's order."""
+        return iter([self._models[spec.id] for spec in self._catalog])
 
-    def _tell(self, supervisor: Supervisor) -> None:
-        self._history.append((supervisor, supervisor.status))
-        self._on_change(supervisor)
-        if supervisor.gone:
-            del self._supervisors[supervisor.model_id]
-            self._history.append((supervisor, None))
-
-    def models(self) -> list[Supervisor]:
-        """Every model, in the catalog's order."""
-        return [self._supervisors[spec.id] for spec in self._catalog]
-
-    def find(self, model_id: str) -> Supervisor:
-        """The model of this id. Raises ModelNotFound."""
-        return self._supervisors[self._catalog.find(model_id).id]
+    def find(self, model_id: str) -> Model:
+        """Return the model of this id. Raises ModelNotFound."""
+        return self._models[self._catalog.find(model_id).id]
 
     async def adopt(self) -> None:
         """Take over the engines that an earlier run of this service has left."""
-        for runtime in {id(s.runtime): s.runtime for s in self.models()}.values():
-            launches = {s.model_id: s.launch for s in self.models() if s.runtime is runtime}
+        for runtime in {id(m.entry.runtime): m.entry.runtime for m in self}.values():
+            launches = {m.id: m.entry.launch for m in self if m.entry.runtime is runtime}
             for model_id, gpu_ids in (await runtime.survivors(launches)).items():
-                self.admission.keep(model_id, gpu_ids)
-                self._begin(self._supervisors[model_id], adopts=True)
+                self._admission.keep(model_id, gpu_ids)
+                _begin(self._models[model_id], adopts=True)
 
     def preload(self) -> None:
         """Start the models that the catalog says to start with the service."""
-        for supervisor in self.models():
-            if supervisor.spec.preload:
-                self._begin(supervisor)
+        for model in self:
+            if model.entry.spec.preload:
+                _begin(model)
 
     def reload(self, catalog: Catalog) -> Reload:
         """Put another catalog into force, and return what that changes.
@@ -106,45 +97,38 @@ class Manager:
         for spec in catalog:
             if old.get(spec.id) == spec:
                 continue
-            known = self._supervisors.get(spec.id)
+            known = self._models.get(spec.id)
             if known is None:
-                known = self._supervisors[spec.id] = self._supervisor(spec)
-                self._tell(known)
-            elif known.change(spec, *self._place(spec)):
+                known = self._models[spec.id] = self._model(spec)
+                self._record(known)
+            elif known.change(self._place(spec)):
                 restarted.append(spec.id)
                 continue
             (changed if spec.id in old else added).append(spec.id)
             if spec.preload:
-                self._begin(known)
+                _begin(known)
         removed = [model_id for model_id in old if model_id not in catalog]
         for model_id in removed:
-            self._supervisors[model_id].withdraw()
+            self._models[model_id].remove()
         return Reload(tuple(added), tuple(changed), tuple(restarted), tuple(removed))
 
-    def _begin(self, supervisor: Supervisor, adopts: bool = False) -> None:
-        """Start a model that nobody asked for: what keeps it from that keeps nothing else."""
-        try:
-            supervisor.begin(adopts)
-        except ServiceError as error:
-            log.error("%s is not started with the service: %s", supervisor.model_id, error.message)
-
-    async def watch(self, after: int) -> AsyncGenerator[Change[Told | None]]:
-        """Yield changes after a revision, preceded by a snapshot where they are not known.
+    async def watch(self, after: int) -> AsyncGenerator[Change[Shown | None]]:
+        """Yield changes after a revision, after a snapshot where they are not kept any more.
 
         The snapshot ends with None in place of a change. Raises ShuttingDown at the end.
         """
         while True:
             if after == 0 or not self._history.keeps(after):
                 after = self._history.revision
-                for supervisor in self.models():
-                    yield Change(after, (supervisor, supervisor.status))
+                for model in self:
+                    yield Change(after, model.view())
                 yield Change(after, None)
             async with aclosing(self._history.after(after)) as changes:
                 async for change in changes:
                     after = change.revision
                     yield Change(after, change.item)
             if self._history.closed:
-                raise ShuttingDown()
+                raise ShuttingDown
 
     async def close(self, drain: float) -> None:
         """Refuse callers, give running requests `drain` seconds, and stop every model.
@@ -152,6 +136,28 @@ class Manager:
         Called again meanwhile, it can only shorten the drain.
         """
         async with asyncio.TaskGroup() as group:
-            for supervisor in self._supervisors.values():
-                group.create_task(supervisor.close(drain))
+            for model in self._models.values():
+                group.create_task(model.close(drain))
         self._history.close()
+
+    def _model(self, spec: ModelSpec) -> Model:
+        entry = self._place(spec)
+        return Model(entry, self._timing, self._admission, self._start_times, self._record)
+
+    def _record(self, model: Model) -> None:
+        self._append(model.view())
+        if model.gone:
+            del self._models[model.id]
+            self._append(Removed(model.id))
+
+    def _append(self, shown: Shown) -> None:
+        self._history.append(shown)
+        self._notify(shown)
+
+
+def _begin(model: Model, adopts: bool = False) -> None:
+    """Start a model without a caller. A failure is logged and does not stop the others."""
+    try:
+        model.begin(adopts)
+    except ServiceError as error:
+        log.error("%s is not started with the service: %s", model.id, error.message)

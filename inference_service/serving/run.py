@@ -1,54 +1,285 @@
-"""One run of a model: who waits for it, who uses it, and whether it is still wanted."""
+"""One run of a model's engine, told as one coroutine from the claim on memory to the end."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Coroutine
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from inference_service.runtimes.base import Instance
-from inference_service.serving.slots import Turns
+from inference_service.capacity.admission import Admission
+from inference_service.capacity.claims import Demand
+from inference_service.errors import (
+    EngineDied,
+    EngineExited,
+    EngineHung,
+    LaunchError,
+    ServiceError,
+    StartFailed,
+    StartFault,
+    StartStalled,
+    StopFailed,
+)
+from inference_service.lifecycle import Phase, Progress, State
+from inference_service.runtimes.base import Exit, Instance
+from inference_service.serving.back_off import BackOff
+from inference_service.serving.entry import Entry
+from inference_service.serving.leases import Leases
+from inference_service.serving.report import Report
+from inference_service.serving.slots import Slots
+from inference_service.serving.timing import Timing
+
+log = logging.getLogger(__name__)
+
+_LOG_LINES = 20  # of an engine's log, in an error
 
 
-class Life:
-    """One run of the model, from the first wish for it until nothing is left."""
+class Run:
+    """One engine, from the first request for it until nothing is left of it.
 
-    def __init__(self, idle_timeout: float, turns: Turns) -> None:
-        self.clock = asyncio.get_running_loop().time
+    `ready` is done when the engine serves, with its instance, or with the error that kept it from
+    that; `gone` when nothing is left, with StopFailed where something is. The run is the tenant of
+    its claim on memory. Its entry is the one with which it began, or an equal one. `stopped` makes
+    the error of callers whose run is stopped. `adopts` says that the engine runs already, so that
+    the start teaches nothing about the next one.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        report: Report,
+        admission: Admission,
+        back_off: BackOff,
+        timing: Timing,
+        stopped: Callable[[], ServiceError],
+        adopts: bool = False,
+    ) -> None:
         loop = asyncio.get_running_loop()
+        self.entry = entry
+        self.instance: Instance | None = None
         self.ready: asyncio.Future[Instance] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
-        self.unwanted = asyncio.Event()
-        self.cut_at = math.inf  # when a stop ends what still runs
-        self.replaced = False  # another begins when it is gone, by another entry of the catalog
-        self.adopts = False  # its engine ran before it began
-        self.dying = False  # its engine has ended, and is being removed
-        self.leases: set[asyncio.Timeout] = set()
-        self.turns = turns  # of those who have a lease
-        self.waiters = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.idle_timeout = idle_timeout
-        self.ready_at = math.inf
-        self.used_at = math.inf  # READY, or the end of the last request; never before READY
-        self.parked = False  # nobody watches the idle time, since the model is in use
-        self.rearm = asyncio.Event()  # the watcher of the idle time has to look again
+        self.replaced = False  # another run follows, with another entry
+        launch = entry.launch
+        slots = Slots(launch.model_id, launch.concurrency, timing.queue_size)
+        self.leases = Leases(entry, slots, timing.idle, admission.changed)
+        self._report = report
+        self._admission = admission
+        self._back_off = back_off
+        self._timing = timing
+        self._stopped = stopped
+        self._adopts = adopts
+        self._dying = False  # the engine has ended, and is being removed
+        self._ready_at = 0.0
+        self._stall = asyncio.timeout(None)
         for future in (self.ready, self.gone):  # an error that nobody waits for is in the log
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    @property
-    def in_use(self) -> bool:
-        """Whether somebody has it, or is about to."""
-        return bool(self.leases or self.waiters)
+    # What its model asks.
 
-    def idle_at(self) -> float:
-        """When it will have been unused for too long; never, while it is in use."""
-        return math.inf if self.in_use else self.used_at + self.idle_timeout
+    @property
+    def serves(self) -> bool:
+        """Whether the run can be used, now or when it is ready."""
+        return not (self.leases.ended or self._dying or self.gone.done())
+
+    def end(self, drain: float, *, replaced: bool = False) -> None:
+        """End the run after a drain of at most so many seconds; `replaced`: another follows."""
+        self.replaced = replaced
+        self.leases.end(drain)
+
+    def replace_entry(self, entry: Entry) -> None:
+        """Put an equal entry into force."""
+        self.entry = entry
+        self.leases.replace_entry(entry)
+
+    async def live(self) -> ServiceError | None:
+        """Run from the beginning to the end. Returns why the run has failed, if it has."""
+        failure: ServiceError | None = None
+        try:
+            await race(self._start_and_serve(), self._end())
+        except ServiceError as error:
+            failure = error
+        except Exception as error:
+            log.exception("%s: fault in a run", self.demand.model_id)
+            failure = StartFault(self.demand.model_id, error)
+        if self.leases.ended and not isinstance(failure, StopFailed):
+            self._report.stopping()  # it may have broken before
+            return None  # whatever broke on the way out, it is gone as was asked
+        return failure
+
+    def finish(self, failure: ServiceError | None) -> None:
+        """Answer those who wait for READY or for the end."""
+        self._refuse(failure or self._stopped())
+        if isinstance(failure, StopFailed):
+            self.gone.set_exception(failure)
+        else:
+            self.gone.set_result(None)
+
+    def _refuse(self, error: ServiceError) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error)
+
+    # What admission asks.
+
+    @property
+    def demand(self) -> Demand:
+        return self.entry.demand
+
+    @property
+    def settled(self) -> bool:
+        return self.gone.done() or self._report.status.state is not State.STARTING
+
+    @property
+    def evictable(self) -> bool:
+        if self.gone.done() or self._report.status.state is not State.READY:
+            return False
+        if self.entry.spec.pinned or self.leases.in_use:
+            return False
+        return _now() - self._ready_at >= self._timing.residency
+
+    @property
+    def used_at(self) -> float:
+        return self.leases.used_at
+
+    @property
+    def lingers(self) -> bool:
+        return self.entry.runtime.lingers(self.entry.launch)
+
+    async def evict(self) -> bool:
+        if not self.evictable:
+            return False
+        log.info("%s: makes room", self.demand.model_id)
+        self.end(0)
+        await asyncio.wait([self.gone])
+        return True
+
+    # From the beginning to the end.
+
+    async def _start_and_serve(self) -> None:
+        runtime, launch = self.entry.runtime, self.entry.launch
+        with self._admission.claim(self) as claim:
+            await self._follow(claim.granted())
+            try:
+                async with self._stalling():
+                    await self._follow(runtime.pull(launch))
+                    self._moved(Progress(Phase.CREATING_CONTAINER))
+                async with runtime.run(launch, claim.gpus) as instance:
+                    self.instance = instance
+                    await self._until_healthy(instance)
+                    self._becomes_ready(instance)
+                    await self._until_dead(instance)
+            except LaunchError as error:
+                raise StartFailed(launch.model_id, self._report.phase, str(error)) from None
+
+    async def _until_healthy(self, instance: Instance) -> None:
+        async with self._stalling():
+            await race(self._answers(instance), self._progress(instance), self._dies(instance))
+
+    async def _answers(self, instance: Instance) -> None:
+        for pause in pauses(self._timing):
+            if await self.entry.engine.ready(instance.url):
+                return
+            await asyncio.sleep(pause)
+
+    async def _progress(self, instance: Instance) -> None:
+        await self.entry.engine.follow(self.entry.launch, instance, self._moved)
+        await asyncio.Event().wait()  # the end of the log is not the end of the race
+
+    def _becomes_ready(self, instance: Instance) -> None:
+        self._ready_at = _now()
+        if not self.leases.ended:
+            self.leases.ready()
+            self._report.ready(instance, learns=not self._adopts)
+            self.ready.set_result(instance)
+
+    async def _until_dead(self, instance: Instance) -> None:
+        """Wait for the death of the engine, and raise it as an error."""
+        try:
+            await race(self._dies(instance), self._hangs(instance))
+        except Exception as error:
+            if not isinstance(error, ServiceError):
+                error = StartFault(self.demand.model_id, error)
+            self.leases.slots.close(error)
+            raise
+        finally:
+            self._dying = True
+            self._back_off.served(_now() - self._ready_at)
+
+    async def _dies(self, instance: Instance) -> None:
+        raise self._death(instance, await instance.wait())
+
+    async def _hangs(self, instance: Instance) -> None:
+        """Raise EngineHung when the engine has answered nothing for too long.
+
+        The limit is generous, because engines do not answer while they read a long prompt.
+        """
+        answered = _now()
+        while (silence := _now() - answered) < self._timing.hang:
+            await asyncio.sleep(self._timing.probe)
+            if await self.entry.engine.ready(instance.url):
+                answered = _now()
+        tail = instance.tail(_LOG_LINES)
+        raise EngineHung(self.demand.model_id, silence, self._back_off_after_death(), tail)
+
+    async def _end(self) -> None:
+        """Return when the run has to end, and is drained or cut."""
+        await self.leases.over()
+        self._report.stopping()
+        self._refuse(self._stopped())
+        await self.leases.drained()
+
+    # The progress of a start.
+
+    async def _follow(self, steps: AsyncGenerator[Progress]) -> None:
+        async with aclosing(steps):
+            async for progress in steps:
+                self._moved(progress)
+
+    def _moved(self, progress: Progress) -> None:
+        if self._report.progress(progress) and self._stall.when() is not None:
+            self._stall.reschedule(_now() + self._timing.stall)
+
+    @asynccontextmanager
+    async def _stalling(self) -> AsyncGenerator[None]:
+        """Raise StartStalled when nothing moves in the block for too long."""
+        try:
+            async with asyncio.timeout(self._timing.stall) as self._stall:
+                yield
+        except TimeoutError:
+            tail = self.instance.tail(_LOG_LINES) if self.instance else ()
+            phase, limit = self._report.phase, self._timing.stall
+            raise StartStalled(self.demand.model_id, phase, limit, tail) from None
+        finally:
+            self._stall = asyncio.timeout(None)
+
+    def _death(self, instance: Instance, exit: Exit) -> ServiceError:
+        model_id, tail = self.demand.model_id, instance.tail(_LOG_LINES)
+        cause = self.entry.engine.cause(tail)
+        if not self.ready.done():
+            phase = self._report.phase
+            return EngineExited(model_id, phase, str(exit), exit.facts, cause, tail)
+        wait = self._back_off_after_death()
+        return EngineDied(model_id, str(exit), exit.facts, cause, wait, tail)
+
+    def _back_off_after_death(self) -> float:
+        self._back_off.served(_now() - self._ready_at)
+        return self._back_off.next
+
+
+def pauses(timing: Timing) -> Iterator[float]:
+    """Yield the pauses between looks at an engine: about a tenth of the time so far.
+
+    So a short start is not made much longer by the last pause.
+    """
+    pause = timing.poll
+    while True:
+        yield pause
+        pause = min(pause * 1.1, timing.poll_longest)
 
 
 async def race(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run all until one ends, then cancel the others; raise the first error, of whichever it is."""
+    """Run all until one ends, then cancel the others. Raises the first error of any of them."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -59,3 +290,7 @@ async def race(*coroutines: Coroutine[Any, Any, None]) -> None:
     for task in tasks:
         if not task.cancelled() and (error := task.exception()):
             raise error
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""How many requests an engine works on at once, and whose turn is next."""
+"""The slots of an engine: the requests that it works on at once, and the queue for them."""
 
 from __future__ import annotations
 
@@ -9,120 +9,135 @@ from collections.abc import Awaitable, Callable
 
 from inference_service.errors import DeadlineTooShort, QueueFull, ServiceError
 
-_LOOK = 1.0  # seconds between two looks of a waiter at its place
-_SILENCE = 10  # looks after which it is told of its place although that has not changed
-_WEIGHT = 0.2  # of the newest turn in the mean
+_WEIGHT = 0.2  # of the newest slot in the mean pace
+
+NotifyPosition = Callable[[int], Awaitable[None]]
 
 
-class Turns:
-    """At most `limit` turns at once, and at most `size` who wait for one.
+class Slots:
+    """At most `limit` slots in use, and a queue of at most `size` requests.
 
-    Callers take turns, and each caller's own requests go in the order in which they came: one who
-    sends a hundred does not keep the others waiting for all of them.
+    Callers are served round robin, and the requests of one caller in the order of arrival, so that
+    a caller who sends a hundred requests does not delay the others by all of them. `look` and
+    `heartbeat` are seconds: between two looks at a queue position, and between two reports of one
+    that does not change.
     """
 
-    def __init__(self, model_id: str, limit: int, size: int) -> None:
+    def __init__(
+        self, model_id: str, limit: int, size: int, *, look: float = 1.0, heartbeat: float = 10.0
+    ) -> None:
         self._model_id = model_id
         self._limit = limit
-        self._taken = 0
+        self._used = 0
         self._size = size
+        self._look = look
+        self._heartbeat = heartbeat
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        self._given_at = math.nan  # when the last turn ended, if somebody waited then
-        self._pace: float | None = None  # mean seconds from one end to the next, while some wait
+        self._given_at = math.nan  # when the last slot was given back, if somebody waited then
+        self._pace: float | None = None  # mean seconds between two slots, while somebody waits
+        self._failure: ServiceError | None = None
         self.queued = 0
 
     async def take(
-        self,
-        caller: str,
-        deadline: float = math.inf,
-        tell: Callable[[int], Awaitable[None]] | None = None,
+        self, caller: str, deadline: float = math.inf, notify: NotifyPosition | None = None
     ) -> None:
-        """Wait for a turn, to be given back by `give`.
+        """Wait for a slot, to be given back by `give`.
 
-        `tell` is awaited with the place in the queue, of which 1 is next, at first, when it has
-        changed, and every ten seconds. Raises QueueFull, what `close` is given, and
-        DeadlineTooShort when the turn will not come before `deadline`, at the pace of late.
+        `notify` is awaited with the queue position, 1 is next: at first, at each change, and after
+        each `heartbeat`. Raises QueueFull, DeadlineTooShort when the slot will not come before
+        `deadline` at the present pace, and the error of `close`.
         """
-        if self._taken < self._limit:  # then nobody waits
-            self._taken += 1
+        if self._failure is not None:
+            raise self._failure
+        if self._used < self._limit:  # then nobody waits
+            self._used += 1
             return
         if self.queued >= self._size:
             raise QueueFull(self._model_id, self._size)
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.setdefault(caller, deque()).append(turn)
+        slot: asyncio.Future[None] = loop.create_future()
+        self._waiting.setdefault(caller, deque()).append(slot)
         self.queued += 1
         try:
-            self._in_time(caller, turn, deadline - loop.time())
-            if tell is not None:
-                await self._tell(caller, turn, tell)
-            await turn
+            self._in_time(caller, slot, deadline - loop.time())
+            if notify is not None:
+                await self._report(caller, slot, notify)
+            await slot
+            if self._failure is not None:
+                raise self._failure
         except BaseException:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give()  # it had come, but nobody is there any more to use it
+            if slot.done() and not slot.cancelled() and slot.exception() is None:
+                self.give()  # the slot came, but its caller does not use it
             else:
-                self._leave(caller, turn)
+                self._leave(caller, slot)
             raise
 
     def give(self) -> None:
-        """End a turn: it goes to the caller who has waited longest for one."""
-        self._taken -= 1
+        """Give a slot back: the caller who has waited longest for one gets it."""
+        self._used -= 1
         if not self._waiting:
             self._given_at = math.nan
         self._pass_on()
 
     def close(self, failure: ServiceError) -> None:
-        """End the wait of everybody with this error."""
-        for turns in self._waiting.values():
-            for turn in turns:
-                if not turn.done():
-                    turn.set_exception(failure)
+        """Give no more slots: all who wait, and all who come, get this error."""
+        self._failure = failure
+        for slots in self._waiting.values():
+            for slot in slots:
+                if not slot.done():
+                    slot.set_exception(failure)
 
     def _pass_on(self) -> None:
-        while self._waiting and self._taken < self._limit:
-            caller, turns = next(iter(self._waiting.items()))
-            turn = turns[0]
-            self._leave(caller, turn)
-            if turn.done():  # cancelled, which its own task has yet to learn
+        while self._waiting and self._used < self._limit:
+            caller, slots = next(iter(self._waiting.items()))
+            slot = slots[0]
+            self._leave(caller, slot)
+            if slot.done():  # cancelled, or closed: its own task has yet to learn of that
                 continue
             if caller in self._waiting:
                 self._waiting.move_to_end(caller)
-            turn.set_result(None)
-            self._taken += 1
+            slot.set_result(None)
+            self._used += 1
             self._note_pace()
 
-    def _leave(self, caller: str, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting.get(caller, deque())
-        if turn not in turns:  # passed over by `give`
+    def _leave(self, caller: str, slot: asyncio.Future[None]) -> None:
+        slots = self._waiting.get(caller, deque())
+        if slot not in slots:  # `give` has passed over it
             return
-        turns.remove(turn)
-        if not turns:
+        slots.remove(slot)
+        if not slots:
             del self._waiting[caller]
         self.queued -= 1
 
-    def _place(self, caller: str, turn: asyncio.Future[None]) -> int:
-        """1 for the next. Of others as many go before it as of its own, and one if they are due."""
-        before = self._waiting[caller].index(turn)
-        place, sooner = before + 1, 1
-        for other, turns in self._waiting.items():
+    def _position(self, caller: str, slot: asyncio.Future[None]) -> int:
+        """Return the queue position, 1 is next.
+
+        It counts the requests of other callers that round robin serves first: as many of each as
+        the caller's own before this one, and one more of those whose round comes before the
+        caller's.
+        """
+        before = self._waiting[caller].index(slot)
+        position, sooner = before + 1, 1
+        for other, slots in self._waiting.items():
             if other == caller:
                 sooner = 0
             else:
-                place += min(len(turns), before + sooner)
-        return place
+                position += min(len(slots), before + sooner)
+        return position
 
-    async def _tell(
-        self, caller: str, turn: asyncio.Future[None], tell: Callable[[int], Awaitable[None]]
+    async def _report(
+        self, caller: str, slot: asyncio.Future[None], notify: NotifyPosition
     ) -> None:
-        # Looks, instead of being woken by each turn that ends: a thousand would be, each time.
-        told = silence = 0
-        while not turn.done():
-            place = self._place(caller, turn)
-            silence += 1
-            if place != told or silence > _SILENCE:
-                await tell(place)
-                told, silence = place, 0
-            await asyncio.wait([turn], timeout=_LOOK)
+        # Looks at intervals: if each slot that is given back woke those who wait, a thousand would
+        # be woken each time.
+        clock = asyncio.get_running_loop().time
+        reported, reported_at = 0, -math.inf
+        while not slot.done():
+            position = self._position(caller, slot)
+            if position != reported or clock() - reported_at >= self._heartbeat:
+                await notify(position)
+                reported, reported_at = position, clock()
+            await asyncio.wait([slot], timeout=self._look)
 
     def _note_pace(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -131,11 +146,11 @@ class Turns:
         if not math.isnan(took):
             self._pace = took if self._pace is None else self._pace + _WEIGHT * (took - self._pace)
 
-    def _in_time(self, caller: str, turn: asyncio.Future[None], time_left: float) -> None:
-        """Raise DeadlineTooShort if the turn would come too late."""
+    def _in_time(self, caller: str, slot: asyncio.Future[None], time_left: float) -> None:
+        """Raise DeadlineTooShort if the slot would come too late."""
         if self._pace is None or math.isinf(time_left):
             return
-        place = self._place(caller, turn)
-        if (wait := place * self._pace) > time_left:
-            reason = f"{place - 1} requests are before it"
-            raise DeadlineTooShort(self._model_id, time_left, wait, reason)
+        position = self._position(caller, slot)
+        if (wait := position * self._pace) > time_left:
+            cause = f"{position - 1} requests are before it"
+            raise DeadlineTooShort(self._model_id, time_left, wait, cause)

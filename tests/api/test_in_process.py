@@ -18,8 +18,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from inference_service.api.in_process import Channel
+from inference_service.api.listener import SERVICE
 from inference_service.api.methods import Handlers, handlers
-from inference_service.server import SERVICE
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import failure

@@ -12,9 +12,9 @@ import grpc
 import pytest
 
 from inference_service import errors
+from inference_service.api.listener import SERVICE
 from inference_service.api.methods import guarded, handlers
 from inference_service.errors import ServiceError
-from inference_service.server import SERVICE
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import failure

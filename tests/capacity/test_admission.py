@@ -13,7 +13,10 @@ from inference_service.capacity.claims import MEMORY, GpuNeed, GpuShare, Residen
 from inference_service.capacity.gpus import Gpu
 from inference_service.errors import InsufficientMemory, StopFailed
 from inference_service.lifecycle import Phase, State
-from inference_service.serving.model import Supervisor, Timing
+from inference_service.serving.model import Model
+from inference_service.serving.timing import Timing
+from tests.build import model as make_model
+from tests.build import timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
 MIB = 2**20
@@ -54,11 +57,11 @@ def test_evictions(need: int, residents: list[Resident], expected: tuple[str, ..
 class House:
     """Models of 4, 4 and 8 MiB (times ten) on a machine of 100 MiB."""
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, times: Timing) -> None:
         self.runtime, self.engine = FakeRuntime(), FakeEngine()
         self.admission = Admission(100 * MIB)
         self.small, self.other, self.large, self.huge = (
-            Supervisor(spec(name, memory=memory), self.runtime, self.engine, timing, self.admission)
+            make_model(spec(name, memory=memory), self.runtime, self.engine, times, self.admission)
             for name, memory in (
                 ("small", "40MiB"),
                 ("other", "40MiB"),
@@ -69,18 +72,18 @@ class House:
 
 
 @asynccontextmanager
-async def house(timing: Timing | None = None) -> AsyncGenerator[House]:
-    built = House(timing or Timing(poll=0.001))
+async def house(times: Timing | None = None) -> AsyncGenerator[House]:
+    built = House(times or timing())
     yield built
     for model in (built.small, built.other, built.large, built.huge):
         await model.close(0)
     assert built.runtime.running == {}
-    assert built.admission.free_bytes == built.admission.capacity_bytes
+    assert built.admission.free(MEMORY) == 100 * MIB
 
 
-async def waits(model: Supervisor) -> None:
+async def waits(model: Model) -> None:
     while not (model.status.progress and model.status.progress.phase is Phase.WAITING):
-        await model._changed.wait()
+        await model.report.change()
 
 
 async def test_models_that_fit_run_side_by_side() -> None:
@@ -89,7 +92,7 @@ async def test_models_that_fit_run_side_by_side() -> None:
         await h.other.start()
 
         assert set(h.runtime.running) == {"tgi-small", "tgi-other"}
-        assert h.admission.free_bytes == 20 * MIB
+        assert h.admission.free(MEMORY) == 20 * MIB
 
 
 async def test_what_could_not_be_removed_keeps_its_memory_until_it_has_gone() -> None:
@@ -98,7 +101,7 @@ async def test_what_could_not_be_removed_keeps_its_memory_until_it_has_gone() ->
         h.runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
         with pytest.raises(StopFailed):
             await h.small.stop()
-        assert h.admission.free_bytes == 60 * MIB
+        assert h.admission.free(MEMORY) == 60 * MIB
         starting = asyncio.create_task(h.large.start())
         await waits(h.large)
         assert h.large.status.progress is not None
@@ -106,11 +109,11 @@ async def test_what_could_not_be_removed_keeps_its_memory_until_it_has_gone() ->
 
         h.runtime.removes_at_last()
         await starting
-        assert h.admission.free_bytes == 20 * MIB
+        assert h.admission.free(MEMORY) == 20 * MIB
 
 
 async def test_what_could_not_be_removed_starts_again_in_the_memory_that_it_has() -> None:
-    async with house(Timing(poll=0.001, back_off=0)) as h:
+    async with house(timing(back_off=0)) as h:
         await h.large.start()
         h.runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
         with pytest.raises(StopFailed):
@@ -118,26 +121,25 @@ async def test_what_could_not_be_removed_starts_again_in_the_memory_that_it_has(
         h.runtime.running.clear()  # as if by a stranger
 
         await h.large.start()
-        assert h.admission.free_bytes == 20 * MIB
+        assert h.admission.free(MEMORY) == 20 * MIB
         await h.large.stop()
-        assert h.admission.free_bytes == 100 * MIB
+        assert h.admission.free(MEMORY) == 100 * MIB
 
 
 async def test_the_least_recently_used_makes_room() -> None:
     async with house() as h:
-        third = Supervisor(
+        third = make_model(
             spec("third", memory="40MiB"),
             h.runtime,
             h.engine,
-            Timing(poll=0.001),
-            h.admission,
+            admission=h.admission,
         )
         await h.small.start()
         await h.other.start()
         async with h.small.lease():
             pass
 
-        assert h.admission.plan(third).evicted == ("other",)
+        assert h.admission.plan(third.entry.demand).evicted == ("other",)
         await third.start()
 
         assert set(h.runtime.running) == {"tgi-small", "tgi-third"}
@@ -148,12 +150,12 @@ async def test_the_least_recently_used_makes_room() -> None:
 async def test_a_model_in_use_is_waited_for_and_never_evicted() -> None:
     async with house() as h:
         async with h.small.lease():
-            assert h.admission.plan(h.large).must_wait
+            assert h.admission.plan(h.large.entry.demand).must_wait
             start = asyncio.create_task(h.large.start())
             await waits(h.large)
             assert h.large.status.progress is not None
             assert h.large.status.progress.message == "waits for memory that small use"
-            assert h.large.status.progress.place == 1
+            assert h.large.status.progress.queue_position == 1
             assert "tgi-small" in h.runtime.running
 
         await start
@@ -199,7 +201,7 @@ async def test_a_stop_ends_the_wait_for_memory() -> None:
 
 
 async def test_a_model_keeps_its_place_for_a_minimum_time() -> None:
-    async with house(Timing(poll=0.001, residency=0.3)) as h:
+    async with house(timing(residency=0.3)) as h:
         await h.small.start()
         begun = asyncio.get_running_loop().time()
 
@@ -211,16 +213,15 @@ async def test_a_model_keeps_its_place_for_a_minimum_time() -> None:
 
 async def test_a_pinned_model_makes_no_room() -> None:
     async with house() as h:
-        pinned = Supervisor(
+        pinned = make_model(
             spec("pinned", memory="40MiB").model_copy(update={"pinned": True}),
             h.runtime,
             h.engine,
-            Timing(poll=0.001),
-            h.admission,
+            admission=h.admission,
         )
         await pinned.start()
 
-        assert h.admission.plan(h.large).must_wait
+        assert h.admission.plan(h.large.entry.demand).must_wait
         await pinned.stop()
 
 
@@ -230,13 +231,13 @@ async def test_a_failed_start_gives_its_memory_back() -> None:
         with pytest.raises(Exception, match="boom"):
             await h.large.start()
 
-        assert h.admission.free_bytes == h.admission.capacity_bytes
+        assert h.admission.free(MEMORY) == 100 * MIB
 
 
-async def test_many_models_take_turns_without_a_deadlock() -> None:
+async def test_many_models_share_memory_without_a_deadlock() -> None:
     async with house() as h:
 
-        async def use(model: Supervisor) -> None:
+        async def use(model: Model) -> None:
             for _ in range(10):
                 async with model.lease():
                     await asyncio.sleep(0)
@@ -264,11 +265,11 @@ class Rack:
         self.admission = Admission(1000 * MIB, gpus)
         self.models = {name: self.model(name) for name in needs}
 
-    def __getitem__(self, name: str) -> Supervisor:
+    def __getitem__(self, name: str) -> Model:
         return self.models[name]
 
-    def model(self, name: str) -> Supervisor:
-        return Supervisor(spec(name), self.runtime, self.engine, Timing(poll=0.001), self.admission)
+    def model(self, name: str) -> Model:
+        return make_model(spec(name), self.runtime, self.engine, admission=self.admission)
 
     def share(self, name: str) -> GpuShare | None:
         return self.runtime.shares[f"tgi-{name}"]
@@ -297,7 +298,7 @@ async def test_models_share_a_gpu_each_up_to_a_mark_above_the_last() -> None:
             GpuShare(("gpu-0",), 0.5),
             GpuShare(("gpu-0",), 0.8),
         ]
-        assert r["second"].gpu_claim == {"gpu-0": 20 * GB}
+        assert r.admission.gpu_amounts("second") == {"gpu-0": 20 * GB}
         assert r.admission.free("gpu-0") == 0
 
 
@@ -305,9 +306,9 @@ async def test_what_does_not_fit_a_gpu_evicts_the_least_recently_used_of_it() ->
     async with rack(TWO, old=40, other=92, new=50, plain=8) as r:
         for name in ("old", "other", "plain"):
             await r[name].start()
-        assert r["old"].gpu_claim == {"gpu-1": 40 * GB}
+        assert r.admission.gpu_amounts("old") == {"gpu-1": 40 * GB}
 
-        assert r.admission.plan(r["new"]).evicted == ("old",)  # of which `plain` would be no part
+        assert r.admission.plan(r["new"].entry.demand).evicted == ("old",)
         await r["new"].start()
 
         assert r.running == {"other", "plain", "new"}
@@ -319,7 +320,7 @@ async def test_a_model_in_use_keeps_its_gpu() -> None:
         async with r["small"].lease():
             start = asyncio.create_task(r["large"].start())
             await waits(r["large"])
-            assert r.admission.plan(r["large"]).must_wait
+            assert r.admission.plan(r["large"].entry.demand).must_wait
             assert r.running == {"small"}
 
         await start
@@ -337,7 +338,7 @@ async def test_without_a_figure_a_model_has_all_gpus_to_itself() -> None:
 
 async def test_models_that_want_no_gpu_do_not_count() -> None:
     async with rack(ONE, greedy=GpuNeed()) as r:
-        plain = Supervisor(spec("plain"), r.runtime, r.engine, Timing(poll=0.001), r.admission)
+        plain = make_model(spec("plain"), r.runtime, r.engine, admission=r.admission)
         await r["greedy"].start()
         await plain.start()
 
@@ -384,7 +385,7 @@ async def test_models_on_one_gpu_start_one_after_the_other() -> None:
             starts.append(asyncio.create_task(r[name].start()))
             await waits(r[name])
         told = r["third"].status.progress
-        plain = Supervisor(spec("plain"), r.runtime, FakeEngine(), Timing(), r.admission)
+        plain = make_model(spec("plain"), r.runtime, FakeEngine(), admission=r.admission)
 
         await plain.start()  # those that wait for a GPU do not hold up others
         assert r.running == {"first", "plain"}
@@ -406,8 +407,8 @@ async def test_two_gpus_start_two_models_at_once() -> None:
         r.engine.may_answer.set()
         await asyncio.gather(*starts)
 
-        assert r["first"].gpu_claim == {"gpu-1": 30 * GB}
-        assert r["second"].gpu_claim == {"gpu-0": 40 * GB}
+        assert r.admission.gpu_amounts("first") == {"gpu-1": 30 * GB}
+        assert r.admission.gpu_amounts("second") == {"gpu-0": 40 * GB}
 
 
 async def test_a_start_takes_what_leaves_its_gpu_meanwhile() -> None:
@@ -423,8 +424,8 @@ async def test_a_start_takes_what_leaves_its_gpu_meanwhile() -> None:
         r.engine.may_answer.set()
         await asyncio.gather(*starts)
 
-        assert r["second"].gpu_claim == {"gpu-0": 50 * GB}
-        assert r["third"].gpu_claim == {"gpu-0": 10 * GB}
+        assert r.admission.gpu_amounts("second") == {"gpu-0": 50 * GB}
+        assert r.admission.gpu_amounts("third") == {"gpu-0": 10 * GB}
         assert r.share("third") == GpuShare(("gpu-0",), 0.6)
 
 
@@ -436,12 +437,12 @@ async def test_nobody_makes_room_on_a_gpu_on_which_another_starts() -> None:
         await r.runtime.instance("tgi-second")
         starts.append(asyncio.create_task(r["third"].start()))
         await waits(r["third"])
-        assert r.admission.plan(r["third"]).must_wait
+        assert r.admission.plan(r["third"].entry.demand).must_wait
 
         r.engine.may_answer.set()
         await asyncio.gather(*starts)
         assert r.running == {"second", "third"}
-        assert r["second"].gpu_claim == {"gpu-0": 20 * GB}
+        assert r.admission.gpu_amounts("second") == {"gpu-0": 20 * GB}
 
 
 async def test_a_start_takes_nothing_of_one_that_has_not_begun() -> None:
@@ -456,7 +457,7 @@ async def test_a_start_takes_nothing_of_one_that_has_not_begun() -> None:
         r.engine.may_answer.set()
         await start
 
-        assert r["first"].gpu_claim == {"gpu-0": 30 * GB}
+        assert r.admission.gpu_amounts("first") == {"gpu-0": 30 * GB}
 
 
 async def test_engines_that_run_already_keep_their_gpus() -> None:
@@ -468,12 +469,13 @@ async def test_engines_that_run_already_keep_their_gpus() -> None:
         await r.runtime.instance("tgi-one")
         await r.runtime.instance("tgi-two")  # which does not wait for the first
 
-        assert r["one"].gpu_claim == r["two"].gpu_claim == {"gpu-0": 10 * GB}
+        assert r.admission.gpu_amounts("one") == {"gpu-0": 10 * GB}
+        assert r.admission.gpu_amounts("two") == {"gpu-0": 10 * GB}
         r.engine.may_answer.set()
         await r["one"].start()
         await r["one"].stop()
         await r["one"].start()
-        assert r["one"].gpu_claim == {"gpu-1": 10 * GB}
+        assert r.admission.gpu_amounts("one") == {"gpu-1": 10 * GB}
 
 
 async def test_an_engine_that_runs_already_takes_nothing_of_one_that_leaves() -> None:
@@ -486,7 +488,7 @@ async def test_an_engine_that_runs_already_takes_nothing_of_one_that_leaves() ->
 
         await r["one"].stop()
 
-        assert r["two"].gpu_claim == {"gpu-0": 10 * GB}
+        assert r.admission.gpu_amounts("two") == {"gpu-0": 10 * GB}
 
 
 async def test_engines_on_a_gpu_that_has_gone_get_another() -> None:

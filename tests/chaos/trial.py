@@ -154,8 +154,8 @@ class Trial:
     async def stopped(self, service: Serving) -> None:
         """Stop the model, and close the connections of its callers."""
         await service.stub.StopModel(pb.StopModelRequest(model_id=self.model_id))
-        admission = service.service.manager.admission
-        if admission.free_bytes != admission.capacity_bytes:
+        quote = service.service.models.find(self.model_id).quote()
+        if quote.free != quote.capacity:
             self.row.left.append("memory")
         await self.http.aclose()
         self.http = new_client()

@@ -11,8 +11,8 @@ from grpc_health.v1 import health, health_pb2_grpc
 from starlette.types import ASGIApp
 
 from inference_service.api import in_process
+from inference_service.api.listener import SERVICE
 from inference_service.api.methods import handlers
-from inference_service.server import SERVICE
 from inference_service.v1.model_service_pb2_grpc import (
     ModelServiceServicer,
     add_ModelServiceServicer_to_server,

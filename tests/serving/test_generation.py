@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from inference_service.capacity.admission import Admission
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, FinishReason, Prompt
 from inference_service.errors import (
@@ -23,13 +22,15 @@ from inference_service.errors import (
 )
 from inference_service.lifecycle import State, Status
 from inference_service.runtimes.base import Exit
-from inference_service.serving import generation
-from inference_service.serving.generation import Generation, Order, Seam
-from inference_service.serving.model import Supervisor, Timing
+from inference_service.serving.generation import Generation, Order, Resumption
+from inference_service.serving.model import Model
+from inference_service.serving.timing import Timing
+from tests.build import model as make_model
+from tests.build import timing
 from tests.fakes import FakeEngine, FakeRuntime, broken, spec
 
 PROMPT = Prompt("once upon", max_new_tokens=6)
-TIMING = Timing(poll=0.001, poll_longest=0.001, back_off=0.01)
+TIMING = timing(poll_longest=0.001, back_off=0.01)
 
 
 class Mortal(FakeEngine):
@@ -65,33 +66,33 @@ class Reader:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        self.seams: list[Seam] = []
+        self.resumptions: list[Resumption] = []
         self.states: list[State] = []
-        self.resumed = asyncio.Event()
+        self.has_resumed = asyncio.Event()
 
     async def write(self, chunk: Chunk) -> None:
         self.texts.append(chunk.text)
 
-    async def seam(self, seam: Seam) -> None:
-        assert seam.token_count == len(self.texts)
-        self.seams.append(seam)
-        self.resumed.set()
+    async def resumed(self, resumption: Resumption) -> None:
+        assert resumption.token_count == len(self.texts)
+        self.resumptions.append(resumption)
+        self.has_resumed.set()
 
-    async def tell(self, status: Status, place: int) -> None:
+    async def notify(self, status: Status, place: int) -> None:
         self.states.append(status.state)
 
     async def read(self, generation: Generation) -> str:
-        await generation.stream(self.write, self.seam, self.tell)
+        await generation.stream(self.write, self.resumed, self.notify)
         return "".join(self.texts)
 
 
 @asynccontextmanager
 async def mortal(
-    *losses: int, dies: bool = True, timing: Timing = TIMING
-) -> AsyncGenerator[tuple[Supervisor, FakeRuntime, Mortal]]:
+    *losses: int, dies: bool = True, times: Timing = TIMING
+) -> AsyncGenerator[tuple[Model, FakeRuntime, Mortal]]:
     """A model whose engine is lost; `dies` tells whether it is gone, or only its connection."""
     runtime, engine = FakeRuntime(), Mortal(*losses)
-    model = Supervisor(spec(), runtime, engine, timing, Admission(10**9))
+    model = make_model(spec(), runtime, engine, times)
 
     def die() -> None:
         if dies:
@@ -120,7 +121,7 @@ async def test_an_engine_lost_before_the_first_token_is_replaced_unseen() -> Non
         assert engine.prompts == [PROMPT] * 2
         assert engine.wholes == [False] * 2
         assert text.outcome().first_token is not None
-        assert (reader.seams, text.outcome().seams) == ([], ())
+        assert (reader.resumptions, text.outcome().resumptions) == ([], ())
         assert text.outcome().finish.completion_token_count == 6
 
 
@@ -174,7 +175,7 @@ async def test_a_stream_that_asks_for_it_goes_on_from_what_was_sent() -> None:
         assert runtime.started == ["tgi-tiny"] * 2
         assert engine.prompts[1] == Prompt("once upon word word word word", max_new_tokens=2)
         outcome = text.outcome()
-        assert reader.seams == list(outcome.seams) == [Seam(4, broken().message)]
+        assert reader.resumptions == list(outcome.resumptions) == [Resumption(4, broken().message)]
         assert outcome.finish.reason is FinishReason.LENGTH
         assert outcome.finish.prompt_token_count == 2
         assert outcome.finish.completion_token_count == 6
@@ -185,7 +186,7 @@ async def test_a_text_outlives_three_engines() -> None:
     async with mortal(1, 1, 1) as (model, _, _engine):
         reader, text = Reader(), Generation(model, Order(PROMPT, 60, resumes=True))
         assert await reader.read(text) == " word" * 6
-        assert [seam.token_count for seam in text.outcome().seams] == [1, 2, 3]
+        assert [resumption.token_count for resumption in text.outcome().resumptions] == [1, 2, 3]
         assert text.outcome().finish.completion_token_count == 6
 
     async with mortal(1, 1, 1, 1) as (model, _, _engine):
@@ -205,7 +206,7 @@ async def test_a_text_whose_engine_is_lost_after_the_last_token_is_whole() -> No
         assert text.outcome().finish.prompt_token_count == 0
 
 
-async def test_a_text_that_fills_the_context_at_its_seam_is_whole() -> None:
+async def test_a_text_that_fills_the_context_at_its_resumption_is_whole() -> None:
     async with mortal(3) as (model, _, engine):
 
         def full() -> None:
@@ -239,17 +240,14 @@ async def test_a_refusal_in_the_middle_of_a_text_is_told_as_it_is() -> None:
             engine.failure = EngineOverloaded("tiny")
 
         with pytest.raises(EngineOverloaded) as refused:
-            await Generation(model, Order(PROMPT, 60)).stream(write, reader.seam)
+            await Generation(model, Order(PROMPT, 60)).stream(write, reader.resumed)
         assert refused.value.metadata["sent_token_count"] == "1"
 
 
-async def test_a_back_off_that_is_too_long_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(generation, "_PATIENCE", 0.05)
-    async with mortal(0, timing=Timing(poll=0.001, back_off=60)) as (model, runtime, _):
+async def test_a_back_off_that_is_too_long_is_not_waited_for() -> None:
+    async with mortal(0, times=timing(back_off=60)) as (model, runtime, _):
         with pytest.raises(EngineLost):
-            await Reader().read(Generation(model, Order(PROMPT, 60)))
+            await Reader().read(Generation(model, Order(PROMPT, 60), patience=0.05))
         assert runtime.started == ["tgi-tiny"]
 
 
@@ -285,16 +283,16 @@ async def test_a_stop_comes_before_a_replacement() -> None:
 
 
 async def test_a_caller_that_leaves_while_its_engine_is_replaced_leaves_nothing() -> None:
-    async with mortal(2, timing=Timing(poll=0.001, back_off=30)) as (model, _, _engine):
+    async with mortal(2, times=timing(back_off=30)) as (model, _, _engine):
         reader = Reader()
         reading = asyncio.create_task(
             reader.read(Generation(model, Order(PROMPT, 60, resumes=True)))
         )
-        await reader.resumed.wait()
+        await reader.has_resumed.wait()
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        assert model.lease_count == 0
+        assert model.view().active_count == 0
 
 
 async def test_a_silence_is_too_long_and_a_slow_reader_is_none() -> None:
@@ -306,7 +304,7 @@ async def test_a_silence_is_too_long_and_a_slow_reader_is_none() -> None:
             await asyncio.sleep(0.1)
             slow.texts.append(chunk.text)
 
-        await text.stream(write, slow.seam)
+        await text.stream(write, slow.resumed)
         assert len(slow.texts) == 3
 
         engine.may_speak.clear()

@@ -13,7 +13,7 @@ import selectors
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hypothesis import HealthCheck, settings
@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 )
 
 from inference_service.capacity.admission import Admission
-from inference_service.capacity.claims import GpuShare
+from inference_service.capacity.claims import MEMORY, GpuShare
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.errors import (
     EngineDied,
@@ -45,8 +45,14 @@ from inference_service.errors import (
 )
 from inference_service.lifecycle import TRANSITIONS, Progress, State, Status
 from inference_service.runtimes.base import Exit, Launch
-from inference_service.serving.model import Supervisor, Timing
-from inference_service.serving.models import Manager
+from inference_service.serving.entry import Entry
+from inference_service.serving.model import Model as Served
+from inference_service.serving.models import Models, Shown
+from inference_service.serving.start_times import StartTimes
+from inference_service.serving.timing import Timing
+from inference_service.serving.view import View
+from tests.build import model as make_model
+from tests.build import timing
 from tests.fakes import FakeEngine, FakeInstance, FakeRuntime, broken, spec
 
 MIB = 2**20
@@ -309,6 +315,11 @@ class Watcher:
     task: asyncio.Task[None] = field(init=False)
 
 
+def without_forecast(status: Status) -> Status:
+    """A status without what changes by the mere passing of time."""
+    return replace(status, fraction=None, remaining=None)
+
+
 TURNS = st.one_of(st.just(math.inf), st.integers(0, 15))
 IDS = ("pinned", "small", "large")
 MODEL = st.sampled_from(IDS)
@@ -329,11 +340,13 @@ class Lives(RuleBasedStateMachine):
             name: Model(spec(name, memory=size).model_copy(update={"pinned": name == "pinned"}))
             for name, size in sizes.items()
         }
-        self.manager = Manager(
+        self.admission = Admission(CAPACITY)
+        self.served = Models(
             Catalog([model.spec for model in self.models.values()]),
-            lambda spec: (self.models[spec.id].site, self.models[spec.id].engine),
+            lambda spec: Entry.of(spec, self.models[spec.id].site, self.models[spec.id].engine),
             TIMING,
-            Admission(CAPACITY),
+            self.admission,
+            StartTimes(),
             self.changed,
         )
         self.wrong: list[str] = []
@@ -440,15 +453,19 @@ class Lives(RuleBasedStateMachine):
         self.run(turns)
 
     def reload(self, name: str, shrinks: bool, idle: float | None) -> None:
-        model, supervisor = self.models[name], self.manager.find(name)
+        model = self.models[name]
         last, entry = model.entry, spec(name, memory="29MiB") if shrinks else model.first
         model.entry = entry.model_copy(update={"pinned": model.first.pinned, "idle_timeout": idle})
         runs = model.state in STATES_IN_USE and model.stopped != model.life
-        if runs and last != model.entry and model.engine.launch(entry) != supervisor.launch:
+        if (
+            runs
+            and last != model.entry
+            and model.engine.launch(entry) != model.engine.launch(model.ran)
+        ):
             self.unwanted(model, TIMING.drain)
-        self.manager.reload(Catalog([m.entry for m in self.models.values()]))
-        if model.spec is not supervisor.spec:  # in force at once
-            model.spec = supervisor.spec
+        changes = self.served.reload(Catalog([m.entry for m in self.models.values()]))
+        if name in changes.changed:  # in force at once
+            model.spec = self.served.find(name).entry.spec
             model.may_go_at = model.used_at + model.own_idle
             model.must_go_at = model.perhaps_used_at + model.own_idle
 
@@ -543,11 +560,11 @@ class Lives(RuleBasedStateMachine):
 
     async def answer(self, call: Call) -> None:
         model = call.model
-        supervisor = self.manager.find(model.spec.id)
+        served = self.served.find(model.spec.id)
         call.asked = True
         call.since = model.life + (model.state not in STATES_IN_USE)
         try:
-            await self.ask(call, supervisor)
+            await self.ask(call, served)
         except StartBackingOff as error:
             left = model.retry_at - self.loop.time()
             assert model.state is State.FAILED
@@ -556,36 +573,38 @@ class Lives(RuleBasedStateMachine):
             assert abs(error.retry_after - left) < SOON
             raise
         except QueueFull:
-            assert supervisor.queued_count == TIMING.queue_size
+            assert served.view().queued_count == TIMING.queue_size
             raise
 
-    async def ask(self, call: Call, supervisor: Supervisor) -> None:
+    async def ask(self, call: Call, served: Served) -> None:
         model = call.model
         match call.kind:
             case "lease" | "follow":
                 await self.hold(call)
             case "start":
-                await supervisor.start(call.idle)
+                await served.start(call.idle)
                 assert model.state is State.READY
                 assert model.site.there not in self.dead
                 self.used(model, call.idle)
             case "begin":
-                supervisor.begin()
+                served.begin()
             case "stop":
-                await self.stop(call, supervisor)
+                await self.stop(call, served)
 
     async def hold(self, call: Call) -> None:
         model = call.model
         try:
-            supervisor = self.manager.find(model.spec.id)
+            served = self.served.find(model.spec.id)
 
-            async def tell(status: Status, place: int) -> None:
-                assert status.state == supervisor.status.state
-                assert place <= supervisor.queued_count
+            async def notify(status: Status, position: int) -> None:
+                assert status.state == served.status.state
+                assert position <= served.view().queued_count
 
             follows = call.kind == "follow"
-            caller, told = (f"{call.caller} follows", tell) if follows else (call.caller, None)
-            async with supervisor.lease(call.idle, caller, tell=told):
+            caller, notified = (
+                (f"{call.caller} follows", notify) if follows else (call.caller, None)
+            )
+            async with served.lease(call.idle, caller, notify=notified):
                 assert model.state in (State.READY, State.STOPPING)
                 call.instance, call.since = model.site.there, model.life
                 assert call.instance is not None
@@ -622,12 +641,12 @@ class Lives(RuleBasedStateMachine):
         model.may_go_at = at if surely else min(model.may_go_at, at)
         model.must_go_at = at if surely else max(model.must_go_at, at)
 
-    async def stop(self, call: Call, supervisor: Supervisor) -> None:
+    async def stop(self, call: Call, served: Served) -> None:
         model, instance = call.model, call.model.site.there
         call.since = model.life
         self.unwanted(model, call.drain)
         try:
-            await supervisor.stop(call.drain)
+            await served.stop(call.drain)
         except NotRunning:
             assert model.state in (State.STOPPED, State.FAILED)
             return
@@ -641,12 +660,12 @@ class Lives(RuleBasedStateMachine):
     async def close(self, drain: float) -> None:
         for model in self.models.values():
             self.unwanted(model, drain)
-        await self.manager.close(drain)
+        await self.served.close(drain)
         assert not any(model.site.there for model in self.models.values())
 
     async def watch(self, watcher: Watcher) -> None:
         resumed = snapshot = watcher.revision > 0
-        async with aclosing(self.manager.watch(watcher.revision)) as changes:
+        async with aclosing(self.served.watch(watcher.revision)) as changes:
             async for change in changes:
                 if change.item is None:
                     snapshot = True
@@ -656,9 +675,8 @@ class Lives(RuleBasedStateMachine):
                 if snapshot:
                     assert change.revision == watcher.revision + 1
                 watcher.revision = change.revision
-                supervisor, status = change.item
-                assert status is not None
-                watcher.latest[supervisor.spec.id] = status
+                assert isinstance(change.item, View)
+                watcher.latest[change.item.id] = change.item.status
 
     # What holds.
 
@@ -675,17 +693,18 @@ class Lives(RuleBasedStateMachine):
         self.what_nobody_uses_goes()
         self.sound = True
 
-    def changed(self, supervisor: Supervisor) -> None:
+    def changed(self, shown: Shown) -> None:
         """Each change, at the moment at which it comes."""
-        model = self.models[supervisor.spec.id]
-        last, model.state = model.state, supervisor.status.state
+        assert isinstance(shown, View)
+        model = self.models[shown.id]
+        last, model.state = model.state, shown.status.state
         if last is model.state:
             return
         if model.state not in TRANSITIONS[last]:
             self.wrong.append(f"{model.spec.id}: {last} -> {model.state}")
         if model.state is State.STARTING:
             model.life += 1
-            model.spec = model.ran = supervisor.spec
+            model.spec = model.ran = self.served.find(shown.id).entry.spec
             model.waits.clear()
             if model.site.refuses or model.may_stall:
                 model.faulty = model.life
@@ -703,7 +722,7 @@ class Lives(RuleBasedStateMachine):
         if model.state is State.FAILED:
             if last is State.READY and model.harmed != model.life:
                 self.wrong.append(f"{model.spec.id}: failed in good health")
-            self.backs_off(model, supervisor.status)
+            self.backs_off(model, shown.status)
         if model.state is State.STOPPING and model.stopped != model.life and not self.closes:
             self.wrong += [f"{model.spec.id}: {why}" for why in self.unasked(model, last)]
 
@@ -747,8 +766,8 @@ class Lives(RuleBasedStateMachine):
 
     def nothing_went_wrong(self) -> None:
         assert not self.wrong, self.wrong
-        for supervisor in self.manager.models():
-            task = supervisor._task
+        for served in self.served:
+            task = served._task
             assert task is None or not task.done() or task.exception() is None
         for close in self.closes:
             assert not close.done() or close.exception() is None, repr(close.exception())
@@ -756,7 +775,7 @@ class Lives(RuleBasedStateMachine):
     def models_fit(self) -> None:
         there = [model for model in self.models.values() if model.site.running]
         assert sum(model.size for model in there) <= CAPACITY
-        assert self.manager.admission.free_bytes >= 0
+        assert self.admission.free(MEMORY) >= 0
         assert all(len(model.site.running) <= 1 for model in self.models.values())
 
     def who_waits_has_nobody_to_wait_for_but_users(self) -> None:
@@ -766,7 +785,7 @@ class Lives(RuleBasedStateMachine):
             assert holding <= CONCURRENCY
             if self.settled and model.serves:
                 waiting = sum(call.queues for call in calls)
-                assert self.manager.find(name).queued_count == waiting <= TIMING.queue_size
+                assert self.served.find(name).view().queued_count == waiting <= TIMING.queue_size
                 assert holding == CONCURRENCY or not waiting
 
     def who_is_dead_or_deaf_goes(self) -> None:
@@ -818,7 +837,8 @@ class Lives(RuleBasedStateMachine):
                 assert any(close.done() for close in self.closes)
             elif self.settled:
                 for name, status in watcher.latest.items():
-                    assert status == self.manager.find(name).status
+                    now = self.served.find(name).status
+                    assert without_forecast(status) == without_forecast(now)
 
     def what_nobody_uses_goes(self) -> None:
         for name, model in self.models.items():
@@ -866,7 +886,7 @@ class Lives(RuleBasedStateMachine):
         assert all(close.done() for close in self.closes)
         assert all(watcher.task.done() for watcher in self.watchers)
         assert not self.loop.tasks
-        assert self.manager.admission.free_bytes == CAPACITY
+        assert self.admission.free(MEMORY) == CAPACITY
         assert not any(model.site.there for model in self.models.values())
         assert {model.state for model in self.models.values()} <= {State.STOPPED, State.FAILED}
 
@@ -886,16 +906,14 @@ TestLives.settings = settings(
 
 
 @asynccontextmanager
-async def held(tidying: float = 0) -> AsyncGenerator[tuple[Supervisor, Site, asyncio.Task[None]]]:
+async def held(tidying: float = 0) -> AsyncGenerator[tuple[Served, Site, asyncio.Task[None]]]:
     """A READY model and one who holds it, until they are cut, and then tidies up for a while."""
     site = Site()
-    supervisor = Supervisor(
-        spec(), site, FakeEngine(), Timing(poll=0.001, back_off=0), Admission(10**9)
-    )
+    served = make_model(spec(), site, timing=timing(back_off=0))
     granted = asyncio.Event()
 
     async def hold() -> None:
-        async with supervisor.lease():
+        async with served.lease():
             granted.set()
             try:
                 await asyncio.Event().wait()
@@ -904,35 +922,35 @@ async def held(tidying: float = 0) -> AsyncGenerator[tuple[Supervisor, Site, asy
 
     holder = asyncio.create_task(hold())
     await granted.wait()
-    yield supervisor, site, holder
+    yield served, site, holder
     site.may_remove.set()
     holder.cancel()
     await asyncio.wait([holder])
-    await supervisor.close(0)
+    await served.close(0)
 
 
 async def test_a_stop_at_the_very_end_of_a_crash_is_answered() -> None:
     for turns in range(30):  # the crash is cleaned up within some of them
-        async with held() as (supervisor, site, _), asyncio.timeout(5):
+        async with held() as (served, site, _), asyncio.timeout(5):
             assert site.there is not None
             site.there.die(Exit(1))
             for _ in range(turns):
                 await asyncio.sleep(0)
             try:
-                await supervisor.stop(0)
+                await served.stop(0)
             except NotRunning:
-                assert supervisor.status.state is State.FAILED
+                assert served.status.state is State.FAILED
             else:
-                assert supervisor.status.state is State.STOPPED
+                assert served.status.state is State.STOPPED
 
 
 def test_a_later_stop_never_lengthens_the_drain() -> None:
     async def stop_twice() -> None:
-        async with held() as (supervisor, _, holder):
+        async with held() as (served, _, holder):
             begun = asyncio.get_running_loop().time()
-            first = asyncio.create_task(supervisor.stop(20))
+            first = asyncio.create_task(served.stop(20))
             await asyncio.sleep(15)
-            await supervisor.stop(10)
+            await served.stop(10)
             await first
             assert asyncio.get_running_loop().time() - begun < 20 + SOON
             assert isinstance(holder.exception(), ModelStopped)
@@ -942,10 +960,10 @@ def test_a_later_stop_never_lengthens_the_drain() -> None:
 
 def test_a_stop_may_come_while_a_request_that_was_cut_tidies_up() -> None:
     async def stop_twice() -> None:
-        async with held(tidying=5) as (supervisor, _, holder):
-            first = asyncio.create_task(supervisor.stop(10))
+        async with held(tidying=5) as (served, _, holder):
+            first = asyncio.create_task(served.stop(10))
             await asyncio.sleep(12)
-            await supervisor.stop(0)
+            await served.stop(0)
             await first
             assert isinstance(holder.exception(), ModelStopped)
 
@@ -954,13 +972,13 @@ def test_a_stop_may_come_while_a_request_that_was_cut_tidies_up() -> None:
 
 def test_nobody_gets_an_engine_that_is_dead_and_not_removed_yet() -> None:
     async def ask() -> None:
-        async with held() as (supervisor, site, _):
+        async with held() as (served, site, _):
             site.may_remove.clear()
             dead = site.there
             assert dead is not None
             dead.die(Exit(1))
             await asyncio.sleep(1)
-            caller = asyncio.create_task(supervisor.start())
+            caller = asyncio.create_task(served.start())
             await asyncio.sleep(1)
             assert not caller.done()
             site.may_remove.set()

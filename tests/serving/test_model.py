@@ -1,14 +1,14 @@
-"""The invariants of a model's life, by number as in docs/architecture.md."""
+"""The invariants of a model, by number as in docs/architecture.md."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from inference_service.capacity.admission import Admission
 from inference_service.engines.base import Prompt
 from inference_service.errors import (
     EngineDied,
@@ -25,46 +25,50 @@ from inference_service.errors import (
 )
 from inference_service.lifecycle import Phase, State, Status
 from inference_service.runtimes.base import Exit
-from inference_service.serving.model import Supervisor, Timing
+from inference_service.serving.model import Model
+from inference_service.serving.timing import Timing
+from tests.build import idle_in, speak, timing
+from tests.build import model as make_model
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
-QUICK = Timing(stall=30, drain=30, poll=0.001, poll_longest=0.001, back_off=60)
+QUICK = timing(stall=30, poll_longest=0.001, back_off=60)
 
 
 @asynccontextmanager
-async def model(
-    timing: Timing = QUICK,
-) -> AsyncGenerator[tuple[Supervisor, FakeRuntime, FakeEngine]]:
-    """A supervisor over fakes; nothing of it may be left at the end."""
-    runtime, engine = FakeRuntime(), FakeEngine()
-    supervisor = Supervisor(spec(), runtime, engine, timing, Admission(10**9))
-    yield supervisor, runtime, engine
+async def made(
+    times: Timing = QUICK,
+    concurrency: int = 128,
+) -> AsyncGenerator[tuple[Model, FakeRuntime, FakeEngine]]:
+    """A model over fakes; nothing of it may be left at the end."""
+    runtime, engine = FakeRuntime(), FakeEngine(concurrency)
+    model = make_model(spec(), runtime, engine, times)
+    yield model, runtime, engine
     for gate in (runtime.may_pull, runtime.may_run, runtime.may_leave, engine.may_speak):
         gate.set()
-    await supervisor.close(0)
+    await model.close(0)
     assert runtime.running == {}
     assert engine.open == 0
-    assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("life of")]
+    assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("run of")]
 
 
-async def until(supervisor: Supervisor, state: State) -> None:
-    while supervisor.status.state is not state:
-        await supervisor._changed.wait()
+async def until(model: Model, state: State) -> None:
+    while model.status.state is not state:
+        await model.report.change()
 
 
-async def generate(supervisor: Supervisor, count: int = 3) -> str:
+async def generate(model: Model, count: int = 3) -> str:
     prompt = Prompt("once", max_new_tokens=count)
-    async with supervisor.lease() as lease, aclosing(lease.generate(prompt)) as chunks:
+    async with model.lease() as lease, aclosing(speak(lease, prompt)) as chunks:
         return "".join([chunk.text async for chunk in chunks])
 
 
 async def test_a_lease_starts_the_model_and_says_how_far_it_is() -> None:
-    async with model() as (supervisor, runtime, engine):
+    async with made() as (model, runtime, engine):
         runtime.may_pull.clear()
         engine.may_answer.clear()
         seen: list[Phase | None] = []
 
-        async def tell(status: Status, place: int) -> None:
+        async def notify(status: Status, place: int) -> None:
             assert (status.state, place) == (State.STARTING, 0)
             seen.append(status.progress.phase if status.progress else None)
             match seen[-1]:
@@ -75,7 +79,7 @@ async def test_a_lease_starts_the_model_and_says_how_far_it_is() -> None:
                 case Phase.LOADING_WEIGHTS:
                     engine.may_answer.set()
 
-        async with supervisor.lease(tell=tell):
+        async with model.lease(notify=notify):
             pass
 
         assert seen == [
@@ -84,14 +88,14 @@ async def test_a_lease_starts_the_model_and_says_how_far_it_is() -> None:
             Phase.CREATING_CONTAINER,
             Phase.LOADING_WEIGHTS,
         ]
-        assert await generate(supervisor) == " word word word"
-        assert (supervisor.status.container, supervisor.status.port) == ("tgi-tiny", 8080)
+        assert await generate(model) == " word word word"
+        assert (model.status.container, model.status.port) == ("tgi-tiny", 8080)
 
 
 async def test_invariant_2_the_first_callers_cancel_kills_nothing_for_the_others() -> None:
-    async with model() as (supervisor, runtime, engine):
+    async with made() as (model, runtime, engine):
         engine.may_answer.clear()
-        first, second = (asyncio.create_task(generate(supervisor)) for _ in range(2))
+        first, second = (asyncio.create_task(generate(model)) for _ in range(2))
         await runtime.instance()
 
         first.cancel()
@@ -104,37 +108,37 @@ async def test_invariant_2_the_first_callers_cancel_kills_nothing_for_the_others
 
 
 async def test_invariant_2_a_start_goes_on_when_all_its_callers_have_left() -> None:
-    async with model() as (supervisor, runtime, engine):
+    async with made() as (model, runtime, engine):
         engine.may_answer.clear()
-        caller = asyncio.create_task(generate(supervisor))
+        caller = asyncio.create_task(generate(model))
         await runtime.instance()
         caller.cancel()
         await asyncio.wait([caller])
 
         engine.may_answer.set()
-        await until(supervisor, State.READY)
+        await until(model, State.READY)
 
-        assert supervisor.lease_count == 0
+        assert model.view().active_count == 0
 
 
 async def test_invariant_3_a_thousand_callers_start_one_container_and_get_one_answer_each() -> None:
-    async with model() as (supervisor, runtime, _):
+    async with made() as (model, runtime, _):
         runtime.may_pull.clear()
-        callers = [asyncio.create_task(generate(supervisor)) for _ in range(1000)]
-        await until(supervisor, State.STARTING)
+        callers = [asyncio.create_task(generate(model)) for _ in range(1000)]
+        await until(model, State.STARTING)
         runtime.may_pull.set()
 
         assert await asyncio.gather(*callers) == [" word word word"] * 1000
         assert runtime.started == ["tgi-tiny"]
-        assert supervisor.lease_count == 0
+        assert model.view().active_count == 0
 
 
 async def test_invariant_3_all_callers_of_a_failing_start_are_answered_with_its_cause() -> None:
-    async with model() as (supervisor, runtime, _):
+    async with made() as (model, runtime, _):
         runtime.may_run.clear()
         runtime.refusal = LaunchError("no such image")
-        callers = [asyncio.create_task(generate(supervisor)) for _ in range(100)]
-        await until(supervisor, State.STARTING)
+        callers = [asyncio.create_task(generate(model)) for _ in range(100)]
+        await until(model, State.STARTING)
         runtime.may_run.set()
 
         answers = await asyncio.gather(*callers, return_exceptions=True)
@@ -143,12 +147,12 @@ async def test_invariant_3_all_callers_of_a_failing_start_are_answered_with_its_
 
 
 async def test_invariant_4_a_stop_drains_the_requests_that_run() -> None:
-    async with model() as (supervisor, runtime, engine):
+    async with made() as (model, runtime, engine):
         engine.may_speak.clear()
-        caller = asyncio.create_task(generate(supervisor))
+        caller = asyncio.create_task(generate(model))
         await engine.spoke.wait()
-        stop = asyncio.create_task(supervisor.stop())
-        await until(supervisor, State.STOPPING)
+        stop = asyncio.create_task(model.stop())
+        await until(model, State.STOPPING)
 
         assert "tgi-tiny" in runtime.running
         engine.may_speak.set()
@@ -159,12 +163,12 @@ async def test_invariant_4_a_stop_drains_the_requests_that_run() -> None:
 
 
 async def test_invariant_4_a_request_beyond_the_drain_is_cut_with_the_reason() -> None:
-    async with model() as (supervisor, _, engine):
+    async with made() as (model, _, engine):
         engine.may_speak.clear()
-        caller = asyncio.create_task(generate(supervisor))
+        caller = asyncio.create_task(generate(model))
         await engine.spoke.wait()
 
-        await supervisor.stop(drain=0.01)
+        await model.stop(drain=0.01)
 
         with pytest.raises(ModelStopped):
             await caller
@@ -172,14 +176,14 @@ async def test_invariant_4_a_request_beyond_the_drain_is_cut_with_the_reason() -
 
 
 async def test_a_second_stop_shortens_the_drain_of_the_first() -> None:
-    async with model() as (supervisor, _, engine):
+    async with made() as (model, _, engine):
         engine.may_speak.clear()
-        caller = asyncio.create_task(generate(supervisor))
+        caller = asyncio.create_task(generate(model))
         await engine.spoke.wait()
-        patient = asyncio.create_task(supervisor.stop(drain=3600))
-        await until(supervisor, State.STOPPING)
+        patient = asyncio.create_task(model.stop(drain=3600))
+        await until(model, State.STOPPING)
 
-        await supervisor.stop(drain=0)
+        await model.stop(drain=0)
 
         await patient
         with pytest.raises(ModelStopped):
@@ -187,27 +191,27 @@ async def test_a_second_stop_shortens_the_drain_of_the_first() -> None:
 
 
 async def test_invariant_5_stop_returns_when_the_container_is_gone() -> None:
-    async with model() as (supervisor, runtime, _):
-        await supervisor.start()
+    async with made() as (model, runtime, _):
+        await model.start()
         runtime.may_leave.clear()
-        stop = asyncio.create_task(supervisor.stop())
-        await until(supervisor, State.STOPPING)
+        stop = asyncio.create_task(model.stop())
+        await until(model, State.STOPPING)
         assert not stop.done()
         runtime.may_leave.set()
 
         await stop
 
         assert runtime.running == {}
-        assert supervisor.status.state is State.STOPPED
+        assert model.status.state is State.STOPPED
 
 
 async def test_a_caller_during_a_stop_gets_a_new_container_after_it() -> None:
-    async with model() as (supervisor, runtime, _):
-        await supervisor.start()
+    async with made() as (model, runtime, _):
+        await model.start()
         runtime.may_leave.clear()
-        stop = asyncio.create_task(supervisor.stop())
-        await until(supervisor, State.STOPPING)
-        caller = asyncio.create_task(generate(supervisor))
+        stop = asyncio.create_task(model.stop())
+        await until(model, State.STOPPING)
+        caller = asyncio.create_task(generate(model))
         runtime.may_leave.set()
 
         assert await caller == " word word word"
@@ -217,48 +221,48 @@ async def test_a_caller_during_a_stop_gets_a_new_container_after_it() -> None:
 
 @pytest.mark.parametrize("gate", ["may_pull", "may_run", "may_answer"])
 async def test_a_stop_ends_a_start_at_any_point(gate: str) -> None:
-    async with model() as (supervisor, runtime, engine):
+    async with made() as (model, runtime, engine):
         getattr(engine if gate == "may_answer" else runtime, gate).clear()
-        caller = asyncio.create_task(generate(supervisor))
-        await until(supervisor, State.STARTING)
+        caller = asyncio.create_task(generate(model))
+        await until(model, State.STARTING)
 
-        await supervisor.stop()
+        await model.stop()
 
         with pytest.raises(ModelStopped):
             await caller
         assert runtime.running == {}
-        assert supervisor.status.state is State.STOPPED
+        assert model.status.state is State.STOPPED
 
 
 async def test_stop_of_what_does_not_run_says_so() -> None:
-    async with model() as (supervisor, *_):
+    async with made() as (model, *_):
         with pytest.raises(NotRunning, match="tiny is not running"):
-            await supervisor.stop()
+            await model.stop()
 
 
 async def test_a_stop_that_fails_says_so_to_all_who_asked() -> None:
-    async with model() as (supervisor, runtime, _):
-        await supervisor.start()
+    async with made() as (model, runtime, _):
+        await model.start()
         runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
-        stops = [asyncio.create_task(supervisor.stop()) for _ in range(2)]
+        stops = [asyncio.create_task(model.stop()) for _ in range(2)]
 
         answers = await asyncio.gather(*stops, return_exceptions=True)
 
         assert all(isinstance(answer, StopFailed) for answer in answers)
-        assert supervisor.status.state is State.FAILED
+        assert model.status.state is State.FAILED
         runtime.running.clear()
 
 
 async def test_invariant_8_a_failed_start_backs_off_and_names_its_cause() -> None:
-    async with model() as (supervisor, runtime, engine):
+    async with made() as (model, runtime, engine):
         engine.may_answer.clear()
-        caller = asyncio.create_task(generate(supervisor))
+        caller = asyncio.create_task(generate(model))
         (await runtime.instance()).die(Exit(137, oom_killed=True), "loading", "out of memory")
 
         with pytest.raises(StartFailed) as failed:
             await caller
         with pytest.raises(StartBackingOff) as refused:
-            await generate(supervisor)
+            await generate(model)
 
         assert failed.value.metadata == {
             "model_id": "tiny",
@@ -271,77 +275,98 @@ async def test_invariant_8_a_failed_start_backs_off_and_names_its_cause() -> Non
         assert "out of memory" in refused.value.message
         assert refused.value.retry_after is not None
         assert 0 < refused.value.retry_after <= 60
-        assert supervisor.status.state is State.FAILED
-        assert supervisor.status.retry_at is not None
+        assert model.status.state is State.FAILED
+        assert model.status.retry_at is not None
         assert runtime.started == ["tgi-tiny"]
 
 
 async def test_invariant_8_the_back_off_doubles_to_a_limit_and_a_stop_forgives() -> None:
-    timing = Timing(poll=0.001, back_off=0.01, back_off_longest=0.03)
-    async with model(timing) as (supervisor, runtime, _):
+    times = timing(back_off=0.01, back_off_longest=0.03)
+    async with made(times) as (model, runtime, _):
         waits = []
         for _ in range(4):
             runtime.refusal = LaunchError("no")
             with pytest.raises(StartFailed):
-                await supervisor.start()
+                await model.start()
             with pytest.raises(StartBackingOff) as refused:
-                await supervisor.start()
+                await model.start()
             waits.append(refused.value.retry_after or 0)
             await asyncio.sleep(waits[-1])
 
         assert [round(wait, 2) for wait in waits] == [0.01, 0.02, 0.03, 0.03]
-        assert await generate(supervisor) == " word word word"
+        assert await generate(model) == " word word word"
+
+
+@pytest.mark.parametrize(("spell", "waits"), [(0.0, [60, 60]), (3600.0, [60, 120])])
+async def test_an_engine_that_has_served_for_long_enough_is_forgiven_earlier_failures(
+    spell: float, waits: list[float]
+) -> None:
+    async with made(timing(back_off=60, back_off_longest=600, healthy_spell=spell)) as (
+        model,
+        runtime,
+        _,
+    ):
+        seen = []
+        for _ in range(2):
+            model._back_off._until = 0.0  # as if the time had passed
+            await model.start()
+            runtime.running["tgi-tiny"].die(Exit(1))
+            await until(model, State.FAILED)
+            assert isinstance(model.status.failure, EngineDied)
+            seen.append(model.status.failure.retry_after)
+
+        assert seen == waits
 
 
 async def test_an_engine_that_dies_while_it_serves_is_removed_and_started_by_the_next_caller() -> (
     None
 ):
-    async with model(Timing(poll=0.001, back_off=0.01)) as (supervisor, runtime, _):
-        await supervisor.start()
+    async with made(timing(back_off=0.01)) as (model, runtime, _):
+        await model.start()
         runtime.running["tgi-tiny"].die(Exit(1), "CUDA error")
-        await until(supervisor, State.FAILED)
-        failure = supervisor.status.failure
+        await until(model, State.FAILED)
+        failure = model.status.failure
         assert failure is not None
         assert failure.message == "the engine of tiny exited with code 1: CUDA error"
         await asyncio.sleep(0.02)
 
-        assert await generate(supervisor) == " word word word"
+        assert await generate(model) == " word word word"
         assert runtime.started == ["tgi-tiny", "tgi-tiny"]
 
 
 async def test_an_engine_that_hangs_is_noticed_and_replaced() -> None:
-    timing = Timing(poll=0.001, probe=0.01, hang=0.05, back_off=0.01)
-    async with model(timing) as (supervisor, runtime, engine):
-        await supervisor.start()
+    times = timing(probe=0.01, hang=0.05, back_off=0.01)
+    async with made(times) as (model, runtime, engine):
+        await model.start()
         engine.may_answer.clear()
-        await until(supervisor, State.FAILED)
-        assert supervisor.status.failure is not None
-        assert "answered nothing" in supervisor.status.failure.message
+        await until(model, State.FAILED)
+        assert model.status.failure is not None
+        assert "answered nothing" in model.status.failure.message
         assert runtime.running == {}
 
         engine.may_answer.set()
         await asyncio.sleep(0.02)
-        assert await generate(supervisor) == " word word word"
+        assert await generate(model) == " word word word"
 
 
 async def test_a_start_in_which_nothing_changes_gives_signs_of_life() -> None:
-    async with model(Timing(poll=0.001, heartbeat=0.01)) as (supervisor, _, engine):
+    async with made(timing(heartbeat=0.01)) as (model, _, engine):
         engine.may_answer.clear()
         seen: list[Status] = []
 
-        async def tell(status: Status, _: int) -> None:
+        async def notify(status: Status, _: int) -> None:
             seen.append(status)
             if len(seen) == 10:
                 engine.may_answer.set()
 
-        async with supervisor.lease(tell=tell):
+        async with model.lease(notify=notify):
             assert seen[-1] == seen[-2]
 
 
 async def test_invariant_7_a_start_in_which_nothing_moves_is_given_up() -> None:
-    async with model(Timing(stall=0.05, poll=0.001)) as (supervisor, runtime, engine):
+    async with made(timing(stall=0.05)) as (model, runtime, engine):
         engine.may_answer.clear()
-        caller = asyncio.create_task(generate(supervisor))
+        caller = asyncio.create_task(generate(model))
         (await runtime.instance()).log.append("waiting for nothing")
 
         with pytest.raises(StartStalled, match="waiting for nothing"):
@@ -349,9 +374,9 @@ async def test_invariant_7_a_start_in_which_nothing_moves_is_given_up() -> None:
 
 
 async def test_invariant_7_progress_puts_the_stall_off() -> None:
-    async with model(Timing(stall=0.2, poll=0.001)) as (supervisor, runtime, engine):
+    async with made(timing(stall=0.2)) as (model, runtime, engine):
         engine.may_answer.clear()
-        caller = asyncio.create_task(generate(supervisor))
+        caller = asyncio.create_task(generate(model))
         instance = await runtime.instance()
         for step in range(10):  # together longer than the stall
             instance.log.append(f"load {step}")
@@ -362,133 +387,128 @@ async def test_invariant_7_progress_puts_the_stall_off() -> None:
 
 
 async def test_invariant_6_a_model_that_nobody_uses_is_stopped() -> None:
-    async with model(Timing(poll=0.001, idle=0.05)) as (supervisor, runtime, _):
-        assert await generate(supervisor) == " word word word"
-        assert supervisor.idle_in is not None
-        assert 0 < supervisor.idle_in <= 0.05
+    async with made(timing(idle=0.05)) as (model, runtime, _):
+        assert await generate(model) == " word word word"
+        assert 0 < idle_in(model) <= 0.05
 
-        await until(supervisor, State.STOPPED)
+        await until(model, State.STOPPED)
 
         assert runtime.running == {}
-        assert await generate(supervisor) == " word word word"
+        assert await generate(model) == " word word word"
 
 
 async def test_invariant_6_idle_time_counts_from_the_end_of_the_last_request() -> None:
-    async with model(Timing(poll=0.001, idle=0.5)) as (supervisor, runtime, engine):
+    async with made(timing(idle=0.5)) as (model, runtime, engine):
         engine.may_speak.clear()
-        caller = asyncio.create_task(generate(supervisor))
+        caller = asyncio.create_task(generate(model))
         await engine.spoke.wait()
         await asyncio.sleep(0.75)  # a request longer than the idle time
-        assert supervisor.status.state is State.READY
+        assert model.status.state is State.READY
         engine.may_speak.set()
         await caller
         for _ in range(5):  # uses that together are longer than the idle time
             await asyncio.sleep(0.15)
-            await generate(supervisor)
+            await generate(model)
 
         assert runtime.started == ["tgi-tiny"]
-        await until(supervisor, State.STOPPED)
+        await until(model, State.STOPPED)
 
 
 async def test_invariant_6_a_caller_that_waits_for_ready_is_served_before_idleness() -> None:
-    async with model(Timing(poll=0.001, idle=0)) as (supervisor, runtime, _):
-        callers = [asyncio.create_task(generate(supervisor)) for _ in range(20)]
+    async with made(timing(idle=0)) as (model, runtime, _):
+        callers = [asyncio.create_task(generate(model)) for _ in range(20)]
 
         assert await asyncio.gather(*callers) == [" word word word"] * 20
-        await until(supervisor, State.STOPPED)
+        await until(model, State.STOPPED)
         assert runtime.started == ["tgi-tiny"]
 
 
 async def test_a_request_sets_the_idle_time_until_the_next_one() -> None:
-    async with model() as (supervisor, *_):
-        async with supervisor.lease(idle_timeout=3600):
+    async with made() as (model, *_):
+        async with model.lease(idle_timeout=3600):
             pass
-        assert supervisor.idle_in is not None
-        assert supervisor.idle_in > 3590
-        async with supervisor.lease():
+        assert idle_in(model) > 3590
+        async with model.lease():
             pass
-        assert supervisor.idle_in is None  # the model's own is never
-        async with supervisor.lease(idle_timeout=0):
+        assert idle_in(model) == math.inf  # the model's own is never
+        async with model.lease(idle_timeout=0):
             pass
-        await until(supervisor, State.STOPPED)
+        await until(model, State.STOPPED)
 
 
-async def test_no_request_shortens_the_life_of_a_pinned_model() -> None:
+async def test_no_request_shortens_the_time_of_a_pinned_model() -> None:
     pinned = spec().model_copy(update={"pinned": True, "idle_timeout": 0.0})
-    runtime, engine = FakeRuntime(), FakeEngine()
-    supervisor = Supervisor(pinned, runtime, engine, QUICK, Admission(10**9))
-    async with supervisor.lease(idle_timeout=0):
+    model = make_model(pinned, timing=QUICK)
+    async with model.lease(idle_timeout=0):
         pass
-    assert supervisor.idle_in is None
-    await supervisor.stop()
-    assert supervisor.status.state is State.STOPPED
+    assert idle_in(model) == math.inf
+    await model.stop()
+    assert model.status.state is State.STOPPED
 
 
 async def test_invariant_10_leaving_a_lease_ends_the_request_in_the_engine() -> None:
-    async with model() as (supervisor, _, engine):
+    async with made() as (model, _, engine):
         engine.may_speak.clear()
-        caller = asyncio.create_task(generate(supervisor))
+        caller = asyncio.create_task(generate(model))
         await engine.spoke.wait()
 
         caller.cancel()
         await asyncio.wait([caller])
 
         assert engine.open == 0
-        assert supervisor.lease_count == 0
-        assert supervisor.status.state is State.READY
+        assert model.view().active_count == 0
+        assert model.status.state is State.READY
 
 
 async def test_docker_going_away_is_told_as_such() -> None:
-    async with model() as (supervisor, runtime, _):
+    async with made() as (model, runtime, _):
         runtime.refusal = RuntimeUnavailable("no such file")
 
         with pytest.raises(RuntimeUnavailable):
-            await generate(supervisor)
+            await generate(model)
 
-        assert supervisor.status.state is State.FAILED
+        assert model.status.state is State.FAILED
 
 
 async def test_after_close_callers_are_refused_and_nothing_runs() -> None:
-    async with model() as (supervisor, runtime, engine):
+    async with made() as (model, runtime, engine):
         engine.may_speak.clear()
-        caller = asyncio.create_task(generate(supervisor))
+        caller = asyncio.create_task(generate(model))
         await engine.spoke.wait()
 
-        await supervisor.close(0)
+        await model.close(0)
 
-        for attempt in (caller, generate(supervisor), supervisor.start()):
+        for attempt in (caller, generate(model), model.start()):
             with pytest.raises(ShuttingDown):
                 await attempt
         assert runtime.running == {}
 
 
 async def test_an_error_of_the_caller_goes_through_a_lease_unchanged() -> None:
-    async with model() as (supervisor, *_):
+    async with made() as (model, *_):
         with pytest.raises(TimeoutError):
-            async with supervisor.lease():
+            async with model.lease():
                 raise TimeoutError
         with pytest.raises(ServiceError) as raised:
-            async with supervisor.lease():
+            async with model.lease():
                 raise ServiceError("no")
         assert raised.value.metadata == {"model_id": "tiny"}
 
 
-async def test_a_reader_that_stalls_on_a_dead_engine_takes_no_turn_from_the_next() -> None:
-    async with model(Timing(poll=0.001, back_off=0)) as (supervisor, runtime, engine):
-        engine.concurrency = 1
-        supervisor.launch = engine.launch(supervisor.spec)
-        places: asyncio.Queue[int] = asyncio.Queue()
+async def test_a_reader_that_stalls_on_a_dead_engine_takes_no_slot_from_the_next() -> None:
+    async with made(timing(back_off=0), concurrency=1) as (model, runtime, _):
+        positions: asyncio.Queue[int] = asyncio.Queue()
 
-        async def wait_for_a_turn() -> None:
-            async with supervisor.lease(tell=lambda _, place: places.put(place)):
+        async def wait_for_a_slot() -> None:
+            async with model.lease(notify=lambda _, position: positions.put(position)):
                 pass
 
-        async with supervisor.lease():
-            waiting = asyncio.create_task(wait_for_a_turn())
-            assert await places.get() == 1
+        async with model.lease():
+            waiting = asyncio.create_task(wait_for_a_slot())
+            assert await positions.get() == 1
             (await runtime.instance()).die(Exit(1))
             with pytest.raises(EngineDied, match="exited with code 1"):
                 await waiting
 
-            assert await generate(supervisor) == " word word word"
+            assert await generate(model) == " word word word"
             assert runtime.started == ["tgi-tiny"] * 2

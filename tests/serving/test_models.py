@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,59 +11,63 @@ from dataclasses import dataclass, field
 import pytest
 
 from inference_service.capacity.admission import Admission
-from inference_service.capacity.claims import GpuNeed
+from inference_service.capacity.claims import MEMORY, GpuNeed
 from inference_service.capacity.gpus import Gpu
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines.base import Prompt
 from inference_service.errors import ModelNotFound, ModelStopped, ShuttingDown
 from inference_service.lifecycle import State
 from inference_service.runtimes.base import Launch
-from inference_service.serving.model import Timing
-from inference_service.serving.models import Manager, Reload
+from inference_service.serving.entry import Entry
+from inference_service.serving.models import Models, Reload, Shown
+from inference_service.serving.start_times import StartTimes
+from inference_service.serving.timing import Timing
+from inference_service.serving.view import Removed
+from tests.build import QUICK, idle_in, speak, timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
 IDS = ["tiny", "small", "large"]
-QUICK = Timing(poll=0.001)
 
 
 @dataclass
 class House:
-    """A manager over fakes, and what it has told."""
+    """Models over fakes, and the changes that were shown."""
 
     runtime: FakeRuntime = field(default_factory=FakeRuntime)
     engine: FakeEngine = field(default_factory=FakeEngine)
     placed: list[str] = field(default_factory=list)
-    told: list[tuple[str, State]] = field(default_factory=list)
+    shown: list[tuple[str, State]] = field(default_factory=list)
     preload: str = ""
     timing: Timing = QUICK
 
     def __post_init__(self) -> None:
         specs = [spec(model_id) for model_id in IDS]
         catalog = Catalog([s.model_copy(update={"preload": s.id == self.preload}) for s in specs])
-        self.manager = Manager(
-            catalog,
-            self.place,
-            self.timing,
-            Admission(10**9),
-            lambda model: self.told.append((model.spec.id, model.status.state)),
+        self.admission = Admission(10**9)
+        self.models = Models(
+            catalog, self.place, self.timing, self.admission, StartTimes(), self.note
         )
 
-    def place(self, spec: ModelSpec) -> tuple[FakeRuntime, FakeEngine]:
+    def note(self, shown: Shown) -> None:
+        if not isinstance(shown, Removed):
+            self.shown.append((shown.id, shown.status.state))
+
+    def place(self, spec: ModelSpec) -> Entry:
         self.placed.append(spec.id)
-        return self.runtime, self.engine
+        return Entry.of(spec, self.runtime, self.engine)
 
     async def generate(self, model_id: str) -> str:
         prompt = Prompt("once", max_new_tokens=2)
         async with (
-            self.manager.find(model_id).lease() as lease,
-            aclosing(lease.generate(prompt)) as chunks,
+            self.models.find(model_id).lease() as lease,
+            aclosing(speak(lease, prompt)) as chunks,
         ):
             return "".join([chunk.text async for chunk in chunks])
 
     async def until(self, model_id: str, state: State) -> None:
-        model = self.manager.find(model_id)
+        model = self.models.find(model_id)
         while model.status.state is not state:
-            await model._changed.wait()
+            await model.report.change()
 
 
 @asynccontextmanager
@@ -73,22 +78,22 @@ async def house(preload: str = "", timing: Timing = QUICK) -> AsyncGenerator[Hou
     finally:
         for gate in (house.runtime.may_leave, house.engine.may_speak):
             gate.set()
-        await house.manager.close(0)
+        await house.models.close(0)
     assert house.runtime.running == {}
 
 
 async def test_every_model_is_placed_once_and_listed_in_the_catalogs_order() -> None:
     async with house() as it:
         assert it.placed == IDS
-        assert [model.spec.id for model in it.manager.models()] == IDS
+        assert [model.id for model in [*it.models]] == IDS
         assert it.runtime.started == []
 
 
 async def test_a_model_is_found_by_its_id_and_another_is_not() -> None:
     async with house() as it:
-        assert it.manager.find("small") is it.manager.models()[1]
+        assert it.models.find("small") is [*it.models][1]
         with pytest.raises(ModelNotFound, match="did you mean 'small'"):
-            it.manager.find("smal")
+            it.models.find("smal")
 
 
 async def test_a_lease_starts_its_own_model_alone() -> None:
@@ -96,7 +101,7 @@ async def test_a_lease_starts_its_own_model_alone() -> None:
         assert await it.generate("small") == " word word"
 
         assert it.runtime.started == ["tgi-small"]
-        assert it.manager.find("tiny").status.state is State.STOPPED
+        assert it.models.find("tiny").status.state is State.STOPPED
 
 
 async def test_models_run_side_by_side() -> None:
@@ -109,31 +114,29 @@ async def test_models_run_side_by_side() -> None:
 
 async def test_the_models_that_the_catalog_wants_are_started_with_the_service() -> None:
     async with house(preload="small") as it:
-        it.manager.preload()
+        it.models.preload()
 
-        assert it.manager.find("small").status.state is State.STARTING
+        assert it.models.find("small").status.state is State.STARTING
         await it.until("small", State.READY)
         assert it.runtime.started == ["tgi-small"]
 
 
 async def test_a_lease_can_say_how_long_the_model_stays() -> None:
     async with house() as it:
-        async with it.manager.find("tiny").lease(idle_timeout=3600):
+        async with it.models.find("tiny").lease(idle_timeout=3600):
             pass
 
-        idle_in = it.manager.find("tiny").idle_in
-        assert idle_in is not None
-        assert 3590 < idle_in <= 3600
+        assert 3590 < idle_in(it.models.find("tiny")) <= 3600
 
 
-async def test_every_change_is_told() -> None:
+async def test_every_change_is_shown() -> None:
     async with house() as it:
         await it.generate("tiny")
-        await it.manager.find("tiny").stop()
+        await it.models.find("tiny").stop()
 
-        states = list(dict.fromkeys(state for _, state in it.told))
+        states = list(dict.fromkeys(state for _, state in it.shown))
         assert states == [State.STARTING, State.READY, State.STOPPING, State.STOPPED]
-        assert {model_id for model_id, _ in it.told} == {"tiny"}
+        assert {model_id for model_id, _ in it.shown} == {"tiny"}
 
 
 async def test_close_ends_all_models_at_the_same_time() -> None:
@@ -141,7 +144,7 @@ async def test_close_ends_all_models_at_the_same_time() -> None:
         await asyncio.gather(*(it.generate(model_id) for model_id in IDS))
         it.runtime.may_leave.clear()
 
-        closing = asyncio.create_task(it.manager.close(30))
+        closing = asyncio.create_task(it.models.close(30))
         for model_id in IDS:
             await it.until(model_id, State.STOPPING)
         assert not closing.done()
@@ -157,7 +160,7 @@ async def test_close_refuses_callers_and_drains_those_that_are_there() -> None:
         caller = asyncio.create_task(it.generate("tiny"))
         await it.engine.spoke.wait()
 
-        closing = asyncio.create_task(it.manager.close(30))
+        closing = asyncio.create_task(it.models.close(30))
         await it.until("tiny", State.STOPPING)
         async with asyncio.timeout(5):  # and not only when the drain is over
             late = [it.generate(model_id) for model_id in IDS]
@@ -175,10 +178,10 @@ async def test_a_second_close_cuts_what_the_first_one_drains() -> None:
         it.engine.may_speak.clear()
         caller = asyncio.create_task(it.generate("tiny"))
         await it.engine.spoke.wait()
-        patient = asyncio.create_task(it.manager.close(3600))
+        patient = asyncio.create_task(it.models.close(3600))
         await it.until("tiny", State.STOPPING)
 
-        await it.manager.close(0)
+        await it.models.close(0)
 
         await patient
         with pytest.raises((ModelStopped, ShuttingDown)):
@@ -187,35 +190,39 @@ async def test_a_second_close_cuts_what_the_first_one_drains() -> None:
 
 async def test_close_without_any_model_running_returns_at_once() -> None:
     async with house() as it:
-        await it.manager.close(3600)
-        await it.manager.close(3600)
+        await it.models.close(3600)
+        await it.models.close(3600)
 
-        assert it.told == []
+        assert it.shown == []
 
 
 async def test_an_unknown_model_is_unknown_after_close_too() -> None:
     async with house() as it:
-        await it.manager.close(0)
+        await it.models.close(0)
 
         with pytest.raises(ModelNotFound):
-            it.manager.find("nothing")
+            it.models.find("nothing")
 
 
 async def test_a_preload_that_can_never_fit_keeps_nothing_else_from_starting(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    models = [spec("huge", memory="2GB"), spec("tiny")]
-    catalog = Catalog([model.model_copy(update={"preload": True}) for model in models])
+    specs = [spec("huge", memory="2GB"), spec("tiny")]
+    catalog = Catalog([each.model_copy(update={"preload": True}) for each in specs])
     runtime = FakeRuntime()
-    manager = Manager(
-        catalog, lambda _: (runtime, FakeEngine()), Timing(poll=0.001), Admission(10**9)
+    models = Models(
+        catalog,
+        lambda spec: Entry.of(spec, runtime, FakeEngine()),
+        QUICK,
+        Admission(10**9),
+        StartTimes(),
     )
 
-    manager.preload()
+    models.preload()
 
     await runtime.instance("tgi-tiny")
     assert "huge is not started with the service: huge needs 2.0 GB" in caplog.text
-    await manager.close(0)
+    await models.close(0)
 
 
 def entry(model_id: str, **changes: object) -> ModelSpec:
@@ -230,14 +237,17 @@ def larger(model_id: str) -> ModelSpec:
 async def watched(it: House, count: int) -> list[tuple[str, State | None]]:
     """What the next changes are, after the revision at which it is called."""
     seen: list[tuple[str, State | None]] = []
-    async with aclosing(it.manager.watch(0)) as changes:
+    async with aclosing(it.models.watch(0)) as changes:
         async for change in changes:
             if change.item is None:
                 break
         async for change in changes:
             assert change.item is not None
-            model, status = change.item
-            seen.append((model.model_id, None if status is None else status.state))
+            match change.item:
+                case Removed(id):
+                    seen.append((id, None))
+                case view:
+                    seen.append((view.id, view.status.state))
             if len(seen) == count:
                 return seen
     raise AssertionError("the watch has ended")
@@ -246,11 +256,11 @@ async def watched(it: House, count: int) -> list[tuple[str, State | None]]:
 async def test_a_reload_touches_nothing_that_is_as_it_was() -> None:
     async with house() as it:
         await it.generate("tiny")
-        models = it.manager.models()
+        models = [*it.models]
 
-        assert it.manager.reload(Catalog([spec(i) for i in IDS])) == Reload((), (), (), ())
-        assert it.manager.models() == models
-        assert it.manager.find("tiny").status.state is State.READY
+        assert it.models.reload(Catalog([spec(i) for i in IDS])) == Reload((), (), (), ())
+        assert [*it.models] == models
+        assert it.models.find("tiny").status.state is State.READY
 
 
 async def test_a_reload_adds_changes_and_removes() -> None:
@@ -259,10 +269,10 @@ async def test_a_reload_adds_changes_and_removes() -> None:
         await asyncio.sleep(0)
         new = Catalog([spec("tiny"), entry("small", idle_timeout=5.0), spec("new")])
 
-        assert it.manager.reload(new) == Reload(("new",), ("small",), (), ("large",))
-        assert [model.model_id for model in it.manager.models()] == ["tiny", "small", "new"]
+        assert it.models.reload(new) == Reload(("new",), ("small",), (), ("large",))
+        assert [model.id for model in [*it.models]] == ["tiny", "small", "new"]
         with pytest.raises(ModelNotFound):
-            it.manager.find("large")
+            it.models.find("large")
         assert await it.generate("new") == " word word"
         assert await watching == [
             ("small", State.STOPPED),
@@ -275,16 +285,15 @@ async def test_a_reload_adds_changes_and_removes() -> None:
 async def test_an_entry_that_its_engine_need_not_know_is_in_force_at_once() -> None:
     async with house() as it:
         await it.generate("tiny")
-        tiny = it.manager.find("tiny")
+        tiny = it.models.find("tiny")
         kept = entry("tiny", idle_timeout=5.0, context_length=64)
 
-        assert it.manager.reload(Catalog([kept])).changed == ("tiny",)
+        assert it.models.reload(Catalog([kept])).changed == ("tiny",)
         assert tiny.status.state is State.READY
-        assert tiny.idle_in is not None
-        assert tiny.idle_in <= 5
-        assert tiny.spec == kept
-        it.manager.reload(Catalog([entry("tiny", pinned=True)]))
-        assert tiny.idle_in is None
+        assert idle_in(tiny) <= 5
+        assert tiny.entry.spec == kept
+        it.models.reload(Catalog([entry("tiny", pinned=True)]))
+        assert idle_in(tiny) == math.inf
         assert it.runtime.started == ["tgi-tiny"]
 
 
@@ -294,7 +303,7 @@ async def test_a_model_whose_engine_must_change_is_drained_and_started_again() -
         running = asyncio.create_task(it.generate("tiny"))
         await it.engine.spoke.wait()
 
-        assert it.manager.reload(Catalog([larger("tiny")])).restarted == ("tiny",)
+        assert it.models.reload(Catalog([larger("tiny")])).restarted == ("tiny",)
         await it.until("tiny", State.STOPPING)
         waiting = asyncio.create_task(it.generate("tiny"))
         await asyncio.sleep(0)
@@ -303,8 +312,8 @@ async def test_a_model_whose_engine_must_change_is_drained_and_started_again() -
         assert await running == " word word"
         assert await waiting == " word word"
         assert it.runtime.started == ["tgi-tiny"] * 2
-        assert it.manager.find("tiny").memory_bytes == 65 * 2**20
-        assert it.manager.admission.free_bytes == 10**9 - 65 * 2**20
+        assert it.models.find("tiny").view().memory_bytes == 65 * 2**20
+        assert it.admission.free(MEMORY) == 10**9 - 65 * 2**20
 
 
 async def test_callers_of_a_model_that_starts_wait_through_a_reload() -> None:
@@ -313,7 +322,7 @@ async def test_callers_of_a_model_that_starts_wait_through_a_reload() -> None:
         waiting = asyncio.create_task(it.generate("tiny"))
         await it.runtime.instance()
 
-        assert it.manager.reload(Catalog([larger("tiny")])).restarted == ("tiny",)
+        assert it.models.reload(Catalog([larger("tiny")])).restarted == ("tiny",)
         it.engine.may_answer.set()
 
         assert await waiting == " word word"
@@ -325,13 +334,13 @@ async def test_a_second_reload_during_the_drain_is_the_one_that_counts() -> None
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
         await it.engine.spoke.wait()
-        it.manager.reload(Catalog([larger("tiny")]))
-        assert it.manager.reload(Catalog([spec("tiny")])).restarted == ("tiny",)
+        it.models.reload(Catalog([larger("tiny")]))
+        assert it.models.reload(Catalog([spec("tiny")])).restarted == ("tiny",)
         it.engine.may_speak.set()
 
         assert await running == " word word"
         await it.until("tiny", State.READY)
-        assert it.manager.find("tiny").spec == spec("tiny")
+        assert it.models.find("tiny").entry.spec == spec("tiny")
         assert it.runtime.started == ["tgi-tiny"] * 2
 
 
@@ -339,31 +348,31 @@ async def test_a_stop_during_the_drain_of_a_reload_is_a_stop() -> None:
     async with house() as it:
         await it.generate("tiny")
         it.runtime.may_leave.clear()
-        it.manager.reload(Catalog([larger("tiny")]))
-        stopping = asyncio.create_task(it.manager.find("tiny").stop())
+        it.models.reload(Catalog([larger("tiny")]))
+        stopping = asyncio.create_task(it.models.find("tiny").stop())
         await it.until("tiny", State.STOPPING)
         it.runtime.may_leave.set()
         await stopping
 
-        assert it.manager.find("tiny").status.state is State.STOPPED
-        assert it.manager.find("tiny").spec == larger("tiny")
+        assert it.models.find("tiny").status.state is State.STOPPED
+        assert it.models.find("tiny").entry.spec == larger("tiny")
         assert it.runtime.started == ["tgi-tiny"]
 
 
 async def test_a_reload_shortens_no_drain_that_somebody_asked_for() -> None:
-    async with house(timing=Timing(poll=0.001, drain=0.01)) as it:
+    async with house(timing=timing(drain=0.01)) as it:
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
         await it.engine.spoke.wait()
-        stopping = asyncio.create_task(it.manager.find("tiny").stop(3600))
+        stopping = asyncio.create_task(it.models.find("tiny").stop(3600))
         await it.until("tiny", State.STOPPING)
 
-        assert it.manager.reload(Catalog([larger("tiny")])).restarted == ()
+        assert it.models.reload(Catalog([larger("tiny")])).restarted == ()
         await asyncio.sleep(0.05)
         it.engine.may_speak.set()
         assert await running == " word word"
         await stopping
-        assert it.manager.find("tiny").spec == larger("tiny")
+        assert it.models.find("tiny").entry.spec == larger("tiny")
 
 
 async def test_a_model_that_is_removed_drains_and_is_gone() -> None:
@@ -371,11 +380,11 @@ async def test_a_model_that_is_removed_drains_and_is_gone() -> None:
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
         await it.engine.spoke.wait()
-        tiny = it.manager.find("tiny")
+        tiny = it.models.find("tiny")
         watching = asyncio.create_task(watched(it, 2))
         await asyncio.sleep(0)
 
-        assert it.manager.reload(Catalog([spec("small")])).removed == ("tiny", "large")
+        assert it.models.reload(Catalog([spec("small")])).removed == ("tiny", "large")
         with pytest.raises(ModelNotFound, match="was removed from the catalog"):
             async with tiny.lease():
                 pass
@@ -383,7 +392,7 @@ async def test_a_model_that_is_removed_drains_and_is_gone() -> None:
         assert await running == " word word"
         await watching
         while not tiny.gone:
-            await tiny._changed.wait()
+            await tiny.report.change()
         assert it.runtime.running == {}
         assert await it.generate("small") == " word word"
 
@@ -393,20 +402,20 @@ async def test_a_model_that_comes_back_while_it_drains_is_served_again() -> None
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
         await it.engine.spoke.wait()
-        it.manager.reload(Catalog([spec("small")]))
+        it.models.reload(Catalog([spec("small")]))
 
-        assert it.manager.reload(Catalog([larger("tiny")])).added == ("tiny",)
+        assert it.models.reload(Catalog([larger("tiny")])).added == ("tiny",)
         waiting = asyncio.create_task(it.generate("tiny"))
         await it.until("tiny", State.STOPPING)
         it.engine.may_speak.set()
         assert await running == " word word"
         assert await waiting == " word word"
-        assert it.manager.find("tiny").spec == larger("tiny")
+        assert it.models.find("tiny").entry.spec == larger("tiny")
 
 
 async def test_a_model_that_is_to_be_preloaded_is_started_by_the_reload() -> None:
     async with house() as it:
-        it.manager.reload(Catalog([entry("new", preload=True)]))
+        it.models.reload(Catalog([entry("new", preload=True)]))
         await it.until("new", State.READY)
 
 
@@ -420,10 +429,12 @@ async def test_engines_that_are_taken_over_keep_their_gpus() -> None:
     gpus = [Gpu(f"gpu-{n}", 10**10, 10**10) for n in range(2)]
     admission = Admission(10**9, gpus)
     catalog = Catalog([spec("tiny")])
-    manager = Manager(catalog, lambda _: (runtime, engine), Timing(poll=0.001), admission)
+    models = Models(
+        catalog, lambda spec: Entry.of(spec, runtime, engine), QUICK, admission, StartTimes()
+    )
 
-    await manager.adopt()
+    await models.adopt()
     await runtime.instance("tgi-tiny")
 
-    assert admission.gpu_claim("tiny") == {"gpu-1": 10**9}
-    await manager.close(0)
+    assert admission.gpu_amounts("tiny") == {"gpu-1": 10**9}
+    await models.close(0)

@@ -19,38 +19,38 @@ async def test_silence_ends_the_block() -> None:
     assert limit.expired()
 
 
-async def test_what_is_heard_begins_it_anew() -> None:
+async def test_a_reset_counts_from_now_on() -> None:
     clock = asyncio.get_running_loop().time
     began = clock()
-    heard = began
+    reset = began
     limit = SilenceLimit(0.2)
 
     with pytest.raises(TimeoutError):
         async with limit:
             while clock() < began + 0.3:
                 await asyncio.sleep(0.01)
-                heard = clock()
-                limit.heard()
+                reset = clock()
+                limit.reset()
             await asyncio.Event().wait()
 
-    assert heard + 0.2 <= clock()
+    assert reset + 0.2 <= clock()
 
 
 async def test_a_pause_is_no_silence() -> None:
     async with SilenceLimit(0.01) as limit:
         limit.pause()
         await asyncio.sleep(0.1)
-        limit.heard()
+        limit.reset()
 
     assert not limit.expired()
 
 
-async def test_the_pause_ends_when_something_is_heard() -> None:
+async def test_a_reset_ends_the_pause() -> None:
     with pytest.raises(TimeoutError):
         async with SilenceLimit(0.05) as limit:
             limit.pause()
             await asyncio.sleep(0)
-            limit.heard()
+            limit.reset()
             await asyncio.Event().wait()
 
 

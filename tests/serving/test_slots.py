@@ -1,17 +1,20 @@
-"""Turns at an engine: bounded, in order, and fair between callers."""
+"""The slots of an engine: bounded, in order, and fair between callers."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from inference_service.capacity.admission import Admission
 from inference_service.engines.base import Prompt
 from inference_service.errors import DeadlineTooShort, EngineLost, QueueFull
-from inference_service.serving.model import Supervisor, Timing
-from inference_service.serving.slots import Turns
+from inference_service.serving.slots import Slots
+from tests.build import model as make_model
+from tests.build import speak
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
 
@@ -21,210 +24,293 @@ async def settle() -> None:
 
 
 async def test_no_more_than_the_limit_at_once_and_in_order() -> None:
-    turns = Turns("m", limit=2, size=10)
+    slots = Slots("m", limit=2, size=10)
     had: list[int] = []
 
     async def use(number: int) -> None:
-        await turns.take("one")
+        await slots.take("one")
         had.append(number)
 
     users = [asyncio.create_task(use(number)) for number in range(5)]
     await settle()
-    assert (had, turns.queued) == ([0, 1], 3)
+    assert (had, slots.queued) == ([0, 1], 3)
     for expected in (3, 4, 5):
-        turns.give()
+        slots.give()
         await settle()
         assert had == list(range(expected))
     await asyncio.gather(*users)
-    assert turns.queued == 0
+    assert slots.queued == 0
 
 
-async def test_turns_go_round_between_callers() -> None:
-    turns = Turns("m", limit=1, size=100)
+async def test_slots_go_round_robin_between_callers() -> None:
+    slots = Slots("m", limit=1, size=100)
     had: list[str] = []
 
     async def use(caller: str) -> None:
-        await turns.take(caller)
+        await slots.take(caller)
         had.append(caller)
 
-    await turns.take("x")
+    await slots.take("x")
     users = [asyncio.create_task(use("greedy")) for _ in range(4)]
     await settle()
     users += [asyncio.create_task(use(caller)) for caller in ("modest", "other", "modest")]
     await settle()
     for _ in users:
-        turns.give()
+        slots.give()
         await settle()
 
     assert had == ["greedy", "modest", "other", "greedy", "modest", "greedy", "greedy"]
 
 
 async def test_whoever_leaves_the_queue_is_forgotten() -> None:
-    turns = Turns("m", limit=1, size=2)
-    await turns.take("a")
-    leaver, stayer = (asyncio.create_task(turns.take("a")) for _ in range(2))
+    slots = Slots("m", limit=1, size=2)
+    await slots.take("a")
+    leaver, stayer = (asyncio.create_task(slots.take("a")) for _ in range(2))
     await settle()
     leaver.cancel()
     await settle()
-    assert turns.queued == 1
+    assert slots.queued == 1
 
-    turns.give()
+    slots.give()
     await stayer
 
 
 async def test_a_turn_that_nobody_can_take_any_more_goes_on() -> None:
-    turns = Turns("m", limit=1, size=2)
-    await turns.take("a")
-    leaver, stayer = (asyncio.create_task(turns.take("a")) for _ in range(2))
+    slots = Slots("m", limit=1, size=2)
+    await slots.take("a")
+    leaver, stayer = (asyncio.create_task(slots.take("a")) for _ in range(2))
     await settle()
-    turns.give()  # it is the leaver's turn, which is cancelled before it knows
+    slots.give()  # it is the leaver's turn, which is cancelled before it knows
     leaver.cancel()
 
     async with asyncio.timeout(1):
         await stayer
-    assert turns.queued == 0
+    assert slots.queued == 0
 
 
 async def test_a_turn_goes_past_those_who_leave_at_that_moment() -> None:
     """As when a stop cuts all at once: who has the turn learns of it before who waits for it."""
-    turns = Turns("m", limit=1, size=3)
-    await turns.take("a")
-    first, second, stayer = (asyncio.create_task(turns.take(caller)) for caller in "aab")
+    slots = Slots("m", limit=1, size=3)
+    await slots.take("a")
+    first, second, stayer = (asyncio.create_task(slots.take(caller)) for caller in "aab")
     await settle()
     first.cancel()
     second.cancel()
-    turns.give()
+    slots.give()
 
     async with asyncio.timeout(1):
         await stayer
     assert first.cancelled()
     assert second.cancelled()
-    assert turns.queued == 0
-    turns.give()
+    assert slots.queued == 0
+    slots.give()
     async with asyncio.timeout(1):
-        await turns.take("a")
+        await slots.take("a")
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
-    turns = Turns("m", limit=1, size=1)
-    await turns.take("a")
-    waiter = asyncio.create_task(turns.take("a"))
+    slots = Slots("m", limit=1, size=1)
+    await slots.take("a")
+    waiter = asyncio.create_task(slots.take("a"))
     await settle()
 
     with pytest.raises(QueueFull, match="1 requests wait for m already") as refused:
-        await turns.take("b")
+        await slots.take("b")
 
     assert refused.value.retry_after is not None
-    turns.give()
+    slots.give()
     await waiter
 
 
-async def test_a_waiter_is_told_its_place_in_the_order_in_which_turns_will_come() -> None:
-    turns = Turns("m", limit=1, size=100)
-    await turns.take("x")
-    told: dict[str, list[int]] = {}
+async def test_a_waiter_knows_its_position_in_the_order_in_which_slots_come() -> None:
+    slots = Slots("m", limit=1, size=100)
+    await slots.take("x")
+    reported: dict[str, list[int]] = {}
 
     async def use(name: str) -> None:
-        async def tell(place: int) -> None:
-            told.setdefault(name, []).append(place)
+        async def notify(position: int) -> None:
+            reported.setdefault(name, []).append(position)
 
-        await turns.take(name[0], tell=tell)
+        await slots.take(name[0], notify=notify)
 
     users = []
     for name in ("a1", "a2", "b1", "a3", "c1", "b2"):
         users.append(asyncio.create_task(use(name)))
         await settle()
-    assert told == {"a1": [1], "a2": [2], "b1": [2], "a3": [4], "c1": [3], "b2": [5]}
+    assert reported == {"a1": [1], "a2": [2], "b1": [2], "a3": [4], "c1": [3], "b2": [5]}
 
     came = []
     for _ in users:
-        turns.give()
+        slots.give()
         await settle()
-        came += [n for n, user in zip(told, users, strict=True) if user.done() and n not in came]
+        came += [
+            n for n, user in zip(reported, users, strict=True) if user.done() and n not in came
+        ]
     assert came == ["a1", "b1", "c1", "a2", "b2", "a3"]
-    assert turns.queued == 0
+    assert slots.queued == 0
 
 
-async def test_a_waiter_is_told_when_its_place_has_changed() -> None:
-    turns = Turns("m", limit=1, size=100)
-    await turns.take("a")
-    first = asyncio.create_task(turns.take("a"))
+async def test_a_change_of_the_position_is_reported() -> None:
+    slots = Slots("m", limit=1, size=100)
+    await slots.take("a")
+    first = asyncio.create_task(slots.take("a"))
     await settle()
-    places: asyncio.Queue[int] = asyncio.Queue()
-    second = asyncio.create_task(turns.take("a", tell=places.put))
-    assert await places.get() == 2
+    positions: asyncio.Queue[int] = asyncio.Queue()
+    second = asyncio.create_task(slots.take("a", notify=positions.put))
+    assert await positions.get() == 2
 
-    turns.give()
-    assert await places.get() == 1
+    slots.give()
+    assert await positions.get() == 1
     await first
-    turns.give()
+    slots.give()
     await second
-    assert places.empty()
+    assert positions.empty()
 
 
-async def test_a_waiter_who_cannot_be_told_leaves_the_queue() -> None:
-    turns = Turns("m", limit=1, size=100)
-    await turns.take("a")
+async def test_a_position_that_does_not_change_is_repeated_as_a_sign_of_life() -> None:
+    slots = Slots("m", limit=1, size=100, look=0.001, heartbeat=0.05)
+    await slots.take("a")
+    clock = asyncio.get_running_loop().time
+    reports: list[tuple[int, float]] = []
+    third = asyncio.Event()
 
-    async def tell(_: int) -> None:
+    async def notify(position: int) -> None:
+        reports.append((position, clock()))
+        if len(reports) == 3:
+            third.set()
+
+    waiting = asyncio.create_task(slots.take("a", notify=notify))
+    async with asyncio.timeout(30):  # the third report has not come
+        await third.wait()
+
+    assert [position for position, _ in reports] == [1, 1, 1]
+    times = [at for _, at in reports]
+    assert all(later - sooner >= 0.05 for sooner, later in pairwise(times))
+    slots.give()
+    await waiting
+
+
+class Positions:
+    """A queue behind one slot, and the order in which its requests have come."""
+
+    def __init__(self) -> None:
+        self.slots = Slots("m", limit=1, size=1000, look=1000.0)
+        self.reported: dict[str, int] = {}
+        self.came: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def arrive(self, caller: str) -> None:
+        """Have one more request wait."""
+        name = f"{caller}{len(self.tasks)}"
+
+        async def wait() -> None:
+            async def notify(position: int) -> None:
+                self.reported[name] = position
+
+            await self.slots.take(caller, notify=notify)
+            self.came.append(name)
+
+        self.tasks.append(asyncio.create_task(wait()))
+        await settle()
+
+    async def give(self) -> None:
+        """Give the slot to the next."""
+        self.slots.give()
+        await settle()
+
+
+@given(
+    served=st.lists(st.sampled_from("abc"), max_size=6),
+    waiting=st.lists(st.sampled_from("abcd"), min_size=1, max_size=12),
+    passed=st.integers(0, 6),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_position_of_the_last_arrival_is_when_its_slot_comes(
+    served: list[str], waiting: list[str], passed: int
+) -> None:
+    async def check() -> None:
+        queue = Positions()
+        await queue.slots.take("x")
+        for caller in served:
+            await queue.arrive(caller)
+        for _ in range(min(passed, len(served))):
+            await queue.give()
+        for caller in waiting:
+            await queue.arrive(caller)
+        last = f"{waiting[-1]}{len(queue.tasks) - 1}"
+        before = len(queue.came)
+        for _ in range(len(queue.tasks) - before):
+            await queue.give()
+
+        assert queue.reported[last] == queue.came.index(last) - before + 1
+        await asyncio.gather(*queue.tasks)
+
+    asyncio.run(check())
+
+
+async def test_a_waiter_whose_report_fails_leaves_the_queue() -> None:
+    slots = Slots("m", limit=1, size=100)
+    await slots.take("a")
+
+    async def notify(_: int) -> None:
         raise ConnectionError("it has hung up")
 
     with pytest.raises(ConnectionError):
-        await turns.take("a", tell=tell)
-    assert turns.queued == 0
+        await slots.take("a", notify=notify)
+    assert slots.queued == 0
 
 
-async def test_a_deadline_before_which_no_turn_will_come_is_refused() -> None:
+async def test_a_deadline_before_which_no_slot_will_come_is_refused() -> None:
     loop = asyncio.get_running_loop()
-    turns = Turns("m", limit=1, size=100)
-    await turns.take("a")
-    users = [asyncio.create_task(turns.take("a")) for _ in range(9)]
+    slots = Slots("m", limit=1, size=100)
+    await slots.take("a")
+    users = [asyncio.create_task(slots.take("a")) for _ in range(9)]
     await settle()
-    for _ in range(3):  # a turn takes a twentieth of a second
+    for _ in range(3):  # a slot takes a twentieth of a second
         await asyncio.sleep(0.05)
-        turns.give()
+        slots.give()
 
     with pytest.raises(DeadlineTooShort, match="6 requests are before it") as refused:
-        await turns.take("a", loop.time() + 0.1)
+        await slots.take("a", loop.time() + 0.1)
     assert refused.value.retry_after is not None
     assert 0.3 < refused.value.retry_after < 3
-    patient = asyncio.create_task(turns.take("a", loop.time() + 60))
+    patient = asyncio.create_task(slots.take("a", loop.time() + 60))
     await settle()
-    assert turns.queued == 7
+    assert slots.queued == 7
     for _ in range(7):
-        turns.give()
+        slots.give()
     await asyncio.gather(*users, patient)
 
 
 async def test_an_engine_has_no_more_requests_than_it_works_on() -> None:
     runtime, engine = FakeRuntime(), FakeEngine()
-    supervisor = Supervisor(spec(), runtime, engine, Timing(poll=0.001), Admission(10**9))
+    model = make_model(spec(), runtime, engine)
     most = 0
 
     async def generate() -> None:
         nonlocal most
         prompt = Prompt("once", max_new_tokens=3)
-        async with supervisor.lease() as lease, aclosing(lease.generate(prompt)) as chunks:
+        async with model.lease() as lease, aclosing(speak(lease, prompt)) as chunks:
             async for _ in chunks:
                 most = max(most, engine.open)
                 await asyncio.sleep(0)
 
     await asyncio.gather(*(generate() for _ in range(500)))
-    assert most == supervisor.launch.concurrency == 128
-    assert supervisor.queued_count == 0
-    await supervisor.close(0)
+    assert most == model.entry.launch.concurrency == 128
+    assert model.view().queued_count == 0
+    await model.close(0)
 
 
-async def test_whoever_waits_when_the_engine_goes_is_told_at_once() -> None:
-    turns = Turns("m", limit=1, size=10)
-    await turns.take("a")
-    places: asyncio.Queue[int] = asyncio.Queue()
-    waiters = [asyncio.create_task(turns.take(caller)) for caller in ("a", "b")]
-    waiters.append(asyncio.create_task(turns.take("c", tell=places.put)))
+async def test_whoever_waits_when_the_engine_dies_is_answered_at_once() -> None:
+    slots = Slots("m", limit=1, size=10)
+    await slots.take("a")
+    positions: asyncio.Queue[int] = asyncio.Queue()
+    waiters = [asyncio.create_task(slots.take(caller)) for caller in ("a", "b")]
+    waiters.append(asyncio.create_task(slots.take("c", notify=positions.put)))
     await settle()
 
-    turns.close(EngineLost("went"))
+    slots.close(EngineLost("went"))
     ends = await asyncio.gather(*waiters, return_exceptions=True)
     assert [type(end) for end in ends] == [EngineLost] * 3
-    assert turns.queued == 0
-    turns.give()  # by the one who had a turn
+    assert slots.queued == 0
+    slots.give()  # by the one who had a slot

@@ -1,0 +1,88 @@
+"""The gRPC server: the services that it has, and the address on which it listens."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from inference_service.api.health import Health
+from inference_service.api.methods import Handlers, guarded, handlers
+from inference_service.api.servicer import ModelService
+from inference_service.v1 import model_service_pb2 as pb
+from inference_service.v1 import model_service_pb2_grpc as pb_grpc
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
+
+
+class BindError(Exception):
+    """An address of the settings that cannot be listened on."""
+
+
+def services(servicer: ModelService, beacon: Health) -> dict[str, Handlers]:
+    """Return the methods of each service, by its full name.
+
+    Reflection is there as v1alpha, which the library has, and as v1, which has the same messages.
+    """
+    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflected = handlers(
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+        reflection.aio.ReflectionServicer(names),
+    )
+    return {
+        SERVICE: guarded(handlers(pb_grpc.add_ModelServiceServicer_to_server, servicer)),
+        health.SERVICE_NAME: handlers(
+            health_pb2_grpc.add_HealthServicer_to_server, beacon.servicer
+        ),
+        reflection.SERVICE_NAME: reflected,
+        "grpc.reflection.v1.ServerReflection": reflected,
+    }
+
+
+@asynccontextmanager
+async def serving(host: str, port: int, services: Mapping[str, Handlers]) -> AsyncGenerator[int]:
+    """Serve gRPC for the time of the block, and give the port. Raises BindError."""
+    server = grpc.aio.server(
+        options=[
+            # Two services on one port would each get some of the calls.
+            ("grpc.so_reuseport", 0),
+            # gRPC cancels, with no reason, what a busy process has not accepted after 30 seconds.
+            ("grpc.server_max_unrequested_time_in_server", 3600),
+        ],
+    )
+    for name, methods in services.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+    bound("gRPC", host, port).close()  # gRPC's own error names no cause
+    port = server.add_insecure_port(address(host, port))
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(grace=1)
+
+
+def bound(name: str, host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises BindError, which names the flag of the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        cause = os.strerror(error.errno) if error.errno else str(error)
+        raise BindError(
+            f"{name} cannot listen on {address(host, port)} ({cause}); "
+            f"choose another --{name.lower()}-port"
+        ) from None
+    # Else the body of an answer waits 40 ms for the client's delayed acknowledgement of its head:
+    # asyncio sets this only on sockets that say IPPROTO_TCP, and those of `create_server` do not.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def address(host: str, port: int) -> str:
+    """Return host and port as one text."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,150 @@
+"""From the messages of the proto to the objects of the service, checked on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from inference_service.catalog import ModelSpec
+from inference_service.engines.base import Prompt
+from inference_service.errors import InvalidParameter
+from inference_service.runtimes.logs import KEPT_LINES
+from inference_service.serving.generation import Order
+from inference_service.v1 import model_service_pb2 as pb
+
+# The rule of each field, in code (given the model's context length) and in words.
+_RULES: dict[str, tuple[Callable[[Any, int], bool], str]] = {
+    "prompt": (lambda text, _: bool(text), "must not be empty"),
+    "max_new_tokens": (
+        lambda count, context: 1 <= count <= context,
+        "must be from 1 to {context}, the context length of {model}",
+    ),
+    "temperature": (lambda value, _: 0 <= value <= 2, "must be from 0.0 to 2.0"),
+    "top_p": (lambda value, _: 0 < value <= 1, "must be above 0.0 and at most 1.0"),
+    "top_k": (
+        lambda value, _: 1 <= value <= 1000,
+        "must be from 1 to 1000; leave it out for no limit",
+    ),
+    "repetition_penalty": (lambda value, _: 0 < value <= 2, "must be above 0.0 and at most 2.0"),
+    "seed": (lambda value, _: value >= 0, "must be from 0 to 2147483647"),
+    "stop": (
+        lambda stop, _: len(stop) <= 4 and all(stop),
+        "must have at most 4 sequences, none of them empty",
+    ),
+}
+_OPTIONAL = [name for name in _RULES if name not in ("prompt", "stop")]
+
+_LONGEST_DRAIN = 3600.0
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of requests, in seconds.
+
+    `generation` is that of a whole text, or of the silence between two chunks of a stream;
+    `idle_timeout` the longest that a request may ask for.
+    """
+
+    generation: float
+    idle_timeout: float
+
+
+def order(
+    request: pb.GenerateRequest | pb.GenerateStreamRequest,
+    context: Context,
+    spec: ModelSpec,
+    limits: Limits,
+) -> Order:
+    """Return the checked request, with the caller and the deadline of the call.
+
+    Raises InvalidParameter.
+    """
+    return Order(
+        prompt(request, spec),
+        limits.generation,
+        idle_timeout(request, limits.idle_timeout),
+        caller(context),
+        deadline(context),
+        resumes=isinstance(request, pb.GenerateStreamRequest) and request.resume,
+    )
+
+
+def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSpec) -> Prompt:
+    """Return the checked request, with defaults. Raises InvalidParameter with every mistake."""
+    given: dict[str, Any] = {"prompt": request.prompt, "stop": tuple(request.stop)}
+    for field in _OPTIONAL:
+        if request.HasField(field):  # type: ignore[arg-type]
+            given[field] = getattr(request, field)
+    context = spec.context_length
+    wrong = {
+        field: rule.format(context=context, model=spec.id) + _given(request, field)
+        for field, (fits, rule) in _RULES.items()
+        if field in given and not fits(given[field], context)
+    }
+    if wrong:
+        raise InvalidParameter(wrong, spec.id)
+    return Prompt(given.pop("prompt"), **given)
+
+
+def _given(request: pb.GenerateRequest | pb.GenerateStreamRequest, field: str) -> str:
+    return "" if field in ("prompt", "stop") else f", not {getattr(request, field)}"
+
+
+def caller(context: Context) -> str:
+    """Return the name of the caller, for fair slots: a proxy's word, else the key, else the host.
+
+    The key is not checked here: that is for a proxy.
+    """
+    metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+    if caller := metadata.get("x-caller") or metadata.get("authorization"):
+        return caller
+    return str(context.peer()).rpartition(":")[0]
+
+
+def deadline(context: Context) -> float:
+    """Return the moment at which the caller gives up, on the clock of the loop."""
+    left = context.time_remaining()
+    return math.inf if left is None else asyncio.get_running_loop().time() + left
+
+
+def full_text(request: pb.GenerateRequest) -> bool:
+    """Return whether the answer begins with the prompt."""
+    return request.return_full_text if request.HasField("return_full_text") else True
+
+
+def drain(request: pb.StopModelRequest) -> float | None:
+    """Return the drain of a stop, in seconds; None for the setting."""
+    return _seconds(request, "drain_timeout", _LONGEST_DRAIN)
+
+
+def idle_timeout(
+    request: pb.GenerateRequest | pb.GenerateStreamRequest | pb.StartModelRequest, cap: float
+) -> float | None:
+    """Return the idle timeout after this request, in seconds; None for the model's own."""
+    return _seconds(request, "idle_timeout", cap)
+
+
+def tail_line_count(request: pb.StreamLogsRequest) -> int:
+    """Return the number of last lines that a reader asks for."""
+    count = request.tail_line_count if request.HasField("tail_line_count") else 100
+    if not 0 <= count <= KEPT_LINES:
+        mistake = f"must be from 0 to {KEPT_LINES}, not {count}"
+        raise InvalidParameter({"tail_line_count": mistake})
+    return count
+
+
+def _seconds(request: Any, field: str, most: float) -> float | None:
+    if not request.HasField(field):
+        return None
+    given = getattr(request, field)
+    seconds: float = given.seconds + given.nanos / 1e9
+    if not 0 <= seconds <= most:
+        raise InvalidParameter({field: f"must be from 0 to {most:g} s, not {seconds:g} s"})
+    return seconds

@@ -1,0 +1,51 @@
+"""An entry of the catalog, with the runtime and the engine that were chosen for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from inference_service.capacity.claims import Demand
+from inference_service.catalog import ModelSpec
+from inference_service.engines.base import Engine
+from inference_service.runtimes.base import Launch, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model of the catalog, and how it runs.
+
+    Two entries are equal when the same engine would run in the same way: what the engine does not
+    know of, such as the idle timeout, changes without a restart.
+    """
+
+    spec: ModelSpec = field(compare=False)
+    runtime: Runtime
+    engine: Engine
+    launch: Launch
+
+    @classmethod
+    def of(cls, spec: ModelSpec, runtime: Runtime, engine: Engine) -> Entry:
+        """Return the entry with the launch that the engine makes of it."""
+        return cls(spec, runtime, engine, engine.launch(spec))
+
+    @property
+    def start_key(self) -> str:
+        """The key of past starts that took about as long as the next one."""
+        return f"{self.runtime.name} {self.launch.image} {self.spec.id}"
+
+    @property
+    def demand(self) -> Demand:
+        """The memory and the GPUs that a run needs."""
+        gpu_need = self.launch.gpu_need if self.runtime.gives_gpus(self.launch) else None
+        return Demand(self.spec.id, self.launch.memory_bytes, gpu_need)
+
+    def idle_timeout(self, default: float, asked: float | None = None) -> float:
+        """Return the seconds without use after which a run stops.
+
+        A request may ask for other than the entry's own or the default; a pinned model never stops.
+        """
+        if self.spec.pinned:
+            return math.inf
+        own = default if self.spec.idle_timeout is None else self.spec.idle_timeout
+        return own if asked is None else asked

@@ -1,0 +1,169 @@
+"""The leases of one run: who uses it, until when, and how their use ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from inference_service.runtimes.base import Instance
+from inference_service.serving.entry import Entry
+from inference_service.serving.slots import Slots
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lease:
+    """The right to use an instance, which was made from an entry.
+
+    `cut` is the event that ends the right before its holder does: it ends the holder's block
+    `async with lease.cut` with TimeoutError.
+    """
+
+    entry: Entry
+    instance: Instance
+    cut: asyncio.Timeout
+
+
+class Leases:
+    """The use of one run, its idle timer, and the drain at its end.
+
+    `idle_timeout` is the default, in seconds, for runs whose entry has none. `released` is called
+    when the run has become unused. Times are on the clock of the loop.
+    """
+
+    def __init__(
+        self, entry: Entry, slots: Slots, idle_timeout: float, released: Callable[[], None]
+    ) -> None:
+        self.slots = slots
+        self.used_at = math.inf  # READY, or the end of the last use; never before READY
+        self._entry = entry  # with the idle timeout that is in force
+        self._default = idle_timeout
+        self._released = released
+        self._clock = asyncio.get_running_loop().time
+        self._out: set[Lease] = set()
+        self._waiters = 0
+        self._idle_timeout = entry.idle_timeout(idle_timeout)
+        self._ended = False
+        self._cut_at = math.inf
+        self._change = asyncio.Event()  # `over` and `drained` have to look again
+        self._parked = False  # `over` waits without a timer, since the run is in use
+
+    @property
+    def count(self) -> int:
+        """The number of leases."""
+        return len(self._out)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody has a lease, or waits for one."""
+        return bool(self._out or self._waiters)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has to end."""
+        return self._ended
+
+    @property
+    def idle_at(self) -> float:
+        """The end of the idle timeout; never, while the run is in use."""
+        return math.inf if self.in_use else self.used_at + self._idle_timeout
+
+    @property
+    def idle_in(self) -> float | None:
+        """Seconds until the idle timeout ends; None where that is never."""
+        left = self.idle_at - self._clock()
+        return max(0.0, left) if math.isfinite(left) else None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count as a user for the time of the block, so that the run is not idle before a lease."""
+        self._waiters += 1
+        try:
+            yield
+        finally:
+            self._waiters -= 1
+            self._check_released()
+
+    def take(self, instance: Instance) -> Lease:
+        """Return a new lease, to be given back by `give`."""
+        lease = Lease(self._entry, instance, asyncio.timeout(None))
+        self._out.add(lease)
+        return lease
+
+    def give(self, lease: Lease, idle_timeout: float | None) -> None:
+        """Take a lease back; see `use`."""
+        self._out.discard(lease)
+        self.use(idle_timeout)
+        self._check_released()
+
+    def use(self, idle_timeout: float | None) -> None:
+        """Note the end of a use, and the idle timeout until the next one; None is the entry's."""
+        self.used_at = self._clock()
+        self._set_idle_timeout(self._entry.idle_timeout(self._default, idle_timeout))
+
+    def ready(self) -> None:
+        """Start the idle timer."""
+        self.used_at = self._clock()
+        self._change.set()
+
+    def replace_entry(self, entry: Entry) -> None:
+        """Put the idle timeout of an equal entry into force."""
+        self._entry = entry
+        self._set_idle_timeout(entry.idle_timeout(self._default))
+
+    def end(self, drain: float) -> None:
+        """End the run when its leases are back, and cut them after `drain` seconds.
+
+        A second call can only shorten the drain.
+        """
+        self._ended = True
+        self._cut_at = min(self._cut_at, self._clock() + drain)
+        self._change.set()
+
+    async def over(self) -> None:
+        """Return when the run has to end, which it has when its idle timeout ends."""
+        while not self._ended:
+            self._change.clear()
+            self._parked = self.in_use
+            try:
+                async with asyncio.timeout_at(self.idle_at):
+                    await self._change.wait()
+            except TimeoutError:
+                # A use does not move the timer, which would cost each request: so it may be early.
+                if self.idle_at <= self._clock():
+                    log.info("%s: idle", self._entry.spec.id)
+                    self.end(0)
+
+    async def drained(self) -> None:
+        """Return when all leases are back, by themselves or cut."""
+        while self._out:
+            self._change.clear()
+            try:
+                async with asyncio.timeout_at(self._cut_at):
+                    await self._change.wait()
+            except TimeoutError:
+                self._cut()
+                self._cut_at = math.inf
+
+    def _cut(self) -> None:
+        for lease in self._out:
+            if not lease.cut.expired():  # else its holder is on the way out
+                lease.cut.reschedule(self._clock())
+
+    def _check_released(self) -> None:
+        if self._ended and not self._out:
+            self._change.set()
+        if not self.in_use:
+            self._released()
+            if self._parked:
+                self._change.set()
+
+    def _set_idle_timeout(self, seconds: float) -> None:
+        if seconds != self._idle_timeout:
+            self._idle_timeout = seconds
+            self._change.set()

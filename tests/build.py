@@ -1,0 +1,62 @@
+"""Models over the fakes of `tests/fakes.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from inference_service.capacity.admission import Admission
+from inference_service.catalog import ModelSpec
+from inference_service.engines.base import Chunk, Engine, Prompt
+from inference_service.runtimes.base import Runtime
+from inference_service.serving.entry import Entry
+from inference_service.serving.leases import Lease
+from inference_service.serving.model import Model
+from inference_service.serving.start_times import StartTimes
+from inference_service.serving.timing import Timing
+from tests.fakes import FakeEngine, FakeRuntime
+from tests.fakes import spec as make_spec
+
+_SETTINGS: dict[str, Any] = {
+    "queue_size": 1024,
+    "stall": 600.0,
+    "drain": 30.0,
+    "idle": math.inf,
+    "residency": 0.0,
+    "hang": 120.0,
+    "probe": 15.0,
+}
+
+
+def timing(**changes: float) -> Timing:
+    """Times that no test meets, but for the given ones and for a quick poll."""
+    return Timing(**{**_SETTINGS, "poll": 0.001, **changes})
+
+
+QUICK = timing()
+
+
+def model(
+    spec: ModelSpec | None = None,
+    runtime: Runtime | None = None,
+    engine: Engine | None = None,
+    timing: Timing = QUICK,
+    admission: Admission | None = None,
+    start_times: StartTimes | None = None,
+) -> Model:
+    """Make a model, by default on new fakes and with a gigabyte of memory to itself."""
+    entry = Entry.of(spec or make_spec(), runtime or FakeRuntime(), engine or FakeEngine())
+    admission = admission or Admission(10**9)
+    return Model(entry, timing, admission, start_times or StartTimes())
+
+
+def speak(lease: Lease, prompt: Prompt) -> AsyncGenerator[Chunk]:
+    """Ask the engine of a lease."""
+    return lease.entry.engine.generate(lease.instance.url, lease.entry.spec, prompt)
+
+
+def idle_in(model: Model) -> float:
+    """The seconds until the idle timeout of a model ends; inf where that is never."""
+    view = model.view()
+    return math.inf if view.expire_time is None else view.expire_time - view.seen
