@@ -1,4 +1,4 @@
-"""Writes docs/errors.md: `make docs`. The table is that of errors.proto, comments included."""
+"""The writer of docs/errors.md (`make docs`): the table of errors.proto, with its comments."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ HEAD = """# Errors
 
 <!-- Written by `make docs` from protos/inference_service/v1/errors.proto. Do not edit. -->
 
-Every error ends the call. Over gRPC it is a status with one `google.rpc.ErrorInfo` (domain
-`inference-service`, and a reason of this table); on REST it is `{"detail": "<one sentence>"}` with
-the reason in the header `X-Error-Reason`, and `Retry-After` where the time is known. In a stream
-that has begun, REST sends the event `error` with `detail` and `reason`.
+Every error ends the call. Over gRPC the call ends with a status that has one
+`google.rpc.ErrorInfo` (domain `inference-service`, and a reason of this table). On REST the
+answer is `{"detail": "<one sentence>"}`, with the reason in the header `X-Error-Reason`, and
+`Retry-After` where the time is known. In a stream that has begun, REST sends the event `error`
+with `detail` and `reason`.
 
 | reason | gRPC | after the first token | REST | what to do |
 |---|---|---|---|---|
@@ -29,7 +30,7 @@ that has begun, REST sends the event `error` with `detail` and `reason`.
 
 
 def comments() -> dict[str, str]:
-    """The comment of each reason, which only protoc can tell."""
+    """Return the comment of each reason, from protoc: Python's descriptors have no comments."""
     with tempfile.NamedTemporaryFile() as file:
         command = [sys.executable, "-m", "grpc_tools.protoc", "--include_source_info"]
         command += ["-I", "protos", "-I", "build/googleapis", f"--descriptor_set_out={file.name}"]
@@ -48,14 +49,14 @@ def comments() -> dict[str, str]:
 def main() -> None:
     """Print the page."""
     rows, texts = [], []
-    said = comments()
+    explained = comments()
     for value in errors_pb2.ErrorReason.DESCRIPTOR.values[1:]:
         rule = value.GetOptions().Extensions[errors_pb2.error_rule]
         reason = value.name.removeprefix("ERROR_REASON_")
         code, later = code_pb2.Code.Name(rule.code), rule.code_after_first_token
         after = code_pb2.Code.Name(later) if later else ""
         rows.append(f"| `{reason}` | {code} | {after} | {rule.http_status} | {rule.action} |")
-        lines = (line.strip() for line in said[value.name].splitlines())
+        lines = (line.strip() for line in explained[value.name].splitlines())
         texts.append(f"**`{reason}`** — {' '.join(lines).strip()}")
     print(HEAD + "\n".join(rows) + "\n\n" + "\n\n".join(texts))
 

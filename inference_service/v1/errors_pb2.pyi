@@ -29,13 +29,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 1
-    """The catalog has no model of this id. The message names the nearest one.
-    Metadata: `model_id`, and `nearest` where one is near.
+    """The catalog has no model of this id. The message names the most similar id, or else all ids.
+    Metadata: `model_id`, and `nearest` where an id is similar.
     """
     ERROR_REASON_CONTAINER_NOT_RUNNING: _ErrorReason.ValueType  # 2
-    """The model to stop is not running. Metadata: `model_id`."""
+    """The model to stop is not running, or the model whose log is wanted has never been started.
+    Metadata: `model_id`.
+    """
     ERROR_REASON_INVALID_PARAMETER: _ErrorReason.ValueType  # 3
-    """A field is missing, has the wrong type, or is out of bounds. BadRequest names the field."""
+    """A field is missing, has the wrong type, or is out of bounds; BadRequest names the field. Or the
+    request cannot be read, or its engine refuses it.
+    """
     ERROR_REASON_PROMPT_TOO_LONG: _ErrorReason.ValueType  # 4
     """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 5
@@ -43,89 +47,92 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     the service sees it, with the same code and no ErrorInfo.
     """
     ERROR_REASON_START_FAILED: _ErrorReason.ValueType  # 6
-    """The model could not be started. The message says in which phase and why; DebugInfo has the last
-    log lines. Metadata: `model_id`, `phase`, and `exit_code` and `oom_killed` where it had started.
+    """The model could not be started. The message has the phase and the cause; DebugInfo has the last
+    log lines. Metadata: `model_id`, `phase`, and `exit_code` and `oom_killed` where the engine had
+    started.
     """
     ERROR_REASON_START_BACKING_OFF: _ErrorReason.ValueType  # 7
-    """The last start failed or the engine died, and the next start is not due yet. The message repeats
-    the cause, RetryInfo says when. Metadata: `model_id`.
+    """The last start failed or the engine died, and the back-off is not over. The message repeats the
+    cause; RetryInfo has the time that is left. Metadata: `model_id`.
     """
     ERROR_REASON_START_STALLED: _ErrorReason.ValueType  # 8
-    """A start was given up because nothing moved: no image byte, no log line, no weight.
-    Metadata: `model_id`, `phase`.
+    """A start was given up because nothing moved: no byte of the image or of the weights, no new
+    phase, no log line that shows progress. Metadata: `model_id`, `phase`.
     """
     ERROR_REASON_RUNTIME_UNAVAILABLE: _ErrorReason.ValueType  # 9
-    """Docker does not answer."""
+    """Docker does not answer. Metadata: `cause`."""
     ERROR_REASON_MODEL_STOPPED: _ErrorReason.ValueType  # 10
-    """The model was stopped by somebody while the call waited for it or used it.
-    Metadata: `model_id`.
-    """
+    """The model was stopped while the call waited for it or used it. Metadata: `model_id`."""
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 11
     """The service is shutting down."""
     ERROR_REASON_ENGINE_OVERLOADED: _ErrorReason.ValueType  # 12
     """The engine has as many requests as it takes."""
     ERROR_REASON_ENGINE_FAILED: _ErrorReason.ValueType  # 13
-    """The engine failed on this request: it died twice, or answered nonsense. Before the first token
-    the code is UNAVAILABLE and a retry is safe; after it ABORTED, and the metadata
-    `sent_token_count` says how many tokens had been sent; a stream with `resume` outlives its
-    engine. Metadata: `model_id`.
+    """The engine failed on this request: it was lost twice (once is enough after the first token,
+    unless the stream has `resume`), or its answer was not valid. Before the first token the code
+    is UNAVAILABLE and a retry is safe. After it the code is ABORTED, and the metadata
+    `sent_token_count` has the number of tokens that were sent. Metadata: `model_id`.
     """
     ERROR_REASON_GENERATION_TIMEOUT: _ErrorReason.ValueType  # 14
-    """The text was not done within the generation timeout (60 s by default), counted from the moment
-    at which the model was ready. Metadata: `model_id`, `timeout_seconds`.
+    """The text was not complete within the generation timeout (60 s by default), counted from the
+    moment at which the request had a slot; in a stream, no chunk came for so long. Metadata:
+    `model_id`, `timeout_seconds`.
     """
     ERROR_REASON_STOP_FAILED: _ErrorReason.ValueType  # 15
     """The engine could not be stopped or removed. Metadata: `model_id`."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """A fault of this service. The service's log has the details."""
     ERROR_REASON_INSUFFICIENT_MEMORY: _ErrorReason.ValueType  # 18
-    """The model needs more memory than all models together can have, of the machine or of its GPUs, so
-    that it can never be started. Metadata: `model_id`, and `required_bytes` and `capacity_bytes`, or
-    `required_gpu_bytes` (0: not said) and `capacity_gpu_bytes`.
+    """The model can never be started: it needs more memory than all models together can have, of the
+    machine or of its GPUs. Metadata: `model_id`, and `required_bytes` and `capacity_bytes`, or
+    `required_gpu_bytes` (0: not in the catalog) and `capacity_gpu_bytes`.
     """
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 19
-    """As many requests wait for the model as may (setting `queue_size`). Metadata: `model_id`,
-    `queue_size`.
-    """
+    """The queue of the model is full (setting `queue_size`). Metadata: `model_id`, `queue_size`."""
     ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 20
-    """gRPC alone: the call would end by its own deadline before the model is ready for it, judged by what starts
-    took on this machine and by how fast the queue moves. A start that it has begun goes on.
+    """gRPC only: the deadline of the call would pass before the model is ready for it, judged by past
+    starts on this machine and by the pace of the queue. A start that the call has begun goes on.
     Metadata: `model_id`, `expected_seconds`.
     """
     ERROR_REASON_CATALOG_INVALID: _ErrorReason.ValueType  # 21
-    """The catalog's file cannot be used; the message has a line for each mistake. The catalog that is in
-    force stays so.
+    """The file of the catalog cannot be used; the message names each mistake. The old catalog stays
+    in force.
     """
     ERROR_REASON_ENGINE_DIED: _ErrorReason.ValueType  # 22
-    """The engine ended by itself, or hung, while the model was READY. Seen in `last_error`, and by
-    requests that waited for a slot; a request that the engine was working on ends with ENGINE_FAILED.
-    RetryInfo has the back-off before the next start, DebugInfo the last log lines. Metadata:
-    `model_id`, and `exit_code` and `oom_killed` where it ended by itself.
+    """The engine ended by itself, or hung, while the model was READY. Reported in `last_error`, and
+    to requests that waited for a slot and that no next engine serves; a request that had a slot
+    ends with ENGINE_FAILED. RetryInfo has the back-off before the next start, DebugInfo the last
+    log lines. Metadata: `model_id`, and `exit_code` and `oom_killed` where the engine ended by
+    itself.
     """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
-    """REST alone: the service behind the bridge does not answer."""
+    """REST only: the service behind the bridge does not answer."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every error of this service ends the call with a gRPC status whose details
     hold exactly one `google.rpc.ErrorInfo` with the domain `inference-service` and one of these
-    reasons, without the prefix `ERROR_REASON_`. Branch on the reason, never on the message. The
-    table below is the only one: the service, the REST bridge, docs/errors.md and the tests read the
+    reasons, without the prefix `ERROR_REASON_`. Branch on the reason, never on the message. This
+    table is the only one: the service, the REST bridge, docs/errors.md and the tests read the
     `error_rule` of each value.
 
     Further details, where they help: `google.rpc.BadRequest` names the field, `google.rpc.RetryInfo`
-    says when a retry can succeed, `google.rpc.DebugInfo` carries the last log lines of an engine.
+    says when a retry can succeed, `google.rpc.DebugInfo` has the last log lines of an engine.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 1
-"""The catalog has no model of this id. The message names the nearest one.
-Metadata: `model_id`, and `nearest` where one is near.
+"""The catalog has no model of this id. The message names the most similar id, or else all ids.
+Metadata: `model_id`, and `nearest` where an id is similar.
 """
 ERROR_REASON_CONTAINER_NOT_RUNNING: ErrorReason.ValueType  # 2
-"""The model to stop is not running. Metadata: `model_id`."""
+"""The model to stop is not running, or the model whose log is wanted has never been started.
+Metadata: `model_id`.
+"""
 ERROR_REASON_INVALID_PARAMETER: ErrorReason.ValueType  # 3
-"""A field is missing, has the wrong type, or is out of bounds. BadRequest names the field."""
+"""A field is missing, has the wrong type, or is out of bounds; BadRequest names the field. Or the
+request cannot be read, or its engine refuses it.
+"""
 ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 4
 """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 5
@@ -133,67 +140,66 @@ ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 5
 the service sees it, with the same code and no ErrorInfo.
 """
 ERROR_REASON_START_FAILED: ErrorReason.ValueType  # 6
-"""The model could not be started. The message says in which phase and why; DebugInfo has the last
-log lines. Metadata: `model_id`, `phase`, and `exit_code` and `oom_killed` where it had started.
+"""The model could not be started. The message has the phase and the cause; DebugInfo has the last
+log lines. Metadata: `model_id`, `phase`, and `exit_code` and `oom_killed` where the engine had
+started.
 """
 ERROR_REASON_START_BACKING_OFF: ErrorReason.ValueType  # 7
-"""The last start failed or the engine died, and the next start is not due yet. The message repeats
-the cause, RetryInfo says when. Metadata: `model_id`.
+"""The last start failed or the engine died, and the back-off is not over. The message repeats the
+cause; RetryInfo has the time that is left. Metadata: `model_id`.
 """
 ERROR_REASON_START_STALLED: ErrorReason.ValueType  # 8
-"""A start was given up because nothing moved: no image byte, no log line, no weight.
-Metadata: `model_id`, `phase`.
+"""A start was given up because nothing moved: no byte of the image or of the weights, no new
+phase, no log line that shows progress. Metadata: `model_id`, `phase`.
 """
 ERROR_REASON_RUNTIME_UNAVAILABLE: ErrorReason.ValueType  # 9
-"""Docker does not answer."""
+"""Docker does not answer. Metadata: `cause`."""
 ERROR_REASON_MODEL_STOPPED: ErrorReason.ValueType  # 10
-"""The model was stopped by somebody while the call waited for it or used it.
-Metadata: `model_id`.
-"""
+"""The model was stopped while the call waited for it or used it. Metadata: `model_id`."""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 11
 """The service is shutting down."""
 ERROR_REASON_ENGINE_OVERLOADED: ErrorReason.ValueType  # 12
 """The engine has as many requests as it takes."""
 ERROR_REASON_ENGINE_FAILED: ErrorReason.ValueType  # 13
-"""The engine failed on this request: it died twice, or answered nonsense. Before the first token
-the code is UNAVAILABLE and a retry is safe; after it ABORTED, and the metadata
-`sent_token_count` says how many tokens had been sent; a stream with `resume` outlives its
-engine. Metadata: `model_id`.
+"""The engine failed on this request: it was lost twice (once is enough after the first token,
+unless the stream has `resume`), or its answer was not valid. Before the first token the code
+is UNAVAILABLE and a retry is safe. After it the code is ABORTED, and the metadata
+`sent_token_count` has the number of tokens that were sent. Metadata: `model_id`.
 """
 ERROR_REASON_GENERATION_TIMEOUT: ErrorReason.ValueType  # 14
-"""The text was not done within the generation timeout (60 s by default), counted from the moment
-at which the model was ready. Metadata: `model_id`, `timeout_seconds`.
+"""The text was not complete within the generation timeout (60 s by default), counted from the
+moment at which the request had a slot; in a stream, no chunk came for so long. Metadata:
+`model_id`, `timeout_seconds`.
 """
 ERROR_REASON_STOP_FAILED: ErrorReason.ValueType  # 15
 """The engine could not be stopped or removed. Metadata: `model_id`."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """A fault of this service. The service's log has the details."""
 ERROR_REASON_INSUFFICIENT_MEMORY: ErrorReason.ValueType  # 18
-"""The model needs more memory than all models together can have, of the machine or of its GPUs, so
-that it can never be started. Metadata: `model_id`, and `required_bytes` and `capacity_bytes`, or
-`required_gpu_bytes` (0: not said) and `capacity_gpu_bytes`.
+"""The model can never be started: it needs more memory than all models together can have, of the
+machine or of its GPUs. Metadata: `model_id`, and `required_bytes` and `capacity_bytes`, or
+`required_gpu_bytes` (0: not in the catalog) and `capacity_gpu_bytes`.
 """
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 19
-"""As many requests wait for the model as may (setting `queue_size`). Metadata: `model_id`,
-`queue_size`.
-"""
+"""The queue of the model is full (setting `queue_size`). Metadata: `model_id`, `queue_size`."""
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 20
-"""gRPC alone: the call would end by its own deadline before the model is ready for it, judged by what starts
-took on this machine and by how fast the queue moves. A start that it has begun goes on.
+"""gRPC only: the deadline of the call would pass before the model is ready for it, judged by past
+starts on this machine and by the pace of the queue. A start that the call has begun goes on.
 Metadata: `model_id`, `expected_seconds`.
 """
 ERROR_REASON_CATALOG_INVALID: ErrorReason.ValueType  # 21
-"""The catalog's file cannot be used; the message has a line for each mistake. The catalog that is in
-force stays so.
+"""The file of the catalog cannot be used; the message names each mistake. The old catalog stays
+in force.
 """
 ERROR_REASON_ENGINE_DIED: ErrorReason.ValueType  # 22
-"""The engine ended by itself, or hung, while the model was READY. Seen in `last_error`, and by
-requests that waited for a slot; a request that the engine was working on ends with ENGINE_FAILED.
-RetryInfo has the back-off before the next start, DebugInfo the last log lines. Metadata:
-`model_id`, and `exit_code` and `oom_killed` where it ended by itself.
+"""The engine ended by itself, or hung, while the model was READY. Reported in `last_error`, and
+to requests that waited for a slot and that no next engine serves; a request that had a slot
+ends with ENGINE_FAILED. RetryInfo has the back-off before the next start, DebugInfo the last
+log lines. Metadata: `model_id`, and `exit_code` and `oom_killed` where the engine ended by
+itself.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
-"""REST alone: the service behind the bridge does not answer."""
+"""REST only: the service behind the bridge does not answer."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -209,7 +215,7 @@ class ErrorRule(_message.Message):
     code: _code_pb2.Code.ValueType
     """The gRPC status code."""
     code_after_first_token: _code_pb2.Code.ValueType
-    """The code in a stream that has delivered tokens already. Unset: the same as `code`."""
+    """The code in a stream that has sent tokens already. Unset: the same as `code`."""
     http_status: _builtins.int
     """The HTTP status on REST. Once a stream has begun, the error is an event instead."""
     action: _builtins.str

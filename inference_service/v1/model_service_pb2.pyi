@@ -31,41 +31,43 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     MODEL_STATE_UNSPECIFIED: _ModelState.ValueType  # 0
     """Never sent."""
     MODEL_STATE_STOPPED: _ModelState.ValueType  # 1
-    """Nothing of it runs. A call that needs it starts it."""
+    """No engine runs. A call that needs the model starts it."""
     MODEL_STATE_STARTING: _ModelState.ValueType  # 2
-    """It is on its way to READY; `start_progress` says how far."""
+    """The model starts; `start_progress` says how far the start is."""
     MODEL_STATE_READY: _ModelState.ValueType  # 3
-    """It answers."""
+    """The engine answers."""
     MODEL_STATE_STOPPING: _ModelState.ValueType  # 4
-    """It finishes the requests that run, then is removed. Calls that come now wait for that and start
-    it anew.
+    """The requests that run finish, then the engine is removed. Calls that come now wait for that and
+    start the model again.
     """
     MODEL_STATE_FAILED: _ModelState.ValueType  # 5
-    """The last start failed, or the engine died; `last_error` says why, `retry_time` from when the
-    next attempt may be made. Nothing of it runs.
+    """The last start failed, the engine died, or its container could not be removed. `last_error`
+    says why, and `retry_time` when the next start is allowed. No engine runs, unless it could not
+    be removed.
     """
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
-    """The life of a model:
-    STOPPED -> STARTING -> READY -> STOPPING -> STOPPED, and from each of the three in the middle
-    -> FAILED. FAILED -> STARTING by the next call that needs the model, after a back-off.
+    """The states of a model: STOPPED -> STARTING -> READY -> STOPPING -> STOPPED. Also STARTING ->
+    STOPPING by a stop, and STARTING, READY or STOPPING -> FAILED. FAILED -> STARTING by the next
+    call that needs the model, after the back-off.
     """
 
 MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
 """Never sent."""
 MODEL_STATE_STOPPED: ModelState.ValueType  # 1
-"""Nothing of it runs. A call that needs it starts it."""
+"""No engine runs. A call that needs the model starts it."""
 MODEL_STATE_STARTING: ModelState.ValueType  # 2
-"""It is on its way to READY; `start_progress` says how far."""
+"""The model starts; `start_progress` says how far the start is."""
 MODEL_STATE_READY: ModelState.ValueType  # 3
-"""It answers."""
+"""The engine answers."""
 MODEL_STATE_STOPPING: ModelState.ValueType  # 4
-"""It finishes the requests that run, then is removed. Calls that come now wait for that and start
-it anew.
+"""The requests that run finish, then the engine is removed. Calls that come now wait for that and
+start the model again.
 """
 MODEL_STATE_FAILED: ModelState.ValueType  # 5
-"""The last start failed, or the engine died; `last_error` says why, `retry_time` from when the
-next attempt may be made. Nothing of it runs.
+"""The last start failed, the engine died, or its container could not be removed. `last_error`
+says why, and `retry_time` when the next start is allowed. No engine runs, unless it could not
+be removed.
 """
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
@@ -78,35 +80,35 @@ class _StartPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StartPhase
     START_PHASE_UNSPECIFIED: _StartPhase.ValueType  # 0
     """Never sent."""
     START_PHASE_WAITING: _StartPhase.ValueType  # 1
-    """Waits for memory that other models have."""
+    """The model waits for memory that other models hold, or for another start on the same GPU."""
     START_PHASE_PULLING_IMAGE: _StartPhase.ValueType  # 2
-    """Docker pulls the image: bytes."""
+    """Docker pulls the image; counted in bytes."""
     START_PHASE_CREATING_CONTAINER: _StartPhase.ValueType  # 3
-    """The container, or the process, is being made."""
+    """The runtime creates the container, or the process."""
     START_PHASE_DOWNLOADING_WEIGHTS: _StartPhase.ValueType  # 4
-    """The engine downloads weights: bytes where it tells them, files otherwise."""
+    """The engine downloads weights; counted in bytes where they are known, else in files."""
     START_PHASE_LOADING_WEIGHTS: _StartPhase.ValueType  # 5
     """The engine reads the weights into memory."""
     START_PHASE_WARMING_UP: _StartPhase.ValueType  # 6
-    """The engine tries itself out."""
+    """The engine tests itself."""
 
 class StartPhase(_StartPhase, metaclass=_StartPhaseEnumTypeWrapper):
-    """What a model does while it is STARTING, in this order; a phase that has nothing to do is skipped."""
+    """The phases of a start, in this order. A phase that has nothing to do is skipped."""
 
 START_PHASE_UNSPECIFIED: StartPhase.ValueType  # 0
 """Never sent."""
 START_PHASE_WAITING: StartPhase.ValueType  # 1
-"""Waits for memory that other models have."""
+"""The model waits for memory that other models hold, or for another start on the same GPU."""
 START_PHASE_PULLING_IMAGE: StartPhase.ValueType  # 2
-"""Docker pulls the image: bytes."""
+"""Docker pulls the image; counted in bytes."""
 START_PHASE_CREATING_CONTAINER: StartPhase.ValueType  # 3
-"""The container, or the process, is being made."""
+"""The runtime creates the container, or the process."""
 START_PHASE_DOWNLOADING_WEIGHTS: StartPhase.ValueType  # 4
-"""The engine downloads weights: bytes where it tells them, files otherwise."""
+"""The engine downloads weights; counted in bytes where they are known, else in files."""
 START_PHASE_LOADING_WEIGHTS: StartPhase.ValueType  # 5
 """The engine reads the weights into memory."""
 START_PHASE_WARMING_UP: StartPhase.ValueType  # 6
-"""The engine tries itself out."""
+"""The engine tests itself."""
 Global___StartPhase: _TypeAlias = StartPhase  # noqa: Y015
 
 class _FinishReason:
@@ -118,11 +120,11 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
     """Never sent."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """The model ended it."""
+    """The model ended the text."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
-    """It reached `max_new_tokens`, or the end of the model's context."""
+    """The text reached `max_new_tokens`, or the end of the model's context."""
     FINISH_REASON_STOP_SEQUENCE: _FinishReason.ValueType  # 3
-    """It met one of the sequences in `stop`."""
+    """The text reached one of the sequences in `stop`."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a text ended."""
@@ -130,16 +132,16 @@ class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 """Never sent."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""The model ended it."""
+"""The model ended the text."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
-"""It reached `max_new_tokens`, or the end of the model's context."""
+"""The text reached `max_new_tokens`, or the end of the model's context."""
 FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 3
-"""It met one of the sequences in `stop`."""
+"""The text reached one of the sequences in `stop`."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
-    """One model of the catalog and what it does now."""
+    """One model of the catalog, as it is now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,7 +167,7 @@ class Model(_message.Message):
     GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GPU_IDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The id by which calls name it, such as `gpt-2`: 1 to 63 characters of `a-z 0-9 . _ -`, of which
+    """The id by which calls name the model, such as `gpt-2`: 1 to 63 characters of `a-z 0-9 . _ -`;
     the first is a letter or a digit.
     """
     name: _builtins.str
@@ -177,30 +179,31 @@ class Model(_message.Message):
     running: _builtins.bool
     """True when the model is READY."""
     state: Global___ModelState.ValueType
-    """Where it is in its life."""
+    """The state of the model."""
     engine: _builtins.str
-    """The engine that serves it: `tgi` or `llamacpp`."""
+    """The engine of the model: `tgi` or `llamacpp`."""
     runtime: _builtins.str
     """Where the engine runs: `docker` or `process`."""
     context_length: _builtins.int
     """The most tokens that prompt and text together can have."""
     memory_bytes: _builtins.int
-    """The memory it may use, in bytes."""
+    """The most memory that the model may use, in bytes."""
     container_name: _builtins.str
-    """The name of its container, in either runtime: `tgi-<id>`, after the service's name and a hyphen
-    where that is not the default one. Set while it is READY or STOPPING.
+    """The name of the container: `tgi-<id>`, in Docker after the service's name and a hyphen where
+    that is not the default name. A process has such a name too. Set while READY or STOPPING, else
+    empty.
     """
     port: _builtins.int
-    """The port of the engine on 127.0.0.1. Set while it is READY or STOPPING."""
+    """The port of the engine on 127.0.0.1. Set while READY or STOPPING, else 0."""
     active_request_count: _builtins.int
-    """The requests that use it now."""
+    """The requests that use the model now, with those that wait for a slot."""
     queued_request_count: _builtins.int
-    """The requests among them that wait for their turn at the engine."""
+    """The part of `active_request_count` that waits for a slot."""
     pinned: _builtins.bool
-    """True for a model that the operator keeps: it is stopped by StopModel alone."""
+    """True for a model that the operator keeps: only StopModel stops it."""
     gpu_memory_bytes: _builtins.int
-    """What it holds of the memory of GPUs now, in bytes. 0 while it holds none, and where GPU memory is
-    not counted.
+    """The GPU memory that the model holds now, in bytes. 0 while it holds none, and where GPU memory
+    is not counted.
     """
     @_builtins.property
     def state_change_time(self) -> _timestamp_pb2.Timestamp:
@@ -208,25 +211,25 @@ class Model(_message.Message):
 
     @_builtins.property
     def start_progress(self) -> Global___StartProgress:
-        """How far a start has come. Set only while STARTING."""
+        """The progress of the start. Set only while STARTING."""
 
     @_builtins.property
     def last_error(self) -> _status_pb2.Status:
-        """Why it is FAILED, with the details that the failed calls got. Set only while FAILED."""
+        """Why the model is FAILED, with the details that the failed calls got. Set only while FAILED."""
 
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
-        """The moment from which a FAILED model may be started again. Set only while FAILED."""
+        """When a FAILED model may be started again. Set only while FAILED."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it will be stopped if nobody uses it before. Set only while READY; unset where that is
-        never.
+        """When the idle timeout stops the model, if no request uses it before. Set only while READY;
+        unset while a request uses the model, and where the timeout is infinite.
         """
 
     @_builtins.property
     def gpu_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The GPUs on which it holds that, by the driver's ids."""
+        """The GPUs on which the model holds that memory, by the driver's ids."""
 
     def __init__(
         self,
@@ -263,7 +266,7 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class StartProgress(_message.Message):
-    """How far a start has come."""
+    """The progress of a start."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -278,31 +281,33 @@ class StartProgress(_message.Message):
     REMAINING_DURATION_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     phase: Global___StartPhase.ValueType
-    """What it does now."""
+    """The phase of the start now."""
     completed_count: _builtins.int
-    """What is done of this phase, in bytes or in files as `unit` says. 0 when nothing can be counted."""
+    """How much of this phase is done, in bytes or in files as `unit` says. 0 when nothing can be
+    counted.
+    """
     total_count: _builtins.int
     """The whole of this phase, in the same unit. 0 when unknown."""
     unit: _builtins.str
     """`bytes` or `files`; empty when nothing is counted."""
     fraction: _builtins.float
-    """The share of this phase that is done, 0 to 1; it never falls within a phase. Unset when unknown."""
+    """The share of this phase that is done, 0 to 1. Never falls within a phase. Unset when unknown."""
     message: _builtins.str
-    """What the engine or Docker last said, for people."""
+    """The last message of the engine or of Docker, for people."""
     start_fraction: _builtins.float
-    """The share of the whole start that is done, 0 to 1, judged by past starts of this model on this
-    machine and, while something is fetched, by its rate; it never falls within a start. Unset for a
-    model that has never been started here, and while one waits for memory.
+    """The share of the whole start that is done, 0 to 1, estimated from past starts of this model on
+    this machine and, during a download, from its rate. Never falls within a start. Unset for a
+    model that has never been started here, and while the start waits for memory.
     """
     queue_position: _builtins.int
-    """In START_PHASE_WAITING: its place among the models that wait for memory, of which 1 is next."""
+    """In START_PHASE_WAITING: position of this model in the queue for memory, 1 is next. Else 0."""
     @_builtins.property
     def elapsed_duration(self) -> _duration_pb2.Duration:
         """The time since the start began."""
 
     @_builtins.property
     def remaining_duration(self) -> _duration_pb2.Duration:
-        """The time until the model is ready, judged in the same way; it can grow. Unset when unknown."""
+        """The time until the model is READY, estimated in the same way; it can grow. Unset when unknown."""
 
     def __init__(
         self,
@@ -367,12 +372,12 @@ class GetInfoResponse(_message.Message):
     version: _builtins.str
     """The version of this service."""
     runtime: _builtins.str
-    """The runtime that was chosen, `docker` or `process`."""
+    """The runtime that was chosen: `docker` or `process`."""
     runtime_choice: _builtins.str
-    """Why that one, in one sentence."""
+    """The reason for this choice, in one sentence."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The ids of all models, in the catalog's order."""
+        """The ids of all models, in the order of the catalog."""
 
     @_builtins.property
     def running_containers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -422,7 +427,7 @@ class ListModelsResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
-        """All models, in the catalog's order."""
+        """All models, in the order of the catalog."""
 
     def __init__(
         self,
@@ -496,14 +501,16 @@ class StartModelRequest(_message.Message):
     model_id: _builtins.str
     """The model's id. Required."""
     no_wait: _builtins.bool
-    """Return at once, with the model as it is then, instead of waiting until it is ready."""
+    """Return at once, with the model as it is then. Default false: wait until the model is READY."""
     validate_only: _builtins.bool
-    """Start nothing, and return the plan: what a start would take, and whom it would evict."""
+    """Start nothing, and return the plan: what a start would take, and which models it would evict.
+    Default false.
+    """
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:
-        """How long the model stays without use, until the next request that uses it: 0 to the service's
-        setting `max_idle_timeout` (1 hour). Default: the model's own. Has no effect with `no_wait`, and
-        none on a model that the operator has pinned.
+        """The idle timeout of the model until the next request that uses it: 0 to the setting
+        `max_idle_timeout` (1 hour). Default: the model's own. Has no effect with `no_wait`, and none
+        on a pinned model.
         """
 
     def __init__(
@@ -524,7 +531,7 @@ Global___StartModelRequest: _TypeAlias = StartModelRequest  # noqa: Y015
 
 @_typing.final
 class StartPlan(_message.Message):
-    """What a start would take. Nothing is reserved by it."""
+    """What a start would take. The plan reserves nothing."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -537,27 +544,27 @@ class StartPlan(_message.Message):
     REQUIRED_GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     required_memory_bytes: _builtins.int
-    """The memory that the model may use, in bytes."""
+    """The most memory that the model may use, in bytes."""
     free_memory_bytes: _builtins.int
-    """The memory that no model has now, in bytes."""
+    """The memory that no model holds now, in bytes."""
     capacity_memory_bytes: _builtins.int
     """The memory that all models together can have, in bytes."""
     must_wait: _builtins.bool
-    """True when there is no room now, and none can be made: models in use would have to end first."""
+    """True when there is no room now, and the models that hold the memory cannot be evicted yet."""
     required_gpu_memory_bytes: _builtins.int
-    """The memory that the model would hold on all its GPUs together, in bytes. 0 where it gets no GPU,
-    and where GPU memory is not counted.
+    """The memory that the model would hold on all its GPUs together, in bytes. 0 where the model gets
+    no GPU, and where GPU memory is not counted.
     """
     @_builtins.property
     def evicted_model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The models that would be stopped to make room, least recently used first. Empty when it runs
-        already, fits as it is, or has to wait.
+        """The models that would be evicted, least recently used first. Empty when the model runs already,
+        fits as it is, or has to wait.
         """
 
     @_builtins.property
     def usual_duration(self) -> _duration_pb2.Duration:
-        """How long a start takes, in the median of the last ones on this machine, without fetching what is
-        not here yet and without waiting. Unset for a model that has never been started here.
+        """The usual time of a start: the median of the last starts on this machine, without fetching what
+        is not here yet and without waiting. Unset for a model that has never been started here.
         """
 
     @_builtins.property
@@ -595,13 +602,13 @@ class GpuPlan(_message.Message):
     FREE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CAPACITY_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     gpu_id: _builtins.str
-    """The driver's id of it."""
+    """The driver's id of the GPU."""
     required_memory_bytes: _builtins.int
-    """The memory that the model would hold, in bytes. Where it has to wait and there are several ways
-    to place it, this is one of them.
+    """The memory that the model would hold, in bytes. Where the model has to wait and has several
+    possible placements, this is one of them.
     """
     free_memory_bytes: _builtins.int
-    """The memory that no model has now, in bytes."""
+    """The memory that no model holds now, in bytes."""
     capacity_memory_bytes: _builtins.int
     """The memory that all models together can have, in bytes."""
     def __init__(
@@ -634,16 +641,18 @@ class StartModelResponse(_message.Message):
     message: _builtins.str
     """For people: `Container for gpt-2 started`."""
     port: _builtins.int
-    """The port of the engine on 127.0.0.1. 0 with `no_wait` when it is not known yet."""
+    """The port of the engine on 127.0.0.1. 0 with `validate_only`, and with `no_wait` while it is
+    unknown.
+    """
     container_name: _builtins.str
-    """The name of the container, such as `tgi-gpt-2`."""
+    """The name of the container, such as `tgi-gpt-2`. Empty with `validate_only`."""
     @_builtins.property
     def model(self) -> Global___Model:
         """The model, READY unless `no_wait` or `validate_only` was set."""
 
     @_builtins.property
     def plan(self) -> Global___StartPlan:
-        """Set with `validate_only` alone."""
+        """The plan. Set only with `validate_only`."""
 
     def __init__(
         self,
@@ -674,9 +683,7 @@ class StopModelRequest(_message.Message):
     """The model's id. Required."""
     @_builtins.property
     def drain_timeout(self) -> _duration_pb2.Duration:
-        """How long running requests may go on, 0 to 1 hour. Default: the service's setting
-        `drain_timeout` (30 s).
-        """
+        """How long requests that run may go on, 0 to 1 hour. Default: the setting `drain_timeout` (30 s)."""
 
     def __init__(
         self,
@@ -729,9 +736,9 @@ class WatchModelsRequest(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     AFTER_REVISION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """Tell of this model alone. Default: of all."""
+    """Report this model only. Default: all models."""
     after_revision: _builtins.int
-    """Go on after this revision, instead of beginning with a snapshot. Default 0: with a snapshot."""
+    """Go on after this revision, without a snapshot. Default 0: begin with a snapshot."""
     def __init__(
         self,
         *,
@@ -757,18 +764,18 @@ class WatchModelsResponse(_message.Message):
     SNAPSHOT_DONE_FIELD_NUMBER: _builtins.int
     REMOVED_MODEL_ID_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The number of the last change that is in what was sent so far. Revisions of one run of the
-    service rise; those of different runs have nothing to do with each other.
+    """The number of the last change that the messages so far contain. Revisions rise until the
+    service ends; the next start of the service begins new ones, which cannot be compared.
     """
     removed_model_id: _builtins.str
-    """The catalog has this model no more, and nothing of it is left."""
+    """The id of a model that the catalog no longer has, and whose engine is gone."""
     @_builtins.property
     def model(self) -> Global___Model:
         """A model as it was after this change; in the snapshot, as it is."""
 
     @_builtins.property
     def snapshot_done(self) -> Global___SnapshotDone:
-        """The snapshot is complete: what follows are changes."""
+        """The snapshot is complete; changes follow."""
 
     def __init__(
         self,
@@ -807,7 +814,9 @@ Global___ReloadCatalogRequest: _TypeAlias = ReloadCatalogRequest  # noqa: Y015
 
 @_typing.final
 class ReloadCatalogResponse(_message.Message):
-    """Response of ReloadCatalog: the ids of the models that it has changed, in the catalog's order."""
+    """Response of ReloadCatalog: the ids of the models that it has changed, in the order of the
+    catalog.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -876,7 +885,7 @@ class StreamLogsRequest(_message.Message):
     model_id: _builtins.str
     """The model's id. Required."""
     tail_line_count: _builtins.int
-    """How many of the last lines to begin with, 0 to 1000, which are all that is kept. Default 100."""
+    """The number of past lines to begin with, 0 to 1000 (no more are kept). Default 100."""
     follow: _builtins.bool
     """Go on with new lines until the engine ends. Default false."""
     def __init__(
@@ -904,7 +913,7 @@ class StreamLogsResponse(_message.Message):
 
     LINE_FIELD_NUMBER: _builtins.int
     line: _builtins.str
-    """One line, without its end."""
+    """One log line, without its end."""
     def __init__(
         self,
         *,
@@ -920,7 +929,7 @@ Global___StreamLogsResponse: _TypeAlias = StreamLogsResponse  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """Request of Generate. Fields that are not set take the default named with each."""
+    """Request of Generate. A field that is not set takes its default."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -946,36 +955,35 @@ class GenerateRequest(_message.Message):
     leaves less room in the context, the text ends there with FINISH_REASON_LENGTH.
     """
     temperature: _builtins.float
-    """How much chance there is in the choice of a token, 0.0 to 2.0; 0 always takes the likeliest
+    """The randomness in the choice of a token, 0.0 to 2.0. 0 always takes the most likely token
     (greedy; `top_p`, `top_k` and `seed` then have no effect). Default 0.7.
     """
     top_p: _builtins.float
-    """Choose among the likeliest tokens that together have this probability, above 0 up to 1.0; 1.0
+    """Choose among the most likely tokens that together have this probability, above 0 up to 1.0; 1.0
     is all of them. Default 0.95.
     """
     top_k: _builtins.int
-    """Choose among this many of the likeliest tokens, 1 to 1000. Default: no such limit."""
+    """Choose among this many of the most likely tokens, 1 to 1000. Default: no such limit."""
     repetition_penalty: _builtins.float
-    """Divides the score of tokens that the text has already, above 0 up to 2.0; 1.0 is off. Default
-    1.0.
+    """Divides the score of tokens that are in the text already, above 0 up to 2.0; 1.0 is off.
+    Default 1.0.
     """
     seed: _builtins.int
-    """Makes the choice repeatable on the same engine and machine, 0 to 2147483647. Default: a new one
-    for each request.
+    """Makes the choice repeatable on the same engine and machine, 0 to 2147483647. Default: a new
+    seed for each request.
     """
     return_full_text: _builtins.bool
     """Whether `generated_text` begins with the prompt. Default true."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 4 sequences, none empty, before the first of which the text ends; the sequence itself is
-        not part of the text. Default: none.
+        """Up to 4 sequences, none empty. The text ends before the first of them that comes; the sequence
+        itself is not part of the text. Default: none.
         """
 
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:
-        """How long the model stays without use after this request, until the next one: 0 to the service's
-        setting `max_idle_timeout` (1 hour). Default: the model's own. Has no effect on a model that the
-        operator has pinned.
+        """The idle timeout of the model after this request, until the next one: 0 to the setting
+        `max_idle_timeout` (1 hour). Default: the model's own. Has no effect on a pinned model.
         """
 
     def __init__(
@@ -1038,14 +1046,12 @@ class GenerateResponse(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     generated_text: _builtins.str
-    """The prompt and the text that continues it; the continuation alone when `return_full_text` is
-    false.
-    """
+    """The prompt and the text that continues it; without the prompt when `return_full_text` is false."""
     model_id: _builtins.str
     """The model's id."""
     @_builtins.property
     def summary(self) -> Global___GenerateSummary:
-        """How it went."""
+        """How the generation went."""
 
     def __init__(
         self,
@@ -1065,7 +1071,7 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 @_typing.final
 class GenerateStreamRequest(_message.Message):
     """Request of GenerateStream. Fields 1 to 9 are those of GenerateRequest, with the same bounds and
-    defaults; chunks never repeat the prompt.
+    defaults. Chunks never repeat the prompt.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1097,14 +1103,15 @@ class GenerateStreamRequest(_message.Message):
     repetition_penalty: _builtins.float
     """Above 0 up to 2.0; 1.0 is off. Default 1.0."""
     seed: _builtins.int
-    """0 to 2147483647. Default: a new one for each request."""
+    """0 to 2147483647. Default: a new seed for each request."""
     status_events: _builtins.bool
-    """Whether to send status events until the model is ready. Default false."""
+    """Whether to send status events until the request has a slot. Default false."""
     resume: _builtins.bool
-    """Whether the text goes on when its engine is lost (it died, or was replaced since it hung), up to
-    three times: the model is started again, if need be, and continues from the prompt and what was
-    sent, which an event `resumption` tells. The tokens at such a seam can be cut differently, so the
-    same seed need not give the same text. Default false: the stream ends with ENGINE_FAILED.
+    """Whether the text goes on when its engine is lost (it died, or it hung and was replaced), up to
+    three times. The model is started again if needed, and continues from the prompt and the text
+    that was sent; an event `resumption` reports that. Tokens can be cut differently at a
+    resumption, so the same seed need not give the same text. Default false: the stream ends with
+    ENGINE_FAILED.
     """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1112,7 +1119,9 @@ class GenerateStreamRequest(_message.Message):
 
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:
-        """How long the model stays without use after this request. Default: the model's own."""
+        """The idle timeout of the model after this request, as in GenerateRequest. Default: the model's
+        own.
+        """
 
     def __init__(
         self,
@@ -1173,8 +1182,8 @@ class GenerateStreamResponse(_message.Message):
     RESUMPTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def status(self) -> Global___GenerateStatus:
-        """The model is not ready for this request yet. Sent at once, at every change and every 10 s,
-        when `status_events` is set.
+        """The request waits for the model or for a slot, also after a resumption. Sent at once, at
+        every change and every 10 s, when `status_events` is set.
         """
 
     @_builtins.property
@@ -1187,7 +1196,7 @@ class GenerateStreamResponse(_message.Message):
 
     @_builtins.property
     def resumption(self) -> Global___GenerateResumption:
-        """The engine was lost, and another goes on with the text. Sent when `resume` is set."""
+        """The engine was lost, and another one goes on with the text. Sent when `resume` is set."""
 
     def __init__(
         self,
@@ -1209,7 +1218,7 @@ Global___GenerateStreamResponse: _TypeAlias = GenerateStreamResponse  # noqa: Y0
 
 @_typing.final
 class GenerateStatus(_message.Message):
-    """The model on its way to READY."""
+    """The wait of a request for its model, then for a slot."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1217,14 +1226,14 @@ class GenerateStatus(_message.Message):
     START_PROGRESS_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     model_state: Global___ModelState.ValueType
-    """Its state now."""
+    """The state of the model now."""
     queue_position: _builtins.int
-    """The place of this request among those that wait for a turn at the engine, of which 1 is next;
-    requests of callers who have had fewer turns may still go before it. 0 until the model is READY.
+    """Position of this request in the queue for a slot, 1 is next, counting the requests of other
+    callers that round robin serves first. 0 until the model is READY.
     """
     @_builtins.property
     def start_progress(self) -> Global___StartProgress:
-        """How far its start has come. Set while STARTING."""
+        """The progress of its start. Set while STARTING."""
 
     def __init__(
         self,
@@ -1250,9 +1259,10 @@ class GenerateChunk(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The text since the last chunk, never empty: all that the engine had made when it was sent. That
-    is more than one token when the reader is slower than the engine, or the engine makes more than
-    100 tokens a second: after a chunk the next waits 10 ms for more, but never the first or the last.
+    """The text since the last chunk, never empty: all that the engine had generated when the chunk
+    was sent. That is more than one token when the reader is slower than the engine, or the engine
+    generates more than 100 tokens a second: after a chunk the next waits 10 ms for more, but never
+    the first or the last.
     """
     token_count: _builtins.int
     """The tokens in `text`."""
@@ -1272,8 +1282,8 @@ Global___GenerateChunk: _TypeAlias = GenerateChunk  # noqa: Y015
 
 @_typing.final
 class GenerateResumption(_message.Message):
-    """A seam in a text whose engine was lost: what comes after it continues the prompt and all that was
-    sent before.
+    """Where a text goes on after its engine was lost. The text after this event continues the prompt
+    and all that was sent before.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1322,12 +1332,12 @@ class GenerateSummary(_message.Message):
     """The model's id."""
     @_builtins.property
     def start_duration(self) -> _duration_pb2.Duration:
-        """The time from the arrival of the call to the moment at which the model was ready for it."""
+        """The time from the arrival of the call until the request had a slot."""
 
     @_builtins.property
     def first_token_duration(self) -> _duration_pb2.Duration:
-        """The time from then to the first token. Not set by Generate: an engine that need not stream a text
-        tells nothing before its end.
+        """The time from then to the first token. Unset for Generate, whose engine may send the text in
+        one piece.
         """
 
     @_builtins.property
@@ -1336,8 +1346,9 @@ class GenerateSummary(_message.Message):
 
     @_builtins.property
     def resumptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerateResumption]:
-        """The seams of the text, in order; empty for nearly every text. With seams the counts are the sums
-        of the parts, and `prompt_token_count` is 0 where the engine was lost after the last token.
+        """The resumptions of the text, in order; empty for nearly every text. With resumptions the counts
+        are the sums of the parts, and `prompt_token_count` is 0 where the engine was lost after the
+        last token.
         """
 
     def __init__(

@@ -29,19 +29,20 @@ GRPC_VERSION: str
 class ModelServiceStub:
     """Runs language models on demand and generates text with them.
 
-    A model is named by its id in the catalog. It is started by the first call that needs it (or by
-    StartModel), serves any number of calls at once, and is stopped by StopModel or with the service.
+    A model is named by its id in the catalog. The first call that needs a model starts it, or
+    StartModel does. A model serves any number of calls at once. It runs until StopModel, its idle
+    timeout, an eviction or the end of the service stops it.
 
-    Calls may be made from any number of clients. A call that is cancelled, or whose deadline passes,
-    ends its own generation within a second (llama.cpp first reads a prompt to its end that it has
-    begun to read) and disturbs no other call: the start of a model belongs to the service and goes on
-    for the callers that still wait.
+    Any number of clients may call at the same time. A call that is cancelled, or whose deadline
+    passes, ends its own generation within a second and disturbs no other call. (llama.cpp first
+    finishes reading a prompt that it has begun.) A start belongs to the service: it goes on without
+    the callers that have left.
 
-    Errors end the call with a status; see `ErrorReason` for all of them. Every RPC may end with
-    SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
+    An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
+    any RPC may end with SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
 
-    The REST paths of an RPC are in its `google.api.http` rule; the bridge answers there with the
-    documented JSON, which is a part of the message below.
+    The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
+    documented JSON, which is a part of the response message.
     """
 
     @_typing.overload
@@ -49,219 +50,243 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     GetInfo: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetInfoRequest, _model_service_pb2.GetInfoResponse]
-    """Says what this service is and what runs on it. Never fails and never waits."""
+    """Returns what this service is and which models run. Never waits.
+
+    Errors: none of its own.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
-    """Lists the models of the catalog, in the catalog's order. Never waits."""
+    """Lists the models of the catalog, in the order of the catalog. Never waits.
+
+    Errors: none of its own.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
-    """Describes one model: its state, its progress while it starts, its last error. Never waits.
+    """Returns one model: its state, the progress of its start, its last error. Never waits.
 
     Errors: MODEL_NOT_FOUND.
     """
     StartModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.StartModelRequest, _model_service_pb2.StartModelResponse]
-    """Starts a model and returns when it is ready to generate; with `no_wait`, at once. Idempotent: a
-    model that runs already is left alone, and one that is starting is joined. When the call ends
-    early (cancel, deadline) the start goes on.
+    """Starts a model and waits until it is READY; with `no_wait`, returns at once. Idempotent: a
+    model that runs stays as it is, and a call during a start joins that start. When the call ends
+    early (cancel, deadline), the start goes on.
 
     The first start pulls an image and downloads weights, which can take many minutes: set a long
-    deadline or use `no_wait` and poll GetModel.
+    deadline, or use `no_wait` and poll GetModel.
 
-    A model that does not fit into the memory that is left evicts models that nobody uses, least
-    recently used first, or waits for those in use.
+    When too little memory is free, the start evicts models that no request uses, least recently
+    used first, or waits for models in use.
 
-    Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, ENGINE_DIED, START_BACKING_OFF,
-    RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
+    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, ENGINE_DIED,
+    START_BACKING_OFF, RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was
+    stopped during its start).
     """
     StopModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]
-    """Stops a model and returns when its container is gone and its name, port and memory are free.
-    Requests that run are given `drain_timeout` to finish and are cut after it (MODEL_STOPPED); a
-    start is cancelled. A later request starts the model again.
+    """Stops a model and waits until its container is gone and its name, port and memory are free.
+    Requests that run get `drain_timeout` to finish and are cut after it (MODEL_STOPPED). A start
+    is cancelled. A later request starts the model again.
 
-    Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, STOP_FAILED, RUNTIME_UNAVAILABLE.
+    Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, INVALID_PARAMETER, STOP_FAILED.
     """
     WatchModels: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]
-    """Tells what happens to the models: first each model as it is, then `snapshot_done`, then each
-    change, for as long as the caller listens. With `after_revision` of the last message that was
-    seen there is no snapshot, and no change in between is lost, as long as the service keeps it
-    (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
+    """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
+    then each change, until the caller leaves. With `after_revision` of the last message that the
+    caller has seen, the changes after it come without a snapshot, and none is lost. Where the
+    service no longer keeps these changes (it keeps the last 10000), or was restarted, a snapshot
+    comes first.
 
     Errors: MODEL_NOT_FOUND.
     """
     ReloadCatalog: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReloadCatalogRequest, _model_service_pb2.ReloadCatalogResponse]
-    """Reads the catalog's file again and puts it into force, as SIGHUP does. Models whose entry is the
-    same are not touched. A new entry that changes nothing of how the engine runs is in force at once;
-    otherwise the model, if it runs, is drained (setting `drain_timeout`) and started again, and calls
-    that come meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
-    Returns as soon as the new catalog is in force; WatchModels tells the rest.
+    """Reads the file of the catalog again, as SIGHUP does, and returns as soon as the new catalog is
+    in force; WatchModels reports what follows. A model whose entry is the same is not touched. A
+    new entry with which the engine runs in the same way is in force at once. Any other new entry
+    drains the model, if it runs (setting `drain_timeout`), and starts it again; calls that come
+    meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
 
-    Errors: CATALOG_INVALID, and then the old catalog stays in force.
+    Errors: CATALOG_INVALID; the old catalog then stays in force.
     """
     StreamLogs: _grpc.UnaryStreamMultiCallable[_model_service_pb2.StreamLogsRequest, _model_service_pb2.StreamLogsResponse]
-    """Tells what a model's engine has written: of the one that runs, or of the last one that ran or
+    """Streams the log lines of a model's engine: the one that runs, or the last one that ran or
     failed to start. Values of secrets in its environment, and tokens of Hugging Face, are hidden.
-    With `follow` it goes on with each new line until the engine ends.
+    With `follow`, waits for new lines until the engine ends.
 
-    Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (it has never been started), INVALID_PARAMETER.
+    Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (the model has never been started),
+    INVALID_PARAMETER.
     """
     Generate: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GenerateRequest, _model_service_pb2.GenerateResponse]
-    """Generates the whole text and returns it in one message. Starts the model when it is not
-    running, and waits for it; the generation timeout (60 s by default) counts from the moment at
-    which the model is ready.
+    """Generates the whole text and returns it in one message. Waits until the model is READY (it
+    starts the model if needed), then for a slot, then for the text. The generation timeout (60 s
+    by default) counts from the moment at which the request has a slot.
 
-    An engine works on a limited number of requests at once. Others wait, in turn between callers (a
-    caller is what the metadata `x-caller` of a proxy says, else the metadata `authorization`, else an
-    address); when too many wait, QUEUE_FULL.
+    An engine works on a limited number of requests at once, its slots. Other requests wait in a
+    queue that serves the callers round robin. A caller is known by the metadata `x-caller` (of a
+    proxy), else by the metadata `authorization`, else by an address. A full queue refuses the
+    request (QUEUE_FULL).
 
     A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
-    (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
+    (DEADLINE_TOO_SHORT, with the time after which a retry makes sense). The start goes on
+    meanwhile.
 
-    An engine that is lost meanwhile is replaced once, and the text begun anew.
+    An engine that is lost during the text is replaced once, and the text begins again.
 
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
     DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
     """
     GenerateStream: _grpc.UnaryStreamMultiCallable[_model_service_pb2.GenerateStreamRequest, _model_service_pb2.GenerateStreamResponse]
-    """Generates text and streams it as it is made: status events while the model starts (when asked
-    for), then chunks, then exactly one summary. A stream without a summary has failed, and its
-    status says why.
+    """Generates text and streams it: status events (with `status_events`) until the request has a
+    slot, then chunks, then exactly one summary. Waits as Generate does. A stream without a summary
+    has failed, and its status says why.
 
-    The generation timeout bounds the silence between two chunks, not the length of the stream.
+    The generation timeout limits the silence between two chunks, not the length of the stream.
 
-    An engine that is lost before the first token is replaced once, unseen; after it the text goes on
-    where `resume` is set.
+    An engine that is lost before the first token is replaced once, and the stream does not show
+    it. After the first token the text goes on only with `resume`.
 
-    Errors: as Generate. After the first chunk ENGINE_FAILED and MODEL_STOPPED have the code
-    ABORTED, and the metadata `sent_token_count`.
+    On REST the messages are server-sent events. The name of an event is the field that is set
+    (`status`, `chunk`, `resumption`, `summary`), and its data is the JSON of that field. A failure
+    after the first event is an event `error`.
 
-    On REST the messages are server-sent events: the event's name is that of the field that is set
-    (`status`, `chunk`, `resumption`, `summary`) and its data that field's JSON; a failure after the first event
-    is an event `error`.
+    Errors: those of Generate. After the first chunk each has the metadata `sent_token_count`, and
+    ENGINE_FAILED, MODEL_STOPPED and SHUTTING_DOWN have the code ABORTED.
     """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
     """Runs language models on demand and generates text with them.
 
-    A model is named by its id in the catalog. It is started by the first call that needs it (or by
-    StartModel), serves any number of calls at once, and is stopped by StopModel or with the service.
+    A model is named by its id in the catalog. The first call that needs a model starts it, or
+    StartModel does. A model serves any number of calls at once. It runs until StopModel, its idle
+    timeout, an eviction or the end of the service stops it.
 
-    Calls may be made from any number of clients. A call that is cancelled, or whose deadline passes,
-    ends its own generation within a second (llama.cpp first reads a prompt to its end that it has
-    begun to read) and disturbs no other call: the start of a model belongs to the service and goes on
-    for the callers that still wait.
+    Any number of clients may call at the same time. A call that is cancelled, or whose deadline
+    passes, ends its own generation within a second and disturbs no other call. (llama.cpp first
+    finishes reading a prompt that it has begun.) A start belongs to the service: it goes on without
+    the callers that have left.
 
-    Errors end the call with a status; see `ErrorReason` for all of them. Every RPC may end with
-    SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
+    An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
+    any RPC may end with SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
 
-    The REST paths of an RPC are in its `google.api.http` rule; the bridge answers there with the
-    documented JSON, which is a part of the message below.
+    The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
+    documented JSON, which is a part of the response message.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetInfo: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetInfoRequest, _model_service_pb2.GetInfoResponse]  # type: ignore[assignment]
-    """Says what this service is and what runs on it. Never fails and never waits."""
+    """Returns what this service is and which models run. Never waits.
+
+    Errors: none of its own.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models of the catalog, in the catalog's order. Never waits."""
+    """Lists the models of the catalog, in the order of the catalog. Never waits.
+
+    Errors: none of its own.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
-    """Describes one model: its state, its progress while it starts, its last error. Never waits.
+    """Returns one model: its state, the progress of its start, its last error. Never waits.
 
     Errors: MODEL_NOT_FOUND.
     """
     StartModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.StartModelRequest, _model_service_pb2.StartModelResponse]  # type: ignore[assignment]
-    """Starts a model and returns when it is ready to generate; with `no_wait`, at once. Idempotent: a
-    model that runs already is left alone, and one that is starting is joined. When the call ends
-    early (cancel, deadline) the start goes on.
+    """Starts a model and waits until it is READY; with `no_wait`, returns at once. Idempotent: a
+    model that runs stays as it is, and a call during a start joins that start. When the call ends
+    early (cancel, deadline), the start goes on.
 
     The first start pulls an image and downloads weights, which can take many minutes: set a long
-    deadline or use `no_wait` and poll GetModel.
+    deadline, or use `no_wait` and poll GetModel.
 
-    A model that does not fit into the memory that is left evicts models that nobody uses, least
-    recently used first, or waits for those in use.
+    When too little memory is free, the start evicts models that no request uses, least recently
+    used first, or waits for models in use.
 
-    Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, ENGINE_DIED, START_BACKING_OFF,
-    RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
+    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, ENGINE_DIED,
+    START_BACKING_OFF, RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was
+    stopped during its start).
     """
     StopModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]  # type: ignore[assignment]
-    """Stops a model and returns when its container is gone and its name, port and memory are free.
-    Requests that run are given `drain_timeout` to finish and are cut after it (MODEL_STOPPED); a
-    start is cancelled. A later request starts the model again.
+    """Stops a model and waits until its container is gone and its name, port and memory are free.
+    Requests that run get `drain_timeout` to finish and are cut after it (MODEL_STOPPED). A start
+    is cancelled. A later request starts the model again.
 
-    Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, STOP_FAILED, RUNTIME_UNAVAILABLE.
+    Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, INVALID_PARAMETER, STOP_FAILED.
     """
     WatchModels: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]  # type: ignore[assignment]
-    """Tells what happens to the models: first each model as it is, then `snapshot_done`, then each
-    change, for as long as the caller listens. With `after_revision` of the last message that was
-    seen there is no snapshot, and no change in between is lost, as long as the service keeps it
-    (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
+    """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
+    then each change, until the caller leaves. With `after_revision` of the last message that the
+    caller has seen, the changes after it come without a snapshot, and none is lost. Where the
+    service no longer keeps these changes (it keeps the last 10000), or was restarted, a snapshot
+    comes first.
 
     Errors: MODEL_NOT_FOUND.
     """
     ReloadCatalog: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReloadCatalogRequest, _model_service_pb2.ReloadCatalogResponse]  # type: ignore[assignment]
-    """Reads the catalog's file again and puts it into force, as SIGHUP does. Models whose entry is the
-    same are not touched. A new entry that changes nothing of how the engine runs is in force at once;
-    otherwise the model, if it runs, is drained (setting `drain_timeout`) and started again, and calls
-    that come meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
-    Returns as soon as the new catalog is in force; WatchModels tells the rest.
+    """Reads the file of the catalog again, as SIGHUP does, and returns as soon as the new catalog is
+    in force; WatchModels reports what follows. A model whose entry is the same is not touched. A
+    new entry with which the engine runs in the same way is in force at once. Any other new entry
+    drains the model, if it runs (setting `drain_timeout`), and starts it again; calls that come
+    meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
 
-    Errors: CATALOG_INVALID, and then the old catalog stays in force.
+    Errors: CATALOG_INVALID; the old catalog then stays in force.
     """
     StreamLogs: _aio.UnaryStreamMultiCallable[_model_service_pb2.StreamLogsRequest, _model_service_pb2.StreamLogsResponse]  # type: ignore[assignment]
-    """Tells what a model's engine has written: of the one that runs, or of the last one that ran or
+    """Streams the log lines of a model's engine: the one that runs, or the last one that ran or
     failed to start. Values of secrets in its environment, and tokens of Hugging Face, are hidden.
-    With `follow` it goes on with each new line until the engine ends.
+    With `follow`, waits for new lines until the engine ends.
 
-    Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (it has never been started), INVALID_PARAMETER.
+    Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (the model has never been started),
+    INVALID_PARAMETER.
     """
     Generate: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GenerateRequest, _model_service_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Generates the whole text and returns it in one message. Starts the model when it is not
-    running, and waits for it; the generation timeout (60 s by default) counts from the moment at
-    which the model is ready.
+    """Generates the whole text and returns it in one message. Waits until the model is READY (it
+    starts the model if needed), then for a slot, then for the text. The generation timeout (60 s
+    by default) counts from the moment at which the request has a slot.
 
-    An engine works on a limited number of requests at once. Others wait, in turn between callers (a
-    caller is what the metadata `x-caller` of a proxy says, else the metadata `authorization`, else an
-    address); when too many wait, QUEUE_FULL.
+    An engine works on a limited number of requests at once, its slots. Other requests wait in a
+    queue that serves the callers round robin. A caller is known by the metadata `x-caller` (of a
+    proxy), else by the metadata `authorization`, else by an address. A full queue refuses the
+    request (QUEUE_FULL).
 
     A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
-    (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
+    (DEADLINE_TOO_SHORT, with the time after which a retry makes sense). The start goes on
+    meanwhile.
 
-    An engine that is lost meanwhile is replaced once, and the text begun anew.
+    An engine that is lost during the text is replaced once, and the text begins again.
 
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
     DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
     """
     GenerateStream: _aio.UnaryStreamMultiCallable[_model_service_pb2.GenerateStreamRequest, _model_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
-    """Generates text and streams it as it is made: status events while the model starts (when asked
-    for), then chunks, then exactly one summary. A stream without a summary has failed, and its
-    status says why.
+    """Generates text and streams it: status events (with `status_events`) until the request has a
+    slot, then chunks, then exactly one summary. Waits as Generate does. A stream without a summary
+    has failed, and its status says why.
 
-    The generation timeout bounds the silence between two chunks, not the length of the stream.
+    The generation timeout limits the silence between two chunks, not the length of the stream.
 
-    An engine that is lost before the first token is replaced once, unseen; after it the text goes on
-    where `resume` is set.
+    An engine that is lost before the first token is replaced once, and the stream does not show
+    it. After the first token the text goes on only with `resume`.
 
-    Errors: as Generate. After the first chunk ENGINE_FAILED and MODEL_STOPPED have the code
-    ABORTED, and the metadata `sent_token_count`.
+    On REST the messages are server-sent events. The name of an event is the field that is set
+    (`status`, `chunk`, `resumption`, `summary`), and its data is the JSON of that field. A failure
+    after the first event is an event `error`.
 
-    On REST the messages are server-sent events: the event's name is that of the field that is set
-    (`status`, `chunk`, `resumption`, `summary`) and its data that field's JSON; a failure after the first event
-    is an event `error`.
+    Errors: those of Generate. After the first chunk each has the metadata `sent_token_count`, and
+    ENGINE_FAILED, MODEL_STOPPED and SHUTTING_DOWN have the code ABORTED.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs language models on demand and generates text with them.
 
-    A model is named by its id in the catalog. It is started by the first call that needs it (or by
-    StartModel), serves any number of calls at once, and is stopped by StopModel or with the service.
+    A model is named by its id in the catalog. The first call that needs a model starts it, or
+    StartModel does. A model serves any number of calls at once. It runs until StopModel, its idle
+    timeout, an eviction or the end of the service stops it.
 
-    Calls may be made from any number of clients. A call that is cancelled, or whose deadline passes,
-    ends its own generation within a second (llama.cpp first reads a prompt to its end that it has
-    begun to read) and disturbs no other call: the start of a model belongs to the service and goes on
-    for the callers that still wait.
+    Any number of clients may call at the same time. A call that is cancelled, or whose deadline
+    passes, ends its own generation within a second and disturbs no other call. (llama.cpp first
+    finishes reading a prompt that it has begun.) A start belongs to the service: it goes on without
+    the callers that have left.
 
-    Errors end the call with a status; see `ErrorReason` for all of them. Every RPC may end with
-    SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
+    An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
+    any RPC may end with SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
 
-    The REST paths of an RPC are in its `google.api.http` rule; the bridge answers there with the
-    documented JSON, which is a part of the message below.
+    The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
+    documented JSON, which is a part of the response message.
     """
 
     @_abc_1.abstractmethod
@@ -270,7 +295,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.GetInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.GetInfoResponse, _abc.Awaitable[_model_service_pb2.GetInfoResponse]]:
-        """Says what this service is and what runs on it. Never fails and never waits."""
+        """Returns what this service is and which models run. Never waits.
+
+        Errors: none of its own.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -278,7 +306,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ListModelsResponse, _abc.Awaitable[_model_service_pb2.ListModelsResponse]]:
-        """Lists the models of the catalog, in the catalog's order. Never waits."""
+        """Lists the models of the catalog, in the order of the catalog. Never waits.
+
+        Errors: none of its own.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -286,7 +317,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.GetModelResponse, _abc.Awaitable[_model_service_pb2.GetModelResponse]]:
-        """Describes one model: its state, its progress while it starts, its last error. Never waits.
+        """Returns one model: its state, the progress of its start, its last error. Never waits.
 
         Errors: MODEL_NOT_FOUND.
         """
@@ -297,18 +328,19 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.StartModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.StartModelResponse, _abc.Awaitable[_model_service_pb2.StartModelResponse]]:
-        """Starts a model and returns when it is ready to generate; with `no_wait`, at once. Idempotent: a
-        model that runs already is left alone, and one that is starting is joined. When the call ends
-        early (cancel, deadline) the start goes on.
+        """Starts a model and waits until it is READY; with `no_wait`, returns at once. Idempotent: a
+        model that runs stays as it is, and a call during a start joins that start. When the call ends
+        early (cancel, deadline), the start goes on.
 
         The first start pulls an image and downloads weights, which can take many minutes: set a long
-        deadline or use `no_wait` and poll GetModel.
+        deadline, or use `no_wait` and poll GetModel.
 
-        A model that does not fit into the memory that is left evicts models that nobody uses, least
-        recently used first, or waits for those in use.
+        When too little memory is free, the start evicts models that no request uses, least recently
+        used first, or waits for models in use.
 
-        Errors: MODEL_NOT_FOUND, START_FAILED, START_STALLED, ENGINE_DIED, START_BACKING_OFF,
-        RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (somebody stopped it while it was starting).
+        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, ENGINE_DIED,
+        START_BACKING_OFF, RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was
+        stopped during its start).
         """
 
     @_abc_1.abstractmethod
@@ -317,11 +349,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.StopModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.StopModelResponse, _abc.Awaitable[_model_service_pb2.StopModelResponse]]:
-        """Stops a model and returns when its container is gone and its name, port and memory are free.
-        Requests that run are given `drain_timeout` to finish and are cut after it (MODEL_STOPPED); a
-        start is cancelled. A later request starts the model again.
+        """Stops a model and waits until its container is gone and its name, port and memory are free.
+        Requests that run get `drain_timeout` to finish and are cut after it (MODEL_STOPPED). A start
+        is cancelled. A later request starts the model again.
 
-        Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, STOP_FAILED, RUNTIME_UNAVAILABLE.
+        Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, INVALID_PARAMETER, STOP_FAILED.
         """
 
     @_abc_1.abstractmethod
@@ -330,10 +362,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.WatchModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_service_pb2.WatchModelsResponse], _abc.AsyncIterator[_model_service_pb2.WatchModelsResponse]]:
-        """Tells what happens to the models: first each model as it is, then `snapshot_done`, then each
-        change, for as long as the caller listens. With `after_revision` of the last message that was
-        seen there is no snapshot, and no change in between is lost, as long as the service keeps it
-        (the last 10000) and has not been started anew; otherwise it begins with a snapshot.
+        """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
+        then each change, until the caller leaves. With `after_revision` of the last message that the
+        caller has seen, the changes after it come without a snapshot, and none is lost. Where the
+        service no longer keeps these changes (it keeps the last 10000), or was restarted, a snapshot
+        comes first.
 
         Errors: MODEL_NOT_FOUND.
         """
@@ -344,13 +377,13 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ReloadCatalogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ReloadCatalogResponse, _abc.Awaitable[_model_service_pb2.ReloadCatalogResponse]]:
-        """Reads the catalog's file again and puts it into force, as SIGHUP does. Models whose entry is the
-        same are not touched. A new entry that changes nothing of how the engine runs is in force at once;
-        otherwise the model, if it runs, is drained (setting `drain_timeout`) and started again, and calls
-        that come meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
-        Returns as soon as the new catalog is in force; WatchModels tells the rest.
+        """Reads the file of the catalog again, as SIGHUP does, and returns as soon as the new catalog is
+        in force; WatchModels reports what follows. A model whose entry is the same is not touched. A
+        new entry with which the engine runs in the same way is in force at once. Any other new entry
+        drains the model, if it runs (setting `drain_timeout`), and starts it again; calls that come
+        meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
 
-        Errors: CATALOG_INVALID, and then the old catalog stays in force.
+        Errors: CATALOG_INVALID; the old catalog then stays in force.
         """
 
     @_abc_1.abstractmethod
@@ -359,11 +392,12 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.StreamLogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_service_pb2.StreamLogsResponse], _abc.AsyncIterator[_model_service_pb2.StreamLogsResponse]]:
-        """Tells what a model's engine has written: of the one that runs, or of the last one that ran or
+        """Streams the log lines of a model's engine: the one that runs, or the last one that ran or
         failed to start. Values of secrets in its environment, and tokens of Hugging Face, are hidden.
-        With `follow` it goes on with each new line until the engine ends.
+        With `follow`, waits for new lines until the engine ends.
 
-        Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (it has never been started), INVALID_PARAMETER.
+        Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (the model has never been started),
+        INVALID_PARAMETER.
         """
 
     @_abc_1.abstractmethod
@@ -372,18 +406,20 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.GenerateResponse, _abc.Awaitable[_model_service_pb2.GenerateResponse]]:
-        """Generates the whole text and returns it in one message. Starts the model when it is not
-        running, and waits for it; the generation timeout (60 s by default) counts from the moment at
-        which the model is ready.
+        """Generates the whole text and returns it in one message. Waits until the model is READY (it
+        starts the model if needed), then for a slot, then for the text. The generation timeout (60 s
+        by default) counts from the moment at which the request has a slot.
 
-        An engine works on a limited number of requests at once. Others wait, in turn between callers (a
-        caller is what the metadata `x-caller` of a proxy says, else the metadata `authorization`, else an
-        address); when too many wait, QUEUE_FULL.
+        An engine works on a limited number of requests at once, its slots. Other requests wait in a
+        queue that serves the callers round robin. A caller is known by the metadata `x-caller` (of a
+        proxy), else by the metadata `authorization`, else by an address. A full queue refuses the
+        request (QUEUE_FULL).
 
         A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
-        (DEADLINE_TOO_SHORT, with the time after which a retry makes sense); a start goes on meanwhile.
+        (DEADLINE_TOO_SHORT, with the time after which a retry makes sense). The start goes on
+        meanwhile.
 
-        An engine that is lost meanwhile is replaced once, and the text begun anew.
+        An engine that is lost during the text is replaced once, and the text begins again.
 
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
         DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
@@ -395,21 +431,21 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.GenerateStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_service_pb2.GenerateStreamResponse], _abc.AsyncIterator[_model_service_pb2.GenerateStreamResponse]]:
-        """Generates text and streams it as it is made: status events while the model starts (when asked
-        for), then chunks, then exactly one summary. A stream without a summary has failed, and its
-        status says why.
+        """Generates text and streams it: status events (with `status_events`) until the request has a
+        slot, then chunks, then exactly one summary. Waits as Generate does. A stream without a summary
+        has failed, and its status says why.
 
-        The generation timeout bounds the silence between two chunks, not the length of the stream.
+        The generation timeout limits the silence between two chunks, not the length of the stream.
 
-        An engine that is lost before the first token is replaced once, unseen; after it the text goes on
-        where `resume` is set.
+        An engine that is lost before the first token is replaced once, and the stream does not show
+        it. After the first token the text goes on only with `resume`.
 
-        Errors: as Generate. After the first chunk ENGINE_FAILED and MODEL_STOPPED have the code
-        ABORTED, and the metadata `sent_token_count`.
+        On REST the messages are server-sent events. The name of an event is the field that is set
+        (`status`, `chunk`, `resumption`, `summary`), and its data is the JSON of that field. A failure
+        after the first event is an event `error`.
 
-        On REST the messages are server-sent events: the event's name is that of the field that is set
-        (`status`, `chunk`, `resumption`, `summary`) and its data that field's JSON; a failure after the first event
-        is an event `error`.
+        Errors: those of Generate. After the first chunk each has the metadata `sent_token_count`, and
+        ENGINE_FAILED, MODEL_STOPPED and SHUTTING_DOWN have the code ABORTED.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
