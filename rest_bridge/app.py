@@ -32,7 +32,7 @@ def create_app(channel: Channel, settings: Settings | None = None) -> FastAPI:
         # Looked for in each request, and there is nothing here that would record it.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         # Included, each router would be asked in turn, and once more for what it has.
-        routes=[*routes.router.routes, *health.router.routes, *pages.router.routes],
+        routes=[*routes.ROUTES, *health.router.routes, *pages.router.routes],
     )
     app.state.settings = settings
     app.state.service = Service(channel, settings.target)
