@@ -26,7 +26,7 @@ ENDPOINTS = [
     ("POST", "/generate_stream", ENOUGH),
 ]
 RULES = {
-    value.name.removeprefix("ERROR_REASON_"): value.GetOptions().Extensions[error_rule].http_status
+    value.name.removeprefix("ERROR_REASON_"): value.GetOptions().Extensions[error_rule]
     for value in ErrorReason.DESCRIPTOR.values
     if value.number
 }
@@ -39,7 +39,7 @@ async def test_each_reason_has_its_status_on_each_endpoint(
     service.failure = failure(reason, f"a sentence about {reason}")
     for method, path, body in ENDPOINTS:
         response = await bridge.client.request(method, path, json=body)
-        assert response.status_code == RULES[reason]
+        assert response.status_code == RULES[reason].http_status
         assert response.json() == {"detail": f"a sentence about {reason}"}
         assert response.headers["content-type"] == "application/json"
         assert response.headers["x-error-reason"] == reason

@@ -8,7 +8,7 @@ import pytest
 from google.api import annotations_pb2
 
 from inference_service.v1 import model_service_pb2 as pb
-from rest_bridge.openapi import DETAILS, EVENTS_EXAMPLE, EXAMPLES
+from rest_bridge.openapi import EVENTS_EXAMPLE, EXAMPLES
 from tests.rest_bridge.conftest import Bridge
 from tests.rest_bridge.scripted import ScriptedService
 from tests.rest_bridge.test_errors import RULES
@@ -89,23 +89,36 @@ async def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:
     assert list(schemas["ModelResponse"]["properties"]) == list(EXAMPLES["MODELS"]["models"][0])
 
 
+def failures(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """List the status and the content of every error response."""
+    return [
+        (status, response["content"]["application/json"])
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        for status, response in operation["responses"].items()
+        if status != "200"
+    ]
+
+
 async def test_errors_have_one_schema(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert list(schemas["ErrorResponse"]["properties"]) == ["detail"]
     assert not any("Validation" in name for name in schemas)
-    told = set()
-    for methods in document["paths"].values():
-        for operation in methods.values():
-            for status, response in operation["responses"].items():
-                if status == "200":
-                    continue
-                content = response["content"]["application/json"]
-                assert content["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}
-                for reason, example in content.get("examples", {}).items():
-                    assert list(example["value"]) == ["detail"]
-                    assert status in (str(RULES[reason]), "403", "415")
-                    told.add(reason)
-    assert told == set(RULES) - {"DEADLINE_TOO_SHORT"} == set(DETAILS)  # REST has no deadlines
+    for _, content in failures(document):
+        assert content["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}
+
+
+async def test_examples_of_errors_are_the_actions_of_the_contract(
+    document: dict[str, Any],
+) -> None:
+    reasons = set()
+    for status, content in failures(document):
+        for reason, example in content.get("examples", {}).items():
+            assert example == {"value": {"detail": RULES[reason].action}}
+            assert status == str(RULES[reason].http_status)
+            reasons.add(reason)
+        assert "example" not in content
+    assert reasons == set(RULES) - {"DEADLINE_TOO_SHORT"}  # REST has no deadlines
 
 
 async def test_requests_document_the_bounds_of_the_service(document: dict[str, Any]) -> None:
