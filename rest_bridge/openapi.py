@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond the schemas: examples and errors."""
+"""Examples and errors of the OpenAPI document."""
 
 from collections import defaultdict
 from http import HTTPStatus
@@ -10,9 +10,8 @@ from rest_bridge.errors import rule
 Responses = dict[int | str, dict[str, Any]]
 
 DESCRIPTION = """\
-Runs language models on demand and generates text with them. A model is started by the first
-request that needs it, which can take minutes; `POST /generate_stream` with `status_events` shows
-how far the start has come.
+Runs language models on demand and generates text with them. The first request for a model starts
+it, which can take minutes. `POST /generate_stream` with `status_events` reports the progress.
 
 Every error has the body `{"detail": "<one sentence>"}`. The header `X-Error-Reason` has the reason
 for programs, and `Retry-After` the seconds to wait, where they are known. The examples of errors
@@ -82,9 +81,9 @@ data: {"id": "gpt-2", "name": "gpt-2", "hf_name": "gpt2", "running": true, \
 
 
 def events(example: str) -> Responses:
-    """The response of an endpoint that streams."""
+    """Describe the response of an endpoint that streams."""
     content = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
-    return {200: {"description": "The events, as they come", "content": content}}
+    return {200: {"description": "The events, each sent at once", "content": content}}
 
 
 EVENTS = events(EVENTS_EXAMPLE)
@@ -119,7 +118,7 @@ GENERATING = (
 
 HEADERS = {
     "X-Error-Reason": {
-        "description": "The reason, for programs.",
+        "description": "The reason of the error, for programs.",
         "schema": {"type": "string"},
     },
     "Retry-After": {
@@ -156,11 +155,11 @@ def failure(description: str, examples: dict[str, Any]) -> dict[str, Any]:
 
 
 def success(example: str) -> Responses:
-    """The response 200 with one of the documented examples."""
+    """Describe the response 200 by one of the documented examples."""
     return {200: {"content": {"application/json": {"example": EXAMPLES[example]}}}}
 
 
 def body(model: type[Request]) -> dict[str, Any]:
-    """The request body, for routes that read it themselves."""
+    """Describe the request body of a route that reads the body without FastAPI."""
     content = {"schema": model.model_json_schema(), "example": EXAMPLES["GENERATE_REQUEST"]}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}

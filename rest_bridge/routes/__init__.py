@@ -1,4 +1,4 @@
-"""The documented endpoints; each is one call of the service."""
+"""The documented endpoints, a file for each subject; each makes one call of the service."""
 
 from rest_bridge.routes import generate, models, streams
 

@@ -31,7 +31,7 @@ router = APIRouter()
     openapi_extra=openapi.body(GenerateRequest),
 )
 async def generate(request: Request) -> GenerateResponse | EventStream:
-    """Generates a text. Starts the model when it does not run, which can take minutes.
+    """Generate a text. A model that does not run is started first, which can take minutes.
 
     With `"stream": true` the answer is that of `POST /generate_stream`.
     """
@@ -41,7 +41,7 @@ async def generate(request: Request) -> GenerateResponse | EventStream:
             raise BridgeError("INVALID_PARAMETER", "return_full_text cannot be true with stream")
         return stream(request, body, without={"stream", "return_full_text"})
     service = service_of(request)
-    fields = set_fields(body, without={"stream"})
+    fields = given_fields(body, without={"stream"})
     call = service.stub.Generate(pb.GenerateRequest(**fields), metadata=caller(request))
     answer = await service.answer(request, call)
     return GenerateResponse(generated_text=answer.generated_text, model_id=answer.model_id)
@@ -57,23 +57,25 @@ async def generate(request: Request) -> GenerateResponse | EventStream:
     openapi_extra=openapi.body(GenerateStreamRequest),
 )
 async def generate_stream(request: Request) -> EventStream:
-    """Generates a text and sends it as it is made, as server-sent events.
+    """Generate a text and send each new part at once, as server-sent events.
 
-    `status` (when `status_events` is set): what the model does until it is ready. `chunk`: more
-    text, without the prompt. `summary`: the end, exactly once and last. `error`: the end of a
-    stream that failed after its first event, with `detail` and `reason`; a failure before it is
-    answered with its own HTTP status.
+    - `status`, with `status_events`: the progress of the model until it is ready.
+    - `chunk`: more text, without the prompt.
+    - `resumption`, with `resume`: the engine was lost, and the text goes on with another.
+    - `summary`: the end of a text, once and last.
+    - `error`: a failure after the first event, with `detail` and `reason`. An earlier failure has
+      its own HTTP status.
     """
     return stream(request, await read_json(request, GenerateStreamRequest), without=set())
 
 
 def stream(request: Request, body: Generation, *, without: set[str]) -> EventStream:
     service = service_of(request)
-    fields = set_fields(body, without=without)
+    fields = given_fields(body, without=without)
     call = service.stub.GenerateStream(pb.GenerateStreamRequest(**fields), metadata=caller(request))
     return EventStream(service, call, event, request.app.state.settings.keep_alive_seconds)
 
 
-def set_fields(body: Generation, *, without: set[str]) -> dict[str, Any]:
-    """The fields that were given: the service has the defaults of the others."""
+def given_fields(body: Generation, *, without: set[str]) -> dict[str, Any]:
+    """Collect the fields that the client gave; the service has defaults for the others."""
     return body.model_dump(exclude_none=True, exclude=without)

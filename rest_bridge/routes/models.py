@@ -25,7 +25,7 @@ router = APIRouter()
     responses=openapi.success("INFO") | openapi.errors(),
 )
 async def get_info(request: Request) -> InfoResponse:
-    """Says what this API is, which models there are, and which of them run."""
+    """Show the name of this API, the models, and which of them run."""
     service = service_of(request)
     info = await service.answer(request, service.stub.GetInfo(pb.GetInfoRequest()))
     return InfoResponse(
@@ -42,7 +42,7 @@ async def get_info(request: Request) -> InfoResponse:
     responses=openapi.success("MODELS") | openapi.errors(),
 )
 async def list_models(request: Request) -> ModelsResponse:
-    """Lists all models of the catalog, and whether they run."""
+    """List all models of the catalog, and whether they run."""
     service = service_of(request)
     answer = await service.answer(request, service.stub.ListModels(pb.ListModelsRequest()))
     return ModelsResponse(
@@ -62,10 +62,10 @@ async def list_models(request: Request) -> ModelsResponse:
     | openapi.errors(*openapi.STARTING, of_bridge=openapi.OTHER_SITE),
 )
 async def start_model(request: Request, model_id: ModelId) -> StartResponse:
-    """Starts a model and answers when it is ready; at once, when it runs already.
+    """Start a model and answer when the model is ready.
 
-    The first start downloads an image and weights and can take many minutes. It goes on when the
-    client does not wait for it.
+    The answer comes at once when the model runs already. The first start downloads an image and
+    weights, which can take many minutes. A start goes on when the client disconnects.
     """
     service = service_of(request)
     call = service.stub.StartModel(pb.StartModelRequest(model_id=model_id))
@@ -84,7 +84,7 @@ async def start_model(request: Request, model_id: ModelId) -> StartResponse:
     | openapi.errors(*openapi.STOPPING, of_bridge=openapi.OTHER_SITE),
 )
 async def stop_model(request: Request, model_id: ModelId) -> StopResponse:
-    """Stops a model and answers when its container is gone. Requests that run may finish first."""
+    """Stop a model and answer when its container is gone. Requests that run may finish first."""
     service = service_of(request)
     call = service.stub.StopModel(pb.StopModelRequest(model_id=model_id))
     answer = await service.answer(request, call)
@@ -100,10 +100,10 @@ async def stop_model(request: Request, model_id: ModelId) -> StopResponse:
     | openapi.errors("CATALOG_INVALID", of_bridge=openapi.OTHER_SITE),
 )
 async def reload_catalog(request: Request) -> ReloadResponse:
-    """Reads the catalog's file again and puts it into force.
+    """Read the catalog's file again and put the catalog into force.
 
-    Only models whose entry changed in a way that their engine must know are drained and started
-    again. A file with a mistake changes nothing.
+    A model is drained and started again only when a change of its entry concerns its engine. A file
+    with a mistake changes nothing.
     """
     service = service_of(request)
     call = service.stub.ReloadCatalog(pb.ReloadCatalogRequest())

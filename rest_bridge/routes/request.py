@@ -1,4 +1,4 @@
-"""What the endpoints take from a request."""
+"""The service, the caller and the model of a request."""
 
 import hashlib
 from typing import Annotated
@@ -20,16 +20,19 @@ def service_of(request: Request) -> Service:
 
 
 def refuse_other_sites(request: Request) -> None:
-    """A page of another site may send a POST without a body here; its browser says so."""
+    """Refuse a request that a page of another site sent; browsers mark those.
+
+    They let such a page send a POST without a body here without a preflight request (CORS).
+    """
     if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         detail = "a page of another origin may not start or stop models"
         raise BridgeError("INVALID_PARAMETER", detail, http_status=403)
 
 
 def caller(request: Request) -> tuple[tuple[str, str], ...]:
-    """Who asks, so that the service can be fair between the clients of this bridge.
+    """Name the caller, so that the service can be fair between clients.
 
-    That is an API key, of which only a digest goes further, or else an address.
+    The name is a digest of the API key, or else the client's address.
     """
     if key := request.headers.get("authorization"):
         return (("x-caller", f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}"),)

@@ -1,4 +1,4 @@
-"""Endpoints that stream what happens to the models."""
+"""Endpoints that stream changes of models, and logs."""
 
 from typing import Annotated
 
@@ -23,14 +23,16 @@ router = APIRouter()
 )
 async def watch_models(
     request: Request,
-    model_id: Annotated[str, Query(description="This model alone; default: all.")] = "",
-    after_revision: Annotated[int, Query(ge=0, lt=2**63, description="Go on after it.")] = 0,
+    model_id: Annotated[str, Query(description="Only this model. Default: all.")] = "",
+    after_revision: Annotated[
+        int, Query(ge=0, lt=2**63, description="Begin after this revision.")
+    ] = 0,
 ) -> EventStream:
-    """Tells what happens to the models, as server-sent events.
+    """Send the state of the models, and each change, as server-sent events.
 
-    First an event `model` for each as it is, then `snapshot_done`, then `model` at each change. The
-    id of an event is its revision: a browser's `EventSource` sends the last one when it connects
-    again, and no change is lost.
+    First an event `model` for each model, then `snapshot_done`, then `model` at each change, and
+    `removed_model_id` when one leaves the catalog. The id of an event is its revision: a browser's
+    `EventSource` sends the last one when it connects again, and the stream goes on from there.
     """
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else after_revision
@@ -52,13 +54,16 @@ async def stream_logs(
     request: Request,
     model_id: ModelId,
     tail_line_count: Annotated[
-        int, Query(ge=0, lt=2**31, description="The last lines to begin with, up to 1000.")
+        int,
+        Query(ge=0, lt=2**31, description="How many of the last lines to send first, up to 1000."),
     ] = 100,
-    follow: Annotated[bool, Query(description="Go on with new lines.")] = False,
+    follow: Annotated[
+        bool, Query(description="Whether to send new lines too, until the engine ends.")
+    ] = False,
 ) -> EventStream:
-    """Tells what the engine of a model has written, one line an event, secrets hidden.
+    """Send the log of a model's engine, an event for each line, with secrets hidden.
 
-    The engine is the one that runs, or the last one that ran or failed to start.
+    It is the log of the engine that runs, or of the last one that ran or failed to start.
     """
     service = service_of(request)
     call = service.stub.StreamLogs(
