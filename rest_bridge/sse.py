@@ -124,7 +124,9 @@ def change(message: WatchModelsResponse) -> bytes:
     kind = message.WhichOneof("event")
     if kind is None:
         return b""
-    return f"id: {message.revision}\n".encode() + encoded(kind, fields(getattr(message, kind)))
+    value = getattr(message, kind)
+    data = fields(value) if isinstance(value, Message) else value
+    return f"id: {message.revision}\n".encode() + encoded(kind, data)
 
 
 def line(message: StreamLogsResponse) -> bytes:
@@ -138,5 +140,5 @@ def fields(message: Message) -> dict[str, object]:
     )
 
 
-def encoded(name: str, data: dict[str, object]) -> bytes:
+def encoded(name: str, data: object) -> bytes:
     return f"event: {name}\ndata: {quoted(data)}\n\n".encode()

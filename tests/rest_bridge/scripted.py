@@ -63,6 +63,7 @@ class ScriptedService(ModelServiceServicer):
         for model in self.models:
             await context.write(pb.WatchModelsResponse(revision=7, model=self._model(model)))
         await context.write(pb.WatchModelsResponse(revision=7, snapshot_done=pb.SnapshotDone()))
+        await context.write(pb.WatchModelsResponse(revision=8, removed_model_id="mistral-7b"))
 
     async def StreamLogs(  # type: ignore[override]
         self, request: pb.StreamLogsRequest, context: Context
