@@ -1,4 +1,4 @@
-"""The interactive documentation and the document behind it."""
+"""The interactive documentation and the OpenAPI document."""
 
 import json
 import re
@@ -29,8 +29,8 @@ DOCUMENTED_ERRORS = {
 
 
 @pytest.fixture
-def way() -> str:
-    """One will do: nothing goes it."""
+def transport() -> str:
+    """Use one transport: the pages make no call of the service."""
     return "wire"
 
 
@@ -79,7 +79,7 @@ async def test_successes_have_the_documented_example(document: dict[str, Any]) -
 
 
 async def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:
-    """The fields of each response are the documented ones, in the documented order."""
+    """Expect the documented fields of each response, in the documented order."""
     schemas = document["components"]["schemas"]
     for (path, method), example in SUCCESSES.items():
         content = document["paths"][path][method]["responses"]["200"]["content"]
@@ -176,7 +176,7 @@ async def test_an_asset_that_is_not_there(bridge: Bridge) -> None:
         assert list(response.json()) == ["detail"]
 
 
-async def test_pages_ask_nothing_of_the_service(bridge: Bridge, service: ScriptedService) -> None:
+async def test_pages_make_no_call_of_the_service(bridge: Bridge, service: ScriptedService) -> None:
     for path in ("/docs", "/redoc", "/openapi.json"):
         assert (await bridge.client.get(path)).status_code == 200
     assert service.received == []

@@ -1,4 +1,4 @@
-"""What the endpoints take from a request."""
+"""The service, the caller and the model of a request."""
 
 import pytest
 
@@ -24,7 +24,7 @@ async def test_the_documentation_page_may_start_models(bridge: Bridge) -> None:
     assert response.status_code == 200
 
 
-async def test_a_caller_is_a_key_of_which_nothing_goes_further_or_an_address(
+async def test_a_caller_is_named_by_a_digest_of_the_key_or_by_the_address(
     bridge: Bridge, service: ScriptedService
 ) -> None:
     body = {"model_id": "gpt-2", "prompt": "Hello"}
