@@ -1,7 +1,7 @@
 """The documented REST API over the gRPC `ModelService`.
 
-`create_app` gives the ASGI application, the command `rest-bridge` serves it. The bridge keeps no
-state: it turns each request into one call of the service and the answer into the documented JSON.
+`create_app` builds the ASGI application; the command `rest-bridge` serves it. The bridge keeps no
+state: each request becomes one call of the service, and its answer becomes the documented JSON.
 """
 
 from rest_bridge.app import create_app

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, error handlers, documentation."""
+"""The ASGI application: routes and error handlers."""
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -15,10 +15,10 @@ MAX_SHOWN_CHARACTERS = 80
 
 
 def create_app(channel: Channel, settings: Settings | None = None) -> FastAPI:
-    """The REST API over the service at the other end of `channel`, which the caller closes.
+    """Build the REST API over the service that `channel` reaches.
 
-    `settings` default to the environment; of them the application uses `keep_alive_seconds`, and
-    `target` to say in errors where the service should be.
+    The caller closes the channel. `settings` default to the environment; the application uses
+    `keep_alive_seconds`, and shows `target` in errors.
     """
     settings = settings or Settings()
     app = FastAPI(
@@ -29,10 +29,11 @@ def create_app(channel: Channel, settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,
         redoc_url=None,
-        # Looked for in each request, and there is nothing here that would record it.
+        # FastAPI would look for a recorder of traces in each request, and none is used here.
         telemetry={"tracing": False, "metrics": False, "logs": False},
-        # Included, each router would be asked in turn, and once more for what it has.
-        routes=[*routes.router.routes, *health.router.routes, *pages.router.routes],
+        # One flat list of routes: in each request FastAPI would match a router that is included as
+        # a whole, and then each of its routes.
+        routes=[*routes.ROUTES, *health.router.routes, *pages.router.routes],
     )
     app.state.settings = settings
     app.state.service = Service(channel, settings.target)
@@ -41,7 +42,7 @@ def create_app(channel: Channel, settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(BridgeError, show_error)
     app.add_exception_handler(HTTPException, show_routing_error)
     app.add_exception_handler(RequestValidationError, show_query_error)
-    app.add_exception_handler(ClientDisconnect, end_quietly)
+    app.add_exception_handler(ClientDisconnect, show_disconnect)
     app.add_exception_handler(Exception, show_fault)
     return app
 
@@ -52,7 +53,7 @@ async def show_error(_: Request, error: Exception) -> Response:
 
 
 async def show_routing_error(request: Request, error: Exception) -> Response:
-    """404 and 405 of the router, in the words of this API."""
+    """Answer the router's 404 and 405 in the form of this API."""
     assert isinstance(error, HTTPException)
     path = request.url.path[:MAX_SHOWN_CHARACTERS]
     detail = f"no endpoint {request.method} {path}; GET /docs shows all"
@@ -64,7 +65,7 @@ async def show_routing_error(request: Request, error: Exception) -> Response:
 
 
 async def show_query_error(request: Request, error: Exception) -> Response:
-    """Query parameters, which FastAPI checks; bodies are read by `body.py`."""
+    """Report a query parameter that FastAPI refused; `body.py` checks bodies."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     detail = f"{first['loc'][-1]}: {first['msg'][0].lower()}{first['msg'][1:]}"
@@ -72,11 +73,11 @@ async def show_query_error(request: Request, error: Exception) -> Response:
 
 
 async def show_fault(request: Request, _: Exception) -> Response:
-    """A bug of the bridge. Starlette raises it again after this, so that the server logs it."""
+    """Report a bug of the bridge. Starlette then raises the exception again, for the log."""
     detail = "a fault of the REST bridge; its log has the details"
     return await show_error(request, BridgeError("INTERNAL", detail))
 
 
-async def end_quietly(_: Request, __: Exception) -> Response:
-    """Nobody is there to read it; 499 is what nginx logs then."""
+async def show_disconnect(_: Request, __: Exception) -> Response:
+    """End a request whose client has left, with the status that nginx logs for that."""
     return Response(status_code=499)

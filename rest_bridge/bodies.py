@@ -1,8 +1,8 @@
 """The documented bodies of requests and responses.
 
-Requests are checked for what the wire can carry: names and types of fields, and 32 bits of an
-integer. The bounds and defaults in their schemas are documentation; the service enforces them, so
-that gRPC and REST refuse the same values with the same words.
+The bridge checks names and types of fields, and that an integer has 32 bits, because the wire can
+carry nothing else. The bounds and defaults in the schemas are documentation. The service enforces
+them, so that gRPC and REST refuse the same values with the same words.
 """
 
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 
 
 def omit_null(schema: dict[str, Any]) -> None:
-    """Document an optional field by its type and the service's default; null says nothing more."""
+    """Document an optional field by its type and the service's default, without null."""
     for name, field in schema["properties"].items():
         if "anyOf" in field:
             either, _null = field.pop("anyOf")
@@ -23,12 +23,12 @@ def omit_null(schema: dict[str, Any]) -> None:
 
 
 def documented(description: str, **schema: Any) -> Any:
-    """An optional field; `schema` goes into the OpenAPI document and is not checked here."""
+    """Declare an optional field. `schema` goes into the OpenAPI document and is not checked."""
     return Field(None, description=description, json_schema_extra=schema)
 
 
 class Request(BaseModel):
-    """A body as it was sent: no conversions, no unknown fields; null is the same as absent."""
+    """The body of a request: no conversions, no unknown fields, null means absent."""
 
     model_config = ConfigDict(
         strict=True, extra="forbid", allow_inf_nan=False, json_schema_extra=omit_null
@@ -36,7 +36,7 @@ class Request(BaseModel):
 
 
 class Generation(Request):
-    """What to generate, and how."""
+    """The fields that `POST /generate` and `POST /generate_stream` share."""
 
     model_id: str = Field(description="The id of the model, as `GET /models` lists it.")
     prompt: str = Field(
@@ -44,38 +44,40 @@ class Generation(Request):
         json_schema_extra={"minLength": 1},
     )
     max_new_tokens: Int32 | None = documented(
-        "The most tokens to generate, up to the model's context.", default=200, minimum=1
+        "The largest number of tokens to generate, up to the model's context.",
+        default=200,
+        minimum=1,
     )
     temperature: float | None = documented(
-        "How much chance there is in the choice of a token; 0 always takes the likeliest.",
+        "Sampling temperature: higher is more random, and 0 always takes the likeliest token.",
         default=0.7,
         minimum=0.0,
         maximum=2.0,
     )
     top_p: float | None = documented(
-        "Choose among the likeliest tokens that together have this probability.",
+        "Nucleus sampling: choose among the likeliest tokens that together have this probability.",
         default=0.95,
         exclusiveMinimum=0.0,
         maximum=1.0,
     )
     top_k: Int32 | None = documented(
-        "Choose among this many of the likeliest tokens. Default: no such limit.",
+        "Choose among this many of the likeliest tokens. Default: no limit.",
         minimum=1,
         maximum=1000,
     )
     repetition_penalty: float | None = documented(
-        "Divides the score of tokens that the text has already; 1.0 is off.",
+        "Divides the score of each token that is already in the text; 1.0 is off.",
         default=1.0,
         exclusiveMinimum=0.0,
         maximum=2.0,
     )
     seed: Int32 | None = documented(
-        "Makes the choice repeatable. Default: a new one for each request.",
+        "Makes the choice of tokens repeatable. Default: a new seed for each request.",
         minimum=0,
         maximum=2**31 - 1,
     )
     stop: list[str] | None = documented(
-        "The text ends before the first of these; the sequence itself is not part of it.",
+        "The text ends before the first of these sequences, and does not contain it.",
         default=[],
         maxItems=4,
     )
@@ -99,7 +101,7 @@ class GenerateStreamRequest(Generation):
         "Whether to send `status` events until the model is ready.", default=False
     )
     resume: bool | None = documented(
-        "Whether the text goes on when its engine is lost, after an event `resumption`.",
+        "Whether the text goes on after its engine is lost; an event `resumption` reports that.",
         default=False,
     )
 
@@ -113,7 +115,7 @@ class InfoResponse(BaseModel):
 class ModelResponse(BaseModel):
     id: str
     name: str
-    hf_name: str = Field(description="The name of its repository at Hugging Face.")
+    hf_name: str = Field(description="The name of the model's repository at Hugging Face.")
     running: bool
 
 
@@ -133,8 +135,10 @@ class StopResponse(BaseModel):
 
 class ReloadResponse(BaseModel):
     added_model_ids: list[str]
-    changed_model_ids: list[str] = Field(description="Changed, and in force.")
-    restarted_model_ids: list[str] = Field(description="Changed; drained to be started again.")
+    changed_model_ids: list[str] = Field(description="Their entry changed, and is in force.")
+    restarted_model_ids: list[str] = Field(
+        description="Their entry changed, and they are drained to start again."
+    )
     removed_model_ids: list[str]
 
 

@@ -1,4 +1,4 @@
-"""Reading the JSON body of a request."""
+"""The reading of JSON bodies of requests."""
 
 import json
 from typing import TypeVar
@@ -11,8 +11,8 @@ from rest_bridge.errors import BridgeError
 
 Body = TypeVar("Body", bound=BaseModel)
 
-# What the service receives at most over gRPC. The JSON of a request is never smaller than its
-# protobuf, so this limit is met first.
+# The service receives no more than this over gRPC. The JSON of a request is never smaller than its
+# protobuf, so the bridge refuses a large request before gRPC does.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_PROBLEMS = 5
 MAX_SHOWN_CHARACTERS = 40
@@ -30,13 +30,13 @@ WANTED = {
 
 
 async def read_json(request: Request, model: type[Body]) -> Body:
-    """The body of a request, checked against `model`.
+    """Read the body of a request, checked against `model`.
 
-    Raises BridgeError when it is not JSON, has more than 4 MiB, or does not fit the model. What is
-    left of a body that is too large is not kept; the HTTP server discards it as it arrives.
+    Raises BridgeError when the body is not JSON, has more than 4 MiB, or does not fit the model.
+    The HTTP server discards the rest of a body that is too large, as it arrives.
     """
-    # A page of another site may send text/plain or a form to this address without asking first,
-    # and must not start a model that way. With this content type the browser has to ask.
+    # A browser lets a page of another site send text/plain or a form here without a preflight
+    # request (CORS), and such a page must not start a model. This content type needs a preflight.
     content_type = request.headers.get("content-type", "none")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         shown = content_type[:MAX_SHOWN_CHARACTERS]
@@ -55,7 +55,7 @@ async def read_json(request: Request, model: type[Body]) -> Body:
 
 
 async def read(request: Request) -> bytes:
-    """The bytes of the body. Raises BridgeError as soon as it is known to be too large."""
+    """Read the bytes of a body. Raises BridgeError as soon as they are known to be too many."""
     if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
         raise too_large()
     body = bytearray()
@@ -72,7 +72,7 @@ def too_large() -> BridgeError:
 
 
 def sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
-    """What is wrong with one field and what it may be."""
+    """Describe the problem of one field, and its permitted values."""
     field, *index = problem["loc"] or ("the body",)
     name = f"{field}{''.join(f'[{i}]' for i in index)}"
     match problem["type"]:
@@ -90,6 +90,6 @@ def sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value of the request as JSON, cut where it gets long."""
+    """Format a value of the request as JSON, cut after MAX_SHOWN_CHARACTERS."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"

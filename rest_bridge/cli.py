@@ -15,15 +15,15 @@ from rest_bridge.server import Server
 from rest_bridge.settings import Settings
 
 CHANNEL_OPTIONS = [
-    # A text can be longer than the request that it continues, which alone may have 4 MiB.
+    # The default is 4 MiB. A text can be longer, for it can begin with a prompt of 4 MiB.
     ("grpc.max_receive_message_length", -1),
-    # The default lets the window grow with the pace of the service, and a client that reads slowly
-    # then has the bridge hold up to 35 MB of its text.
+    # By default the window grows with the pace of the service, and the bridge then held up to 35 MB
+    # of text for a client that reads slowly.
     ("grpc.http2.bdp_probe", 0),
-    # The default waits up to two minutes before it looks whether the service is back.
+    # By default the channel waits up to two minutes before it connects again to the service.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # The service is a neighbour; a proxy set for the way out cannot reach it.
+    # A proxy in the environment is meant for the internet, and cannot reach the service.
     ("grpc.enable_http_proxy", 0),
 ]
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Connect to the service and serve HTTP. The service may come up later than the bridge."""
+    """Connect to the service and serve HTTP. The service may start later than the bridge."""
     async with grpc.aio.insecure_channel(settings.target, options=CHANNEL_OPTIONS) as channel:
         config = uvicorn.Config(
             create_app(channel, settings),
@@ -54,5 +54,5 @@ async def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
         )
         server = Server(config)
-        gc.freeze()  # what it is made of stays, and need not be looked at for garbage again
+        gc.freeze()  # the objects of the start-up stay, so the collector need not visit them again
         await server.serve()

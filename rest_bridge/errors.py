@@ -1,8 +1,8 @@
 """Errors of the bridge and of the service, and how REST shows them.
 
-Each is answered with `{"detail": "<one sentence>"}`, the reason in the header `X-Error-Reason`, and
-`Retry-After` where it is known when a retry can succeed. Reasons and HTTP statuses are those of the
-`error_rule` options of the enum `ErrorReason`.
+The answer is `{"detail": "<one sentence>"}`. The header `X-Error-Reason` has the reason, and
+`Retry-After` the seconds after which a retry can succeed, where they are known. Reasons and HTTP
+statuses are those of the `error_rule` options of the enum `ErrorReason`.
 """
 
 import math
@@ -23,8 +23,8 @@ STATUS_DETAILS = "grpc-status-details-bin"
 class BridgeError(Exception):
     """An error to show to the client.
 
-    `http_status` defaults to that of the reason's rule; the few errors that only HTTP knows, such
-    as 405, give their own. `headers` go with the response.
+    `http_status` defaults to that of the reason's rule; the few errors that only HTTP has, such as
+    405, give their own. `headers` go with the response.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class BridgeError(Exception):
 
 
 def rule(reason: str) -> ErrorRule:
-    """The row of the table for a reason. Raises KeyError for one that is not in it."""
+    """Look up the rule of a reason in the contract. Raises KeyError for an unknown reason."""
     value = ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{reason}"]
     return value.GetOptions().Extensions[error_rule]
 
 
 def from_rpc(error: grpc.aio.AioRpcError, target: str) -> BridgeError:
-    """The error with which a call of the service at `target` ended, as REST shows it."""
+    """Convert the error of a call of the service at `target`."""
     status = Status()
     for key, value in error.trailing_metadata() or ():
         if key == STATUS_DETAILS and isinstance(value, bytes):
@@ -64,18 +64,18 @@ def from_rpc(error: grpc.aio.AioRpcError, target: str) -> BridgeError:
         headers["Retry-After"] = str(seconds)
     try:
         http_status = rule(info.reason).http_status
-    except KeyError:  # a reason that a newer service has learned
+    except KeyError:  # a reason that only a newer service has
         http_status = without_reason(error, target).http_status
     return BridgeError(info.reason, status.message, http_status=http_status, headers=headers)
 
 
 def unpacked(status: Status, detail: Detail) -> Detail | None:
-    """The detail of this type in the status, read into `detail`; None when it has none."""
+    """Unpack the status's detail of this type into `detail`; None when there is none."""
     return detail if any(packed.Unpack(detail) for packed in status.details) else None
 
 
 def without_reason(error: grpc.aio.AioRpcError, target: str) -> BridgeError:
-    """The error of a call that the service did not end itself: gRPC did."""
+    """Convert an error that gRPC raised, not the service."""
     details = error.details() or ""
     match error.code():
         case grpc.StatusCode.UNAVAILABLE:

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond the schemas: examples and errors."""
+"""Examples and errors of the OpenAPI document."""
 
 from collections import defaultdict
 from http import HTTPStatus
@@ -10,12 +10,12 @@ from rest_bridge.errors import rule
 Responses = dict[int | str, dict[str, Any]]
 
 DESCRIPTION = """\
-Runs language models on demand and generates text with them. A model is started by the first
-request that needs it, which can take minutes; `POST /generate_stream` with `status_events` shows
-how far the start has come.
+Runs language models on demand and generates text with them. The first request for a model starts
+it, which can take minutes. `POST /generate_stream` with `status_events` reports the progress.
 
-Every error is answered with `{"detail": "<one sentence>"}`; the header `X-Error-Reason` has a
-reason to branch on, and `Retry-After` the seconds to wait where they are known.
+Every error has the body `{"detail": "<one sentence>"}`. The header `X-Error-Reason` has the reason
+for programs, and `Retry-After` the seconds to wait, where they are known. The examples of errors
+show what to do; a real `detail` also says what happened.
 """
 
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -81,41 +81,17 @@ data: {"id": "gpt-2", "name": "gpt-2", "hf_name": "gpt2", "running": true, \
 
 
 def events(example: str) -> Responses:
-    """The response of an endpoint that streams."""
+    """Describe the response of an endpoint that streams."""
     content = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
-    return {200: {"description": "The events, as they come", "content": content}}
+    return {200: {"description": "The events, each sent at once", "content": content}}
 
 
 EVENTS = events(EVENTS_EXAMPLE)
 CHANGES = events(CHANGES_EXAMPLE)
 LINES = events("data: Server started at unix:///tmp/text-generation-server-0\n\n")
 
-DETAILS = {
-    "MODEL_NOT_FOUND": 'no model "gpt2"; did you mean "gpt-2"?',
-    "CONTAINER_NOT_RUNNING": "gpt-2 is not running",
-    "INVALID_PARAMETER": 'max_new_tokens must be a whole number, not "10"',
-    "PROMPT_TOO_LONG": "the prompt has 1100 tokens, and the context of gpt-2 has 1024",
-    "REQUEST_TOO_LARGE": "the body must have at most 4194304 bytes",
-    "START_FAILED": "gpt-2 could not be started: exit code 1 while loading weights",
-    "START_STALLED": "the start of gpt-2 was given up: nothing moved for 300 s",
-    "INSUFFICIENT_MEMORY": "mistral-7b needs 16.0 GB, and models can have 7.2 GB in all",
-    "ENGINE_DIED": "the engine of gpt-2 exited with code 1",
-    "START_BACKING_OFF": "gpt-2 failed to start and is tried again in 12 s",
-    "RUNTIME_UNAVAILABLE": "Docker does not answer",
-    "MODEL_STOPPED": "gpt-2 was stopped",
-    "SHUTTING_DOWN": "the service is shutting down",
-    "QUEUE_FULL": "1024 requests wait for gpt-2 already; retry in a few seconds",
-    "ENGINE_OVERLOADED": "gpt-2 has as many requests as it takes",
-    "ENGINE_FAILED": "the engine of gpt-2 died before the first token",
-    "GENERATION_TIMEOUT": "gpt-2 did not finish the text within 60 s",
-    "CATALOG_INVALID": "models.toml: entry 1 ('my-model'), key hf_name: is missing",
-    "STOP_FAILED": "the container tgi-gpt-2 could not be removed",
-    "INTERNAL": "a fault of this service; its log has the details",
-    "SERVICE_UNREACHABLE": "the service at 127.0.0.1:50051 does not answer",
-}
-
-OTHER_SITE = {403: "a page of another origin may not start or stop models"}
-NOT_JSON = {415: "the content type must be application/json, not text/plain"}
+OTHER_SITE = {403: "Forbidden to pages of other origins"}
+NOT_JSON = {415: "Content type other than application/json"}
 
 EVERY_CALL = ("SHUTTING_DOWN", "SERVICE_UNREACHABLE", "INTERNAL")
 STARTING = (
@@ -142,7 +118,7 @@ GENERATING = (
 
 HEADERS = {
     "X-Error-Reason": {
-        "description": "The reason, for programs.",
+        "description": "The reason of the error, for programs.",
         "schema": {"type": "string"},
     },
     "Retry-After": {
@@ -153,22 +129,18 @@ HEADERS = {
 
 
 def errors(*reasons: str, of_bridge: dict[int, str] | None = None) -> Responses:
-    """The error responses of an endpoint that can fail for these reasons, by HTTP status.
+    """Describe the error responses of an endpoint that can fail for these reasons.
 
-    `of_bridge` has an example for each status that is not in the table of reasons.
+    Each example shows the `action` of the reason's rule in the contract. `of_bridge` describes the
+    statuses that are in no rule.
     """
-    by_status: dict[int, dict[str, Any]] = defaultdict(dict)
-    for status, detail in (of_bridge or {}).items():
-        by_status[status]["INVALID_PARAMETER"] = {"value": {"detail": detail}}
+    examples: dict[int, dict[str, Any]] = defaultdict(dict)
     for reason in (*reasons, *EVERY_CALL):
-        by_status[rule(reason).http_status][reason] = {
-            "summary": reason,
-            "description": rule(reason).action,
-            "value": {"detail": DETAILS[reason]},
-        }
+        examples[rule(reason).http_status][reason] = {"value": {"detail": rule(reason).action}}
+    descriptions = {status: HTTPStatus(status).phrase for status in examples} | (of_bridge or {})
     responses: Responses = {
-        status: failure(HTTPStatus(status).phrase, examples)
-        for status, examples in sorted(by_status.items())
+        status: failure(description, examples[status])
+        for status, description in sorted(descriptions.items())
     }
     return responses | {"default": failure("Any other error", {})}
 
@@ -183,11 +155,11 @@ def failure(description: str, examples: dict[str, Any]) -> dict[str, Any]:
 
 
 def success(example: str) -> Responses:
-    """The response 200 with one of the documented examples."""
+    """Describe the response 200 by one of the documented examples."""
     return {200: {"content": {"application/json": {"example": EXAMPLES[example]}}}}
 
 
 def body(model: type[Request]) -> dict[str, Any]:
-    """The request body, for routes that read it themselves."""
+    """Describe the request body of a route that reads the body without FastAPI."""
     content = {"schema": model.model_json_schema(), "example": EXAMPLES["GENERATE_REQUEST"]}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}

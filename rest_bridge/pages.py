@@ -1,7 +1,7 @@
-"""The interactive documentation, from files that come with the package `fastapi_offline`.
+"""The interactive documentation, from files of the package `fastapi_offline`.
 
-Nothing on these pages comes from another host, so they work without internet. The policy in their
-headers makes the browser hold to that, also for what the scripts would load themselves.
+The pages load nothing from another host, so they work without internet. The browser enforces that
+by the policy in their headers, also for requests of their scripts.
 """
 
 from importlib.resources import as_file, files
@@ -22,7 +22,7 @@ router = APIRouter(include_in_schema=False)
 
 
 def assets() -> StaticFiles:
-    """The scripts and styles of both pages."""
+    """Serve the scripts and styles of both pages."""
     with as_file(files("fastapi_offline") / "static") as directory:
         return StaticFiles(directory=directory)
 
@@ -36,7 +36,7 @@ async def swagger(request: Request) -> HTMLResponse:
         swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
         swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
         swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
-        # Without this it sends the document to a validator on the internet.
+        # By default Swagger UI sends the document to a validator on the internet.
         swagger_ui_parameters={"validatorUrl": None},
     )
     page.headers["content-security-policy"] = POLICY

@@ -1,7 +1,7 @@
-"""uvicorn without its ticks, so that a server which nobody asks takes nothing of a core.
+"""uvicorn without its ticks, so that an idle server takes no CPU time.
 
-uvicorn looks ten times a second whether it should end, and writes the date of its answers anew each
-second. Here the end is an event, and the date is made when an answer needs one.
+uvicorn checks ten times a second whether to end, and writes the date of its answers anew each
+second. Here the end is an event, and the date is written when an answer needs one.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Server(uvicorn.Server):
-    """Serves until a signal, or `stop`; made within the loop that it serves in.
+    """A server that ends by an event. Make it within the loop in which it serves.
 
-    `up` is set once it listens, or has ended. What uvicorn does in its ticks for `headers`,
-    `callback_notify` and `limit_max_requests` of the configuration is not done.
+    `up` is set once the server listens, or has ended. `headers`, `callback_notify` and
+    `limit_max_requests` of the configuration have no effect: uvicorn handles them in its ticks.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -32,12 +32,12 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
 
     def stop(self) -> None:
-        """Finish the requests that run, and end; a signal handler may call it."""
+        """Finish the requests that run, and end. A signal handler may call this method."""
         self.should_exit = True
         self._loop.call_soon_threadsafe(self._end.set)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve; raises what keeps it from that."""
+        """Serve. Raises the error that kept the server from listening."""
         try:
             await super().serve(sockets)
         finally:
@@ -51,12 +51,12 @@ class Server(uvicorn.Server):
         await self._end.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)  # a second SIGINT waits for nothing
+        super().handle_exit(sig, frame)  # at a second SIGINT it sets `force_exit`
         self.stop()
 
 
 class Embedded(Server):
-    """Leaves the signals to the program that it is a part of."""
+    """A server that leaves the signals to its program."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -64,7 +64,10 @@ class Embedded(Server):
 
 
 class _State(ServerState):
-    """Of the headers of every answer there is one, which a server with a clock owes (RFC 9110)."""
+    """State whose only default header is the date.
+
+    RFC 9110 requires the date in every answer of a server with a clock.
+    """
 
     @property
     def default_headers(self) -> Headers:
@@ -72,4 +75,4 @@ class _State(ServerState):
 
     @default_headers.setter
     def default_headers(self, _: Headers) -> None:
-        """ServerState begins with none."""
+        """Ignore the empty list that ServerState begins with."""

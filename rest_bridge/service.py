@@ -1,4 +1,4 @@
-"""The service behind the bridge, as the routes see it."""
+"""Calls of the service behind the bridge."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ READY_TIMEOUT_SECONDS = 2.0
 
 
 class Channel(Protocol):
-    """As much of `grpc.aio.Channel` as the bridge uses, whatever lies behind it."""
+    """The part of `grpc.aio.Channel` that the bridge uses, for channels without a wire too."""
 
     def unary_unary(
         self, method: str, request_serializer: Any = ..., response_deserializer: Any = ...
@@ -34,11 +34,11 @@ class Channel(Protocol):
 
 
 class Service:
-    """The stubs of one channel, and the rules that every call of them follows."""
+    """The stubs of one channel, and the rules of every call."""
 
     def __init__(self, channel: Channel, target: str) -> None:
         self.stub: ModelServiceAsyncStub = ModelServiceStub(cast("grpc.aio.Channel", channel))
-        # By name: the generated stub of the health service has no types.
+        # By name, because the generated stub of the health service has no types.
         self._check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=HealthCheckRequest.SerializeToString,
@@ -48,12 +48,11 @@ class Service:
 
     @asynccontextmanager
     async def calling(self, receive: Receive, call: grpc.aio.Call) -> AsyncIterator[None]:
-        """Hold a call for as long as the HTTP client is there.
+        """Hold a call while its HTTP client is connected.
 
-        Leaving the context ends the call, and so does the client's disconnect. `receive` must have
-        delivered the whole body of the request. Raises ClientDisconnect when the client went,
-        BridgeError for every other way in which the call can fail, the end of this process
-        included.
+        The call ends when the context is left, and when the client disconnects. `receive` must have
+        delivered the whole body of the request. Raises ClientDisconnect after a disconnect, and
+        BridgeError for every other failure of the call, the end of this process included.
         """
         gone = asyncio.create_task(cancel_on_disconnect(receive, call))
         try:
@@ -63,8 +62,8 @@ class Service:
         except asyncio.CancelledError:
             if gone.done():
                 raise ClientDisconnect from None
-            # The server cancels what still runs at the end of its shutdown: there is nobody above
-            # who could use the cancellation, and below somebody who waits for an answer.
+            # At the end of its shutdown the server cancels the requests that still run. Nothing
+            # above uses that cancellation, and the client still waits for an answer.
             raise BridgeError(
                 "SHUTTING_DOWN", "the REST bridge is shutting down; retry when it is back"
             ) from None
@@ -75,12 +74,12 @@ class Service:
     async def answer(
         self, request: Request, call: "grpc.aio.UnaryUnaryCall[Any, Answer]"
     ) -> Answer:
-        """The answer of a unary call that was just made; raises as `calling`."""
+        """Wait for the answer of a unary call that was just made. Raises as `calling` does."""
         async with self.calling(request.receive, call):
             return await call
 
     async def is_ready(self) -> bool:
-        """Whether the service answers and says that it serves."""
+        """Check whether the service answers with SERVING."""
         try:
             response: HealthCheckResponse = await self._check(
                 HealthCheckRequest(), timeout=READY_TIMEOUT_SECONDS
@@ -91,7 +90,7 @@ class Service:
 
 
 async def cancel_on_disconnect(receive: Receive, call: grpc.aio.Call) -> None:
-    """Wait until the HTTP client has gone, then end the call."""
+    """Cancel the call when the HTTP client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
     call.cancel()

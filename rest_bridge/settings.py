@@ -1,4 +1,4 @@
-"""What can be set, on the command line and in the environment."""
+"""Settings of the bridge, from the command line and the environment."""
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict

@@ -21,10 +21,10 @@ from rest_bridge.errors import BridgeError
 from rest_bridge.service import Service
 
 HEADERS = {
-    # Here and not as `media_type`, which FastAPI would document for the errors too.
+    # Not by `media_type`, because FastAPI would document that for the errors too.
     "content-type": "text/event-stream",
     "cache-control": "no-cache",
-    # Nginx would keep the events back until its buffer is full.
+    # By default nginx holds events back until its buffer is full.
     "x-accel-buffering": "no",
 }
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -33,11 +33,11 @@ quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class EventStream(Response):
-    """Sends each message of a call as one event, when it comes.
+    """A response that sends each message of a call at once, as one event.
 
-    The status line waits for the first message, so that a call that fails before it is answered
-    with the error's own status (by the exception handlers of the application); after it the error
-    is an event. Silence of `keep_alive_seconds` after the first event is filled with a comment.
+    The status line waits for the first message. A call that fails before that message is answered
+    with the status of the error, by the exception handlers of the application; a later error is an
+    event. After the first event, a comment is sent in each silence of `keep_alive_seconds`.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ async def write(send: Send, body: bytes, *, more: bool = True) -> None:
 
 
 def event(message: GenerateStreamResponse) -> bytes:
-    """The event of one message; nothing for a kind that a newer service has learned."""
+    """Encode a message of a generation; a kind of a newer service gives no bytes."""
     kind = message.WhichOneof("event")
-    if kind == "chunk":  # by hand: it comes for every token
+    if kind == "chunk":  # by hand, for speed: there can be one for every token
         chunk = message.chunk
         return (
             f'event: chunk\ndata: {{"text": {quoted(chunk.text)}, '
@@ -120,15 +120,17 @@ def event(message: GenerateStreamResponse) -> bytes:
 
 
 def change(message: WatchModelsResponse) -> bytes:
-    """The event of one change. Its id is the revision, with which a browser resumes by itself."""
+    """Encode a change of a model. A browser resumes by the event's id, which is the revision."""
     kind = message.WhichOneof("event")
     if kind is None:
         return b""
-    return f"id: {message.revision}\n".encode() + encoded(kind, fields(getattr(message, kind)))
+    value = getattr(message, kind)
+    data = fields(value) if isinstance(value, Message) else value
+    return f"id: {message.revision}\n".encode() + encoded(kind, data)
 
 
 def line(message: StreamLogsResponse) -> bytes:
-    """The event of one line of a log."""
+    """Encode a line of a log."""
     return f"data: {message.line}\n\n".encode()
 
 
@@ -138,5 +140,5 @@ def fields(message: Message) -> dict[str, object]:
     )
 
 
-def encoded(name: str, data: dict[str, object]) -> bytes:
+def encoded(name: str, data: object) -> bytes:
     return f"event: {name}\ndata: {quoted(data)}\n\n".encode()

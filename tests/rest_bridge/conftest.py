@@ -1,4 +1,4 @@
-"""A bridge over a scripted service, by each way that there is between the two."""
+"""A bridge over a scripted service, with and without a wire between the two."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from grpc_health.v1 import health
 from rest_bridge import Settings, create_app
 from rest_bridge.service import Channel
 from tests.rest_bridge.loopback import (
-    enter_in_process,
     open_channel,
     open_client,
+    open_in_process,
     serve_grpc,
     serve_http,
 )
@@ -22,7 +22,7 @@ from tests.rest_bridge.scripted import ScriptedService
 
 @dataclass(frozen=True)
 class Bridge:
-    """A running bridge: its application, its address, and a client of it."""
+    """A running bridge: the application, the address, and a client."""
 
     app: FastAPI
     url: str
@@ -57,20 +57,22 @@ def settings(target: str) -> Settings:
 
 
 @pytest.fixture(params=["wire", "in process"])
-def way(request: pytest.FixtureRequest) -> str:
-    """How the bridge reaches the service: as a command of its own, or beside it."""
-    way: str = request.param
-    return way
+def transport(request: pytest.FixtureRequest) -> str:
+    """Name the transport: the wire, or the process that bridge and service share."""
+    transport: str = request.param
+    return transport
 
 
 @pytest.fixture
 async def channel(
-    way: str,
+    transport: str,
     target: str,
     service: ScriptedService,
     health_service: health.aio.HealthServicer,
 ) -> AsyncIterator[Channel]:
-    opening = open_channel(target) if way == "wire" else enter_in_process(service, health_service)
+    opening = (
+        open_channel(target) if transport == "wire" else open_in_process(service, health_service)
+    )
     async with opening as channel:
         yield channel
 

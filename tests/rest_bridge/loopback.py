@@ -1,4 +1,4 @@
-"""Real servers on free ports of the loopback, and ways to them."""
+"""Real servers on free ports of the loopback, and clients of them."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ from rest_bridge.cli import CHANNEL_OPTIONS
 async def serve_grpc(
     servicer: ModelServiceServicer, health_servicer: health.aio.HealthServicer
 ) -> AsyncIterator[str]:
-    """Serve a ModelService and its health; gives HOST:PORT."""
+    """Serve a ModelService and its health service; yield HOST:PORT."""
     server = grpc.aio.server()
     add_ModelServiceServicer_to_server(servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -38,16 +38,16 @@ async def serve_grpc(
 
 @asynccontextmanager
 async def open_channel(target: str) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel as the command opens it."""
+    """Open a channel as the command does."""
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         yield channel
 
 
 @asynccontextmanager
-async def enter_in_process(
+async def open_in_process(
     servicer: ModelServiceServicer, health_servicer: health.aio.HealthServicer
 ) -> AsyncIterator[in_process.Channel]:
-    """A channel as the service opens it for the bridge beside it."""
+    """Open a channel without a wire, as the service does for its bridge."""
     channel = in_process.Channel(
         {
             SERVICE: handlers(add_ModelServiceServicer_to_server, servicer),
@@ -62,10 +62,11 @@ async def enter_in_process(
 
 @asynccontextmanager
 async def serve_http(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve an ASGI application with uvicorn; gives its base URL.
+    """Serve an ASGI application with uvicorn; yield its base URL.
 
-    The steps of `uvicorn.Server.serve` without its signal handlers and its ticks of 100 ms. Leaving
-    it while requests run gives them a second, as the command gives them its time-out.
+    The steps are those of `uvicorn.Server.serve` without its signal handlers and its ticks of
+    100 ms. When the context is left, requests that run have a second to end, as the command gives
+    them its time-out.
     """
     config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
     config.load()
@@ -85,12 +86,12 @@ async def serve_http(app: ASGIApp) -> AsyncIterator[str]:
 
 
 def open_client(url: str) -> httpx.AsyncClient:
-    """An HTTP client of a server on loopback: no proxies, and no certificates to load."""
+    """Open an HTTP client for loopback, which needs no proxies and loads no certificates."""
     return httpx.AsyncClient(base_url=url, trust_env=False, verify=False)
 
 
 def free_port() -> int:
-    """A port on which nothing listens now."""
+    """Find a port on which nothing listens now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

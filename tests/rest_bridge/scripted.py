@@ -21,12 +21,12 @@ Step: TypeAlias = "pb.GenerateStreamResponse | Status | asyncio.Event"
 
 
 class ScriptedService(ModelServiceServicer):
-    """Starts and stops its models at once; `steps` say what a generation does.
+    """A service whose models start and stop at once, and whose generations follow `steps`.
 
     Each step of a stream is a message to send, a status to end with, or an event to wait for. A
     unary generation answers with the text of the chunks among the steps. `failure` ends any call.
-    `received` has all requests, and `callers` who made them; `entered` is set when a generation
-    begins, `cancelled` when one is cancelled.
+    `received` has all requests, and `callers` the names of their callers. `entered` is set when a
+    generation begins, `cancelled` when one is cancelled.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class ScriptedService(ModelServiceServicer):
         self._free_ports = itertools.count(8080)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
-        await self._note(request, context)
+        await self._record(request, context)
         return pb.GetInfoResponse(
             message="LLM Inference API",
             models=self.models,
@@ -53,33 +53,34 @@ class ScriptedService(ModelServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        await self._note(request, context)
+        await self._record(request, context)
         return pb.ListModelsResponse(models=[self._model(model) for model in self.models])
 
     async def WatchModels(  # type: ignore[override]
         self, request: pb.WatchModelsRequest, context: Context
     ) -> None:
-        await self._note(request, context)
+        await self._record(request, context)
         for model in self.models:
             await context.write(pb.WatchModelsResponse(revision=7, model=self._model(model)))
         await context.write(pb.WatchModelsResponse(revision=7, snapshot_done=pb.SnapshotDone()))
+        await context.write(pb.WatchModelsResponse(revision=8, removed_model_id="mistral-7b"))
 
     async def StreamLogs(  # type: ignore[override]
         self, request: pb.StreamLogsRequest, context: Context
     ) -> None:
-        await self._note(request, context)
+        await self._record(request, context)
         await context.write(pb.StreamLogsResponse(line="Connected"))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
-        await self._note(request, context)
-        await self._known(request.model_id, context)
+        await self._record(request, context)
+        await self._require(request.model_id, context)
         return pb.GetModelResponse(model=self._model(request.model_id))
 
     async def StartModel(
         self, request: pb.StartModelRequest, context: Context
     ) -> pb.StartModelResponse:
-        await self._note(request, context)
-        await self._known(request.model_id, context)
+        await self._record(request, context)
+        await self._require(request.model_id, context)
         port = self.ports.setdefault(request.model_id, next(self._free_ports))
         return pb.StartModelResponse(
             message=f"Container for {request.model_id} started",
@@ -91,8 +92,8 @@ class ScriptedService(ModelServiceServicer):
     async def StopModel(
         self, request: pb.StopModelRequest, context: Context
     ) -> pb.StopModelResponse:
-        await self._note(request, context)
-        await self._known(request.model_id, context)
+        await self._record(request, context)
+        await self._require(request.model_id, context)
         if request.model_id not in self.ports:
             detail = f"{request.model_id} is not running"
             await end(context, failure("CONTAINER_NOT_RUNNING", detail))
@@ -102,7 +103,7 @@ class ScriptedService(ModelServiceServicer):
     async def ReloadCatalog(
         self, request: pb.ReloadCatalogRequest, context: Context
     ) -> pb.ReloadCatalogResponse:
-        await self._note(request, context)
+        await self._record(request, context)
         return pb.ReloadCatalogResponse(added_model_ids=["my-model"], restarted_model_ids=["gpt-2"])
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
@@ -121,8 +122,8 @@ class ScriptedService(ModelServiceServicer):
     async def _generation(
         self, request: pb.GenerateRequest | pb.GenerateStreamRequest, context: Context
     ) -> AsyncGenerator[pb.GenerateStreamResponse]:
-        await self._note(request, context)
-        await self._known(request.model_id, context)
+        await self._record(request, context)
+        await self._require(request.model_id, context)
         self.entered.set()
         try:
             for step in self.steps:
@@ -137,13 +138,13 @@ class ScriptedService(ModelServiceServicer):
             self.cancelled.set()
             raise
 
-    async def _note(self, request: Message, context: Context) -> None:
+    async def _record(self, request: Message, context: Context) -> None:
         self.received.append(request)
         self.callers += [v for k, v in context.invocation_metadata() or () if k == "x-caller"]
         if self.failure is not None:
             await end(context, self.failure)
 
-    async def _known(self, model_id: str, context: Context) -> None:
+    async def _require(self, model_id: str, context: Context) -> None:
         if model_id not in self.models:
             await end(context, failure("MODEL_NOT_FOUND", f'no model "{model_id[:40]}"'))
 
@@ -185,7 +186,7 @@ def summary(model_id: str) -> pb.GenerateStreamResponse:
 
 
 def failure(reason: str, message: str, *, retry_after: float | None = None) -> Status:
-    """The status with which the service reports an error of the table."""
+    """Build the status with which the service reports an error of the contract."""
     value = ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{reason}"]
     status = Status(code=value.GetOptions().Extensions[error_rule].code, message=message)
     status.details.add().Pack(ErrorInfo(reason=reason, domain="inference-service"))
@@ -197,7 +198,7 @@ def failure(reason: str, message: str, *, retry_after: float | None = None) -> S
 
 
 async def end(context: Context, status: Status) -> NoReturn:
-    """End a call with a status, and its details if it has some."""
+    """End a call with a status and its details."""
     trailers = [("grpc-status-details-bin", status.SerializeToString())] if status.details else ()
     codes = {code.value[0]: code for code in grpc.StatusCode}
     await context.abort(codes[status.code], status.message, tuple(trailers))

@@ -1,4 +1,4 @@
-"""Requests that the bridge refuses itself; nothing of them reaches the service."""
+"""Requests that the bridge refuses before they reach the service."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,6 +7,7 @@ import pytest
 
 from inference_service.v1 import model_service_pb2 as pb
 from tests.rest_bridge.conftest import Bridge
+from tests.rest_bridge.deadline import within
 from tests.rest_bridge.scripted import ScriptedService
 
 JSON = {"content-type": "application/json"}
@@ -18,8 +19,8 @@ FIELDS = (
 
 
 @pytest.fixture
-def way() -> str:
-    """One will do: nothing goes it."""
+def transport() -> str:
+    """Use one transport: the bridge refuses most of these requests itself."""
     return "wire"
 
 
@@ -105,7 +106,7 @@ async def test_not_json(bridge: Bridge, service: ScriptedService, body: bytes) -
     assert service.received == []
 
 
-async def test_only_the_first_of_many_problems_are_told(bridge: Bridge) -> None:
+async def test_only_the_first_of_many_problems_are_reported(bridge: Bridge) -> None:
     body = {f"field{i}": i for i in range(1000)}
     response = await bridge.client.post("/generate", json=body)
     detail = response.json()["detail"]
@@ -184,7 +185,7 @@ async def test_fifty_megabytes_are_refused_and_the_connection_lives(
 @pytest.mark.parametrize(
     "header", [b"Content-Length: 52428800", b"Transfer-Encoding: chunked"], ids=repr
 )
-async def test_the_refusal_does_not_wait_for_the_rest(bridge: Bridge, header: bytes) -> None:
+async def test_the_refusal_does_not_wait_for_the_body(bridge: Bridge, header: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
     writer.write(
         b"POST /generate HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\n"
@@ -193,18 +194,23 @@ async def test_the_refusal_does_not_wait_for_the_rest(bridge: Bridge, header: by
     )
     if b"chunked" in header:
         writer.write(b"%x\r\n%s\r\n" % (LIMIT + 1, bytes(LIMIT + 1)))
-    status_line = await reader.readline()
+    async with within(10, "the bridge did not refuse the body"):
+        status_line = await reader.readline()
     assert status_line.startswith(b"HTTP/1.1 413 ")
     writer.close()
     await writer.wait_closed()
 
 
-async def test_a_client_that_asks_first_is_told_before_it_sends(bridge: Bridge) -> None:
+async def test_a_client_that_waits_for_100_continue_is_refused_before_its_body(
+    bridge: Bridge,
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
     writer.write(
         b"POST /generate HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\n"
         b"Content-Length: 52428800\r\nExpect: 100-continue\r\n\r\n"
     )
-    assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+    async with within(10, "the bridge did not refuse the body"):
+        status_line = await reader.readline()
+    assert status_line.startswith(b"HTTP/1.1 413 ")
     writer.close()
     await writer.wait_closed()

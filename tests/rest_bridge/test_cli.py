@@ -1,4 +1,4 @@
-"""The command, as a process."""
+"""The command as a process."""
 
 import asyncio
 import os
@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from rest_bridge.cli import main
+from tests.rest_bridge.deadline import within
 from tests.rest_bridge.loopback import open_client
 from tests.rest_bridge.scripted import ScriptedService, chunk
 
@@ -21,7 +22,7 @@ RUNNING = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
 async def running(
     *arguments: str, **environment: str
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A bridge on a free port; gives the process and its URL."""
+    """Run a bridge on a free port; yield the process and its URL."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "rest_bridge", "--port", "0", *arguments),
@@ -54,13 +55,16 @@ async def test_serves_until_a_signal(
             response = await client.get("/models")
         assert [model["id"] for model in response.json()["models"]] == list(service.models)
         process.send_signal(signal.SIGINT)
-        output, _ = await process.communicate()
+        async with within(20, "the bridge did not end after a signal"):
+            output, _ = await process.communicate()
     assert process.returncode == 0
     assert b'"GET /models HTTP/1.1" 200' in output
     assert b"Traceback" not in output
 
 
-async def test_a_second_signal_waits_for_no_request(target: str, service: ScriptedService) -> None:
+async def test_a_second_signal_ends_the_bridge_at_once(
+    target: str, service: ScriptedService
+) -> None:
     service.steps = [chunk("Once"), asyncio.Event()]
     body = {"model_id": "gpt-2", "prompt": "Once"}
     async with (
@@ -76,12 +80,13 @@ async def test_a_second_signal_waits_for_no_request(target: str, service: Script
             assert line
 
         process.send_signal(signal.SIGINT)
-        await process.communicate()
+        async with within(20, "the bridge did not end after a second signal"):
+            await process.communicate()
 
     assert process.returncode == 0
 
 
-async def test_a_proxy_for_the_way_out_is_not_used(target: str) -> None:
+async def test_a_proxy_of_the_environment_is_not_used(target: str) -> None:
     proxy = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
     async with (
         running("--target", target, no_proxy="", **proxy) as (_, url),

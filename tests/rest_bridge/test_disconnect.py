@@ -1,4 +1,4 @@
-"""A client that goes ends what it asked for, and nothing else; so does the end of the server."""
+"""Disconnects of clients and the end of the server, which cancel calls of the service."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,7 @@ import pytest
 from rest_bridge import Settings, create_app
 from rest_bridge.service import Channel
 from tests.rest_bridge.conftest import Bridge
+from tests.rest_bridge.deadline import within
 from tests.rest_bridge.loopback import open_client, serve_http
 from tests.rest_bridge.scripted import ScriptedService, chunk, summary
 
@@ -24,7 +25,7 @@ GENERATIONS = [
 async def post(
     url: str, path: str, body: object
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Send a request over a connection of its own and leave it open."""
+    """Send a request over a new connection and leave the connection open."""
     data = json.dumps(body).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
     writer.write(
@@ -37,7 +38,7 @@ async def post(
 
 @pytest.mark.parametrize("abort", [False, True])
 @pytest.mark.parametrize(("path", "body"), GENERATIONS)
-async def test_before_the_first_byte(
+async def test_a_disconnect_before_the_first_byte_cancels_the_call(
     bridge: Bridge,
     service: ScriptedService,
     caplog: pytest.LogCaptureFixture,
@@ -47,43 +48,45 @@ async def test_before_the_first_byte(
 ) -> None:
     service.steps = [asyncio.Event()]
     _, writer = await post(bridge.url, path, body)
-    await service.entered.wait()
+    async with within(10, "the service got no call"):
+        await service.entered.wait()
     if abort:
         writer.transport.abort()
     else:
         writer.close()
-    async with asyncio.timeout(1):
+    async with within(1, "the call of the service was not cancelled"):
         await service.cancelled.wait()
     assert (await bridge.client.get("/models")).status_code == 200
     assert "Exception" not in caplog.text
 
 
-async def test_after_the_first_event(
+async def test_a_disconnect_after_the_first_event_cancels_the_call(
     bridge: Bridge, service: ScriptedService, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.steps = [chunk("a"), asyncio.Event()]
     reader, writer = await post(bridge.url, "/generate_stream", ENOUGH)
     await reader.readuntil(b"event: chunk\n")
     writer.close()
-    async with asyncio.timeout(1):
+    async with within(1, "the call of the service was not cancelled"):
         await service.cancelled.wait()
     assert (await bridge.client.get("/models")).status_code == 200
     assert "Exception" not in caplog.text
 
 
-async def test_a_reader_that_stopped_reading_and_goes(
+async def test_a_disconnect_while_the_bridge_waits_in_a_write_cancels_the_call(
     bridge: Bridge, service: ScriptedService
 ) -> None:
-    """The bridge is blocked in a write then."""
     service.steps = [chunk("x" * 100_000)] * 1000
     reader, writer = await post(bridge.url, "/generate_stream", ENOUGH)
     await reader.readuntil(b"event: chunk\n")
     writer.transport.abort()
-    async with asyncio.timeout(1):
+    async with within(1, "the call of the service was not cancelled"):
         await service.cancelled.wait()
 
 
-async def test_the_others_go_on(bridge: Bridge, service: ScriptedService) -> None:
+async def test_a_disconnect_leaves_other_calls_alone(
+    bridge: Bridge, service: ScriptedService
+) -> None:
     gate = asyncio.Event()
     service.steps = [chunk("a"), gate, summary("gpt-2")]
     async with bridge.client.stream("POST", "/generate_stream", json=ENOUGH) as response:
@@ -92,13 +95,16 @@ async def test_the_others_go_on(bridge: Bridge, service: ScriptedService) -> Non
         reader, writer = await post(bridge.url, "/generate_stream", ENOUGH)
         await reader.readuntil(b"event: chunk\n")
         writer.close()
-        await service.cancelled.wait()
+        async with within(10, "the call of the service was not cancelled"):
+            await service.cancelled.wait()
         gate.set()
         rest = "".join([text async for text in received])
     assert rest.startswith("event: summary\n")
 
 
-async def test_during_the_body(bridge: Bridge, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_disconnect_during_the_body_logs_no_exception(
+    bridge: Bridge, caplog: pytest.LogCaptureFixture
+) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
     writer.write(
         b"POST /generate HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\n"
@@ -116,14 +122,15 @@ async def test_the_server_stops_while_requests_run(
     service: ScriptedService,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """At the end of the shutdown's time-out each gets an answer, and no traceback is logged."""
+    """Expect an answer to each at the end of the shutdown's time-out, and no traceback."""
     service.steps = [chunk("a"), asyncio.Event()]
     async with contextlib.AsyncExitStack() as stack:
         server = contextlib.AsyncExitStack()
         url = await server.enter_async_context(serve_http(create_app(channel, settings)))
         client = await stack.enter_async_context(open_client(url))
         unary = asyncio.create_task(client.post("/generate", json=ENOUGH))
-        await service.entered.wait()
+        async with within(10, "the service got no call"):
+            await service.entered.wait()
         response = await stack.enter_async_context(
             client.stream("POST", "/generate_stream", json=ENOUGH)
         )
@@ -137,13 +144,13 @@ async def test_the_server_stops_while_requests_run(
     assert "Traceback" not in caplog.text
 
 
-async def test_the_server_stops_while_it_waits_for_a_reader(
+async def test_the_server_stops_while_it_waits_in_a_write(
     channel: Channel, settings: Settings, service: ScriptedService
 ) -> None:
     service.steps = [chunk("x" * 100_000)] * 1000
     async with serve_http(create_app(channel, settings)) as url:
         reader, writer = await post(url, "/generate_stream", ENOUGH)
         await reader.readuntil(b"event: chunk\n")
-    async with asyncio.timeout(1):
+    async with within(1, "the call of the service was not cancelled"):
         await service.cancelled.wait()
     writer.transport.abort()

@@ -1,4 +1,4 @@
-"""Errors, as REST shows them."""
+"""Errors on REST."""
 
 import asyncio
 from typing import Any
@@ -26,7 +26,7 @@ ENDPOINTS = [
     ("POST", "/generate_stream", ENOUGH),
 ]
 RULES = {
-    value.name.removeprefix("ERROR_REASON_"): value.GetOptions().Extensions[error_rule].http_status
+    value.name.removeprefix("ERROR_REASON_"): value.GetOptions().Extensions[error_rule]
     for value in ErrorReason.DESCRIPTOR.values
     if value.number
 }
@@ -39,7 +39,7 @@ async def test_each_reason_has_its_status_on_each_endpoint(
     service.failure = failure(reason, f"a sentence about {reason}")
     for method, path, body in ENDPOINTS:
         response = await bridge.client.request(method, path, json=body)
-        assert response.status_code == RULES[reason]
+        assert response.status_code == RULES[reason].http_status
         assert response.json() == {"detail": f"a sentence about {reason}"}
         assert response.headers["content-type"] == "application/json"
         assert response.headers["x-error-reason"] == reason
@@ -103,7 +103,7 @@ async def test_a_status_without_a_reason(
         assert list(response.json()) == ["detail"]
 
 
-async def test_the_service_is_not_there() -> None:
+async def test_a_service_that_does_not_answer() -> None:
     settings = Settings(target=f"127.0.0.1:{free_port()}")
     async with (
         open_channel(settings.target) as channel,
@@ -164,7 +164,7 @@ async def test_a_bug_of_the_bridge(bridge: Bridge, caplog: pytest.LogCaptureFixt
 async def test_any_text_can_be_a_model_id(
     bridge: Bridge, service: ScriptedService, model_id: str, action: str, quoted: bool
 ) -> None:
-    """Over a raw socket: clients clean paths up."""
+    """Send the path over a raw socket, because HTTP clients normalize paths."""
     path = quote(model_id, safe="" if quoted else "/")
     reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
     request = f"POST /models/{path}/{action} HTTP/1.1\r\nHost: bridge\r\nConnection: close\r\n\r\n"

@@ -15,11 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 from rest_bridge import server
 from rest_bridge.server import Embedded
+from tests.rest_bridge.deadline import within
 from tests.rest_bridge.loopback import open_client
 
 
 async def empty(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with nothing."""
+    """Answer with an empty body."""
     await send({"type": "http.response.start", "status": 200})
     await send({"type": "http.response.body"})
 
@@ -30,7 +31,7 @@ def configured() -> uvicorn.Config:
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[str]:
-    """A server that listens, by its address; it has ended when this is left."""
+    """Run a server; yield its address, and end the server afterwards."""
     running = Embedded(configured())
     listener = socket.create_server(("127.0.0.1", 0))
     task = asyncio.create_task(running.serve([listener]))
@@ -42,31 +43,32 @@ async def serving() -> AsyncIterator[str]:
         await task
 
 
-async def test_who_waits_for_one_that_cannot_serve_learns_of_it() -> None:
+async def test_up_is_set_when_the_server_cannot_serve() -> None:
     config = configured()
     config.http = "no.such:protocol"
     running = Embedded(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         task = asyncio.create_task(running.serve([listener]))
-        await running.up.wait()
+        async with within(10, "a server that cannot serve did not set `up`"):
+            await running.up.wait()
 
     assert isinstance(task.exception(), ModuleNotFoundError)
 
 
 class Selector(selectors.DefaultSelector):
-    """Tells when its loop has nothing to do, and for how many seconds: None is without end."""
+    """A selector that reports for how many seconds its loop sleeps; None is without end."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tell: Callable[[float | None], None] = lambda _: None
+        self.report: Callable[[float | None], None] = lambda _: None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout > 0:
-            self.tell(timeout)
+            self.report(timeout)
         return super().select(timeout)
 
 
-def test_it_sleeps_until_something_happens() -> None:
+def test_an_idle_server_sleeps_without_end() -> None:
     selector, sleeps = Selector(), list[float | None]()
 
     async def serve() -> None:
@@ -76,7 +78,7 @@ def test_it_sleeps_until_something_happens() -> None:
             sleeps.append(timeout)
             running.stop()
 
-        selector.tell = end_at_once
+        selector.report = end_at_once
         await running.serve([socket.create_server(("127.0.0.1", 0))])
 
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
@@ -94,7 +96,7 @@ async def test_an_answer_has_the_date_of_today() -> None:
     assert timedelta() <= age < timedelta(minutes=1)
 
 
-async def test_each_answer_of_a_connection_has_a_date_of_its_own(
+async def test_each_answer_of_a_connection_has_its_own_date(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dates = [format_datetime(datetime(2030, 1, day, tzinfo=UTC), usegmt=True) for day in (1, 2)]
@@ -105,7 +107,7 @@ async def test_each_answer_of_a_connection_has_a_date_of_its_own(
         assert [(await client.get("/")).headers["date"] for _ in dates] == dates
 
 
-async def test_an_embedded_one_leaves_the_signals_to_others() -> None:
+async def test_an_embedded_server_leaves_the_signals_alone() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     async with serving():

@@ -9,6 +9,7 @@ import pytest
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge import Settings
 from tests.rest_bridge.conftest import Bridge
+from tests.rest_bridge.deadline import within
 from tests.rest_bridge.scripted import ScriptedService, chunk, failure, status, summary
 
 ENOUGH: dict[str, Any] = {"model_id": "gpt-2", "prompt": "Hello"}
@@ -26,7 +27,7 @@ SUMMARY = {
 
 
 def events(text: str) -> list[tuple[str, object]]:
-    """The events of a body, each of exactly the lines `event:` and `data:`."""
+    """Parse the events of a body, each of exactly the lines `event:` and `data:`."""
     assert text.endswith("\n\n")
     found = []
     for block in text[:-2].split("\n\n"):
@@ -94,7 +95,9 @@ async def test_each_event_is_sent_when_it_comes(bridge: Bridge, service: Scripte
     async with bridge.client.stream("POST", "/generate_stream", json=ENOUGH) as response:
         received = response.aiter_text()
         for text, gate in zip("ab", gates, strict=True):
-            assert events(await anext(received)) == [("chunk", {"text": text, "token_count": 1})]
+            async with within(10, "an event was not sent before the next"):
+                sent = await anext(received)
+            assert events(sent) == [("chunk", {"text": text, "token_count": 1})]
             gate.set()
         assert events(await anext(received)) == [("summary", SUMMARY)]
 
@@ -141,7 +144,7 @@ class TestKeepAlive:
     def settings(self, target: str) -> Settings:
         return Settings(target=target, keep_alive_seconds=0.02)
 
-    async def test_silence_after_the_first_event_is_filled(
+    async def test_silence_after_the_first_event_has_comments(
         self, bridge: Bridge, service: ScriptedService
     ) -> None:
         gate = asyncio.Event()
@@ -149,7 +152,8 @@ class TestKeepAlive:
         async with bridge.client.stream("POST", "/generate_stream", json=ENOUGH) as response:
             received = response.aiter_text()
             assert events(await anext(received)) == [("chunk", {"text": "a", "token_count": 1})]
-            comments = "".join([await anext(received) for _ in range(3)])
+            async with within(10, "no three comments came"):
+                comments = "".join([await anext(received) for _ in range(3)])
             assert set(comments.split("\n\n")) == {": keep-alive", ""}
             gate.set()
             rest = "".join([text async for text in received])

@@ -1,0 +1,5 @@
+"""The documented endpoints, a file for each subject; each makes one call of the service."""
+
+from rest_bridge.routes import generate, models, streams
+
+ROUTES = [*models.router.routes, *streams.router.routes, *generate.router.routes]

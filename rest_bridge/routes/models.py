@@ -1,0 +1,111 @@
+"""Endpoints for the models of the catalog."""
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+
+from inference_service.v1 import model_service_pb2 as pb
+from rest_bridge import openapi
+from rest_bridge.bodies import (
+    InfoResponse,
+    ModelResponse,
+    ModelsResponse,
+    ReloadResponse,
+    StartResponse,
+    StopResponse,
+)
+from rest_bridge.routes.request import ModelId, refuse_other_sites, service_of
+
+router = APIRouter()
+
+
+@router.get(
+    "/",
+    summary="Get API info",
+    tags=["Models"],
+    responses=openapi.success("INFO") | openapi.errors(),
+)
+async def get_info(request: Request) -> InfoResponse:
+    """Show the name of this API, the models, and which of them run."""
+    service = service_of(request)
+    info = await service.answer(request, service.stub.GetInfo(pb.GetInfoRequest()))
+    return InfoResponse(
+        message=info.message,
+        models=list(info.models),
+        running_containers=list(info.running_containers),
+    )
+
+
+@router.get(
+    "/models",
+    summary="List available models",
+    tags=["Models"],
+    responses=openapi.success("MODELS") | openapi.errors(),
+)
+async def list_models(request: Request) -> ModelsResponse:
+    """List all models of the catalog, and whether they run."""
+    service = service_of(request)
+    answer = await service.answer(request, service.stub.ListModels(pb.ListModelsRequest()))
+    return ModelsResponse(
+        models=[
+            ModelResponse(id=m.id, name=m.name, hf_name=m.hf_name, running=m.running)
+            for m in answer.models
+        ]
+    )
+
+
+@router.post(
+    "/models/{model_id:path}/start",
+    summary="Start model container",
+    tags=["Models"],
+    dependencies=[Depends(refuse_other_sites)],
+    responses=openapi.success("START")
+    | openapi.errors(*openapi.STARTING, of_bridge=openapi.OTHER_SITE),
+)
+async def start_model(request: Request, model_id: ModelId) -> StartResponse:
+    """Start a model and answer when the model is ready.
+
+    The answer comes at once when the model runs already. The first start downloads an image and
+    weights, which can take many minutes. A start goes on when the client disconnects.
+    """
+    service = service_of(request)
+    call = service.stub.StartModel(pb.StartModelRequest(model_id=model_id))
+    answer = await service.answer(request, call)
+    return StartResponse(
+        message=answer.message, port=answer.port, container_name=answer.container_name
+    )
+
+
+@router.post(
+    "/models/{model_id:path}/stop",
+    summary="Stop model container",
+    tags=["Models"],
+    dependencies=[Depends(refuse_other_sites)],
+    responses=openapi.success("STOP")
+    | openapi.errors(*openapi.STOPPING, of_bridge=openapi.OTHER_SITE),
+)
+async def stop_model(request: Request, model_id: ModelId) -> StopResponse:
+    """Stop a model and answer when its container is gone. Requests that run may finish first."""
+    service = service_of(request)
+    call = service.stub.StopModel(pb.StopModelRequest(model_id=model_id))
+    answer = await service.answer(request, call)
+    return StopResponse(message=answer.message)
+
+
+@router.post(
+    "/catalog:reload",
+    summary="Reload the catalog",
+    tags=["Models"],
+    dependencies=[Depends(refuse_other_sites)],
+    responses=openapi.success("RELOAD")
+    | openapi.errors("CATALOG_INVALID", of_bridge=openapi.OTHER_SITE),
+)
+async def reload_catalog(request: Request) -> ReloadResponse:
+    """Read the catalog's file again and put the catalog into force.
+
+    A model is drained and started again only when a change of its entry concerns its engine. A file
+    with a mistake changes nothing.
+    """
+    service = service_of(request)
+    call = service.stub.ReloadCatalog(pb.ReloadCatalogRequest())
+    answer = await service.answer(request, call)
+    return ReloadResponse.model_validate(answer, from_attributes=True)

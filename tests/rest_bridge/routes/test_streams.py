@@ -1,0 +1,33 @@
+"""Endpoints that stream changes of models, and logs."""
+
+import json
+
+from inference_service.v1 import model_service_pb2 as pb
+from tests.rest_bridge.conftest import Bridge
+from tests.rest_bridge.scripted import ScriptedService
+
+
+async def test_each_kind_of_change_is_an_event(bridge: Bridge, service: ScriptedService) -> None:
+    response = await bridge.client.get("/models:watch?model_id=gpt-2&after_revision=5")
+
+    assert response.headers["content-type"] == "text/event-stream"
+    events = [block.split("\n") for block in response.text[:-2].split("\n\n")]
+    assert [lines[:2] for lines in events] == [
+        ["id: 7", "event: model"],
+        ["id: 7", "event: model"],
+        ["id: 7", "event: snapshot_done"],
+        ["id: 8", "event: removed_model_id"],
+    ]
+    data = [json.loads(line.removeprefix("data: ")) for _, _, line in events]
+    assert [model["id"] for model in data[:2]] == list(service.models)
+    assert data[2:] == [{}, "mistral-7b"]
+    assert service.received == [pb.WatchModelsRequest(model_id="gpt-2", after_revision=5)]
+
+
+async def test_each_line_of_a_log_is_an_event(bridge: Bridge, service: ScriptedService) -> None:
+    response = await bridge.client.get("/models/gpt-2/logs?tail_line_count=7&follow=true")
+
+    assert response.headers["content-type"] == "text/event-stream"
+    assert response.text == "data: Connected\n\n"
+    expected = pb.StreamLogsRequest(model_id="gpt-2", tail_line_count=7, follow=True)
+    assert service.received == [expected]
