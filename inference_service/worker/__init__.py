@@ -26,7 +26,8 @@ Standard output: one JSON object per line, progress about four times a second
     {"event": "serving", "host": str, "port": int}      from here on, /health answers 200
     {"event": "failed", "reason": str, "message": str}  one sentence for a person; then the exit
 
-Standard error: what llama.cpp says, errors only.
+Standard error: llama.cpp's log, errors only. For a model that llama.cpp could not load, the first
+line has the reason.
 
 Exit codes
     0  SIGTERM, SIGINT, or the parent is gone        4  the model cannot be loaded

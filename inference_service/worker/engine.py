@@ -2,17 +2,20 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 from . import gguf, machine
-from .captured import captured_stderr
 from .events import emit
 from .failure import ExitCode, WorkerError
 from .settings import Settings
 
 _LEAST_CONTEXT = 64  # with a handful of tokens llama.cpp aborts the process
 _SMALL_FILE = 64 * 2**20
+# llama.cpp writes its log in a thread, each line in three parts, and goes on after the load has
+# failed. Without a pause, 6 of 60 `failed` events on a busy machine stood inside such a line.
+_LOG_SECONDS = 0.1
 
 
 def load(path: Path, settings: Settings) -> Any:
@@ -48,13 +51,12 @@ def load(path: Path, settings: Settings) -> Any:
     if settings.chat_template is not None:
         parameters.chat_template = settings.chat_template
     _tame(parameters, settings.slots)
-    with captured_stderr() as said:
-        try:
-            return xllamacpp.Server(parameters)
-        except Exception as error:
-            cause = error
-    message = f"llama.cpp could not load {path}: {said.first_error() or cause}."
-    raise WorkerError(ExitCode.MODEL, "MODEL_UNUSABLE", message) from cause
+    try:
+        return xllamacpp.Server(parameters)
+    except Exception as error:
+        time.sleep(_LOG_SECONDS)
+        message = f"llama.cpp could not load {path}: {str(error).rstrip('.')}."
+        raise WorkerError(ExitCode.MODEL, "MODEL_UNUSABLE", message) from error
 
 
 def default_threads(file_bytes: int) -> int:
