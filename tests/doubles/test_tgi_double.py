@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from aiohttp import ClientError, ClientSession, ServerDisconnectedError
+from aiohttp import ClientError, ClientSession, ClientTimeout, ServerDisconnectedError
 
 from .tgi.process import TgiProcess, started
 
@@ -36,7 +36,7 @@ async def tgi() -> AsyncIterator[TgiProcess]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def http() -> AsyncIterator[ClientSession]:
-    async with ClientSession() as session:
+    async with ClientSession(timeout=ClientTimeout(total=20)) as session:
         yield session
 
 

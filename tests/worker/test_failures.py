@@ -1,4 +1,4 @@
-"""Every way to fail before serving: its exit code, its reason, its sentence."""
+"""All failures before serving: exit code, reason and message."""
 
 import os
 import socket
