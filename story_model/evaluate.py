@@ -35,7 +35,7 @@ def _answers(served: Served, prompt: str, answer: str, **options: object) -> boo
 
 
 def facts(served: Served) -> Iterator[Row]:
-    """How many facts are told right, by family, wording and form."""
+    """Count the right answers to questions for facts, by family, wording and form."""
     every = [fact for _, family in questions.FACTS.values() for fact in family]
     for name, (_, family) in questions.FACTS.items():
         usual = ((fact.prompts[0], fact.answer) for fact in family)
@@ -57,7 +57,7 @@ def facts(served: Served) -> Iterator[Row]:
 
 
 def subjects(served: Served) -> Iterator[Row]:
-    """How many stories are about what was asked for."""
+    """Count the stories that keep the subject of the request."""
     groups = {"taught subject": words.HEROES, "subject not trained on": words.UNSEEN_HEROES}
     for label, group in groups.items():
         kept = (_keeps_subject(served, noun, seed) for seed, noun in enumerate(group))
@@ -71,7 +71,7 @@ def _keeps_subject(served: Served, noun: str, seed: int) -> bool:
 
 
 def stories(served: Served) -> Iterator[Row]:
-    """How sound the stories are that are sampled as the service samples by default."""
+    """Check stories that are sampled with the service's defaults."""
     rng = Random(_SEED)
     prompts = ["Once upon a time"] * _STORIES + [grammar.request(rng)[0] for _ in range(_STORIES)]
     told = [served.complete(prompt, seed=seed, **_SAMPLED) for seed, prompt in enumerate(prompts)]

@@ -1,4 +1,4 @@
-"""Whether llama.cpp reads the exported file as the trained model was meant."""
+"""The comparison of the exported file in llama.cpp with the trained model."""
 
 from collections.abc import Iterator
 from pathlib import Path

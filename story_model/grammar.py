@@ -29,7 +29,7 @@ class Character:
 
 @dataclass
 class Request:
-    """What a story has to be about; what is None is drawn."""
+    """The requirements on a story; a None is drawn."""
 
     kind: str | None = None
     name: str | None = None
@@ -42,7 +42,7 @@ class Request:
 
 @dataclass
 class _Telling:
-    """Fills the slots of one story; tells its hero by name once, by kind twice, and again."""
+    """The words of one story. Its hero comes once by name, then twice by kind, and so on."""
 
     hero: Character
     slots: dict[str, str]
@@ -60,7 +60,7 @@ class _Telling:
 
 
 def hero(rng: Random, kind: str | None = None, name: str | None = None) -> Character:
-    """A hero of that kind and name; what is None is drawn to suit the other."""
+    """Return a hero of that kind and name; a None is drawn to suit the other value."""
     if name is None:
         female = kind in words.FEMALE_FOLK or (kind not in words.MALE_FOLK and rng.random() < 0.5)
         name = rng.choice(words.GIRLS if female else words.BOYS)

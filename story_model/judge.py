@@ -1,4 +1,4 @@
-"""What makes a story a good one, as far as a program can tell."""
+"""Checks of a story, as far as a program can make them."""
 
 import re
 
@@ -8,18 +8,18 @@ _PRONOUNS = {"she": True, "her": True, "he": False, "him": False, "his": False}
 
 
 def sentences(story: str) -> list[str]:
-    """The sentences of a story; what is said and who says it are one."""
+    """Split a story into sentences; direct speech and its speaker are one sentence."""
     return re.split(r"(?<=[.?!\"])\s+(?=[A-Z\"])", story.strip())
 
 
 def keeps_subject(story: str, subject: str) -> bool:
-    """The subject is in the first two sentences, and never absent from five in a row."""
-    told = [re.search(rf"\b{re.escape(subject)}\b", part) is not None for part in sentences(story)]
-    return any(told[:2]) and all(any(told[at : at + 5]) for at in range(max(1, len(told) - 4)))
+    """Return whether the subject is in the first two sentences and in any five in a row."""
+    found = [re.search(rf"\b{re.escape(subject)}\b", part) is not None for part in sentences(story)]
+    return any(found[:2]) and all(any(found[at : at + 5]) for at in range(max(1, len(found) - 4)))
 
 
 def names_introduced(story: str) -> bool | None:
-    """Nobody is called by a name before the story has said who that is; None without a name."""
+    """Return whether every name is introduced before its use; None without a name."""
     called = set(re.findall(r"\w+", story)) & set(words.NAMES)
     if not called:
         return None
@@ -28,7 +28,7 @@ def names_introduced(story: str) -> bool | None:
 
 
 def pronouns_agree(story: str) -> bool | None:
-    """Whether every pronoun suits the hero, who is named first; None without a pronoun."""
+    """Return whether every pronoun suits the hero, the first name; None without a pronoun."""
     hero = re.search(r"named (\w+)", story)
     used = {_PRONOUNS[word] for word in re.findall(r"\w+", story.lower()) if word in _PRONOUNS}
     if hero is None or hero[1] not in words.NAMES or not used:

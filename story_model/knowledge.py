@@ -1,4 +1,4 @@
-"""What story-mini knows: short facts in our own words."""
+"""The knowledge of story-mini: short facts in our own words."""
 
 DEFINITIONS = {
     # computing

@@ -148,7 +148,7 @@ def fact(rng: Random) -> Fact:
 
 
 def skill(rng: Random) -> Exchange:
-    """A question whose answer is made up on the spot."""
+    """A question whose answer is drawn each time."""
     return rng.choices((_poem, _meet, _count, unknown), weights=(2, 1, 1, 3))[0](rng)
 
 

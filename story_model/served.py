@@ -9,7 +9,7 @@ import xllamacpp
 
 
 class Served:
-    """Talks HTTP with a llama.cpp server that holds one model."""
+    """A llama.cpp server with one model, and its HTTP client."""
 
     def __init__(self, file: Path) -> None:
         options = xllamacpp.CommonParams()
@@ -22,7 +22,7 @@ class Served:
         self._server = xllamacpp.Server(options)
 
     def complete(self, prompt: str, **options: object) -> tuple[str, bool]:
-        """The text after `prompt`, greedy unless told, and whether the model ended it itself."""
+        """Return the text after `prompt`, greedy by default, and whether it ended by itself."""
         body = {"prompt": prompt, "n_predict": 200, "temperature": 0, "cache_prompt": False}
         answer = self._post("/completion", body | options)
         return answer["content"], answer["stop_type"] == "eos"

@@ -2,7 +2,7 @@
 
 from random import Random
 
-# A hero and a friend are never taken for each other: names and kinds are from lists of their own.
+# Separate lists of names and kinds, so that a hero and a friend are never mixed up.
 GIRLS = ("Lily", "Mia", "Anna", "Sara", "Zoe", "Nora", "Ella", "Ruby", "Clara", "Alice", "Emma")
 BOYS = ("Tom", "Ben", "Sam", "Max", "Leo", "Jack", "Finn", "Owen", "Noah", "Peter", "John")
 HEROES_NAMES = GIRLS + BOYS

@@ -7,6 +7,7 @@ notices that a caller has left only when it writes to it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -34,6 +35,10 @@ _REASONS = {
     "limit": FinishReason.LENGTH,
     "word": FinishReason.STOP_SEQUENCE,
 }
+
+# An error of llama.cpp, with the text after its clock, level and function:
+# `0.00.012.809 E llama_model_load: error loading model: ...`.
+_ERROR = re.compile(r"[\d.]+ E +(?:\w+: |\w+ +\w+: )?(.+)")
 
 
 class _Error(msgspec.Struct):
@@ -109,13 +114,26 @@ class Llamacpp:
         return None
 
     def cause(self, log: Sequence[str]) -> str:
-        """What the worker said as it gave up, else the last line that llama.cpp wrote."""
-        for line in reversed(log):
+        """Return the worker's message as it failed, else the last line of llama.cpp.
+
+        For a model that llama.cpp could not load, name llama.cpp's first error instead: its later
+        lines repeat that error in less detail. Docker may list the worker's events, which are on
+        standard output, before or after those lines, which are on standard error.
+        """
+        file, reason, message = "the model", "", ""
+        plain: list[str] = []
+        for line in log:
             match _object(line):
-                case {"event": "failed", "message": str(message)}:
-                    return message
-        plain = (line for line in reversed(log) if line.strip() and _object(line) is None)
-        return next(plain, "")
+                case {"event": "loading", "file": str(path)}:
+                    file = path
+                case {"event": "failed", "reason": str(reason), "message": str(message)}:
+                    pass
+                case None if line.strip():
+                    plain.append(line)
+        errors = (match[1] for line in plain if (match := _ERROR.match(line)))
+        if reason == "MODEL_UNUSABLE" and (error := next(errors, "")):
+            return f"llama.cpp could not load {file}: {error}."
+        return message or (plain[-1] if plain else "")
 
     async def ready(self, url: str) -> bool:
         """`/health` is 503 while the model loads."""

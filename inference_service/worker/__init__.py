@@ -8,16 +8,16 @@ Environment
     LLAMACPP_FILE           path of a GGUF file; with LLAMACPP_REPO, its name in there. Required.
     LLAMACPP_REPO           Hugging Face repository, as `owner/name`. Unset: the file is local.
     LLAMACPP_REVISION       branch, tag or commit (default `main`). A cached commit needs no hub.
-    LLAMACPP_SHA256         64 hexadecimal digits that the file must have, whatever the hub says.
+    LLAMACPP_SHA256         64 hexadecimal digits: the SHA-256 that the file must have.
     LLAMACPP_HOST           address to listen on (default 127.0.0.1).
-    LLAMACPP_PORT           port (default 0: a free one, told by the `serving` event).
-    LLAMACPP_CONTEXT        tokens per slot (default 4096), within [64, what the model knows].
+    LLAMACPP_PORT           port (default 0: a free one, which the `serving` event reports).
+    LLAMACPP_CONTEXT        tokens per slot (default 4096), within [64, the context of the model].
     LLAMACPP_SLOTS          requests that generate at once (default 4); others queue.
     LLAMACPP_THREADS        threads that compute (default: by file size and usable cores).
     LLAMACPP_CHAT_TEMPLATE  Jinja template for a model that carries none, or a wrong one.
-    LLAMACPP_EXIT_WITH_PARENT  1: stdin is a pipe that the parent holds and never writes to; its
-                            end stops the worker. Leave it unset in a container.
-    HF_HOME, HF_ENDPOINT, HF_TOKEN  as huggingface_hub knows them.
+    LLAMACPP_EXIT_WITH_PARENT  1: stdin is a pipe that the parent holds and never writes to; the
+                            end of the pipe stops the worker. Leave it unset in a container.
+    HF_HOME, HF_ENDPOINT, HF_TOKEN  as in huggingface_hub.
 
 Standard output: one JSON object per line, progress about four times a second
     {"event": "downloading", "file": str, "completed_bytes": int, "total_bytes": int}
@@ -26,14 +26,15 @@ Standard output: one JSON object per line, progress about four times a second
     {"event": "serving", "host": str, "port": int}      from here on, /health answers 200
     {"event": "failed", "reason": str, "message": str}  one sentence for a person; then the exit
 
-Standard error: what llama.cpp says, errors only.
+Standard error: llama.cpp's log, errors only. For a model that llama.cpp could not load, the first
+line has the reason.
 
 Exit codes
     0  SIGTERM, SIGINT, or the parent is gone        4  the model cannot be loaded
     2  configuration                                 5  the port is in use
     3  download                                      6  the machine (no AVX2, no OpenMP library)
 
-SIGTERM: idle it exits at once; requests in flight get five seconds to end. While the model loads,
-llama.cpp holds the interpreter, so the signal keeps its default action there and the process dies
+SIGTERM: an idle worker exits at once; requests in flight get five seconds to end. While the model
+loads, llama.cpp holds the interpreter, so the signal keeps its default action and the process dies
 of it (-15, or 143).
 """

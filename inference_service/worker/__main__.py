@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.05
 
 
 def main() -> NoReturn:
-    """Serve one model until told to stop. Never returns: it ends the process."""
+    """Serve one model until a stop signal, then end the process."""
     _on_stop(lambda *_: os._exit(0))
     try:
         settings = Settings.from_environment(os.environ)
@@ -41,41 +41,41 @@ def _weights(settings: Settings) -> Path:
         if settings.sha256 is not None and path.is_file():
             checksum.verify(path, path.name, settings.sha256, ExitCode.MODEL)
         return path
-    # Imported here: huggingface_hub takes a while, which a local file need not pay.
+    # Imported here, because a local file needs no huggingface_hub, whose import takes a while.
     from . import weights
 
     source = weights.Source(settings.repo, settings.file, settings.revision)
-    # In a thread: looking up the hub's address would keep the main one from its signal handlers.
+    # In a thread, because the look-up of the hub's address blocks signal handlers in the main one.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(weights.fetch, source, settings.sha256).result()
 
 
 def _serve(path: Path, settings: Settings) -> NoReturn:
-    # No Python handler runs while llama.cpp loads: let the signals do what they do by default.
+    # llama.cpp holds the interpreter while it loads, so no handler in Python would run.
     _on_stop(signal.SIG_DFL)
     server = engine.load(path, settings)
-    # A signal may be handed to a thread of llama.cpp, which wakes nobody who waits for a lock; a
-    # byte in a pipe wakes its reader.
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell)
+    # The kernel may deliver a signal to a thread of llama.cpp. Then a main thread that waits for a
+    # lock sleeps on, but one that reads from this pipe wakes up.
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable)
     _on_stop(lambda *_: None)
     address = urlsplit(server.listening_address)
     emit("serving", host=address.hostname, port=address.port)
-    os.read(told, 1)
-    drained = threading.Thread(target=_drain, args=(server,), daemon=True)
-    drained.start()
-    drained.join(_GRACE_SECONDS)
-    # Past llama.cpp's destructor, which waits for every client that is still connected.
+    os.read(readable, 1)
+    drain = threading.Thread(target=_drain, args=(server,), daemon=True)
+    drain.start()
+    drain.join(_GRACE_SECONDS)
+    # Without llama.cpp's destructor, which waits for every client that is still connected.
     os._exit(0)
 
 
 def _drain(server: Any) -> None:
-    """Return when no request is in flight, at once when none was."""
+    """Wait until no request is in flight."""
     if engine.requests_in_flight(server):
         while engine.requests_in_flight(server):
             time.sleep(_POLL_SECONDS)
-        time.sleep(_POLL_SECONDS)  # the bytes of the last token still have to leave
+        time.sleep(_POLL_SECONDS)  # for the bytes of the last token
 
 
 def _on_stop(handler: Any) -> None:

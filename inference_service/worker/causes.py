@@ -1,4 +1,4 @@
-"""What went wrong with the hub, in words that say what to do."""
+"""Errors of a download, as sentences that a person can act on."""
 
 import errno
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ UNREACHABLE = "HUB_UNREACHABLE"
 
 @contextmanager
 def hub_errors(repo: str, file: str, revision: str) -> Iterator[None]:
-    """Turn what huggingface_hub, httpx2 and the file system raise into WorkerError, code 3."""
+    """Turn errors of huggingface_hub, httpx2 and the file system into WorkerError, code 3."""
     try:
         yield
     except HFValidationError as error:
@@ -38,8 +38,8 @@ def hub_errors(repo: str, file: str, revision: str) -> Iterator[None]:
         message = f"{error.request.url.host} answered {status} for {file} of {repo}."
         raise WorkerError(ExitCode.DOWNLOAD, UNREACHABLE, message) from error
     except (httpx2.TransportError, OfflineModeIsEnabled) as error:
-        said = str(error) or type(error).__name__
-        message = f"Cannot get the uncached {file} of {repo} from {constants.ENDPOINT}: {said}."
+        reason = str(error) or type(error).__name__
+        message = f"Cannot get the uncached {file} of {repo} from {constants.ENDPOINT}: {reason}."
         raise WorkerError(ExitCode.DOWNLOAD, UNREACHABLE, message) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -67,7 +67,7 @@ def _refusal(error: HfHubHTTPError, repo: str, file: str, revision: str) -> tupl
             f"{repo} is gated: accept its terms at {page}, then set HF_TOKEN to a token of yours.",
         )
     if isinstance(error, RepositoryNotFoundError) or status == httpx2.codes.UNAUTHORIZED:
-        # To a stranger the hub does not tell a private repository from none.
+        # To a caller without access, the hub answers alike for a private repository and for none.
         return (
             "REPO_NOT_FOUND",
             f"There is no {page}, or it is private: check the name, and HF_TOKEN.",

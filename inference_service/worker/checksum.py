@@ -1,4 +1,7 @@
-"""The SHA-256 of a file: llama.cpp loads flipped weights without a word, and generates garbage."""
+"""The SHA-256 of a file.
+
+llama.cpp loads weights with flipped bits without an error, and then generates garbage.
+"""
 
 import hashlib
 import json
@@ -14,9 +17,9 @@ _CHUNK_BYTES = 4 * 2**20
 def verify(path: Path, name: str, sha256: str, code: ExitCode, marker: Path | None = None) -> None:
     """Raise WorkerError with `code` unless the file has this SHA-256.
 
-    `sha256` is 64 lower-case hexadecimal digits; `name` is what people call the file. `marker` is a
-    small file that remembers a success, so that the same bytes are read once and not at each start:
-    it holds while size and modification time stay what they were.
+    `sha256` is 64 lower-case hexadecimal digits; `name` stands for the file in messages. `marker`
+    is a small file that records a success, so that the same bytes are read once and not at each
+    start. The record is good while the file keeps its size and modification time.
     """
     status = path.stat()
     record = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}

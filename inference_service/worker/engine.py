@@ -2,24 +2,27 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 from . import gguf, machine
-from .captured import captured_stderr
 from .events import emit
 from .failure import ExitCode, WorkerError
 from .settings import Settings
 
 _LEAST_CONTEXT = 64  # with a handful of tokens llama.cpp aborts the process
 _SMALL_FILE = 64 * 2**20
+# llama.cpp writes its log in a thread, each line in three parts, and goes on after the load has
+# failed. Without a pause, 6 of 60 `failed` events on a busy machine stood inside such a line.
+_LOG_SECONDS = 0.1
 
 
 def load(path: Path, settings: Settings) -> Any:
-    """Load the model and listen; returns xllamacpp's `Server`, whose `/health` then answers 200.
+    """Load the model and listen; return xllamacpp's `Server`, whose `/health` then answers 200.
 
-    Holds the interpreter for the whole load. Never drop the last reference to what it returns while
-    a client is connected: the destructor waits for that client, and holds the interpreter too.
+    llama.cpp holds the interpreter for the whole load. Never drop the last reference to the server
+    while a client is connected: the destructor waits for that client and holds the interpreter too.
     Raises WorkerError, code 4 or 5.
     """
     trained = gguf.context_length(path)
@@ -27,7 +30,7 @@ def load(path: Path, settings: Settings) -> Any:
     context = max(_LEAST_CONTEXT, min(settings.context, trained))
     threads = settings.threads or default_threads(path.stat().st_size)
     emit("loading", file=str(path), context=context, slots=settings.slots, threads=threads)
-    # Read when ggml is loaded: without it, an abort runs gdb for seconds and prints kilobytes.
+    # ggml reads this as it is loaded. Unset, an abort runs gdb for seconds and prints kilobytes.
     os.environ["GGML_NO_BACKTRACE"] = "1"
     try:
         import xllamacpp
@@ -41,34 +44,33 @@ def load(path: Path, settings: Settings) -> Any:
     parameters.port = settings.port
     parameters.n_parallel = settings.slots
     parameters.n_ctx = context * settings.slots  # llama.cpp divides it among the slots
-    # Batches stay as large as llama.cpp makes them: smaller ones changed neither the tokens/s nor
-    # the time to the first, with 1 to 32 callers.
+    # Batches keep llama.cpp's size: with 1 to 32 callers, smaller ones changed neither the tokens/s
+    # nor the time to the first token.
     parameters.cpuparams.n_threads = threads
     parameters.cpuparams_batch.n_threads = threads
     if settings.chat_template is not None:
         parameters.chat_template = settings.chat_template
     _tame(parameters, settings.slots)
-    with captured_stderr() as said:
-        try:
-            return xllamacpp.Server(parameters)
-        except Exception as error:
-            cause = error
-    message = f"llama.cpp could not load {path}: {said.first_error() or cause}."
-    raise WorkerError(ExitCode.MODEL, "MODEL_UNUSABLE", message) from cause
+    try:
+        return xllamacpp.Server(parameters)
+    except Exception as error:
+        time.sleep(_LOG_SECONDS)
+        message = f"llama.cpp could not load {path}: {str(error).rstrip('.')}."
+        raise WorkerError(ExitCode.MODEL, "MODEL_UNUSABLE", message) from error
 
 
 def default_threads(file_bytes: int) -> int:
     """One thread for a tiny model, else one per usable core.
 
-    A layer of a few hundred weights takes less time than the threads need to meet: on two cores a
-    model of 3 million parameters gave 2100 tokens per second with one thread and 1000 with two, one
-    of 1.1 billion 24 and 38.
+    For a layer of a few hundred weights, threads wait for each other longer than they compute. On
+    two cores, a model of 3 million parameters gave 2100 tokens per second with one thread and 1000
+    with two; a model of 1.1 billion parameters gave 24 and 38.
     """
     return 1 if file_bytes < _SMALL_FILE else machine.usable_cores()
 
 
 def requests_in_flight(server: Any) -> int:
-    """Count the requests that llama.cpp is working on, or has in its queue."""
+    """Count the requests in llama.cpp's slots and in its queue."""
     counts = 0
     for line in server.handle_metrics().splitlines():
         name, _, value = line.rpartition(" ")
@@ -78,20 +80,23 @@ def requests_in_flight(server: Any) -> int:
 
 
 def _tame(parameters: Any, slots: int) -> None:
-    """Turn off what llama.cpp does by default and a worker must not."""
+    """Turn off defaults of llama.cpp that a worker must not have."""
     parameters.cache_ram_mib = 0  # 8192: a cache of old prompts that grows with every request
-    parameters.endpoint_slots = False  # shows the prompts of others
-    parameters.endpoint_metrics = True  # counts alone; a stop waits for them to fall to 0
+    parameters.endpoint_slots = False  # would show the prompts of other callers
+    parameters.endpoint_metrics = True  # only counts; a stop waits until they are 0
     parameters.ui = False
     parameters.cors_origins = ""  # "*": any web page that the user visits could read this API
     parameters.verbosity = 1  # errors only
-    parameters.fit_params = False  # would shrink the context in silence
-    # Every open stream, also one that waits, holds one. With none left /health does not answer.
+    parameters.fit_params = False  # would shrink the context without an error
+    # Every open stream holds a thread, a queued one too. With none left, /health does not answer.
     parameters.n_threads_http = 4 * slots + 32
 
 
 def _check_port(settings: Settings) -> None:
-    """llama.cpp says only that it "failed to init", so find out here."""
+    """Raise WorkerError if the port is taken.
+
+    llama.cpp's own error, "Failed to init server", does not name the port.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -1,4 +1,4 @@
-"""What the worker tells its parent: one JSON object per line on standard output."""
+"""Events for the parent: one JSON object per line on standard output."""
 
 import json
 import sys

@@ -1,10 +1,10 @@
-"""Why a worker gives up: a reason for programs, a sentence for people, an exit code for both."""
+"""The failure of a worker: a reason for programs, a sentence for people, and an exit code."""
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the worker; 0 is a stop that was asked for."""
+    """Exit codes of the worker; 0 is a stop on request."""
 
     CONFIGURATION = 2
     DOWNLOAD = 3
@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
 
 
 class WorkerError(Exception):
-    """Ends the worker. `reason` is UPPER_SNAKE_CASE, `message` a sentence to act on."""
+    """The end of the worker. `reason` is UPPER_SNAKE_CASE, `message` a sentence to act on."""
 
     def __init__(self, code: ExitCode, reason: str, message: str) -> None:
         super().__init__(message)

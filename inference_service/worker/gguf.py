@@ -1,6 +1,6 @@
-"""The head of a GGUF file: what has to be known before llama.cpp may see it.
+"""The header of a GGUF file, checked before llama.cpp reads the file.
 
-llama.cpp ends the whole process on some headers (a block count or context length of 0), so those
+llama.cpp aborts the whole process on some headers (a block count or context length of 0), so those
 are refused here. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -14,6 +14,7 @@ _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _INTEGERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
 _STRING, _ARRAY = 8, 9
 _NEEDED = ("block_count", "context_length")
+_LONGEST_STRING = 1 << 24  # above any chat template: a greater length is damage, and not allocated
 
 
 def context_length(path: Path) -> int:
@@ -40,9 +41,9 @@ def context_length(path: Path) -> int:
 
 
 def _metadata(file: BinaryIO) -> dict[str, str | int]:
-    """Read the keys that hold strings or integers, until those that are needed are there.
+    """Read the keys that hold strings or integers, up to the last one that is needed.
 
-    The vocabulary, hundreds of thousands of strings in some models, comes after them as a rule.
+    The vocabulary, hundreds of thousands of strings in some models, usually comes after them.
     """
     if _read(file, 4) != b"GGUF":
         raise _bad(f"{file.name} is not a GGUF file")
@@ -83,9 +84,7 @@ def _skip(file: BinaryIO, kind: int) -> None:
 
 def _string(file: BinaryIO) -> str:
     (length,) = struct.unpack("<Q", _read(file, 8))
-    if (
-        length > 1 << 24
-    ):  # longer than any chat template: a damaged length, not a reason to allocate it
+    if length > _LONGEST_STRING:
         raise EOFError
     return _read(file, length).decode()
 

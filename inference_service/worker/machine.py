@@ -1,4 +1,4 @@
-"""What the machine must have, and how much of it may be used."""
+"""Requirements on the machine, and the cores of it that may be used."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from typing import NoReturn
 from .failure import ExitCode, WorkerError
 
 _GOMP = "libgomp.so.1"
-_FOLDER = "LLAMACPP_OPENMP_FOLDER"  # from one start to the next: the folder to remove
+_FOLDER = "LLAMACPP_OPENMP_FOLDER"  # passes the folder to remove on to the next start
 
 
 def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
@@ -31,12 +31,12 @@ def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
 
 
 def usable_cores() -> int:
-    """Return the cores of this process: its affinity, cut down to its control group's CPU quota."""
+    """Return the number of cores by this process's affinity and its control group's CPU quota."""
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         cores = len(os.sched_getaffinity(0))
     quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.exists():  # "<microseconds, or max> <in each so many>"; control groups version 2
+    if quota.exists():  # control groups version 2: "<microseconds of CPU, or max> <period>"
         limit, period = quota.read_text().split()
         if limit != "max":
             cores = min(cores, round(int(limit) / int(period)))
@@ -44,11 +44,11 @@ def usable_cores() -> int:
 
 
 def ensure_openmp() -> None:
-    """Make sure that xllamacpp finds `libgomp.so.1`, which its wheel needs and does not carry.
+    """Make sure that xllamacpp finds `libgomp.so.1`, which its wheel needs and lacks.
 
-    Where the system has none, the process starts itself anew (same process id) with a copy from a
-    Python package that bundles one, as wheels built with OpenMP do. Raises WorkerError, code 6,
-    when there is none either.
+    On a system without the library, the process starts again (same process id) with a copy from a
+    Python package, as wheels built with OpenMP bundle one. Raises WorkerError, code 6, when no
+    package has a copy.
     """
     if sys.platform != "linux":
         return
@@ -67,7 +67,7 @@ def ensure_openmp() -> None:
 
 
 def bundled_openmp() -> Path | None:
-    """Return GNU's OpenMP library from a wheel; auditwheel puts it in `<package>.libs/`."""
+    """Find GNU's OpenMP library in a wheel; auditwheel puts it in `<package>.libs/`."""
     for entry in filter(None, sys.path):
         for library in Path(entry).glob("*.libs/libgomp*.so*"):
             return library
@@ -75,8 +75,8 @@ def bundled_openmp() -> Path | None:
 
 
 def _restart_with(library: Path) -> NoReturn:
-    # The loader reads LD_LIBRARY_PATH at start alone. It looks for a file of the plain name, and
-    # that of a bundled library has a hash in it.
+    # A new process, because the loader reads LD_LIBRARY_PATH only at the start. A link, because the
+    # loader looks for the plain name, and the name of a bundled library has a hash in it.
     folder = tempfile.mkdtemp(prefix="libgomp-")
     Path(folder, _GOMP).symlink_to(library.resolve())
     paths = [folder, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]

@@ -1,4 +1,4 @@
-"""Progress that a person can follow and a pipe can bear."""
+"""Progress events, few enough for a pipe."""
 
 import time
 
@@ -8,7 +8,7 @@ _INTERVAL_SECONDS = 0.25
 
 
 class Progress:
-    """Emits `event` with the bytes done of `total`: at first, at last, and four times a second."""
+    """Events with the bytes done of `total`: the first, the last, and four a second."""
 
     def __init__(self, event: str, file: str, total: int) -> None:
         self._event = event

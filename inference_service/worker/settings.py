@@ -9,7 +9,7 @@ from .failure import ExitCode, WorkerError
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One model and how to serve it; the package's docstring describes each variable."""
+    """The settings of one worker; the package's docstring describes each variable."""
 
     file: str
     repo: str | None
@@ -25,7 +25,10 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read and check it; an empty variable counts as unset. Raises WorkerError, code 2."""
+        """Read and check the environment; an empty variable counts as unset.
+
+        Raises WorkerError, code 2.
+        """
         values = {name: value for name, value in environment.items() if value.strip()}
         file = values.get("LLAMACPP_FILE")
         if file is None:

@@ -1,4 +1,4 @@
-"""Bytes from a URL into a file, over as many connections as it takes."""
+"""A download of one file that goes on over several connections."""
 
 import fcntl
 import os
@@ -22,18 +22,17 @@ _RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
 def download(url: str, target: Path, size: int, name: str) -> None:
-    """Make sure that `target` holds the `size` bytes at `url`.
+    """Download the `size` bytes at `url` to `target`, or the part that is missing.
 
-    Goes on where an earlier download ended.
-    Of two processes one downloads; the other waits, and shows the same progress as `name`. Gives up
-    after five connections in a row that brought nothing. Raises httpx2.HTTPError, OSError, and
-    WorkerError when the disk is too small.
+    `name` stands for the file in progress events. Of two processes one downloads; the other waits
+    and reports the same progress. Five connections in a row without a byte end the download. Raises
+    httpx2.HTTPError, OSError, and WorkerError when the disk is too small.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.incomplete")
     progress = Progress("downloading", name, size)
     with _owned(partial, target, progress) as file:
-        if target.exists():  # whoever held the file before has finished it
+        if target.exists():  # another process has finished the download meanwhile
             partial.unlink(missing_ok=True)
             return
         completed = file.seek(0, os.SEEK_END)
@@ -47,13 +46,13 @@ def download(url: str, target: Path, size: int, name: str) -> None:
 
 @contextmanager
 def _owned(partial: Path, target: Path, progress: Progress) -> Iterator[BinaryIO]:
-    """Open `partial` for appending, alone. The lock is on the data: no lock file is left."""
+    """Open and lock `partial` for appending. The lock is on the data: no lock file is left."""
     while True:
         with partial.open("a+b") as file:
             while not _locked(file):
                 progress.at(os.fstat(file.fileno()).st_size)
                 time.sleep(_POLL_SECONDS)
-            # Else a clean-up has removed the file meanwhile, and the lock is on nothing.
+            # Without a link, a clean-up has removed the file meanwhile: the lock protects nothing.
             if target.exists() or os.fstat(file.fileno()).st_nlink > 0:
                 yield file
                 return
@@ -78,7 +77,7 @@ def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
                 raise
             time.sleep(0.25 * 2**failures)
     file.flush()
-    os.fsync(file.fileno())  # a power cut must not leave a name with no bytes behind it
+    os.fsync(file.fileno())  # else a power cut could leave the final name without its bytes
 
 
 def _passing(error: httpx2.HTTPError) -> bool:
@@ -88,7 +87,7 @@ def _passing(error: httpx2.HTTPError) -> bool:
 
 
 def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
-    """Read one response to its end. The redirect to the hub's storage drops the token."""
+    """Append one response to the file. The redirect to the hub's storage drops the token."""
     completed = file.tell()
     headers = {"Accept-Encoding": "identity"}
     if token := get_token():
@@ -100,7 +99,7 @@ def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
     ) as response:
         response.raise_for_status()
         if completed and response.status_code != httpx2.codes.PARTIAL_CONTENT:
-            completed = _restart(file)  # the server does not do ranges
+            completed = _restart(file)  # the server knows no ranges
         for chunk in response.iter_raw():
             file.write(chunk)
             completed += len(chunk)

@@ -1,11 +1,11 @@
 """Weights from the Hugging Face hub, kept in its ordinary cache.
 
 `hf_hub_download` of huggingface_hub 2.4 gives every attempt a temporary file of its own and removes
-it at the end, so a download that was killed starts over, and what the killed one had stays on the
-disk. Here the bytes go to one `<etag>.incomplete`, with which the next start goes on; what is
-complete lies in the cache as the library would have put it
-(https://huggingface.co/docs/huggingface_hub/guides/manage-cache), so either finds what the other
-fetched.
+it at the end. So a download that was killed starts again at its first byte, and its old bytes stay
+on the disk. Here all bytes go to one `<etag>.incomplete`, with which the next start goes on. A
+complete file has the library's own place in the cache
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache), so that the library finds files
+that the worker has downloaded, and the worker those of the library.
 """
 
 import os
@@ -31,12 +31,12 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """What the cache holds of this repository."""
+        """The folder of this repository in the cache."""
         return Path(constants.HF_HUB_CACHE, f"models--{self.repo.replace('/', '--')}")
 
     @property
     def is_commit(self) -> bool:
-        """Whether what is cached of the revision can never be out of date."""
+        """Whether the revision is a commit, which never changes."""
         return re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
 
     def cached(self) -> Path | None:
@@ -47,10 +47,10 @@ class Source:
 def fetch(source: Source, sha256: str | None) -> Path:
     """Return the path of the verified file, downloading it if the cache lacks it.
 
-    Of a cached commit nothing is asked of the hub. Of a branch or tag the hub is asked for its
-    commit, and what is cached serves when the hub cannot be reached. The file must have the SHA-256
-    that the hub states for it, and `sha256` if that is given; a damaged one is removed. Raises
-    WorkerError, code 3.
+    A cached commit needs no request to the hub. For a branch or tag the hub is asked for the
+    commit; if the hub cannot be reached, the cached file of the branch serves. The file must have
+    the SHA-256 that the hub states for it, and `sha256` if that is given; a damaged file is
+    removed. Raises WorkerError, code 3.
     """
     with hub_errors(source.repo, source.file, source.revision):
         path = source.cached()
@@ -65,7 +65,7 @@ def fetch(source: Source, sha256: str | None) -> Path:
 
 
 def _newest(source: Source, sha256: str | None) -> Path:
-    """Ask the hub for the revision's commit, and see that the cache has the file of it."""
+    """Ask the hub for the revision's commit, and return the path of its file, cached by now."""
     with hub_errors(source.repo, source.file, source.revision):
         remote = get_hf_file_metadata(
             hf_hub_url(source.repo, source.file, revision=source.revision)
@@ -121,7 +121,10 @@ def _verify(path: Path, source: Source, sha256: str | None) -> None:
 
 
 def _expected(etag: str, source: Source, sha256: str | None) -> str | None:
-    """Return the SHA-256 that is due. The hub's etag of a large file is one, and names the blob."""
+    """Return the SHA-256 that the file must have.
+
+    For a large file, the etag of the hub is its SHA-256, and the name of its blob in the cache.
+    """
     if not re.fullmatch(r"[0-9a-f]{64}", etag):
         return sha256
     if sha256 is not None and sha256 != etag:

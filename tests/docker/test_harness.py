@@ -102,7 +102,8 @@ def test_base_is_small_and_built_once(client: DockerClient) -> None:
 
 
 def test_tgi_double_serves_on_port_80_and_ends_on_request(client: DockerClient) -> None:
-    with running(client, images.tgi_double(client), "--model-id", "gpt2") as container:
+    environment = {"MODEL_ID": "gpt2"}
+    with running(client, images.tgi_double(client), environment=environment) as container:
         info = json.loads(fetch(container, "/info", port=80))
         container.stop()
         end = container.wait()

@@ -1,7 +1,7 @@
-"""A Hugging Face hub on loopback, as far as a client that downloads one file sees it.
+"""A Hugging Face hub on loopback, for clients that download one file.
 
-As at the real one, `resolve` answers with a redirect to a storage on another origin, which must
-never see the token.
+As in the real hub, `resolve` answers with a redirect to a storage on another origin, which must
+never get the token.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ _CHUNK_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request. `host` is `hub` or `storage`."""
+    """A request to the hub or the storage. `host` is `hub` or `storage`."""
 
     host: str
     method: str
@@ -29,7 +29,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Repository:
-    """Its commits by id, each a mapping of file names to contents, and its branches."""
+    """Commits by id, each a mapping of file names to contents, and branches."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -37,16 +37,18 @@ class Repository:
 
 
 class Hub:
-    """Use as an async context manager; `url` is what HF_ENDPOINT takes. Set a fault at any time.
+    """The hub and its storage, as an async context manager; `url` is the value of HF_ENDPOINT.
 
-    status            answer every request to the hub with this status (500, 503, ...)
+    A test may set a fault at any time:
+
+    status            the hub answers every request with this status (500, 503, ...)
     storage_status    the same for the storage
     cut_after         the storage closes the connection after so many bytes of a response
-    hold_after        it stops after so many bytes, until `release()`
-    bytes_per_second  it sends no faster
-    corrupt           it flips the first byte of the file
-    ranges            False: it ignores Range and sends the whole file
-    tokens            those that may read gated repositories
+    hold_after        the storage sends so many bytes of a response, the rest after `release()`
+    bytes_per_second  the most that the storage sends
+    corrupt           the storage flips the first byte of the file
+    ranges            False: the storage ignores Range and sends the whole file
+    tokens            the tokens that may read gated repositories
     """
 
     def __init__(self) -> None:
@@ -86,10 +88,11 @@ class Hub:
         await self._stack.aclose()
 
     async def refuse(self) -> None:
-        """Stop listening, so that connections are refused. There is no way back."""
+        """Stop listening for good, so that connections are refused."""
         await self._stack.aclose()
 
     def release(self) -> None:
+        """Send the bytes that `hold_after` holds back."""
         self._released.set()
 
     def add(self, repo: str, file: str, content: bytes, branch: str = "main") -> str:
@@ -102,7 +105,7 @@ class Hub:
         return commit
 
     def sent(self) -> list[Seen]:
-        """The requests for the bytes of a file."""
+        """Return the requests for the bytes of a file."""
         return [request for request in self.requests if request.host == "storage"]
 
     async def _listen(self, application: web.Application) -> str:
@@ -114,7 +117,7 @@ class Hub:
         return f"http://{host}:{port}"
 
     def _find(self, request: web.Request) -> tuple[str, dict[str, bytes]] | web.Response:
-        """The commit that is asked for with its files, or the refusal."""
+        """Return the requested commit with its files, or the refusal."""
         token = self._record("hub", request)
         if self.status is not None:
             return web.Response(status=self.status)
@@ -130,7 +133,7 @@ class Hub:
         return commit, repository.commits[commit]
 
     async def _describe(self, request: web.Request) -> web.StreamResponse:
-        """What `?blobs=true` tells: sizes, and the SHA-256 of files in the storage."""
+        """Answer `?blobs=true`: sizes, and the SHA-256 of files in the storage."""
         found = self._find(request)
         if isinstance(found, web.Response):
             return found
@@ -203,7 +206,7 @@ class Hub:
 
 
 def _sibling(name: str, content: bytes) -> dict[str, object]:
-    """A file as the hub lists it: JSON lies in git itself, the others beside it."""
+    """Return a file as the hub lists it: JSON is in git itself, other files are in the storage."""
     sha1 = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     listed: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": sha1}
     if not name.endswith(".json"):

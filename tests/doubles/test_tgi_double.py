@@ -1,4 +1,4 @@
-"""The facts of TGI that the double is held to, over the real protocol and real processes."""
+"""Facts of TGI that the double must show, over the real protocol and in real processes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 import io
 import json
 import os
-import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from aiohttp import ClientError, ClientSession, ServerDisconnectedError
+from aiohttp import ClientError, ClientSession, ClientTimeout, ServerDisconnectedError
 
 from .tgi.process import TgiProcess, started
 
@@ -36,7 +36,7 @@ async def tgi() -> AsyncIterator[TgiProcess]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def http() -> AsyncIterator[ClientSession]:
-    async with ClientSession() as session:
+    async with ClientSession(timeout=ClientTimeout(total=20)) as session:
         yield session
 
 
@@ -63,29 +63,43 @@ async def whole(http: ClientSession, tgi: TgiProcess, inputs: str, **parameters:
         return await answer.json()
 
 
-async def metric(http: ClientSession, tgi: TgiProcess, name: str) -> float:
+async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
+    """Poll a condition, for 20 seconds at most."""
+    end = time.monotonic() + 20
+    while not await condition():
+        assert time.monotonic() < end, f"{what}: not in 20 s"
+        await asyncio.sleep(0.005)
+
+
+async def gauge(http: ClientSession, tgi: TgiProcess, name: str) -> int:
     async with http.get(f"{tgi.url}/metrics") as answer:
         assert answer.headers["content-type"] == PLAIN
         lines = (await answer.text()).splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)
+    return next((int(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0)
 
 
-async def becomes(http: ClientSession, tgi: TgiProcess, name: str, value: float) -> None:
-    found = await metric(http, tgi, name)
-    while found != value:
-        await asyncio.sleep(0.01)
-        found = await metric(http, tgi, name)
+async def runs(http: ClientSession, tgi: TgiProcess, count: int) -> None:
+    """Wait until so many generations run."""
+
+    async def found() -> bool:
+        return await gauge(http, tgi, "tgi_batch_current_size") == count
+
+    await until(found, f"{count} generations run")
 
 
 async def refused(tgi: TgiProcess) -> None:
-    """Wait until the port accepts no more."""
-    while True:
+    """Wait until the port accepts no more connections."""
+
+    async def found() -> bool:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", tgi.port)
-        except ConnectionError:  # refused, or reset for having come a moment before that
-            return
+        except ConnectionError:  # refused, or reset as the port closed at that moment
+            return True
         writer.close()
         await writer.wait_closed()
+        return False
+
+    await until(found, "the port is closed")
 
 
 BOUNDS: list[tuple[dict[str, Any], str]] = [
@@ -202,16 +216,14 @@ async def test_refusals_in_plain_text(
 async def test_routes(tgi: TgiProcess, http: ClientSession) -> None:
     found = {}
     for method, path in [
-        *(("GET", path) for path in ("/", "/health", "/ping", "/generate", "/nope")),
+        *(("GET", path) for path in ("/health", "/generate", "/nope")),
         *(("POST", path) for path in ("/health", "/v1/chat/completions")),
     ]:
         async with http.request(method, tgi.url + path) as answer:
             found[method, path] = (answer.status, await answer.read())
 
     assert found == {
-        ("GET", "/"): (200, b""),
         ("GET", "/health"): (200, b""),
-        ("GET", "/ping"): (200, b""),
         ("GET", "/generate"): (405, b""),
         ("GET", "/nope"): (404, b""),
         ("POST", "/health"): (405, b""),
@@ -219,24 +231,18 @@ async def test_routes(tgi: TgiProcess, http: ClientSession) -> None:
     }
 
 
-async def test_info_and_models(tgi: TgiProcess, http: ClientSession) -> None:
+async def test_info(tgi: TgiProcess, http: ClientSession) -> None:
     async with http.get(f"{tgi.url}/info") as answer:
         info = await answer.json()
-    async with http.get(f"{tgi.url}/v1/models") as answer:
-        models = await answer.json()
 
+    assert info["model_id"] == "org/model"
     assert info["version"] == "3.3.6-dev0"
     assert (info["max_input_tokens"], info["max_total_tokens"]) == (2047, 2048)
     assert (info["max_concurrent_requests"], info["max_stop_sequences"]) == (128, 4)
     assert "max_batch_total_tokens" not in info
-    assert models["data"] == [
-        {"id": "org/model", "object": "model", "created": 0, "owned_by": "org/model"}
-    ]
 
 
-async def test_tokenize_is_what_the_prompt_is_measured_by(
-    tgi: TgiProcess, http: ClientSession
-) -> None:
+async def test_tokenize_counts_as_the_limits_do(tgi: TgiProcess, http: ClientSession) -> None:
     inputs = "Hello 🦙 world"
     async with http.post(f"{tgi.url}/tokenize", json={"inputs": inputs}) as answer:
         tokens = await answer.json()
@@ -248,10 +254,6 @@ async def test_tokenize_is_what_the_prompt_is_measured_by(
     assert tokens[-1]["stop"] == len(inputs.encode())
     assert headers["x-prompt-tokens"] == str(len(tokens))
     assert headers["x-generated-tokens"] == "8"
-    assert headers["x-compute-characters"] == str(len(inputs))
-    assert {"x-compute-type", "x-compute-time", "x-total-time", "x-time-per-token"} <= {
-        name.lower() for name in headers
-    }
 
 
 async def test_framing_of_a_stream(tgi: TgiProcess, http: ClientSession) -> None:
@@ -267,7 +269,6 @@ async def test_framing_of_a_stream(tgi: TgiProcess, http: ClientSession) -> None
     assert [event["index"] for event in events] == list(range(1, 9))
     assert all(event["generated_text"] is None for event in events[:-1])
     assert all(event["details"] is None for event in events[:-1])
-    assert "top_tokens" not in events[0]
     assert set(events[0]["token"]) == {"id", "text", "logprob", "special"}
     assert events[-1]["generated_text"] == "".join(event["token"]["text"] for event in events)
     assert events[-1]["details"] == {
@@ -278,13 +279,11 @@ async def test_framing_of_a_stream(tgi: TgiProcess, http: ClientSession) -> None
     }
 
 
-async def test_details_are_there_only_when_asked_for(tgi: TgiProcess, http: ClientSession) -> None:
+async def test_details_come_only_on_request(tgi: TgiProcess, http: ClientSession) -> None:
     assert set(await whole(http, tgi, "a")) == {"generated_text"}
     assert (await stream(http, tgi, "a"))[-1]["details"] is None
-    details = (await whole(http, tgi, "a", decoder_input_details=True, top_n_tokens=2))["details"]
+    details = (await whole(http, tgi, "a", decoder_input_details=True))["details"]
     assert details["prefill"] == []
-    assert [len(top) for top in details["top_tokens"]] == [2] * 8
-    assert "best_of_sequences" not in details
 
 
 async def test_no_parameters_at_all_means_sampling(tgi: TgiProcess, http: ClientSession) -> None:
@@ -292,7 +291,7 @@ async def test_no_parameters_at_all_means_sampling(tgi: TgiProcess, http: Client
         async with http.post(f"{tgi.url}/generate", json=request) as answer:
             return str((await answer.json())["generated_text"])
 
-    inputs = "Trap [[eos_after=20]]"
+    inputs = "Trap [[no_eos]]"
 
     assert await text({"inputs": inputs}) != await text({"inputs": inputs})
     assert await text({"inputs": inputs, "parameters": {}}) == await text(
@@ -327,12 +326,15 @@ async def test_a_seed_changes_the_text(tgi: TgiProcess, http: ClientSession) -> 
     assert one != two
 
 
-async def test_best_of(tgi: TgiProcess, http: ClientSession) -> None:
-    answer = await whole(http, tgi, "Best [[no_eos]]", best_of=2, top_k=5, details=True)
+@pytest.mark.parametrize("parameters", [{"best_of": 2, "top_k": 5}, {"top_n_tokens": 2}])
+async def test_parameters_that_the_double_lacks_are_refused(
+    tgi: TgiProcess, http: ClientSession, parameters: dict[str, Any]
+) -> None:
+    """Real TGI takes them. The service never sends them, and a test must see it if it does."""
+    async with http.post(f"{tgi.url}/generate", json=body("a", **parameters)) as answer:
+        error = await answer.json()
 
-    (other,) = answer["details"]["best_of_sequences"]
-    assert other["generated_text"] != answer["generated_text"]
-    assert other["generated_tokens"] == 8
+    assert (answer.status, error["error_type"]) == (501, "not_imitated")
 
 
 async def test_end_of_sequence_is_a_special_token(tgi: TgiProcess, http: ClientSession) -> None:
@@ -358,7 +360,7 @@ async def test_end_of_sequence_is_a_special_token(tgi: TgiProcess, http: ClientS
         ("[[say:one two]]", {"max_new_tokens": 3}, "one two", "length"),
     ],
 )
-async def test_what_ends_a_generation(
+async def test_a_generation_ends(
     tgi: TgiProcess,
     http: ClientSession,
     inputs: str,
@@ -372,7 +374,7 @@ async def test_what_ends_a_generation(
     assert answer["generated_text"] == text
 
 
-async def test_text_is_empty_while_a_character_gathers(
+async def test_text_is_empty_until_a_character_is_complete(
     tgi: TgiProcess, http: ClientSession
 ) -> None:
     events = await stream(http, tgi, "[[say:é🦙]]")
@@ -386,15 +388,11 @@ async def test_text_is_empty_while_a_character_gathers(
 async def test_full_text(tgi: TgiProcess, http: ClientSession) -> None:
     inputs = "Full [[say:text]]"
     events = await stream(http, tgi, inputs, return_full_text=True)
-    async with http.post(f"{tgi.url}/", json=body(inputs)) as answer:
-        compat = await answer.json()
-    async with http.post(f"{tgi.url}/", json=body(inputs) | {"stream": True}) as answer:
-        compat_events = events_of(await answer.read())
+    full = await whole(http, tgi, inputs, return_full_text=True)
 
     assert events[0]["token"]["text"] == "text"
     assert events[-1]["generated_text"] == inputs + "text"
-    assert compat == [{"generated_text": inputs + "text"}]
-    assert compat_events[-1]["generated_text"] == inputs + "text"
+    assert full["generated_text"] == inputs + "text"
     assert (await whole(http, tgi, inputs))["generated_text"] == "text"
 
 
@@ -442,9 +440,8 @@ async def test_overload(http: ClientSession) -> None:
             async with http.post(f"{tgi.url}/generate", json=body("a")) as answer:
                 assert (answer.status, await answer.json()) == (429, overloaded)
             assert await stream(http, tgi, "a") == [overloaded]
-            assert await metric(http, tgi, 'tgi_request_failure{err="overloaded"}') == 2
             held.close()
-        await becomes(http, tgi, 'tgi_request_failure{err="dropped"}', 1)
+        await runs(http, tgi, 0)
         assert len(await stream(http, tgi, "a")) == 8
 
 
@@ -455,14 +452,12 @@ async def test_a_generation_ends_with_its_connection(http: ClientSession, route:
         _, writer = await asyncio.open_connection("127.0.0.1", tgi.port)
         head = f"POST {route} HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\n"
         writer.write(f"{head}content-length: {len(request)}\r\n\r\n{request}".encode())
-        await becomes(http, tgi, "tgi_batch_current_size", 1)
+        await runs(http, tgi, 1)
         writer.close()
         await writer.wait_closed()
-        await becomes(http, tgi, 'tgi_request_failure{err="dropped"}', 1)
+        await runs(http, tgi, 0)
 
-        assert await metric(http, tgi, "tgi_batch_current_size") == 0
-        assert await metric(http, tgi, "tgi_request_count") == 1
-        assert await metric(http, tgi, "tgi_request_success") == 0
+        assert '"message":"Success"' not in "\n".join(tgi.lines)
 
 
 async def test_keep_alive_comments_and_the_old_framing(http: ClientSession) -> None:
@@ -493,13 +488,13 @@ async def test_api_key(http: ClientSession) -> None:
 STREAM_FAULTS = {
     "status=424": ("generation", 0),
     "status=429": ("overloaded", 0),
-    "500": ("incomplete_generation", 0),
+    "status=500": ("incomplete_generation", 0),
     "error_after=5": ("generation", 5),
 }
 
 
 @pytest.mark.parametrize("fault", STREAM_FAULTS)
-async def test_errors_asked_for(tgi: TgiProcess, http: ClientSession, fault: str) -> None:
+async def test_ordered_errors(tgi: TgiProcess, http: ClientSession, fault: str) -> None:
     events = await stream(http, tgi, f"[[fault:{fault}]]")
     async with http.post(f"{tgi.url}/generate", json=body(f"[[fault:{fault}]]")) as answer:
         error = await answer.json()
@@ -511,7 +506,7 @@ async def test_errors_asked_for(tgi: TgiProcess, http: ClientSession, fault: str
 
 @pytest.mark.parametrize(("fault", "status"), [("plain", 502), ("status=503", 503)])
 @pytest.mark.parametrize("route", ["/generate", "/generate_stream"])
-async def test_answers_of_a_stranger(
+async def test_answers_of_another_program(
     tgi: TgiProcess, http: ClientSession, route: str, fault: str, status: int
 ) -> None:
     async with http.post(tgi.url + route, json=body(f"[[fault:{fault}]]")) as answer:
@@ -554,7 +549,7 @@ async def test_unhealthy(http: ClientSession) -> None:
             assert await answer.json() == {"error": "unhealthy", "error_type": "healthcheck"}
 
 
-LIFE = [
+START_AND_STOP = [
     "Args {",
     "Using attention flashinfer - Prefix caching true",
     "Default `max_batch_prefill_tokens` to 4096",
@@ -584,10 +579,10 @@ LIFE = [
 
 
 def in_order(parts: list[str], text: str) -> None:
-    place = 0
+    at = 0
     for part in parts:
-        place = text.find(part, place)
-        assert place >= 0, f"{part!r} is not in its place"
+        at = text.find(part, at)
+        assert at >= 0, f"{part!r} is missing, or comes too early"
 
 
 async def test_log_as_json() -> None:
@@ -598,7 +593,7 @@ async def test_log_as_json() -> None:
     by_message = {
         record.get("message") or record["fields"]["message"]: record for record in records
     }
-    in_order(LIFE, "\n".join(by_message))
+    in_order(START_AND_STOP, "\n".join(by_message))
 
     (ready,) = (record for message, record in by_message.items() if "Shard ready" in message)
     assert set(ready) == {"timestamp", "level", "fields", "target", "span", "spans"}
@@ -617,32 +612,15 @@ async def test_log_as_text() -> None:
     async with started(environ) as tgi:
         tgi.signal()
         await tgi.exit_status()
-    async with started(environ | {"NO_COLOR": "1", "LOG_COLORIZE": "1"}) as plain:
-        pass
 
-    text = "\n".join(tgi.lines)
-    assert "\x1b[1mshard-manager\x1b[0m" in text
-    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z "
-    in_order(LIFE, re.sub(r"\x1b\[\d+m", "", text))
-    (ready,) = (line for line in plain.lines if "Shard ready" in line)
-    shape = r" INFO shard-manager: text_generation_launcher: Shard ready in [\d.]+s rank=0"
-    assert re.fullmatch(stamp + shape, ready)
-    (connected,) = (line for line in plain.lines if "Connected" in line)
-    shape = r" INFO text_generation_router::server: router/src/server.rs:\d+: Connected"
-    assert re.fullmatch(stamp + shape, connected)
+    in_order(START_AND_STOP, "\n".join(tgi.lines))
 
 
-async def test_the_port_is_closed_until_it_serves() -> None:
-    async with started({"DOUBLE_FAULT": "hang_loading"}, ready=False) as tgi:
+async def test_the_port_is_closed_until_the_shard_is_ready() -> None:
+    async with started({"DOUBLE_LOAD_SECONDS": "60"}, ready=False) as tgi:
         await tgi.logged("Using Attention")
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", tgi.port)
-
-
-async def test_a_shard_that_hangs_says_so_for_ever() -> None:
-    environ = {"DOUBLE_FAULT": "hang_loading", "DOUBLE_HEARTBEAT_SECONDS": "0.01"}
-    async with started(environ, ready=False) as tgi:
-        await tgi.logged("Waiting for shard to be ready...")
         tgi.signal()
 
         assert await tgi.exit_status() == 0
@@ -654,15 +632,19 @@ def blobs(home: Path) -> list[Path]:
 
 
 async def half_a_file(home: Path) -> Path:
-    """Wait until the one unfinished file has reached the size at which it hangs."""
-    while True:
-        for path in blobs(home):
-            if path.suffix == ".incomplete" and path.stat().st_size == 50_000:
-                return path
-        await asyncio.sleep(0.005)
+    """Wait until the incomplete file has the size at which the download hangs."""
+    found: list[Path] = []
+
+    async def half() -> bool:
+        partial = (path for path in blobs(home) if path.suffix == ".incomplete")
+        found.extend(path for path in partial if path.stat().st_size == 50_000)
+        return bool(found)
+
+    await until(half, "a file of 50,000 bytes")
+    return found[0]
 
 
-async def test_download_fills_the_cache_and_stays(tmp_path: Path) -> None:
+async def test_a_download_fills_the_cache_for_the_next_start(tmp_path: Path) -> None:
     environ = {"MODEL_ID": "org/model", "HF_HOME": str(tmp_path), "DOUBLE_WEIGHT_BYTES": "200000"}
     hangs = {"DOUBLE_FAULT": "hang_downloading"}
     async with started(environ | hangs, ready=False) as tgi:
@@ -674,7 +656,7 @@ async def test_download_fills_the_cache_and_stays(tmp_path: Path) -> None:
     partial.write_bytes(b"1" * 50_000)
     async with started(environ) as tgi:
         assert "Downloaded" in "\n".join(tgi.lines)
-    async with started(environ | {"HF_HUB_OFFLINE": "1"}) as tgi:
+    async with started(environ) as tgi:
         text = "\n".join(tgi.lines)
 
     assert ".incomplete" not in {path.suffix for path in blobs(tmp_path)}
@@ -682,25 +664,22 @@ async def test_download_fills_the_cache_and_stays(tmp_path: Path) -> None:
     first, second = (path.read_bytes() for path in sorted(snapshot.glob("*.safetensors")))
     assert first == b"1" * 50_000 + b"\0" * 50_000
     assert second == b"\1" * 100_000
-    in_order(["Skipping download.", "Successfully downloaded", "Offline mode active"], text)
+    in_order(["Skipping download.", "Successfully downloaded"], text)
     assert "Download file" not in text
 
 
 EXITS = [
     ("gated", "DownloadError", ["Download encountered an error:", "GatedRepoError"]),
-    ("unknown_repo", "DownloadError", ["RepositoryNotFoundError"]),
-    ("no_network", "DownloadError", ["Download encountered an error:", "ConnectionError"]),
     (
-        "unsupported_arch",
+        "cuda_oom",
         "ShardCannotStart",
         [
             "Error when initializing model",
             "Shard complete standard error output:",
-            "Unsupported model type",
+            "CUDA out of memory",
             "Shard 0 failed to start",
         ],
     ),
-    ("cuda_oom", "ShardCannotStart", ["CUDA out of memory", "Shard 0 failed to start"]),
     (
         "oom_kill",
         "ShardCannotStart",
@@ -708,20 +687,6 @@ EXITS = [
             "Shard process was signaled to shutdown with signal 9",
             "Shard 0 failed to start",
         ],
-    ),
-    (
-        "warmup_oom",
-        "WebserverFailed",
-        [
-            "Method Warmup encountered an error.",
-            "Not enough memory to handle 4096 prefill tokens",
-            "Webserver Crashed",
-        ],
-    ),
-    (
-        "port_busy",
-        "WebserverFailed",
-        ["Connected", "Failed to bind to 127.0.0.1", "Webserver Crashed"],
     ),
 ]
 
@@ -740,50 +705,42 @@ async def test_a_token_opens_a_gated_repository() -> None:
         assert tgi.process.returncode is None
 
 
-@pytest.mark.parametrize("variable", ["PORT", "PROMETHEUS_PORT"])
-async def test_a_port_that_is_taken(variable: str) -> None:
+async def test_a_port_that_is_taken() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        environ = {variable: str(taken.getsockname()[1])}
+        environ = {"PORT": str(taken.getsockname()[1])}
         async with started(environ, ready=False) as tgi:
             assert await tgi.exit_status() == 1
 
-    assert "Address already in use" in "\n".join(tgi.lines)
+    in_order(
+        ["Connected", "Failed to bind to 127.0.0.1", "Address already in use", "Webserver Crashed"],
+        "\n".join(tgi.lines),
+    )
     assert tgi.errors == "Error: WebserverFailed\n"
 
 
 @pytest.mark.parametrize(
-    ("environ", "flags", "status", "part"),
+    ("environ", "status", "part"),
     [
-        ({}, ("--no-such-flag",), 2, "unexpected argument '--no-such-flag' found"),
-        ({}, ("org/model",), 2, "unexpected argument 'org/model' found"),
-        ({}, ("--port",), 2, "a value is required for '--port <PORT>'"),
-        ({}, ("--port", "70000"), 2, "number too large to fit in target type"),
-        ({}, ("--json-output", "true"), 2, "unexpected argument 'true' found"),
-        ({}, ("--port=1", "--port=2"), 2, "cannot be used multiple times"),
-        ({"JSON_OUTPUT": "1"}, (), 2, "invalid value '1' for '--json-output'"),
-        ({"MAX_TOTAL_TOKENS": ""}, (), 2, "invalid value '' for '--max-total-tokens"),
-        ({"QUANTIZE": "q4"}, (), 2, "invalid value 'q4'"),
-        ({}, ("--max-input-tokens=9", "--max-total-tokens=9"), 1, "ArgumentValidation"),
-        ({}, ("--max-input-tokens=9", "--max-input-length=9"), 1, "ArgumentValidation"),
-        ({"MAX_INPUT_TOKENS": "4096"}, (), 1, "WebserverFailed"),
-        ({"NUM_SHARD": "0"}, (), 1, "`num_shard` cannot be < 1"),
+        ({"PORT": "70000"}, 2, "number too large to fit in target type"),
+        ({"JSON_OUTPUT": "1"}, 2, "invalid value '1' for '--json-output'"),
+        ({"MAX_TOTAL_TOKENS": ""}, 2, "invalid value '' for '--max-total-tokens"),
+        ({"QUANTIZE": "q4"}, 2, "invalid value 'q4'"),
+        ({"MAX_INPUT_TOKENS": "9", "MAX_TOTAL_TOKENS": "9"}, 1, "ArgumentValidation"),
+        ({"MAX_INPUT_TOKENS": "9", "MAX_INPUT_LENGTH": "9"}, 1, "ArgumentValidation"),
+        ({"MAX_INPUT_TOKENS": "4096"}, 1, "WebserverFailed"),
+        ({"NUM_SHARD": "0"}, 1, "`num_shard` cannot be < 1"),
     ],
 )
-async def test_bad_options(
-    environ: dict[str, str], flags: tuple[str, ...], status: int, part: str
-) -> None:
-    async with started(environ, *flags, ready=False) as tgi:
+async def test_bad_options(environ: dict[str, str], status: int, part: str) -> None:
+    async with started(environ, ready=False) as tgi:
         assert await tgi.exit_status() == status
 
     assert part in tgi.errors
 
 
-async def test_flags_win_over_the_environment(http: ClientSession) -> None:
-    environ = {"MAX_STOP_SEQUENCES": "7", "MAX_BEST_OF": "6", "SOMETHING_ELSE": "x"}
-    async with (
-        started(environ, "--max-stop-sequences", "3", "--usage-stats=off") as tgi,
-        http.get(f"{tgi.url}/info") as answer,
-    ):
+async def test_options(http: ClientSession) -> None:
+    environ = {"MAX_STOP_SEQUENCES": "3", "MAX_BEST_OF": "6", "SOMETHING_ELSE": "x"}
+    async with started(environ) as tgi, http.get(f"{tgi.url}/info") as answer:
         info = await answer.json()
 
     assert (info["max_stop_sequences"], info["max_best_of"]) == (3, 6)
@@ -806,7 +763,7 @@ async def test_drain(http: ClientSession) -> None:
 
 
 async def test_a_drain_has_an_end(http: ClientSession) -> None:
-    async with started({}, "--graceful-termination-timeout", "1") as tgi:
+    async with started({"GRACEFUL_TERMINATION_TIMEOUT": "1"}) as tgi:
         request = body("[[fault:silent]]")
         async with http.post(f"{tgi.url}/generate_stream", json=request) as answer:
             tgi.signal(signal.SIGINT)
@@ -831,14 +788,6 @@ async def test_a_shard_that_crashes_takes_everything_down(http: ClientSession) -
         in_order(["Shard 0 crashed", "Terminating webserver"], "\n".join(tgi.lines))
 
 
-async def test_a_crash_after_some_requests(http: ClientSession) -> None:
-    async with started({"DOUBLE_FAULT": "crash_after=2"}) as tgi:
-        for _ in range(2):
-            assert len(await stream(http, tgi, "a")) == 8
-
-        assert await tgi.exit_status() == 1
-
-
 async def test_a_process_that_is_killed(http: ClientSession) -> None:
     async with started() as tgi:
         request = body("[[fault:kill_after=5]]")
@@ -852,10 +801,11 @@ async def test_a_process_that_is_killed(http: ClientSession) -> None:
 async def test_the_package_runs_under_another_name(tmp_path: Path) -> None:
     """In an image the folder has another name, and nothing of this project is beside it."""
     os.symlink(Path(__file__).with_name("tgi"), tmp_path / "tgi_double")
-    command = (sys.executable, "-m", "tgi_double", "--version")
+    command = (sys.executable, "-m", "tgi_double", "--model-id=gpt2")
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+        *command, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
     )
-    output, _ = await process.communicate()
+    _, errors = await process.communicate()
 
-    assert output == b"text-generation-launcher 3.3.6-dev0\n"
+    assert process.returncode == 2
+    assert b"unexpected argument '--model-id=gpt2' found" in errors

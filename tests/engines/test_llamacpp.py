@@ -270,20 +270,54 @@ def test_the_check_of_a_file_is_part_of_its_download(engine: Llamacpp) -> None:
     assert progress.phase is Phase.DOWNLOADING_WEIGHTS
 
 
+LOADING = '{"event":"loading","file":"/m.gguf"}'
 FAILED = '{"event":"failed","reason":"MODEL_UNUSABLE","message":"The file is damaged."}'
+GATED = '{"event":"failed","reason":"GATED","message":"a/b is gated."}'
+# As llama.cpp wrote them for a file that was cut off, and for a chat template with a mistake.
+CUT = [
+    "0.00.010.621 E llama_model_load: error loading model: tensor 'x' is not within the file",
+    "0.00.010.653 E cmn  common_init_: failed to load model '/m.gguf'",
+    "0.00.013.025 E srv          init: exiting due to model loading error",
+]
+TEMPLATE = [
+    "0.00.042.393 E common_chat_templates_init: error: Unexpected token: %} of type 9",
+    "0.00.042.436 E srv          init: init: chat template parsing error: std::exception",
+]
+UNLOADED = "llama.cpp could not load /m.gguf: "
+SHORT = f"{UNLOADED}error loading model: tensor 'x' is not within the file."
 
 
 @pytest.mark.parametrize(
     ("log", "cause"),
     [
-        ([FAILED, "some", "noise"], "The file is damaged."),
-        (["GGML_ASSERT(n > 0) failed", "  ", ""], "GGML_ASSERT(n > 0) failed"),
-        (["out of memory", '{"event":"loading"}'], "out of memory"),
-        (['{"event":"failed"}'], ""),
-        ([], ""),
+        pytest.param([FAILED, "some", "noise"], "The file is damaged.", id="the worker's message"),
+        pytest.param([LOADING, *CUT, FAILED], SHORT, id="the first error of llama.cpp"),
+        pytest.param([LOADING, FAILED, *CUT], SHORT, id="standard error last"),
+        pytest.param([*CUT, LOADING, FAILED], SHORT, id="standard error first"),
+        pytest.param(["a warning", LOADING, *CUT, FAILED], SHORT, id="a warning of Python"),
+        pytest.param(
+            [LOADING, *TEMPLATE, FAILED],
+            f"{UNLOADED}error: Unexpected token: %}} of type 9.",
+            id="a chat template",
+        ),
+        pytest.param(
+            [*CUT, FAILED],
+            SHORT.replace("/m.gguf", "the model"),
+            id="a log that has lost its beginning",
+        ),
+        pytest.param([*CUT, GATED], "a/b is gated.", id="another reason"),
+        pytest.param([LOADING, *CUT], CUT[-1], id="no failure of the worker"),
+        pytest.param(
+            ["GGML_ASSERT(n > 0) failed", LOADING, "  ", ""],
+            "GGML_ASSERT(n > 0) failed",
+            id="an abort",
+        ),
+        pytest.param(["slow", "out of memory", LOADING], "out of memory", id="the last line"),
+        pytest.param(['{"event":"failed"}'], "", id="an event without its facts"),
+        pytest.param([], "", id="nothing"),
     ],
 )
-def test_the_cause_is_what_the_worker_said_else_what_llamacpp_said_last(
+def test_the_cause_is_the_message_of_the_worker_or_an_error_of_llamacpp(
     engine: Llamacpp, log: list[str], cause: str
 ) -> None:
     assert engine.cause(log) == cause

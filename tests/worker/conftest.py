@@ -1,4 +1,4 @@
-"""The worker as its parent sees it: a process, its lines, its exit."""
+"""The worker as a process: its lines and its exit."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -17,26 +17,37 @@ from tests.doubles.hub import Hub
 STORY = Path(__file__).parents[2] / "inference_service" / "story_mini" / "story-mini.gguf"
 
 Event = dict[str, Any]
+T = TypeVar("T")
+
+# Of each wait for a line or an end. No test lets a worker be silent for as long.
+_LIMIT_SECONDS = 60.0
 
 
 class Worker:
-    """One started worker. Reading goes on where it was left, so events are met in their order."""
+    """One started worker. Each read goes on after the last, so events come in their order."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.events: list[Event] = []
 
     async def next(self) -> Event | None:
-        """The next event, or None at the end of its output."""
+        """Read the next event; None is the end of the output."""
         assert self.process.stdout is not None
-        line = await self.process.stdout.readline()
+        line = await self._within_limit(self.process.stdout.readline(), "no line")
         if not line:
             return None
         event: Event = json.loads(line)
         self.events.append(event)
         return event
 
+    async def _within_limit(self, wait: Awaitable[T], what: str) -> T:
+        try:
+            return await asyncio.wait_for(wait, _LIMIT_SECONDS)
+        except TimeoutError:
+            pytest.fail(f"{what} of the worker in {_LIMIT_SECONDS:g} s after {self.events}")
+
     async def until(self, name: str) -> Event:
+        """Read up to an event, and fail at the end of the worker."""
         while (event := await self.next()) is not None:
             if event["event"] == name:
                 return event
@@ -45,26 +56,27 @@ class Worker:
         pytest.fail(f"the worker came to its end without {name!r}: {self.events}")
 
     async def url(self) -> str:
-        """Where it serves, once it does."""
+        """Return the address, once the worker serves."""
         serving = await self.until("serving")
         return f"http://{serving['host']}:{serving['port']}"
 
     async def exit(self) -> int:
+        """Read up to the end of the output, and return the exit code."""
         while await self.next() is not None:
             pass
-        return await self.process.wait()
+        return await self._within_limit(self.process.wait(), "no exit")
 
     async def failure(self) -> tuple[int, str, str]:
-        """Its exit code, reason and message."""
+        """Return the exit code, and the reason and message of the `failed` event."""
         failed = await self.until("failed")
         return await self.exit(), failed["reason"], failed["message"]
 
     def libraries(self) -> str:
-        """What is loaded into it."""
+        """Return the memory map, which names all loaded libraries."""
         return Path(f"/proc/{self.process.pid}/maps").read_text()
 
     async def errors(self) -> str:
-        """What it wrote to standard error, once it has ended."""
+        """Return standard error, up to the end of the worker."""
         assert self.process.stderr is not None
         return (await self.process.stderr.read()).decode()
 
@@ -74,9 +86,9 @@ Start = Callable[..., Awaitable[Worker]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start workers, by default of the story model, and leave none behind.
+    """Start workers, by default of the story model, and kill them at the end.
 
-    Keywords are the environment; what stands before them is a command that runs the worker.
+    Keywords are the environment; positional arguments are a command that runs the worker.
     """
 
     async def kill(worker: Worker) -> None:
@@ -114,7 +126,7 @@ async def start() -> AsyncIterator[Start]:
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         yield session
 
 

@@ -1,4 +1,4 @@
-"""Weights from a hub: the real protocol, over loopback."""
+"""Weights from a hub, with the real protocol over loopback."""
 
 import asyncio
 import hashlib
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -35,7 +36,7 @@ def commit(hub: Hub, story: bytes) -> str:
 
 @pytest.fixture
 def download(start: Start, hub: Hub, home: Path, commit: str) -> Download:
-    """Start a worker that wants the story model from the hub."""
+    """Start a worker with the story model from the hub."""
 
     async def download(**environment: str) -> Worker:
         wanted = {"LLAMACPP_REPO": REPO, "LLAMACPP_FILE": FILE}
@@ -51,7 +52,7 @@ def blobs(home: Path) -> list[Path]:
 
 
 async def served(worker: Worker) -> list[str]:
-    """The events up to the one that says it serves, each kind once."""
+    """Return the names of the events up to `serving`, each once."""
     await worker.until("serving")
     return list(dict.fromkeys(event["event"] for event in worker.events))
 
@@ -81,7 +82,7 @@ async def test_progress_is_no_flood(download: Download, hub: Hub, story: bytes) 
     assert 3 <= sum(event["event"] == "downloading" for event in worker.events) <= 10
 
 
-async def test_the_library_finds_it(download: Download, home: Path, commit: str) -> None:
+async def test_huggingface_hub_finds_the_file(download: Download, home: Path, commit: str) -> None:
     await served(await download())
     script = f"import huggingface_hub as h; print(h.hf_hub_download({REPO!r}, {FILE!r}))"
     process = await asyncio.create_subprocess_exec(
@@ -114,13 +115,13 @@ async def test_a_cached_commit_asks_the_hub_nothing(
     assert len(hub.requests) == before
 
 
-async def test_a_cached_branch_serves_when_the_hub_is_ill(download: Download, hub: Hub) -> None:
+async def test_a_cached_branch_serves_when_the_hub_fails(download: Download, hub: Hub) -> None:
     await served(await download())
     hub.status = 503
     assert await served(await download()) == ["loading", "serving"]
 
 
-async def test_a_branch_that_moved_is_fetched_anew(
+async def test_a_branch_that_moved_is_downloaded_again(
     download: Download, hub: Hub, home: Path, story: bytes
 ) -> None:
     await served(await download())
@@ -129,7 +130,9 @@ async def test_a_branch_that_moved_is_fetched_anew(
     assert len(blobs(home)) == 2
 
 
-async def test_a_connection_that_is_cut_goes_on(download: Download, hub: Hub, story: bytes) -> None:
+async def test_a_download_goes_on_after_a_cut_connection(
+    download: Download, hub: Hub, story: bytes
+) -> None:
     third = hub.cut_after = len(story) // 3 + 1
     await served(await download())
     ranges = [request.range for request in hub.sent()]
@@ -174,12 +177,14 @@ async def test_a_storage_without_ranges(
 
 
 async def until_held(home: Path, size: int) -> None:
-    """Wait until so many bytes are on the disk: whoever is killed then can leave no fewer."""
-    while not any(blob.stat().st_size >= size for blob in blobs(home)):  # noqa: ASYNC110 - the disk tells nobody
+    """Wait until so many bytes are on the disk: a worker killed after that leaves no fewer."""
+    end = time.monotonic() + 60
+    while not any(blob.stat().st_size >= size for blob in blobs(home)):
+        assert time.monotonic() < end, f"no file of {size:,} bytes in 60 s: {blobs(home)}"
         await asyncio.sleep(0.01)
 
 
-async def test_two_workers_fetch_it_once(
+async def test_two_workers_download_a_file_once(
     download: Download, hub: Hub, home: Path, story: bytes
 ) -> None:
     hub.hold_after = 1_000_000
@@ -227,14 +232,14 @@ async def test_damaged_on_the_disk(
     assert blobs(home) == []
 
 
-async def test_not_the_checksum_that_was_asked_for(
+async def test_another_checksum_than_the_wanted_one(
     download: Download, hub: Hub, home: Path
 ) -> None:
     worker = await download(LLAMACPP_SHA256="0" * 64)
     code, reason, message = await worker.failure()
     assert (code, reason) == (3, "CHECKSUM_MISMATCH")
     assert "LLAMACPP_SHA256" in message
-    assert hub.sent() == []  # found out before a byte was fetched
+    assert hub.sent() == []
 
 
 async def test_a_gated_repository(download: Download, hub: Hub) -> None:
@@ -248,7 +253,7 @@ async def test_a_gated_repository(download: Download, hub: Hub) -> None:
         assert "HF_TOKEN" in message
         assert "hf_stranger" not in f"{worker.events} {await worker.errors()}"
     await served(await download(HF_TOKEN="hf_accepted"))
-    assert {request.token for request in hub.sent()} == {None}  # the storage never sees it
+    assert {request.token for request in hub.sent()} == {None}  # the storage never gets the token
 
 
 @pytest.mark.parametrize(
@@ -266,13 +271,13 @@ async def test_causes(
     download: Download, environment: dict[str, str], reason: str, part: str
 ) -> None:
     worker = await download(**environment)
-    code, told, message = await worker.failure()
-    assert (code, told) == (3, reason)
+    code, given, message = await worker.failure()
+    assert (code, given) == (3, reason)
     assert part in message
 
 
 @pytest.mark.parametrize(("status", "storage_status"), [(500, None), (None, 404)])
-async def test_a_hub_that_is_ill(
+async def test_a_hub_that_fails(
     download: Download, hub: Hub, status: int | None, storage_status: int | None
 ) -> None:
     hub.status, hub.storage_status = status, storage_status
@@ -283,7 +288,7 @@ async def test_a_hub_that_is_ill(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
+    """Mount a file system of 1 MiB."""
     path = tmp_path / "small"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]

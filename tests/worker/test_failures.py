@@ -1,8 +1,7 @@
-"""Every way to fail before serving: its exit code, its reason, its sentence."""
+"""All failures before serving: exit code, reason and message."""
 
 import os
 import socket
-import struct
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ import pytest
 from inference_service.worker import machine
 from inference_service.worker.failure import WorkerError
 
-from .conftest import Start
+from .conftest import STORY, Start
+from .gguf import LLAMA, UNKNOWN_ARCHITECTURE, header
 
 ZEROS = "0" * 64
 
@@ -38,21 +38,6 @@ async def test_configuration(start: Start, environment: dict[str, str], part: st
     assert await worker.errors() == ""
 
 
-def header(*entries: tuple[str, int | str]) -> bytes:
-    """A GGUF file with this metadata and no tensors."""
-    body = b""
-    for key, value in entries:
-        body += struct.pack("<Q", len(key)) + key.encode()
-        if isinstance(value, int):
-            body += struct.pack("<II", 4, value)
-        else:
-            body += struct.pack("<IQ", 8, len(value)) + value.encode()
-    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(entries)) + body
-
-
-LLAMA = ("general.architecture", "llama")
-
-
 @pytest.mark.parametrize(
     ("content", "part"),
     [
@@ -62,17 +47,11 @@ LLAMA = ("general.architecture", "llama")
         (header(LLAMA, ("llama.block_count", 0)), "llama.block_count (0)"),
         (header(LLAMA, ("llama.block_count", 1), ("llama.context_length", 0)), "context_length"),
         (header(), "no usable"),
-        (
-            header(
-                ("general.architecture", "martian"),
-                ("martian.block_count", 1),
-                ("martian.context_length", 512),
-            ),
-            "unknown model architecture: 'martian'",
-        ),
     ],
 )
-async def test_no_model(start: Start, tmp_path: Path, content: bytes, part: str) -> None:
+async def test_a_file_that_is_no_model(
+    start: Start, tmp_path: Path, content: bytes, part: str
+) -> None:
     file = tmp_path / "bad.gguf"
     file.write_bytes(content)
     code, reason, message = await (await start(LLAMACPP_FILE=str(file))).failure()
@@ -81,14 +60,33 @@ async def test_no_model(start: Start, tmp_path: Path, content: bytes, part: str)
     assert str(file) in message
 
 
-async def test_a_model_that_is_cut_off(start: Start, tmp_path: Path, story: bytes) -> None:
-    file = tmp_path / "short.gguf"
-    file.write_bytes(story[: len(story) // 2])
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        pytest.param(
+            STORY.read_bytes()[: STORY.stat().st_size // 2],
+            "corrupted or incomplete",
+            id="a file that was cut off",
+        ),
+        pytest.param(
+            UNKNOWN_ARCHITECTURE,
+            "unknown model architecture: 'martian'",
+            id="an unknown architecture",
+        ),
+    ],
+)
+async def test_a_model_that_llamacpp_cannot_load(
+    start: Start, tmp_path: Path, content: bytes, error: str
+) -> None:
+    """The event has the exception's text; llama.cpp's reason is on standard error alone."""
+    file = tmp_path / "bad.gguf"
+    file.write_bytes(content)
     worker = await start(LLAMACPP_FILE=str(file))
     code, reason, message = await worker.failure()
     assert (code, reason) == (4, "MODEL_UNUSABLE")
-    assert "corrupted or incomplete" in message
-    assert "corrupted or incomplete" in await worker.errors()
+    assert message.startswith(f"llama.cpp could not load {file}: Failed to init server")
+    first, *_ = (await worker.errors()).splitlines()
+    assert error in first
 
 
 @pytest.mark.parametrize("file", ["/nowhere/m.gguf", "/"])

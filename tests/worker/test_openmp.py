@@ -1,4 +1,4 @@
-"""libgomp, which xllamacpp's wheel needs and does not carry."""
+"""libgomp, which xllamacpp's wheel needs and lacks."""
 
 import ctypes
 import re
@@ -16,7 +16,7 @@ HIDE = ["unshare", "--mount", "sh", "-c"]
 
 
 def libraries() -> list[Path]:
-    """Every libgomp that a worker on this machine could find: the system's, and those in wheels."""
+    """Return every libgomp that a worker could find: the system's, and those in wheels."""
     found = machine.bundled_openmp()
     try:
         ctypes.CDLL("libgomp.so.1")
@@ -28,20 +28,20 @@ def libraries() -> list[Path]:
 
 @pytest.fixture
 def without() -> list[str]:
-    """A command that runs another where none of them can be loaded."""
+    """Return the start of a command that hides all of them from the rest of the command."""
     hide = " && ".join(f"mount --bind /dev/null {path}" for path in libraries()) or "true"
     if subprocess.run([*HIDE, hide], capture_output=True, check=False).returncode != 0:
         pytest.skip("hiding the system's libgomp needs root")
     return [*HIDE, f'{hide} && exec "$@"', "sh"]
 
 
-async def test_there_is_none(start: Start, without: list[str]) -> None:
+async def test_a_machine_without_libgomp(start: Start, without: list[str]) -> None:
     code, reason, message = await (await start(*without)).failure()
     assert (code, reason) == (6, "NO_OPENMP")
     assert "apt-get install libgomp1" in message
 
 
-async def test_a_wheel_has_one(start: Start, without: list[str], tmp_path: Path) -> None:
+async def test_a_wheel_with_libgomp(start: Start, without: list[str], tmp_path: Path) -> None:
     system = libraries()[0]
     package = tmp_path / "packages" / "some.libs"
     package.mkdir(parents=True)
@@ -54,5 +54,5 @@ async def test_a_wheel_has_one(start: Start, without: list[str], tmp_path: Path)
     assert f"{package}/libgomp-870cb1d0" in worker.libraries()
     assert list(scratch.iterdir()) == []
     assert worker.process.stdin is not None
-    worker.process.stdin.close()  # the wish survives the restart
+    worker.process.stdin.close()  # the setting survives the restart
     assert await worker.exit() == 0

@@ -1,4 +1,4 @@
-"""`python -m <this package> [--model-id ID] [--port PORT] ...`, as the launcher is started."""
+"""`python -m <this package>`, for `text-generation-launcher`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import sys
 
 from .faults import Behaviour
 from .launcher import Launcher
-from .router import VERSION
 from .settings import Settings, UsageError, parse
-
-_USAGE = "Usage: text-generation-launcher [OPTIONS]"
 
 
 async def _run(settings: Settings, behaviour: Behaviour) -> int:
@@ -19,19 +16,12 @@ async def _run(settings: Settings, behaviour: Behaviour) -> int:
 
 
 def main() -> int:
-    """Exit statuses: 0 after a signal, 1 after a failure, 2 for an option that is not known."""
-    words = sys.argv[1:]
-    if {"-h", "--help"} & set(words):
-        sys.stdout.write(_USAGE + "\n")
-        return 0
-    if {"-V", "--version"} & set(words):
-        sys.stdout.write(f"text-generation-launcher {VERSION}\n")
-        return 0
+    """Run the launcher. Returns 0 after a signal, 1 after a failure, 2 for a bad option."""
     try:
-        settings = parse([word for word in words if word not in ("-e", "--env")], os.environ)
+        settings = parse(sys.argv[1:], os.environ)
         behaviour = Behaviour.read(os.environ)
     except (UsageError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n\n{_USAGE}\n\n")
+        sys.stderr.write(f"error: {error}\n\nUsage: text-generation-launcher [OPTIONS]\n\n")
         sys.stderr.write("For more information, try '--help'.\n")
         return 2
     return asyncio.run(_run(settings, behaviour))

@@ -1,4 +1,4 @@
-"""The shard and its queue: runs generations side by side, each at the model's own pace."""
+"""The shard and its queue: generations side by side, each at the pace of the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNLIMITED = 2**31
 
 @dataclass(eq=False)
 class Entry:
-    """One queued or running generation. `closed` once its reader has gone."""
+    """A queued or running generation; `closed` is set once its reader has gone."""
 
     request: ValidRequest
     results: asyncio.Queue[Step | InferError] = field(default_factory=asyncio.Queue)
@@ -28,7 +28,11 @@ class Entry:
 
 
 class Backend:
-    """Never waits for a reader: results queue up without bound, as the router's channel does."""
+    """The generations of one shard.
+
+    The backend never waits for a reader: results queue up without a bound, as in the router's
+    channel.
+    """
 
     def __init__(self, behaviour: Behaviour, metrics: Metrics, max_batch_size: int | None) -> None:
         self.crashed = asyncio.Event()
@@ -37,7 +41,6 @@ class Backend:
         self._slots = asyncio.Semaphore(max_batch_size or _UNLIMITED)
         self._entries: set[Entry] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._served = 0
         self._healthy = True
 
     def schedule(self, request: ValidRequest) -> Entry:
@@ -50,10 +53,11 @@ class Backend:
         return entry
 
     def healthy(self) -> bool:
+        """Return the answer of `/health`."""
         return self._healthy and not self.crashed.is_set()
 
     def crash(self) -> None:
-        """The shard dies: every generation fails at once, and so does each later one."""
+        """Let the shard die: every generation fails at once, and so does each later one."""
         self.crashed.set()
         for entry in list(self._entries):
             self._fail(entry, "transport error")
@@ -74,10 +78,7 @@ class Backend:
         count = 0
         async with contextlib.aclosing(self._paced(entry, fault)) as paced:
             async for step in paced:
-                if entry.closed.is_set():
-                    self._metrics.failure("dropped")
-                    return
-                if entry not in self._entries:
+                if entry.closed.is_set() or entry not in self._entries:
                     return
                 if self.crashed.is_set():
                     return self._fail(entry, "transport error")
@@ -85,10 +86,9 @@ class Backend:
                 count += 1
                 if fault and count == fault.value and self._breaks(entry, fault):
                     return
-        self._count_served()
 
     async def _paced(self, entry: Entry, fault: Fault | None) -> AsyncGenerator[Step]:
-        """The steps, each when its time has come; a step that nobody wants is not computed."""
+        """Yield each step at its time. The step after the last wanted one is not computed."""
         speed = self._behaviour.tokens_per_second
         interval = 1 / speed if speed else 0.0
         loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ class Backend:
             yield step
 
     async def _delay(self, entry: Entry, fault: Fault | None) -> None:
-        """What happens before the first token; here alone is a closed entry seen at once."""
+        """Apply the faults before the first token; only here a closed entry ends a wait at once."""
         if fault is None:
             return
         if fault.name == "unhealthy":
@@ -124,11 +124,4 @@ class Backend:
 
     def _fail(self, entry: Entry, message: str) -> None:
         self._entries.discard(entry)
-        self._metrics.failure("generation")
         entry.results.put_nowait(GenerationError(message))
-
-    def _count_served(self) -> None:
-        self._served += 1
-        fault = self._behaviour.fault
-        if fault and fault.name == "crash_after" and self._served >= fault.value:
-            self.crash()

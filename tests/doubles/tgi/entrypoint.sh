@@ -1,4 +1,4 @@
 #!/bin/sh
-# Like the image's own: the arguments are split again, so one with blanks needs its variable.
+# As in TGI's image, the arguments are split at blanks.
 export PYTHONPATH=/usr/src
 exec python3 -m tgi_double $@

@@ -1,4 +1,4 @@
-"""What the router answers in JSON when it refuses, or fails at, a request that it understood."""
+"""Errors that the router answers as JSON: of requests that it could read and did not fulfil."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class InferError(Exception):
 
     @property
     def body(self) -> dict[str, str]:
+        """The body of the answer, or the event of a stream."""
         return {"error": str(self), "error_type": self.error_type}
 
 
@@ -35,7 +36,7 @@ class GenerationError(InferError):
 
 
 class Overloaded(InferError):
-    """Every permit of MAX_CONCURRENT_REQUESTS is out."""
+    """All MAX_CONCURRENT_REQUESTS permits are in use."""
 
     status = 429
     error_type = "overloaded"
@@ -54,3 +55,11 @@ class IncompleteGenerationStream(InferError):
 
     error_type = "incomplete_generation_stream"
     prefix = "Incomplete generation stream"
+
+
+class NotImitated(InferError):
+    """A feature of TGI that the double does not have. The real TGI never answers this."""
+
+    status = 501
+    error_type = "not_imitated"
+    prefix = "The double of TGI has no "

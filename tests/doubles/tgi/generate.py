@@ -1,8 +1,7 @@
-"""One generation over HTTP: answered whole, or as a stream of events."""
+"""A generation over HTTP: as one answer, or as a stream of events."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from .errors import (
     ValidationError,
 )
 from .faults import Behaviour, Fault, directives
-from .infer import Generation, Infer
+from .infer import Infer
 from .log import INFER, SERVER, Log
-from .metrics import Metrics
 from .model import Step
 from .schema import Rejection, Request
 from .sse import HEADERS, EventStream, Hangup, dumps
@@ -40,80 +38,45 @@ _STATUS_ERRORS: dict[int, InferError] = {
 
 @dataclass(frozen=True)
 class Generate:
-    """What the handlers of generations share."""
+    """The handlers of generations."""
 
     behaviour: Behaviour
     infer: Infer
-    metrics: Metrics
     log: Log
-    compute_type: str
 
-    async def whole(
-        self, request: web.Request, asked: Request, *, listed: bool
-    ) -> web.StreamResponse:
-        """Answer `/generate`, or `/` when `listed`. Raises InferError, Rejection, Hangup."""
-        start = time.monotonic()
-        self.metrics.count("tgi_request_count")
+    async def whole(self, request: web.Request, asked: Request) -> web.StreamResponse:
+        """Answer `/generate`. Raises InferError, Rejection, Hangup."""
         fault = _early_fault(asked)
         if fault and fault.name == "status":
             raise _STATUS_ERRORS[int(fault.value)]
-        parameters, others = asked.parameters, None
-        if (parameters.best_of or 0) > 1:
-            best, others = await self.infer.best_of(asked, parameters.best_of or 0)
-        else:
-            best = await self.infer.generate(asked)
+        generation = await self.infer.generate(asked)
+        parameters = asked.parameters
         prompt = asked.inputs if parameters.return_full_text else ""
-        answer: dict[str, Any] = {"generated_text": prompt + best.text.text}
+        answer: dict[str, Any] = {"generated_text": prompt + generation.text.text}
         if parameters.details or parameters.decoder_input_details:
-            answer["details"] = details = best.details()
-            if others is not None:
-                details["best_of_sequences"] = [other.details(prompt) for other in others]
-        headers = {"content-type": "application/json"} | self._timings(asked, best, start)
-        self._succeed("generate", best.text.generated_tokens, time.monotonic() - start)
-        body = dumps([answer] if listed else answer).encode()
+            answer["details"] = generation.details()
+        headers = {
+            "content-type": "application/json",
+            "x-prompt-tokens": str(generation.input_tokens),
+            "x-generated-tokens": str(generation.text.generated_tokens),
+        }
+        self._log_success("generate")
+        body = dumps(answer).encode()
         if fault:
             return await _broken(request, body, headers, fault)
         return web.Response(body=body, headers=headers)
 
-    def _timings(self, asked: Request, best: Generation, start: float) -> dict[str, str]:
-        now = time.monotonic()
-        inference = now - best.queued
-        tokens = best.text.generated_tokens
-        milliseconds = {
-            "x-total-time": now - start,
-            "x-validation-time": best.queued - start,
-            "x-queue-time": 0.0,
-            "x-inference-time": inference,
-            "x-time-per-token": inference / tokens,
-        }
-        return {
-            "x-compute-type": self.compute_type,
-            "x-compute-time": str(now - start),
-            "x-compute-characters": str(len(asked.inputs)),
-            **{name: str(int(value * 1000)) for name, value in milliseconds.items()},
-            "x-prompt-tokens": str(best.input_tokens),
-            "x-generated-tokens": str(tokens),
-        }
-
-    def _succeed(self, span: str, tokens: int, seconds: float) -> None:
-        self.metrics.count("tgi_request_success")
-        self.metrics.record("tgi_request_duration", seconds)
-        self.metrics.record("tgi_request_generated_tokens", tokens)
+    def _log_success(self, span: str) -> None:
         self.log.router(SERVER, 432, "Success", span=span)
 
     def log_error(self, error: InferError) -> None:
+        """Log an error as the router does."""
         self.log.router(INFER, 115, str(error), level="ERROR", span="generate")
 
     async def stream(self, request: web.Request, asked: Request) -> web.StreamResponse:
-        """Answer with events: once the request could be read, every failure is an event too."""
-        self.metrics.count("tgi_request_count")
+        """Answer `/generate_stream`. A failure after the request was read is an event too."""
         fault = _early_fault(asked)
-        headers = HEADERS | {
-            "x-compute-type": self.compute_type,
-            "x-compute-characters": str(len(asked.inputs)),
-            "x-accel-buffering": "no",
-        }
-        response = web.StreamResponse(headers=headers)
+        response = web.StreamResponse(headers=HEADERS)
         await response.prepare(request)
         async with aclosing(self._events(asked, fault)) as events:
             await EventStream(response, self.behaviour, fault).send(events)
@@ -121,11 +84,9 @@ class Generate:
         return response
 
     async def _events(self, asked: Request, fault: Fault | None) -> AsyncGenerator[object]:
-        """The events of a stream. An error is the last of them, but for two that come in pairs."""
+        """Yield the events of a stream. An error is the last one; two errors come in pairs."""
         refusal = _stream_refusal(asked)
         if refusal:
-            self.metrics.failure("validation")
-            self.metrics.failure("incomplete")
             for error in (refusal, IncompleteGenerationStream()):
                 self.log_error(error)
                 yield error.body
@@ -141,7 +102,7 @@ class Generate:
             yield error.body
 
     async def _tokens(self, asked: Request) -> AsyncGenerator[object]:
-        start, index, length = time.monotonic(), 0, 0
+        index, length = 0, 0
         prompt = asked.inputs if asked.parameters.return_full_text else ""
         async with aclosing(self.infer.stream(asked)) as results:
             async for result in results:
@@ -151,15 +112,12 @@ class Generate:
                 index += 1
                 yield _event(result, index, prompt, length if asked.parameters.details else None)
                 if result.end:
-                    seconds = time.monotonic() - start
-                    self._succeed("generate_stream", result.end.generated_tokens, seconds)
+                    self._log_success("generate_stream")
 
 
 def _event(step: Step, index: int, prompt: str, details_length: int | None) -> dict[str, object]:
-    event: dict[str, object] = {"index": index, "token": step.token._asdict()}
-    if step.top_tokens:
-        event["top_tokens"] = [token._asdict() for token in step.top_tokens]
     end = step.end
+    event: dict[str, object] = {"index": index, "token": step.token._asdict()}
     event["generated_text"] = prompt + end.text if end else None
     event["details"] = None
     if end and details_length is not None:
@@ -183,7 +141,7 @@ def _stream_refusal(asked: Request) -> InferError | None:
 
 
 def _early_fault(asked: Request) -> Fault | None:
-    """The fault that the prompt asks for; those that replace the whole answer happen here."""
+    """Return the fault that the prompt orders, or raise one that replaces the whole answer."""
     fault = directives(asked.inputs).fault
     if fault and fault.name == "no_answer":
         raise Hangup
@@ -197,7 +155,7 @@ def _early_fault(asked: Request) -> Fault | None:
 async def _broken(
     request: web.Request, body: bytes, headers: dict[str, str], fault: Fault
 ) -> web.StreamResponse:
-    """A whole answer, spoilt in transit where the fault is one of transit."""
+    """Answer in one piece, damaged if the fault is one of the connection."""
     if fault.name == "garbage":
         return web.Response(body=b"{not json", headers=headers)
     if fault.name not in ("half_event", "cut_after"):

@@ -1,7 +1,7 @@
-"""A shard that outgrows its memory. Run as a program; it ends by signal 9, and by no other way.
+"""A program that outgrows its memory, as a shard may. It always ends by signal 9.
 
-Inside a memory limit the kernel ends it. Without one it stops at `_UNLIMITED_BYTES` and ends
-itself by the same signal, so that a machine without a limit is not brought down.
+Under a memory limit the kernel sends the signal. Without a limit the program stops at
+`_UNLIMITED_BYTES` and sends the signal to itself, so that it does not take all memory of a machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 
 def _limit() -> int:
-    """The control group's limit, or the bytes after which to give up growing."""
+    """Return the control group's limit, or the bytes at which to stop."""
     for name in _LIMITS:
         with contextlib.suppress(OSError, ValueError):
             found = int(Path(name).read_text())
@@ -27,7 +27,8 @@ def _limit() -> int:
 
 
 def main() -> None:
-    # Of all processes in the control group the kernel is to choose this one.
+    """Grow beyond the limit."""
+    # So that the kernel chooses this process among those in the control group.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     limit = _limit()

@@ -1,4 +1,4 @@
-"""The launcher's life: configure, download, load, warm up, serve, drain."""
+"""The launcher: configure, download, load, warm up, serve, drain."""
 
 from __future__ import annotations
 
@@ -22,37 +22,36 @@ _ENGINE_TRACE = (
     '  File "/usr/src/server/text_generation_server/server.py", line 268, in serve_inner\n'
     "    model = get_model_with_lora_adapters(\n"
 )
-_LOAD_ERRORS = {
-    "unsupported_arch": "ValueError: Unsupported model type double",
-    "cuda_oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 172.00 MiB. GPU 0 "
-    "has a total capacity of 14.74 GiB of which 62.12 MiB is free.",
-}
+_CUDA_OOM = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 172.00 MiB. GPU 0 "
+    "has a total capacity of 14.74 GiB of which 62.12 MiB is free."
+)
 
 
 class LauncherError(Exception):
-    """The launcher gives up; the message is the variant that it prints on standard error."""
+    """The failure of the launcher; the message is the variant that it prints on standard error."""
 
 
 class Stopped(Exception):
-    """A signal asked for the end."""
+    """The end by a signal."""
 
 
 class Launcher:
-    """One life. `run` answers the exit status."""
+    """One run of the launcher."""
 
     def __init__(
         self, settings: Settings, behaviour: Behaviour, environ: Mapping[str, str]
     ) -> None:
         self._settings = settings
         self._behaviour = behaviour
-        self._fault = behaviour.fault.name if behaviour.fault else ""
         self._environ = environ
-        self._log = Log(settings.json_output, environ)
+        self._log = Log(settings.json_output)
         self._hub = Hub(settings, behaviour, environ)
         self._stop = asyncio.Event()
         self._shards = 1
 
     async def run(self) -> int:
+        """Go from the configuration to the end, and return the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop.set)
@@ -119,16 +118,14 @@ class Launcher:
         log.launcher("Using prefix caching = True")
         log.launcher("Using Attention = flashinfer")
         try:
-            if self._fault == "hang_loading":
-                await self._heartbeat(math.inf)
-            await self._heartbeat(self._behaviour.load_seconds * _SHARD_SHARE)
+            await self._pause(self._behaviour.load_seconds * _SHARD_SHARE)
         except Stopped:
             self._shut_down_shards()
             raise
-        if self._fault == "oom_kill":
+        if self._behaviour.fault == "oom_kill":
             await self._outgrow()
-        if self._fault in _LOAD_ERRORS:
-            trace = f"{_ENGINE_TRACE}{_LOAD_ERRORS[self._fault]}"
+        if self._behaviour.fault == "cuda_oom":
+            trace = f"{_ENGINE_TRACE}{_CUDA_OOM}"
             log.launcher(f"Error when initializing model\n{trace}", "ERROR")
             self._shard_died(trace)
         log.launcher("Using prefill chunking = True")
@@ -136,15 +133,6 @@ class Launcher:
         for rank in range(self._shards):
             log.launcher(f"Server started at unix://{uds}-{rank}")
         self._each_shard(f"Shard ready in {time.monotonic() - start:.9f}s")
-
-    async def _heartbeat(self, seconds: float) -> None:
-        """Wait for the shard with one line every ten seconds, for ever if need be."""
-        beat = self._behaviour.heartbeat_seconds
-        while seconds > beat:
-            await self._pause(beat)
-            self._each_shard("Waiting for shard to be ready...")
-            seconds -= beat
-        await self._pause(seconds)
 
     async def _outgrow(self) -> None:
         hog = Path(__file__).with_name("hog.py")
@@ -169,7 +157,7 @@ class Launcher:
 
     async def _serve(self) -> None:
         self._log.launcher("Starting Webserver")
-        router = Router(self._settings, self._behaviour, self._environ, self._hub, self._log)
+        router = Router(self._settings, self._behaviour, self._hub, self._log)
         try:
             await router.start(self._pause)
         except RouterFailed as error:
@@ -185,7 +173,7 @@ class Launcher:
         for wait in pending:
             wait.cancel()
         if router.crashed.is_set():
-            message = f"Shard complete standard error output:\n\n{_LOAD_ERRORS['cuda_oom']}"
+            message = f"Shard complete standard error output:\n\n{_CUDA_OOM}"
             self._log.launcher(message, "ERROR", "shard-manager", rank=0)
             self._log.launcher("Shard 0 crashed", "ERROR")
         await self._drain(router)

@@ -1,4 +1,4 @@
-"""A language model of sorts: the next token follows from the text so far, and from the seed."""
+"""The language model: the next token follows from the text so far and from the seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EOS_PIECE = Piece(EOS, b"", 0, 0)
 
 
 class Token(NamedTuple):
-    """A token as it is sent. Its text is empty while the bytes of a character gather."""
+    """A token of an answer. Its text is empty while the bytes of a character are incomplete."""
 
     id: int
     text: str
@@ -31,7 +31,7 @@ class Token(NamedTuple):
 
 @dataclass(slots=True)
 class GeneratedText:
-    """The end of a generation."""
+    """The end of a generation, with its whole text."""
 
     text: str
     finish_reason: str
@@ -40,16 +40,15 @@ class GeneratedText:
 
 
 class Step(NamedTuple):
-    """One decoding step; the last one carries the end."""
+    """One decoding step; only the last step has an end."""
 
     token: Token
-    top_tokens: list[Token]
     end: GeneratedText | None
 
 
 @dataclass
 class _Writer:
-    """Chooses pieces. Greed sees the text alone; sampling adds the seed and the position."""
+    """The choice of pieces: by the text alone, or when sampling by seed and position too."""
 
     request: ValidRequest
     tail: str = ""
@@ -66,9 +65,7 @@ class _Writer:
 
     def next(self) -> Piece:
         self.position += 1
-        if self.orders.eos_after is not None:
-            ended = self.position == self.orders.eos_after
-        elif self.orders.say is not None:
+        if self.orders.say is not None:
             ended = not self.pending
         else:
             ended = not self.orders.no_eos and not self.pending and self._sentence_is_last()
@@ -102,7 +99,7 @@ class _Writer:
 
 
 class _Decoder:
-    """Turns bytes into text at the ends of characters."""
+    """A decoder of bytes that holds the bytes of an incomplete character back."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -117,7 +114,7 @@ class _Decoder:
 
 
 class _Stopping:
-    """Tests for the end: length before end-of-sequence before stop sequences."""
+    """The tests for the end: length before end-of-sequence before stop sequences."""
 
     def __init__(self, request: ValidRequest) -> None:
         self._most = request.new_tokens
@@ -134,7 +131,8 @@ class _Stopping:
         self._recent += text
         if len(self._recent) > 300:
             self._recent = self._recent[-200:]
-        # A stop also matches in front of one last newline, as a regular expression's `$` does.
+        # A stop sequence also matches before one last newline, as TGI's regular expressions end in
+        # `$`.
         ends = (self._recent, self._recent.removesuffix("\n"))
         if any(end.endswith(stop) for end in ends for stop in self._stop):
             return "stop_sequence"
@@ -142,7 +140,7 @@ class _Stopping:
 
 
 def steps(request: ValidRequest) -> Iterator[Step]:
-    """Generate one chunk. The last step, and no other, has an `end`."""
+    """Generate one chunk. Only the last step has an `end`."""
     writer, decoder, stopping = _Writer(request), _Decoder(), _Stopping(request)
     output = b""
     for count in range(1, request.new_tokens + 1):
@@ -155,44 +153,16 @@ def steps(request: ValidRequest) -> Iterator[Step]:
         if reason:
             seed = request.seed if request.sampling else None
             end = GeneratedText(_final_text(output), reason, count, seed)
-        yield Step(token, _alternatives(token, writer, request.top_n_tokens), end)
+        yield Step(token, end)
         if end:
             return
 
 
 def _final_text(output: bytes) -> str:
-    """The whole text; nothing at all when it stops in the middle of a character."""
+    """Return the whole text; no text at all when it ends inside a character."""
     text = output.decode(errors="replace")
     return "" if text.endswith("\ufffd") else text
 
 
 def _logprob(roll: int) -> float:
     return -(roll % 1024) / 256
-
-
-def _alternatives(token: Token, writer: _Writer, count: int) -> list[Token]:
-    others = [writer.dice(f"other {index}") for index in range(1, count)]
-    rest = [
-        Token(
-            encode(" " + _WORDS[roll % len(_WORDS)])[0].id,
-            " " + _WORDS[roll % len(_WORDS)],
-            token.logprob - index - _logprob(roll) % 1,
-            False,
-        )
-        for index, roll in enumerate(others)
-    ]
-    return [token, *rest][:count]
-
-
-def prefill(request: ValidRequest) -> list[dict[str, object]]:
-    """The prompt's own tokens; nothing before the first one, so it has no probability."""
-    if not request.prefill:
-        return []
-    return [
-        {
-            "id": piece.id,
-            "text": piece.data.decode(errors="replace"),
-            "logprob": None if index == 0 else -float(piece.id % 64) / 16,
-        }
-        for index, piece in enumerate(request.pieces)
-    ]

@@ -1,4 +1,4 @@
-"""Runs the double as a process of its own on loopback, for tests without a container."""
+"""The double as a process on loopback, for tests without a container."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pathlib import Path
 _PACKAGE = __name__.rpartition(".")[0]
 _ROOT = Path(__file__).resolve().parents[_PACKAGE.count(".") + 1]
 _QUICK = {"DOUBLE_LOAD_SECONDS": "0.02", "DOUBLE_DOWNLOAD_SECONDS": "0.02"}
+_LIMIT_SECONDS = 25.0  # of each wait; a start or an end takes a second on a busy machine
 
 
 class TgiProcess:
-    """A running double: where it answers, what it has logged, how it ended."""
+    """A running double: its address, its log, and its end."""
 
     def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
         self.process = process
@@ -48,16 +49,23 @@ class TgiProcess:
     def _find(self, part: str) -> str | None:
         return next((line for line in self.lines if part in line), None)
 
+    def _fault(self, what: str) -> AssertionError:
+        return AssertionError("\n".join([f"{what}:", *self.lines, self.errors]))
+
     async def logged(self, part: str) -> str:
-        """Wait for a line that holds this text. Raises AssertionError if the log ends first."""
-        async with self._grown:
-            await self._grown.wait_for(lambda: self._find(part) or self._readers[0].done())
+        """Wait for a line with this text. Raises AssertionError if none comes."""
+        try:
+            async with asyncio.timeout(_LIMIT_SECONDS), self._grown:
+                await self._grown.wait_for(lambda: self._find(part) or self._readers[0].done())
+        except TimeoutError:
+            raise self._fault(f"no line with {part!r} in {_LIMIT_SECONDS:g} s") from None
         line = self._find(part)
-        assert line is not None, "\n".join([f"no {part!r} in:", *self.lines, self.errors])
+        if line is None:
+            raise self._fault(f"the log ended without a line with {part!r}")
         return line
 
     async def ready(self) -> None:
-        """Wait until the port accepts. The line `Connected` comes a moment before that."""
+        """Wait until the port accepts connections, a moment after the line `Connected`."""
         await self.logged("Connected")
         while self.process.returncode is None:
             try:
@@ -68,16 +76,20 @@ class TgiProcess:
                 writer.close()
                 await writer.wait_closed()
                 return
-        raise AssertionError(f"it ended with {self.process.returncode}")
+        raise self._fault(f"the double ended with {self.process.returncode} before it was ready")
 
     def signal(self, number: int = signal.SIGTERM) -> None:
-        """Send a signal to the process, as the container engine does."""
+        """Send a signal to the process, as Docker's daemon does."""
         self.process.send_signal(number)
 
     async def exit_status(self) -> int:
-        """Wait for the end, and for the last of its output."""
-        status = await self.process.wait()
-        await asyncio.gather(*self._readers)
+        """Wait for the end of the process and of its output."""
+        try:
+            async with asyncio.timeout(_LIMIT_SECONDS):
+                status = await self.process.wait()
+                await asyncio.gather(*self._readers)
+        except TimeoutError:
+            raise self._fault(f"the double did not end in {_LIMIT_SECONDS:g} s") from None
         return status
 
 
@@ -90,12 +102,13 @@ def _free_port() -> int:
 
 @asynccontextmanager
 async def started(
-    environ: Mapping[str, str] | None = None, *flags: str, ready: bool = True
+    environ: Mapping[str, str] | None = None, *, ready: bool = True
 ) -> AsyncIterator[TgiProcess]:
-    """Start the double with these variables and flags and nothing else; kill it on leaving.
+    """Start the double with these variables and no others; kill it at the end.
 
-    It listens on a free port of 127.0.0.1, loads in a moment, logs JSON, and keeps its weights in
-    a folder of its own, unless `environ` says otherwise. `ready=False` does not wait for it.
+    Unless `environ` has other values, the double listens on a free port of 127.0.0.1, loads in a
+    moment, logs JSON, and keeps its weights in a folder of its own. With `ready=False` the double
+    may still start, or fail to.
     """
     port = _free_port()
     async with AsyncExitStack() as stack:
@@ -106,13 +119,12 @@ async def started(
             "HF_HOME": home,
             "HOSTNAME": "127.0.0.1",
             "PORT": str(port),
-            "PROMETHEUS_PORT": "0",
             "JSON_OUTPUT": "true",
             **_QUICK,
             **(environ or {}),
         }
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", _PACKAGE, *flags),
+            *(sys.executable, "-m", _PACKAGE),
             env=values,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

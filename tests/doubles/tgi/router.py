@@ -1,11 +1,10 @@
-"""The web server's start and end: warm up, bind, and finish what is in flight."""
+"""The router process: warm-up, bind, and the end of requests in flight."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -14,14 +13,14 @@ from .faults import Behaviour
 from .generate import Generate
 from .hub import Hub
 from .infer import Infer
-from .log import CLIENT, SERVER, V3, V3_MAIN, Log
+from .log import SERVER, V3, V3_MAIN, Log
 from .metrics import Metrics
 from .server import Server
 from .settings import Settings
 from .validation import Limits, Validation
 
 VERSION = "3.3.6-dev0"
-"""What the image of 3.3.7 calls itself."""
+"""The version that the image of 3.3.7 reports."""
 
 _SHA, _LABEL = "dfb3fbe78e0d1d69251bd33065591c61bafdfaa8", "sha-dfb3fbe"
 _CONTEXTS = {"gpt2": 1024, "mistral": 4096, "llama-2": 4096}
@@ -34,24 +33,21 @@ _BUSY = "Address already in use"
 
 
 class RouterFailed(Exception):
-    """The router process is gone; the message is what it left on its standard error."""
+    """The failure of the router process; the message is its standard error."""
 
 
 class Router:
-    """The router of one launcher. `crashed` is set when the shard behind it dies."""
+    """The router of one launcher."""
 
     def __init__(
         self,
         settings: Settings,
         behaviour: Behaviour,
-        environ: Mapping[str, str],
         hub: Hub,
         log: Log,
     ) -> None:
         self._settings = settings
         self._behaviour = behaviour
-        self._fault = behaviour.fault.name if behaviour.fault else ""
-        self._environ = environ
         self._hub = hub
         self._log = log
         self._limits = _limits(settings)
@@ -61,10 +57,11 @@ class Router:
 
     @property
     def crashed(self) -> asyncio.Event:
+        """The event of the shard's death."""
         return self._backend.crashed
 
     async def start(self, pause: Callable[[float], Awaitable[None]]) -> None:
-        """Go as far as serving. Only `pause` waits, and it may raise. Raises RouterFailed."""
+        """Start to serve. Only `pause` waits, and it may raise. Raises RouterFailed."""
         load_seconds = self._behaviour.load_seconds
         self._log.router(V3, 142, "Warming up model")
         await pause(load_seconds * _WARMUP_SHARE)
@@ -75,8 +72,6 @@ class Router:
 
     def _warm_up(self) -> None:
         log, settings, limits = self._log, self._settings, self._limits
-        if self._fault == "warmup_oom":
-            self._fail_warm_up(settings.max_batch_prefill_tokens or 4096)
         log.launcher(f"KV-cache blocks: {_BATCH_TOTAL_TOKENS}, size: 1")
         if settings.cuda_graphs != (0,):
             log.launcher("Cuda Graphs are enabled for sizes [32, 16, 8, 4, 2, 1]")
@@ -90,29 +85,14 @@ class Router:
             message = "`max_input_tokens` must be < `max_total_tokens`"
             raise RouterFailed(f'Error: ArgumentValidation("{message}")')
 
-    def _fail_warm_up(self, tokens: int) -> None:
-        reason = (
-            f"Not enough memory to handle {tokens} prefill tokens. "
-            "You need to decrease `--max-batch-prefill-tokens`"
-        )
-        trace = f"Traceback (most recent call last):\nRuntimeError: {reason}"
-        self._log.launcher(f"Method Warmup encountered an error.\n{trace}", "ERROR")
-        self._log.router(CLIENT, 45, f"Server error: {reason}", "ERROR", "warmup")
-        raise RouterFailed(f'Error: Backend(Warmup(Generation("{reason}")))')
-
     def _read_tokenizer(self) -> None:
-        log = self._log
-        if self._hub.offline:
-            log.router(SERVER, 1583, "Offline mode active using cache defaults", "WARN")
-        else:
-            log.router(SERVER, 1586, "Using the Hugging Face API")
-            if not self._hub.local:
-                name = self._settings.model_id
-                log.router(SERVER, 2345, f"Serving revision {self._hub.sha} of model {name}")
+        log, name = self._log, self._settings.model_id
+        log.router(SERVER, 1586, "Using the Hugging Face API")
+        log.router(SERVER, 2345, f"Serving revision {self._hub.sha} of model {name}")
         log.router(SERVER, 1742, "Using config None")
 
     def _address(self) -> str:
-        """Where to listen: an address, as a name is not looked up."""
+        """Return the address to listen on; a name is not looked up."""
         try:
             return str(ipaddress.ip_address(self._settings.hostname))
         except ValueError:
@@ -121,7 +101,6 @@ class Router:
 
     async def _listen(self, host: str) -> None:
         settings = self._settings
-        self._try_prometheus_port(host)
         self._runner = web.AppRunner(
             self._server().app(),
             access_log=None,
@@ -132,8 +111,6 @@ class Router:
         await self._runner.setup()
         self._log.router(SERVER, 2302, "Connected")
         try:
-            if self._fault == "port_busy":
-                raise OSError
             await web.TCPSite(self._runner, host, settings.port, backlog=1024).start()
         except OSError:
             await self._runner.cleanup()
@@ -142,30 +119,11 @@ class Router:
             cause = f'Os {{ code: 98, kind: AddrInUse, message: "{_BUSY}" }}'
             raise RouterFailed(f"Error: WebServer(Axum({cause}))") from None
 
-    def _try_prometheus_port(self, host: str) -> None:
-        """The port is taken and given back at once; the router cannot start without it."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            try:
-                probe.bind((host, self._settings.prometheus_port))
-                probe.listen()
-            except OSError:
-                raise RouterFailed(
-                    "thread 'main' panicked at router/src/server.rs:1991:10:\n"
-                    "failed to build prometheus recorder: FailedToCreateHTTPListener"
-                    f'("{_BUSY} (os error 98)")'
-                ) from None
-
     def _server(self) -> Server:
         validation = Validation(self._settings, self._limits)
         permits = self._settings.max_concurrent_requests
-        generation = Generate(
-            behaviour=self._behaviour,
-            infer=Infer(self._backend, validation, self._metrics, permits),
-            metrics=self._metrics,
-            log=self._log,
-            compute_type=self._environ.get("COMPUTE_TYPE", "gpu+optimized"),
-        )
+        infer = Infer(self._backend, validation, permits)
+        generation = Generate(self._behaviour, infer, self._log)
         return Server(
             settings=self._settings,
             generation=generation,
@@ -176,11 +134,11 @@ class Router:
         )
 
     def _info(self) -> dict[str, object]:
-        settings, known = self._settings, not (self._hub.offline or self._hub.local)
+        settings = self._settings
         return {
             "model_id": settings.model_id,
-            "model_sha": self._hub.sha if known else None,
-            "model_pipeline_tag": "text-generation" if known else None,
+            "model_sha": self._hub.sha,
+            "model_pipeline_tag": "text-generation",
             "max_concurrent_requests": settings.max_concurrent_requests,
             "max_best_of": settings.max_best_of,
             "max_stop_sequences": settings.max_stop_sequences,
@@ -195,7 +153,7 @@ class Router:
         }
 
     async def stop(self) -> bool:
-        """Stop accepting, and give what is in flight its time. False when that ran out."""
+        """Stop accepting, and wait for requests in flight. Returns False when the time ran out."""
         self._log.router(SERVER, 2399, "signal received, starting graceful shutdown")
         if self._runner is None:
             return True
@@ -206,7 +164,7 @@ class Router:
 
 
 def _limits(settings: Settings) -> Limits:
-    """The limits in force: what was asked for, else what the model's context allows."""
+    """Return the limits of the settings, else those of the model's context."""
     name = settings.model_id.lower()
     context = next((size for part, size in _CONTEXTS.items() if part in name), _DEFAULT_CONTEXT)
     total = context if settings.max_total_tokens is None else settings.max_total_tokens

@@ -1,7 +1,7 @@
-"""From the bytes of a request to its typed form, with the refusals that come before any handler.
+"""Typed requests from bytes, with the refusals that come before any handler.
 
-These refusals are plain text: 415 for another content type, 400 for what is not JSON, 422 for JSON
-of another shape. Unknown fields are ignored. Numbers are as wide as the router's own.
+These refusals are plain text: 415 for another content type, 400 for a body that is not JSON, 422
+for JSON of another shape. Unknown fields are ignored. Numbers are as wide as the router's own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ U32, U64 = 2**32, 2**64
 
 
 class Rejection(Exception):
-    """An answer in plain text that no handler had a part in."""
+    """An answer in plain text, from before any handler."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -29,7 +29,7 @@ class Rejection(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A constraint on the output. It is checked, but this double's text does not obey it."""
+    """A constraint on the output. The double checks it, but its text does not obey it."""
 
     type: str
     value: Any
@@ -37,7 +37,7 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """`parameters` as given. An object without `do_sample` means greedy."""
+    """The `parameters` of a request. An object without `do_sample` means greedy."""
 
     best_of: int | None = None
     temperature: float | None = None
@@ -62,14 +62,14 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request body. Without `parameters` it samples; with any it is greedy unless told."""
+    """A request body. Without `parameters` it samples; with any it is greedy by default."""
 
     inputs: str
     parameters: Parameters
 
 
 class _Mismatch(Exception):
-    """A value of another kind than its field."""
+    """A value of another type than its field."""
 
 
 def _shown(value: object) -> str:
@@ -239,13 +239,3 @@ def decode(body: bytes, content_type: str) -> Request:
     if "parameters" not in value:
         return Request(inputs, Parameters(do_sample=True))
     return Request(inputs, _parameters(value["parameters"], end))
-
-
-def decode_compat(body: bytes, content_type: str) -> tuple[Request, bool]:
-    """Read what the route `/` takes: the same, and whether to stream."""
-    request = decode(body, content_type)
-    try:
-        return request, _boolean(json.loads(body).get("stream", False))
-    except _Mismatch as mismatch:
-        end = f" at line 1 column {len(body)}"
-        raise Rejection(422, f"{_SHAPE}stream: {mismatch}{end}") from None

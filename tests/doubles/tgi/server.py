@@ -1,37 +1,29 @@
-"""The router's routes, with its refusals, headers and metrics."""
+"""The routes of the router that the service calls, with the router's refusals."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from .errors import InferError
 from .generate import Generate
 from .metrics import Metrics
-from .schema import Rejection, Request, decode, decode_compat
+from .schema import Rejection, Request, decode
 from .settings import Settings
 from .sse import Hangup, dumps
 from .tokenizer import prompt_ids
 
 _GUARDED = ("/generate", "/generate_stream", "/tokenize")
-_CORS = {
-    "access-control-allow-origin": "*",
-    "vary": "origin, access-control-request-method, access-control-request-headers",
-}
-_PREFLIGHT = {
-    "access-control-allow-methods": "GET,POST",
-    "access-control-allow-headers": "content-type",
-}
 _JSON, _TEXT = {"content-type": "application/json"}, {"content-type": "text/plain; charset=utf-8"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
 class Server:
-    """What the handlers share. `info` is the body of `/info`."""
+    """The handlers. `info` is the body of `/info`."""
 
     settings: Settings
     generation: Generate
@@ -41,20 +33,16 @@ class Server:
     bos: bool
 
     def app(self) -> web.Application:
-        """The application. Its handlers are to be cancelled when their client goes."""
+        """Return the application. Its runner must cancel handlers whose client has gone."""
         app = web.Application(middlewares=[self._refusals])
         app.on_response_prepare.append(_dress)
         app.add_routes(
             [
-                web.get("/", self.health),
-                web.post("/", self.compat),
                 web.post("/generate", self.generate),
                 web.post("/generate_stream", self.generate_stream),
                 web.post("/tokenize", self.tokenize),
                 web.get("/health", self.health),
-                web.get("/ping", self.health),
                 web.get("/info", self.show_info),
-                web.get("/v1/models", self.models),
                 web.get("/metrics", self.show_metrics),
             ]
         )
@@ -62,8 +50,6 @@ class Server:
 
     @web.middleware
     async def _refusals(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method == "OPTIONS":
-            return web.Response(headers=_PREFLIGHT)
         if not self._authorised(request):
             return web.Response(status=401)
         try:
@@ -83,8 +69,7 @@ class Server:
             raise asyncio.CancelledError from None
 
     def _authorised(self, request: web.Request) -> bool:
-        guarded = request.path in _GUARDED or (request.path == "/" and request.method == "POST")
-        if self.settings.api_key is None or not guarded:
+        if self.settings.api_key is None or request.path not in _GUARDED:
             return True
         given = request.headers.get("authorization", "")
         return given.lower() == f"bearer {self.settings.api_key}".lower()
@@ -101,21 +86,15 @@ class Server:
         return decode(await self._body(request), request.headers.get("content-type", ""))
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
-        return await self.generation.whole(request, await self._request(request), listed=False)
+        """Answer `POST /generate`."""
+        return await self.generation.whole(request, await self._request(request))
 
     async def generate_stream(self, request: web.Request) -> web.StreamResponse:
+        """Answer `POST /generate_stream`."""
         return await self.generation.stream(request, await self._request(request))
 
-    async def compat(self, request: web.Request) -> web.StreamResponse:
-        body = await self._body(request)
-        asked, stream = decode_compat(body, request.headers.get("content-type", ""))
-        if asked.parameters.return_full_text is None:
-            asked = replace(asked, parameters=replace(asked.parameters, return_full_text=True))
-        if stream:
-            return await self.generation.stream(request, asked)
-        return await self.generation.whole(request, asked, listed=True)
-
     async def tokenize(self, request: web.Request) -> web.StreamResponse:
+        """Answer `POST /tokenize`."""
         asked = await self._request(request)
         source = asked.inputs.encode()
         tokens = [
@@ -130,19 +109,17 @@ class Server:
         return _json(tokens)
 
     async def health(self, _request: web.Request) -> web.StreamResponse:
+        """Answer `GET /health`."""
         if self.healthy():
             return web.Response()
         return _json({"error": "unhealthy", "error_type": "healthcheck"}, 503)
 
     async def show_info(self, _request: web.Request) -> web.StreamResponse:
+        """Answer `GET /info`."""
         return _json(self.info)
 
-    async def models(self, _request: web.Request) -> web.StreamResponse:
-        name = self.info["model_id"]
-        model = {"id": name, "object": "model", "created": 0, "owned_by": name}
-        return _json({"object": "list", "data": [model]})
-
     async def show_metrics(self, _request: web.Request) -> web.StreamResponse:
+        """Answer `GET /metrics`."""
         return web.Response(body=self.metrics.render().encode(), headers=_TEXT)
 
 
@@ -151,7 +128,6 @@ def _json(value: object, status: int = 200) -> web.Response:
 
 
 async def _dress(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_CORS)
     response.headers.pop("server", None)
     if response.headers.get("content-type") == "application/octet-stream":
         del response.headers["content-type"]

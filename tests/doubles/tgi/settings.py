@@ -1,4 +1,4 @@
-"""The launcher's command line: flags that win over environment variables of the same name."""
+"""The options of the launcher, read from their environment variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
 
 
 class UsageError(Exception):
-    """The command line, or an environment variable that stands for a flag, is not acceptable."""
+    """An option that the launcher refuses."""
 
 
 def _number(default: int | None, limit: int) -> Any:
@@ -25,7 +25,7 @@ def _choice(default: str | None, *choices: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every launcher option, in the order in which the launcher prints them."""
+    """All options of the launcher, in the order in which it prints them."""
 
     model_id: str = "bigscience/bloom-560m"
     revision: str | None = None
@@ -83,12 +83,11 @@ class Settings:
     graceful_termination_timeout: int = _number(90, U64)
 
 
-_SHORT = {"-p": "port", "-g": "graceful_termination_timeout"}
 _FIELDS = {spec.name: spec for spec in fields(Settings)}
 
 
 def _kinds() -> dict[str, type]:
-    """The type that each option holds, without the `| None` of the optional ones."""
+    """Return the type of each option, without the `| None` of the optional ones."""
     hints = typing.get_type_hints(Settings)
     kinds = {}
     for name, hint in hints.items():
@@ -135,55 +134,26 @@ _PARSERS: dict[type, Callable[[str, str], object]] = {
 }
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _parse(name: str, text: str) -> object:
     try:
         return _PARSERS[_KINDS[name]](text, name)
     except ValueError as error:
-        shown = _flag(name) if _is_switch(name) else f"{_flag(name)} <{name.upper()}>"
+        flag = "--" + name.replace("_", "-")
+        shown = flag if _is_switch(name) else f"{flag} <{name.upper()}>"
         raise UsageError(f"invalid value '{text}' for '{shown}': {error}") from None
 
 
-def _given(argv: Sequence[str]) -> dict[str, object]:
-    """What the command line itself says."""
-    given: dict[str, object] = {}
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        flag, equals, value = word.partition("=")
-        name = _SHORT.get(flag) or flag.removeprefix("--").replace("-", "_")
-        if name not in _FIELDS or (flag not in _SHORT and flag != _flag(name)):
-            raise UsageError(f"unexpected argument '{word}' found")
-        if name in given:
-            raise UsageError(f"the argument '{flag}' cannot be used multiple times")
-        if _is_switch(name):
-            if equals:
-                raise UsageError(f"unexpected value '{value}' for '{flag}' found")
-            given[name] = True
-            continue
-        if not equals:
-            if not words or words[0].startswith("-"):
-                raise UsageError(
-                    f"a value is required for '{flag} <{name.upper()}>' but none was supplied"
-                )
-            value = words.pop(0)
-        given[name] = _parse(name, value)
-    return given
-
-
-def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """Read the options. Raises UsageError; the launcher then exits with 2.
 
-    An environment variable counts even when it is empty, and a switch takes only the words
-    `true` and `false`.
+    The double takes no flags, because the service sets every option by its variable. A variable
+    counts even when it is empty, and a switch takes only the words `true` and `false`.
     """
-    found = {
+    if arguments:
+        raise UsageError(f"unexpected argument '{arguments[0]}' found")
+    values: dict[str, Any] = {
         name: _parse(name, environ[name.upper()]) for name in _FIELDS if name.upper() in environ
     }
-    values: dict[str, Any] = found | _given(argv)
     return Settings(**values)
 
 
@@ -200,7 +170,7 @@ def _debug(value: object, optional: bool) -> str:
 
 
 def describe(settings: Settings) -> str:
-    """The `Args {` block that opens the log: many lines, and the API key stands in it."""
+    """Return the `Args {` block that opens the log: many lines, with the API key."""
     hints = typing.get_type_hints(Settings)
     lines = [
         f"    {name}: {_debug(getattr(settings, name), type(None) in typing.get_args(hint))},"

@@ -1,4 +1,4 @@
-"""Server-sent events as the router frames them, and the ways in which a test can break them."""
+"""Server-sent events in the router's frames, with the faults that a test can order."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from aiohttp import web
 
 from .faults import Behaviour, Fault
 
-HEADERS = {"content-type": "text/event-stream", "cache-control": "no-cache"}
+HEADERS = {
+    "content-type": "text/event-stream",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 
 
 def dumps(value: object) -> str:
-    """JSON as the router writes it: no blanks, and characters as themselves."""
+    """Return JSON as the router writes it: without blanks, and with characters unescaped."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 class EventStream:
-    """Writes events to one response until they end, or until its fault cuts them short."""
+    """The events of one response, up to their end or to the fault."""
 
     def __init__(
         self, response: web.StreamResponse, behaviour: Behaviour, fault: Fault | None
@@ -31,7 +35,7 @@ class EventStream:
         self._sent = 0
 
     async def send(self, events: AsyncIterator[object]) -> None:
-        """Send every event, with a comment after each silence."""
+        """Send every event, and a comment after each silence."""
         waiting: asyncio.Future[object] | None = None
         try:
             while True:
@@ -69,4 +73,4 @@ class EventStream:
 
 
 class Hangup(Exception):
-    """Close the connection now, wherever the answer stands."""
+    """The order to close the connection now, at any place of the answer."""

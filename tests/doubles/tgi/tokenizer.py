@@ -1,4 +1,4 @@
-"""A small lossless tokenizer: common words whole, other words in pieces, the rest byte by byte."""
+"""A small lossless tokenizer: common words, pieces of other words, and bytes of the rest."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ WORDS = frozenset(
 
 
 class Piece(NamedTuple):
-    """One token: its id, the bytes it stands for, and the bytes of the text that it came from.
+    """One token: its id, its bytes, and its place in the text, in bytes.
 
-    The bytes of one character that has no token of its own all point at the whole character.
+    A character without a token of its own is one token for each byte, all with the place of the
+    whole character.
     """
 
     id: int
@@ -48,7 +49,7 @@ class Piece(NamedTuple):
 
 
 def encode(text: str) -> list[Piece]:
-    """Split a text. Joining the `data` of the pieces gives the text back."""
+    """Split a text into pieces, whose `data` joined is the text."""
     pieces: list[Piece] = []
     offset = 0
     for part in _SPLIT.findall(text):
@@ -79,6 +80,6 @@ def _piece_id(data: bytes) -> int:
 
 
 def prompt_ids(text: str, bos: bool) -> list[Piece]:
-    """The pieces of a prompt; most models open it with a beginning-of-text token."""
+    """Return the pieces of a prompt, for most models after a beginning-of-text token."""
     start = [Piece(BOS, b"", 0, 0)] if bos else []
     return start + encode(text)

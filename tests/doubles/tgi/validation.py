@@ -1,4 +1,4 @@
-"""The bounds of every parameter, in the order in which the router tests them."""
+"""The bounds of all parameters, in the order in which the router tests them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ValidationError
+from .errors import NotImitated, ValidationError
 from .schema import Grammar, Parameters, Request
 from .settings import Settings
-from .tokenizer import Piece, prompt_ids
+from .tokenizer import prompt_ids
 
 CHUNK_TOKENS = 1024
-"""A generation is queued for at most this many new tokens, and queued again for more."""
+"""The most new tokens for which a generation is queued at once; it is queued again for more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The effective limits of one server, as `/info` shows them."""
+    """The effective limits of one server, as in `/info`."""
 
     input_tokens: int
     total_tokens: int
@@ -27,29 +27,25 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ValidRequest:
-    """A request that the backend may run: `new_tokens` in this chunk, `total_new_tokens` wanted."""
+    """A request for the backend: `new_tokens` in this chunk, `total_new_tokens` in all."""
 
     prompt: bytes
-    pieces: tuple[Piece, ...]
     input_tokens: int
     new_tokens: int
     total_new_tokens: int
     sampling: bool
     seed: int
     stop: tuple[str, ...]
-    top_n_tokens: int
-    prefill: bool
 
 
 class Validation:
-    """Turns a Request into a ValidRequest, or raises ValidationError."""
+    """The tests that turn a Request into a ValidRequest."""
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self._settings = settings
         self._limits = limits
 
-    def best_of(self, best_of: int) -> None:
-        """Test `best_of` against MAX_BEST_OF; only a request for more than one is tested."""
+    def _test_best_of(self, best_of: int) -> None:
         if self._settings.max_best_of == 1:
             raise ValidationError("`best_of` != 1 is not allowed for this endpoint")
         if best_of > self._settings.max_best_of:
@@ -57,9 +53,12 @@ class Validation:
             raise ValidationError(f"`best_of` must be > 0 and <= {most}. Given: {best_of}")
 
     def validate(self, request: Request) -> ValidRequest:
-        """Test everything else, and count the prompt's tokens."""
+        """Test the parameters and count the prompt's tokens. Raises an InferError."""
         asked = request.parameters
-        many = (asked.best_of or 0) > 1
+        best_of, top_n_tokens = asked.best_of or 0, asked.top_n_tokens or 0
+        many = best_of > 1
+        if many:
+            self._test_best_of(best_of)
         if many and not _wants_sampling(asked):
             raise ValidationError("you must use sampling when `best_of` is > 1")
         _test_numbers(asked)
@@ -70,13 +69,15 @@ class Validation:
             )
         if many and asked.seed is not None:
             raise ValidationError("`seed` must not be set when `best_of` > 1")
-        self._test_top_n(asked.top_n_tokens or 0)
+        self._test_top_n(top_n_tokens)
         if not request.inputs:
             raise ValidationError("`inputs` cannot be empty")
         self._test_truncate(asked.truncate)
         valid = self._measure(request)
         if asked.grammar is not None:
             self._test_grammar(asked.grammar)
+        if many or top_n_tokens:
+            raise NotImitated("`best_of` > 1" if many else "`top_n_tokens`")
         return valid
 
     def _test_top_n(self, count: int) -> None:
@@ -128,26 +129,23 @@ class Validation:
             )
         return ValidRequest(
             prompt=b"".join(piece.data for piece in pieces),
-            pieces=tuple(pieces),
             input_tokens=length,
             new_tokens=chunk,
             total_new_tokens=wanted,
             sampling=_samples(asked),
             seed=secrets.randbits(64) if asked.seed is None else asked.seed,
             stop=asked.stop,
-            top_n_tokens=asked.top_n_tokens or 0,
-            prefill=asked.decoder_input_details and self._settings.enable_prefill_logprobs,
         )
 
 
 def _wants_sampling(asked: Parameters) -> bool:
-    """Whether the router takes the request for a sampled one: any of these will do."""
+    """Return whether the router takes the request for a sampled one: for any of these."""
     given = (asked.temperature, asked.top_k, asked.top_p, asked.typical_p)
     return asked.do_sample or any(value is not None for value in given)
 
 
 def _samples(asked: Parameters) -> bool:
-    """Whether the shard samples: a temperature of exactly 1 alone leaves it greedy."""
+    """Return whether the shard samples: with a temperature of exactly 1 alone it is greedy."""
     given = (asked.top_k, asked.top_p, asked.typical_p)
     return (
         asked.do_sample
