@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import cold, embedded, growth, systems
+from benchmarks import against, cold, embedded, growth, systems
 from benchmarks.goals import STREAMS_PER_CORE, Outcome, judge
 from benchmarks.load import Work
 from benchmarks.rounds import (
@@ -62,7 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of peers, {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="the core ratios, in three minutes")
+    parser.add_argument("--against", metavar="FOLDER", help="compare with another checkout, alone")
     given = parser.parse_args()
+    if given.against is not None:
+        _against(parser, given)
+        return
     parts = given.parts or ["peers", *([] if given.quick else PARTS)]
     if unknown := {*parts} - {"peers", *PARTS}:
         parser.error(f"no part is called {', '.join(sorted(unknown))}")
@@ -82,6 +86,16 @@ def main() -> None:
         print(f"{results[part]['seconds']} s; {RESULTS} has all figures")
 
 
+def _against(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    if given.parts:
+        parser.error("--against measures no other part")
+    try:
+        old = against.checkout(given.against)
+    except ValueError as error:
+        parser.error(str(error))
+    against.compare(old, given.quick)
+
+
 def _other(part: str, quick: bool) -> dict[str, Any]:
     figures = PARTS[part](quick)
     print(shown(part, figures))
@@ -90,7 +104,10 @@ def _other(part: str, quick: bool) -> dict[str, Any]:
 
 def _peers(quick: bool) -> dict[str, Any]:
     """The service beside its peers."""
-    with systems.engine() as engine, systems.running(engine.port) as (found, absent):
+    with (
+        systems.engine() as engine,
+        systems.running(engine.port, systems.peers()) as (found, absent),
+    ):
         rounds = _measure(engine, found, quick)
         capacities = {} if quick else _climb(engine, found)
     outcomes = judge(rounds)

@@ -34,6 +34,7 @@ class Figures:
     requests_per_second: float
     messages_per_1000_tokens: float
     request_p50_us: float
+    token_p50_us: float
     token_p99_us: float
     memory_mb: float
     added_p50_us: float = math.nan  # of a request, beyond what the engine itself takes
@@ -53,6 +54,7 @@ class Figures:
             requests_per_second=requests / seconds,
             messages_per_1000_tokens=1000 * sum(r.messages for r in readings) / tokens,
             request_p50_us=mean(reading.request_p50_us for reading in readings),
+            token_p50_us=mean(reading.token_p50_us for reading in readings),
             token_p99_us=mean(reading.token_p99_us for reading in readings),
             memory_mb=memory / 2**20,
         )
@@ -71,17 +73,19 @@ def measure(systems: Mapping[str, Running], work: Work, rounds: int, seconds: fl
     if "litellm" in systems:
         names.append("litellm")
     named = {**systems, CONTROL: systems["grpc"]}
-    requests = {name: _enough(named[name], work, seconds) for name in names}
-    return [_round(named, work, names, requests) for _ in range(rounds)]
+    ordered = {name: named[name] for name in names}
+    requests = {name: enough(system, work, seconds) for name, system in ordered.items()}
+    return [one_round(ordered, work, requests) for _ in range(rounds)]
 
 
-def _round(
-    named: Mapping[str, Running], work: Work, names: list[str], requests: Mapping[str, int]
-) -> Round:
-    visits: dict[str, list[tuple[Reading, float]]] = {name: [] for name in names}
-    for name in palindrome(names):
-        visits[name].append(_visit(named[name], work, requests[name]))
-    figures = {name: Figures.of(visits[name], named[name].memory_bytes()) for name in names}
+def one_round(systems: Mapping[str, Running], work: Work, requests: Mapping[str, int]) -> Round:
+    """Visit each system twice, but the last once, in the middle. Raises WrongAnswer."""
+    visits: dict[str, list[tuple[Reading, float]]] = {name: [] for name in systems}
+    for name in palindrome(list(systems)):
+        visits[name].append(_visit(systems[name], work, requests[name]))
+    figures = {
+        name: Figures.of(visits[name], system.memory_bytes()) for name, system in systems.items()
+    }
     if "direct" not in figures:
         return figures
     engine = figures["direct"].request_p50_us
@@ -97,7 +101,7 @@ def _visit(running: Running, work: Work, requests: int) -> tuple[Reading, float]
     return reading, running.cpu_seconds() - before
 
 
-def _enough(running: Running, work: Work, seconds: float) -> int:
+def enough(running: Running, work: Work, seconds: float) -> int:
     """So many requests as fill the time, by a first try, which also warms the system up."""
     few = replace(work, callers=min(work.callers, 8))
     if work.pace:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,6 +17,7 @@ from pathlib import Path
 BUILD = Path("build/bench")
 LITELLM = BUILD / "litellm/bin/litellm"
 
+_OWN = (sys.executable, "-m", "benchmarks.service")
 _START_PATIENCE = 120.0  # seconds; LiteLLM alone needs more than ten
 
 # The system under test has a core of its own; engine and load share another.
@@ -40,6 +41,7 @@ class System:
     face: str
     version: str
     command: Callable[[int, int, Path], list[str]]
+    cwd: Path | None = None  # None for the current folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,14 @@ def engine() -> Iterator[Running]:
 
 
 @contextmanager
-def running(engine_port: int) -> Iterator[tuple[dict[str, Running], dict[str, str]]]:
+def running(
+    engine_port: int, systems: Iterable[System]
+) -> Iterator[tuple[dict[str, Running], dict[str, str]]]:
     """All systems in front of the engine, and why those that are missing are."""
     found: dict[str, Running] = {}
     absent: dict[str, str] = {}
     with ExitStack() as stack:
-        for system in _systems():
+        for system in systems:
             try:
                 process = _process(system, 0, free_port(), engine_port)
                 found[system.name] = stack.enter_context(process)
@@ -91,7 +95,7 @@ def running(engine_port: int) -> Iterator[tuple[dict[str, Running], dict[str, st
         yield found, absent
 
 
-def _systems() -> list[System]:
+def peers() -> list[System]:
     """LiteLLM first, for it takes longest to come up."""
     ours = f"{metadata.version('grpcio')} (grpcio)"
     return [
@@ -99,8 +103,8 @@ def _systems() -> list[System]:
         System("nginx", "tgi", _nginx_version(), _nginx),
         System("httpx", "tgi", f"{metadata.version('httpx')} (httpx)", _python("naive_proxy")),
         System("relay", "grpc", ours, _python("naive_relay")),
-        System("grpc", "grpc", metadata.version("inference-service"), _service("--no-rest")),
-        System("rest", "rest", metadata.version("inference-service"), _service("--rest")),
+        System("grpc", "grpc", metadata.version("inference-service"), _service("--no-rest", *_OWN)),
+        System("rest", "rest", metadata.version("inference-service"), _service("--rest", *_OWN)),
     ]
 
 
@@ -110,13 +114,35 @@ def _python(module: str) -> Callable[[int, int, Path], list[str]]:
     ]
 
 
-def _service(rest: str) -> Callable[[int, int, Path], list[str]]:
+def checkout(folder: Path, *names: str) -> list[System]:
+    """The service of another checkout, by the face with which each name begins."""
+    python = folder / ".venv/bin/python"
+    script = Path(__file__).with_name("checkout.py")
+    program = [str(python if python.exists() else sys.executable), "-P", str(script), str(folder)]
+    flags = {"grpc": "--no-rest", "rest": "--rest"}
+    faces = {name: name.partition("-")[0] for name in names}
+    return [
+        System(name, face, version(folder), _service(flags[face], *program), folder)
+        for name, face in faces.items()
+    ]
+
+
+def version(folder: Path) -> str:
+    """The commit of a checkout, with `-dirty` where files differ; empty without git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _service(rest: str, *program: str) -> Callable[[int, int, Path], list[str]]:
     def command(port: int, engine: int, folder: Path) -> list[str]:
         ports = {"--grpc-port": port, "--rest-port": 0}
         if rest == "--rest":
             ports = {"--grpc-port": 0, "--rest-port": port}
         flags = [text for pair in ports.items() for text in map(str, pair)]
-        return [sys.executable, "-m", "benchmarks.service", str(engine), rest, *flags]
+        return [*program, str(engine), rest, *flags]
 
     return command
 
@@ -165,9 +191,15 @@ def _process(system: System, core: int, port: int, engine_port: int) -> Iterator
     folder.mkdir(parents=True, exist_ok=True)
     command = pinned(core, system.command(port, engine_port, folder.absolute()))
     environment = {**os.environ, "NO_PROXY": "127.0.0.1", "LITELLM_LOCAL_MODEL_COST_MAP": "true"}
+    environment["XDG_STATE_HOME"] = str(folder.absolute())
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command,
+            cwd=system.cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
     try:
         _await_listener(system, process, port, folder / "log")
