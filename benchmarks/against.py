@@ -1,6 +1,6 @@
-"""The service of another checkout (old) beside the service of this one (new), in one run.
+"""The comparison of this checkout (new) with another one (old), in one run.
 
-The new service runs twice, as two processes: what these two differ by is the noise of the run. The
+The new service runs twice, as two processes: their difference is the noise of the run. The
 comparison is printed and not written to results.json, which has the figures of this checkout alone.
 """
 
@@ -24,14 +24,14 @@ NEW = Path(__file__).parents[1]
 FACES = ("grpc", "rest")
 
 _NEEDED = ("inference_service/__init__.py", "rest_bridge/__init__.py", "benchmarks/service.py")
-_SERVICES = ("", "-old", "-control")  # what follows the face in the name of a system
-_PROCESSES = 3  # times that all services are started: no two processes are equally fast
-_ROUNDS = 3  # of each process at least; 99 % of certainty needs eight rounds in all
+_SERVICES = ("", "-old", "-control")  # the name of a system is its face and one of these
+_PROCESSES = 3  # starts of all services, because no two processes are equally fast
+_ROUNDS = 3  # for each start at least, because a range of 99 % needs eight rounds in all
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some work, and the figures that are compared; `visit` and `total` are seconds."""
+    """Some work and the figures to compare; `visit` and `total` are seconds."""
 
     work: Work
     figures: tuple[str, ...]
@@ -39,8 +39,8 @@ class Part:
     total: float
 
 
-# In a burst the engine takes most of the time of a text, so that the part of the service is lost in
-# the noise of the engine's. Paced tokens have a time of their own; how many come is the engine's.
+# Of a text in a burst the engine takes most of the time (55 of 75 ms), and its noise is as large as
+# the time that the service adds. Paced tokens have their own latency; their rate is the engine's.
 PLAN = (
     Part(UNARY, ("cpu_us_per_request", "requests_per_second", "added_p50_us"), 0.1, 30),
     Part(UNARY_64, ("cpu_us_per_request", "requests_per_second", "added_p50_us"), 0.1, 30),
@@ -61,9 +61,9 @@ _HEADS = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One figure of one face: its medians, new / old, the noise, and the verdict on it.
+    """One figure of one face: medians of new and old, their ratio, the noise, the verdict.
 
-    `ratio` is None where a round has a figure that is not above zero.
+    `ratio` is None if a figure of some round is not above zero.
     """
 
     face: str
@@ -76,7 +76,7 @@ class Line:
 
 
 def checkout(folder: str) -> Path:
-    """The path of a checkout. Raises ValueError with a sentence if the folder is none."""
+    """Return the path of a checkout. Raises ValueError with a sentence if it is none."""
     path = Path(folder).resolve()
     if not path.is_dir():
         raise ValueError(f"there is no folder {folder}")
@@ -86,7 +86,7 @@ def checkout(folder: str) -> Path:
 
 
 def compare(old: Path, quick: bool) -> None:
-    """Measure, and print the table. Exits with a sentence if a service does not start."""
+    """Measure and print the tables. Exits with a sentence if a service does not start."""
     for name, folder in {"new": NEW, "old": old}.items():
         print(f"{name}: {folder} {systems.version(folder)}")
     rounds: dict[str, list[Round]] = {part.work.name: [] for part in PLAN}
@@ -103,7 +103,7 @@ def compare(old: Path, quick: bool) -> None:
 
 @contextmanager
 def _serving(old: Path) -> Iterator[tuple[Running, dict[str, Running]]]:
-    """The engine, and all services in front of it."""
+    """Run the engine and all services in front of it."""
     plan = [
         system
         for suffix, folder in zip(_SERVICES, (NEW, old, NEW), strict=True)
@@ -118,10 +118,10 @@ def _serving(old: Path) -> Iterator[tuple[Running, dict[str, Running]]]:
 def _measured(
     engine: Running, found: Mapping[str, Running], part: Part, seconds: float
 ) -> list[Round]:
-    """Rounds of the work, until the seconds are over."""
+    """Measure rounds of the work until the seconds are over."""
     ends = time.monotonic() + seconds
     requests = {name: enough(running, part.work, part.visit) for name, running in found.items()}
-    for face in FACES:  # new and old do the same
+    for face in FACES:  # new and old do the same number of requests
         requests |= {face + suffix: requests[face] for suffix in _SERVICES}
     requests["direct"] = enough(engine, part.work, part.visit)
     rounds: list[Round] = []
@@ -132,9 +132,10 @@ def _measured(
 
 
 def order(number: int) -> list[str]:
-    """The services as a round visits them: each of a face comes first, second and third in turn.
+    """Order the services of a round: each service of a face is first, second and third in turn.
 
-    The first of a round was also the last of the round before, and finds its code in the caches.
+    The first service of a round is also the last of the round before, so its code is still in the
+    caches.
     """
     first = number % len(_SERVICES)
     suffixes = [*_SERVICES[first:], *_SERVICES[:first]]
@@ -159,7 +160,7 @@ def _line(face: str, figure: str, rounds: Sequence[Round]) -> Line:
 
 
 def table(part: Part, rounds: Sequence[Round]) -> str:
-    """The lines of some work as text."""
+    """Format the lines of some work."""
     title = f"{part.work.name}, {len(rounds)} rounds"
     head = f"{'':24}{'new':>10}{'old':>10}  {'new / old':21}  noise"
     return "\n".join(["", title, head, *map(_shown, lines(part, rounds))])

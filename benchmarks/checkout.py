@@ -1,7 +1,8 @@
-"""`python -P benchmarks/checkout.py FOLDER PORT ...`: run `benchmarks.service` of another checkout.
+"""The service of another checkout: `python -P benchmarks/checkout.py FOLDER PORT ...`.
 
-The interpreter may be that of the other checkout, so this file imports the standard library alone.
-`-P` keeps the folder of this file off sys.path: its modules would stand in front of all others.
+This file runs `benchmarks.service` of FOLDER, maybe on the interpreter of FOLDER, so it imports the
+standard library alone. `-P` keeps the folder of this file off sys.path, because modules of that
+folder would come before all others.
 """
 
 import importlib
@@ -12,9 +13,9 @@ PACKAGES = ("inference_service", "rest_bridge", "benchmarks.service")
 
 
 def imported(folder: Path) -> None:
-    """Import the service from `folder`. Exits with a sentence if other code is found.
+    """Import the service from `folder`. Exits with a sentence if Python finds other code.
 
-    An editable install puts its own checkout on the path of every interpreter of its environment.
+    With an editable install, Python finds the packages of the installed checkout as well.
     """
     sys.path.insert(0, str(folder))
     for name in PACKAGES:

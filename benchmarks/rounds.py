@@ -1,4 +1,4 @@
-"""Measuring: the same work by every system, in turn, round after round."""
+"""Measurements of the same work by every system, in turn, round after round."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNARY_64 = Work("unary, 64 callers", 64, 16, streamed=False, step=16)
 BURST = Work("burst, 64 streams", 64, 200, streamed=True)
 PACED = Work("paced, 16 streams of 20 tokens/s", 16, 60, streamed=True, pace=50, skip=20)
 
-CONTROL = "control"  # the second name of the system `grpc`
+CONTROL = "control"  # the second name of the system `grpc`, for the noise
 
 LATENCY_LIMIT_US = 50_000
 
@@ -26,7 +26,7 @@ LADDER = (16, 32, 48, 64, 80, 100, 125, 160, 200, 250, 300, 375, 475, 600, 750, 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a system took for some work, in one round."""
+    """The figures of one system for some work, in one round."""
 
     cpu_us_per_token: float
     cpu_us_per_request: float
@@ -37,11 +37,11 @@ class Figures:
     token_p50_us: float
     token_p99_us: float
     memory_mb: float
-    added_p50_us: float = math.nan  # of a request, beyond what the engine itself takes
+    added_p50_us: float = math.nan  # of a request, minus the p50 of the engine alone
 
     @classmethod
     def of(cls, visits: list[tuple[Reading, float]], memory: int) -> Figures:
-        """Of the readings of the visits of one round, each with the CPU seconds that it took."""
+        """Add up the visits of one round, each with its CPU seconds."""
         readings = [reading for reading, _ in visits]
         cpu = sum(cpu for _, cpu in visits) * 1e6
         tokens = sum(reading.tokens for reading in readings)
@@ -64,12 +64,13 @@ Round = dict[str, Figures]  # by the name of the system
 
 
 def measure(systems: Mapping[str, Running], work: Work, rounds: int, seconds: float) -> list[Round]:
-    """Do the work by each system in each round, twice for about `seconds`; paced, as it is.
+    """Visit each system twice in each round, for about `seconds` each time.
 
-    LiteLLM takes so long that it has one visit, in the middle. Raises WrongAnswer.
+    Paced work takes its own time. LiteLLM is slow, so a round visits it once, in the middle.
+    Raises WrongAnswer.
     """
     names = [name for name in systems if name != "litellm"]
-    names.insert(len(names) // 2, CONTROL)  # far from where `grpc` stands
+    names.insert(len(names) // 2, CONTROL)  # far from `grpc`, so that drift counts as noise
     if "litellm" in systems:
         names.append("litellm")
     named = {**systems, CONTROL: systems["grpc"]}
@@ -102,7 +103,7 @@ def _visit(running: Running, work: Work, requests: int) -> tuple[Reading, float]
 
 
 def enough(running: Running, work: Work, seconds: float) -> int:
-    """So many requests as fill the time, by a first try, which also warms the system up."""
+    """Return how many requests fill the time, by a try that warms the system up."""
     few = replace(work, callers=min(work.callers, 8))
     if work.pace:
         ask(running, replace(few, tokens=5), few.callers)
@@ -114,11 +115,11 @@ def enough(running: Running, work: Work, seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The most streams of 20 tokens/s that a system sustained, and what the next step showed.
+    """The most streams of 20 tokens/s that a system sustained, and the next step.
 
-    `streams` is 0 when it did not sustain the first. `token_p99_us` is the time from the engine to
-    the client, `core_share` what of a core the system used; both of the step that failed, or of the
-    last one when none did.
+    `streams` is 0 if the first step failed. `token_p99_us` is the time from the engine to the
+    client, `core_share` the share of a core that the system used; both belong to the step that
+    failed, or to the last one if none did.
     """
 
     streams: int

@@ -1,4 +1,4 @@
-"""New against old: the folder, the order of a round, the verdicts, and a whole comparison."""
+"""Tests of new against old: the folder, the order of a round, the verdicts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ZERO = Figures(*[0.0] * 9)
 
 
 def rounds(figure: str = "cpu_us_per_request", **values: list[float]) -> list[Round]:
-    """Rounds in which each service has these values, and those that are not named have 100."""
+    """Return rounds with these values of each service; others have 100."""
     count = len(next(iter(values.values())))
     names = [name.replace("-", "_") for name in against.order(0)]
     columns = {name: values.get(name, [100.0] * count) for name in names}
@@ -73,8 +73,8 @@ def test_each_service_of_a_face_comes_first_second_and_third() -> None:
     orders = [against.order(number) for number in range(3)]
 
     assert orders[0] == ["grpc", "grpc-old", "grpc-control", "rest", "rest-old", "rest-control"]
-    for places in zip(*orders, strict=True):
-        assert len({*places}) == 3
+    for services in zip(*orders, strict=True):
+        assert len({*services}) == 3
     assert against.order(3) == orders[0]
 
 
@@ -135,7 +135,7 @@ def test_every_figure_of_the_plan_has_a_heading() -> None:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A copy of this checkout that notes in `seen` which file was imported."""
+    """Copy this checkout; the copy notes in `seen` which file was imported."""
     for package in ("inference_service", "rest_bridge", "benchmarks"):
         shutil.copytree(against.NEW / package, tmp_path / package)
     with (tmp_path / "inference_service/__init__.py").open("a") as file:

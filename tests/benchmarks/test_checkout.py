@@ -1,4 +1,4 @@
-"""The service of another checkout is what runs, or a sentence says why it does not."""
+"""Tests of the service of another checkout: its code runs, or a sentence says why not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main():
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """A checkout whose service prints where its code is from, and its arguments."""
+    """Make a checkout whose service prints the files of its code, and its arguments."""
     for package in ("inference_service", "rest_bridge", "benchmarks"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()

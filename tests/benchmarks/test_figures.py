@@ -1,4 +1,4 @@
-"""The arithmetic that turns readings into verdicts."""
+"""Tests of the arithmetic that turns readings into verdicts."""
 
 import math
 
@@ -70,7 +70,9 @@ def test_a_goal_that_one_round_misses_is_not_simply_met() -> None:
 
 
 @pytest.mark.parametrize("rounds, left_out", [(1, 0), (8, 0), (11, 0), (12, 1), (15, 2), (24, 5)])
-def test_a_settled_range_leaves_out_what_the_sign_test_allows(rounds: int, left_out: int) -> None:
+def test_a_settled_range_leaves_out_as_many_rounds_as_the_sign_test_allows(
+    rounds: int, left_out: int
+) -> None:
     values = [float(value) for value in range(1, rounds + 1)]
 
     ratio = Ratio.settled(values[::-1], [1.0] * rounds)
@@ -89,7 +91,7 @@ def test_a_settled_range_leaves_out_what_the_sign_test_allows(rounds: int, left_
         (Ratio(1.2, 0.99, 1.3), False, "within noise"),
     ],
 )
-def test_a_change_is_told_by_the_rules_of_a_goal(
+def test_a_change_is_judged_by_the_rules_of_a_goal(
     ratio: Ratio, at_least: bool, expected: Change
 ) -> None:
     assert change(ratio, 1.1, at_least=at_least) == expected
