@@ -28,7 +28,7 @@ chaos: $(VENV)/dev ## kill, starve and cut the service on a real Docker Engine, 
 soak: $(VENV)/dev ## work on a service for SOAK_SECONDS (600), and see whether it grows
 	$(BIN)/python -m pytest -m soak tests/soak $(ARGS)
 
-bench: $(VENV)/dev $(BENCH)/engine $(BENCH)/load $(BENCH)/litellm ## measure the service, alone and beside its peers, and print the tables (QUICK=1: in three minutes)
+bench: $(VENV)/dev $(BENCH)/engine $(BENCH)/load $(if $(findstring --against,$(ARGS)),,$(BENCH)/litellm) ## measure the service and its peers (QUICK=1: in three minutes; ARGS="--against FOLDER": new against old)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 lint: $(VENV)/dev protos-check ## check style, types, layers and the contract

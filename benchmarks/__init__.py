@@ -1,1 +1,1 @@
-"""`make bench`: the service beside its peers, on one engine, in one table."""
+"""The benchmark, `make bench`: the service beside its peers, on one engine."""

@@ -1,6 +1,6 @@
-"""`python -m benchmarks [PART ...] [--quick]`: measure, and print the tables.
+"""The command `python -m benchmarks`: measure the service and print the tables.
 
-benchmarks/results.json gets the figures; those of a part that is not measured stay in it.
+The figures go to benchmarks/results.json, which keeps the old figures of parts that do not run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import cold, embedded, growth, systems
+from benchmarks import against, cold, embedded, growth, systems
 from benchmarks.goals import STREAMS_PER_CORE, Outcome, judge
 from benchmarks.load import Work
 from benchmarks.rounds import (
@@ -58,11 +58,15 @@ PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Run the parts, and say where the service stands."""
+    """Run the parts, print their tables and write their figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of peers, {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="the core ratios, in three minutes")
+    parser.add_argument("--against", metavar="FOLDER", help="compare with another checkout, alone")
     given = parser.parse_args()
+    if given.against is not None:
+        _against(parser, given)
+        return
     parts = given.parts or ["peers", *([] if given.quick else PARTS)]
     if unknown := {*parts} - {"peers", *PARTS}:
         parser.error(f"no part is called {', '.join(sorted(unknown))}")
@@ -82,6 +86,16 @@ def main() -> None:
         print(f"{results[part]['seconds']} s; {RESULTS} has all figures")
 
 
+def _against(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    if given.parts:
+        parser.error("--against measures no other part")
+    try:
+        old = against.checkout(given.against)
+    except ValueError as error:
+        parser.error(str(error))
+    against.compare(old, given.quick)
+
+
 def _other(part: str, quick: bool) -> dict[str, Any]:
     figures = PARTS[part](quick)
     print(shown(part, figures))
@@ -89,8 +103,11 @@ def _other(part: str, quick: bool) -> dict[str, Any]:
 
 
 def _peers(quick: bool) -> dict[str, Any]:
-    """The service beside its peers."""
-    with systems.engine() as engine, systems.running(engine.port) as (found, absent):
+    """Measure the service beside its peers."""
+    with (
+        systems.engine() as engine,
+        systems.running(engine.port, systems.peers()) as (found, absent),
+    ):
         rounds = _measure(engine, found, quick)
         capacities = {} if quick else _climb(engine, found)
     outcomes = judge(rounds)
@@ -127,7 +144,10 @@ def _measure(engine: Running, found: Mapping[str, Running], quick: bool) -> dict
 
 
 def _climb(engine: Running, found: Mapping[str, Running]) -> dict[str, list[Capacity]]:
-    """Three passes over all, so that a loud moment of the machine meets one of them at most."""
+    """Climb the ladder with each system, in three passes over all of them.
+
+    A loud moment of the machine meets one pass of a system at most.
+    """
     passes: dict[str, list[Capacity]] = {}
     for number in range(3):
         for name, running in {"direct": engine, **found}.items():
@@ -191,13 +211,13 @@ def _goal_table(outcomes: list[Outcome]) -> str:
 
 
 def _engine_line(burst: Round) -> str:
-    """Whose tokens/s are its own, and whose are the engine's, which shares a core with the load."""
+    """Name the systems whose tokens/s the engine may limit: it shares a core with the load."""
     most = 1e6 / burst["direct"].cpu_us_per_token
     bound = [n for n, f in burst.items() if n != "direct" and f.tokens_per_second > most / 2]
-    said = f"the engine alone could make {most:,.0f} tokens/s"
+    line = f"the engine alone could make {most:,.0f} tokens/s"
     if bound:
-        said += f"; not twice as fast as {', '.join(bound)}, whose tokens/s are lower bounds"
-    return said
+        line += f"; not twice as fast as {', '.join(bound)}, whose tokens/s are lower bounds"
+    return line
 
 
 def _rounded(figures: Figures) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""From nothing to the first text, and what the processes weigh while nobody asks."""
+"""Cold starts up to the first text, and memory and CPU of an idle service."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Times = dict[str, list[float]]  # seconds, one for each round
 
 
 def measure(rounds: int, idle: float) -> dict[str, Any]:
-    """Times in seconds, as many readings of each as rounds; idle CPU over `idle` seconds."""
+    """Measure starts and first texts `rounds` times, and the idle service for `idle` seconds."""
     return {
         "start": _start(rounds),
         "embedded": _embedded(rounds),
@@ -53,7 +53,10 @@ def measure(rounds: int, idle: float) -> dict[str, Any]:
 
 
 def _start(rounds: int) -> Times:
-    """From the command to its first answer, by the clock and by its own: others slow only one."""
+    """Measure the command up to its first answer, in seconds and in CPU time.
+
+    Other programs slow the wall clock alone.
+    """
     times: Times = {}
     for name, ask in {"GetInfo": Command.info, "GET /": Command.root}.items():
         readings = [_first_answer(ask) for _ in range(rounds)]
@@ -69,7 +72,7 @@ def _first_answer(ask: Callable[[Command], None]) -> tuple[float, float]:
 
 
 def _embedded(rounds: int) -> Times:
-    """A text of a stopped model, what its worker alone takes to serve, and a text of a warm one."""
+    """Measure texts of a cold and of a warm model, and the worker alone."""
     times: Times = {"cold": [], "engine alone": [], "warm": []}
     with serving(_EMBEDDED) as command:
         for _ in range(rounds):
@@ -94,17 +97,19 @@ def _worker() -> float:
     worker = [sys.executable, "-m", "inference_service.worker"]
     with subprocess.Popen(worker, env=os.environ | settings, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert any(b'"serving"' in line for line in process.stdout), "the worker has failed"
+        assert any(b'"serving"' in line for line in process.stdout), (
+            "the worker ended before it served"
+        )
         took = time.monotonic() - began
         process.terminate()
     return took
 
 
 def _docker(rounds: int) -> Times | str:
-    """A text of a stopped model in Docker, and the same container without the service.
+    """Measure texts of a model in Docker, and its container without the service.
 
-    TGI's double loads nothing; so what differs is the service's own. A sentence where no Docker
-    Engine answers.
+    TGI's double loads nothing, so the difference is the time of the service itself. Returns a
+    sentence if no Docker daemon answers.
     """
     try:
         client = docker.from_env()
@@ -120,7 +125,7 @@ def _docker(rounds: int) -> Times | str:
         flags = ["--runtime=docker", f"--catalog={path}", f"--service-name={_NAME}"]
         flags += [f"--volume={_NAME}", f"--tgi-image={images.tgi_double(client)}"]
         command = stack.enter_context(serving(*flags))
-        _text(command, "double")  # fetches the weights, which the rounds find
+        _text(command, "double")  # fetches the weights for all rounds
         for _ in range(rounds):
             launch = client.api.inspect_container(f"{_NAME}-tgi-double")
             command.post("/models/double/stop")
@@ -132,7 +137,7 @@ def _docker(rounds: int) -> Times | str:
 
 
 def _container(client: docker.DockerClient, launch: dict[str, Any], port: int) -> float:
-    """Create, start, and ask it for its health until it answers; the seconds that took."""
+    """Return the seconds from creating a container until its engine answers /health."""
     config = {key: launch["Config"][key] for key in ("Image", "Cmd", "Env", "ExposedPorts")}
     config["HostConfig"] = launch["HostConfig"]
     began = time.monotonic()
@@ -146,7 +151,7 @@ def _container(client: docker.DockerClient, launch: dict[str, Any], port: int) -
 
 
 def _healthy(port: int) -> None:
-    with suppress(json.JSONDecodeError):  # its body is empty
+    with suppress(json.JSONDecodeError):  # the body of /health is empty
         request(port, "GET", "/health")
 
 
@@ -156,7 +161,7 @@ def _remove_volume(client: docker.DockerClient) -> None:
 
 
 def _at_rest(seconds: float) -> dict[str, dict[str, float]]:
-    """Memory of each process in MB, and the part of a core that it takes with nothing to do."""
+    """Measure memory in MB and CPU, as a share of one core, of idle processes."""
     names = [f"--service-name={_NAME}-{number}" for number in range(2)]
     with ExitStack() as stack:
         bare = stack.enter_context(serving(names[0], "--no-rest"))

@@ -1,4 +1,4 @@
-"""The commands `inference-service` and `rest-bridge` as an operator runs them, each a process."""
+"""The commands `inference-service` and `rest-bridge`, each as a process of its own."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
 _PATIENCE = 60.0  # seconds for a first answer, and for any other
-_LOOK = 0.005  # seconds between two attempts; what a start is measured to
+_LOOK = 0.005  # seconds between two attempts, so the precision of a measured start
 _SERVICE = System("service", "", "", lambda *_: [])
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of one process, in MB (10^6 bytes).
+    """Memory of one process, in MB (10^6 bytes).
 
-    `pss_mb` counts a page that several processes share to each in part: what the machine gives.
+    `pss_mb` divides each page by the number of processes that share it.
     """
 
     rss_mb: float
@@ -39,7 +39,7 @@ class Memory:
 
     @classmethod
     def of(cls, pid: int | str) -> Memory:
-        """As the kernel counts it now (proc_pid_smaps_rollup(5))."""
+        """Read the memory of a process from the kernel (proc_pid_smaps_rollup(5))."""
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
         kib = {line.partition(":")[0]: line.split()[1] for line in lines}
         return cls(*(int(kib[name]) * 1024 / 1e6 for name in ("Rss", "Pss")))
@@ -47,7 +47,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A service that runs, and its ports on 127.0.0.1; one that it does not serve never answers."""
+    """A service that runs, and its ports on 127.0.0.1.
+
+    Nothing answers on the port of a face that the command line turns off.
+    """
 
     process: subprocess.Popen[bytes]
     grpc_port: int
@@ -56,34 +59,34 @@ class Command:
 
     @property
     def target(self) -> str:
-        """Where gRPC is."""
+        """Address of the gRPC server."""
         return f"127.0.0.1:{self.grpc_port}"
 
     @property
     def memory(self) -> Memory:
-        """Of the process, without engines."""
+        """Memory of the process, without engines."""
         return Memory.of(self.process.pid)
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, with its engines."""
+        """Return the user and system time so far, engines included."""
         return Process(_SERVICE, self.process.pid, self.grpc_port).cpu_seconds()
 
     def post(self, path: str, **body: Any) -> dict[str, Any]:
-        """POST to REST; raises AssertionError for what is no success."""
+        """POST to REST. Raises AssertionError for any status but 200."""
         return request(self.rest_port, "POST", path, json.dumps(body).encode())
 
     def info(self) -> None:
-        """GetInfo over gRPC, on a channel of its own."""
+        """Call GetInfo over gRPC, on a new channel."""
         with grpc.insecure_channel(self.target) as channel:
             pb_grpc.ModelServiceStub(channel).GetInfo(pb.GetInfoRequest(), timeout=_PATIENCE)
 
     def root(self) -> None:
-        """GET / of REST."""
+        """Call GET / over REST."""
         request(self.rest_port, "GET", "/")
 
 
 def request(port: int, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-    """One request on a connection of its own; raises AssertionError for what is no success."""
+    """Send one request on a new connection. Raises AssertionError for any status but 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"})
@@ -98,8 +101,9 @@ def request(port: int, method: str, path: str, body: bytes | None = None) -> dic
 
 @contextmanager
 def started(*flags: str, module: str = "inference_service") -> Iterator[Command]:
-    """Begin to run it on free ports, with state of its own; nothing answers yet.
+    """Begin to run a service on free ports, with a new state folder.
 
+    The service does not answer yet.
     `module` may be `rest_bridge`, or `benchmarks.service PORT`, whose flags are the service's.
     """
     grpc_port, rest_port, engine_port = free_port(), free_port(), free_port()
@@ -123,14 +127,14 @@ def started(*flags: str, module: str = "inference_service") -> Iterator[Command]
 
 @contextmanager
 def serving(*flags: str, module: str = "inference_service") -> Iterator[Command]:
-    """Run it; its last face answers: REST, or gRPC where it has `--no-rest`."""
+    """Run a service, and wait until REST answers, or gRPC with `--no-rest`."""
     with started(*flags, module=module) as command:
         until(command.info if "--no-rest" in flags else command.root)
         yield command
 
 
 def until(ask: Callable[[], None]) -> float:
-    """Ask until it is answered; returns the seconds that took."""
+    """Repeat a call until an answer comes; returns the seconds that this took."""
     began = time.monotonic()
     while True:
         try:

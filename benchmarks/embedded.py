@@ -1,7 +1,8 @@
-"""llama.cpp asked directly, and through this service: what is left of its tokens/s.
+"""The tokens/s of llama.cpp through this service, as a share of those without the service.
 
-All three are the same worker, `story-mini` in its subprocess. It shares the machine's cores with
-the service and with the callers, which are in this process: what is lost is what those take of it.
+gRPC, REST and direct calls ask the same worker, `story-mini` in a subprocess. The worker shares the
+cores of the machine with the service and with the callers, which are in this process: the loss is
+the CPU time of these two.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ GOALS = {"grpc": 0.95, "rest": 0.9}
 
 _ID = "story-mini"
 _PROMPT = "Once upon a time"
-_TOKENS = 128  # at most: a story may end before
+_TOKENS = 128  # at most, because a story may end earlier
 
 Ask = Callable[[int], Awaitable[int]]  # seed -> tokens of the text
 
 
 def measure(rounds: int, seconds: float) -> dict[str, Any]:
-    """By callers: tokens/s of each, round by round, and their ratios to those asked directly.
+    """Measure tokens/s of each face for each number of callers, and their ratios to `direct`.
 
-    `control` is `direct` under another name, so that its ratio is noise.
+    `control` is `direct` under another name, so its ratio is the noise of the run.
     """
     return asyncio.run(_measure(rounds, seconds))
 
@@ -50,10 +51,10 @@ async def _measure(rounds: int, seconds: float) -> dict[str, Any]:
 
 @asynccontextmanager
 async def asking(command: Command) -> AsyncGenerator[dict[str, Ask]]:
-    """What asks for a text by each face, of an engine that runs."""
+    """Start the engine, and give a function for each face that asks for a text."""
     async with (
         grpc.aio.insecure_channel(command.target) as channel,
-        # llama.cpp's server closes a kept-alive connection when it likes.
+        # llama.cpp's server closes a kept-alive connection at any time.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as http,
     ):
         faces = _faces(command, pb_grpc.ModelServiceStub(channel), http)
@@ -64,7 +65,7 @@ async def asking(command: Command) -> AsyncGenerator[dict[str, Ask]]:
 def _faces(
     command: Command, stub: pb_grpc.ModelServiceAsyncStub, http: aiohttp.ClientSession
 ) -> dict[str, Ask]:
-    """The same text by each: all tell how many tokens it had."""
+    """Return a function for each face that asks for a text and counts its tokens."""
     common: dict[str, Any] = {"prompt": _PROMPT, "temperature": 1.0, "top_p": 1.0, "top_k": 40}
 
     async def direct(seed: int) -> int:
@@ -126,7 +127,10 @@ async def _compared(
 
 
 async def _speed(ask: Ask, callers: int, seconds: float) -> float:
-    """Tokens/s of so many callers, each of whom asks for the same texts as in every other visit."""
+    """Measure the tokens/s of so many callers.
+
+    A caller asks for the same texts in each visit.
+    """
     began = time.perf_counter()
     ends = began + seconds
 

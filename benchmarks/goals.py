@@ -1,4 +1,4 @@
-"""What the service has set itself, as ratios of figures of one run."""
+"""The goals of the service, as ratios of figures of one run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.rounds import BURST, CONTROL, PACED, UNARY, UNARY_64, Round
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`over`'s figure divided by `under`'s is to be at most `bound`, or at least."""
+    """A bound for the figure of `over` divided by that of `under`: at most, or at least."""
 
     work: Work
     figure: str
@@ -42,7 +42,7 @@ STREAMS_PER_CORE = {"grpc": 600, "rest": 300}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A goal, and what the run says of it; None where a peer was absent."""
+    """A goal and its verdict; `ratio` and `verdict` are None if a peer was absent."""
 
     goal: Goal
     ratio: Ratio | None
@@ -51,7 +51,7 @@ class Outcome:
 
 
 def judge(rounds: Mapping[str, list[Round]]) -> list[Outcome]:
-    """Each goal by the rounds of its work, which are by the work's name."""
+    """Judge each goal by the rounds of its work. `rounds` has them by the name of the work."""
     return [_judge(goal, rounds[goal.work.name]) for goal in GOALS]
 
 
@@ -60,8 +60,8 @@ def _judge(goal: Goal, rounds: list[Round]) -> Outcome:
     if any(name not in rounds[0] for name in (goal.over, goal.under)):
         return Outcome(goal, None, noise, None)
     ratio = _ratio(rounds, goal.figure, goal.over, goal.under)
-    said = verdict(ratio, goal.bound, noise, at_least=goal.at_least)
-    return Outcome(goal, ratio, noise, said)
+    found = verdict(ratio, goal.bound, noise, at_least=goal.at_least)
+    return Outcome(goal, ratio, noise, found)
 
 
 def _ratio(rounds: list[Round], figure: str, over: str, under: str) -> Ratio:

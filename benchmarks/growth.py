@@ -1,6 +1,6 @@
-"""What the service takes as catalog, watchers, prompts, replies and slow readers grow.
+"""CPU and memory of the service as catalog, watchers, prompts, replies and slow readers grow.
 
-All on `engine.c`, one caller at a time, so that a figure is the service's own CPU and memory.
+All parts run on `engine.c` with one caller at a time, so a figure belongs to the service alone.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ memory = "64MiB"
 weights = {{ repo = "bench" }}
 """
 _ID = "bench"
-_SECONDS = 1.0  # of calls for one reading, about
+_SECONDS = 1.0  # of calls for one reading, at least
 
 Figures = dict[str, list[float]]  # one for each visit
 Ask = Callable[[str, int], Awaitable[int]]  # prompt and tokens -> tokens that came
 
 
 def measure(slow_seconds: float) -> dict[str, Any]:
-    """CPU in us of the service, latency in us, memory in MB."""
+    """Measure CPU and latency in microseconds, and memory in MB."""
     with systems.engine() as engine:
         return {
             "slow readers": asyncio.run(_slow(engine.port, slow_seconds)),
@@ -70,7 +70,7 @@ class Client:
         self._http = http
 
     async def grpc(self, prompt: str, tokens: int) -> int:
-        """A streamed text; returns its tokens."""
+        """Stream a text over gRPC; returns its tokens."""
         request = pb.GenerateStreamRequest(model_id=_ID, prompt=prompt, max_new_tokens=tokens)
         came = 0
         async for message in self.stub.GenerateStream(request):
@@ -78,7 +78,7 @@ class Client:
         return came
 
     async def rest(self, prompt: str, tokens: int) -> int:
-        """The same as events."""
+        """Stream a text over REST; returns its tokens."""
         body = {"model_id": _ID, "prompt": prompt, "max_new_tokens": tokens}
         came = 0
         url = f"http://127.0.0.1:{self.command.rest_port}/generate_stream"
@@ -114,7 +114,7 @@ def _service(engine_port: int, models: int) -> Iterator[Command]:
 
 
 async def _visit(client: Client, ask: Ask, prompt: str, tokens: int) -> tuple[float, float]:
-    """Ask again and again; CPU us of a call, and its median latency."""
+    """Repeat a call; returns its CPU time and its median latency, in microseconds."""
     latencies: list[float] = []
     began = time.perf_counter()
     before = client.command.cpu_seconds()
@@ -133,7 +133,10 @@ async def _figures(client: Client, ask: Ask, prompt: str, tokens: int) -> Figure
 
 
 async def _texts(engine_port: int, sizes: list[tuple[int, int]], by: int) -> dict[str, Any]:
-    """Each size twice, up and down again, and the memory with it; named by one of its two parts."""
+    """Measure each size twice, in rising and then in falling order, with the memory.
+
+    A size is named by its part `by`: 0 for the prompt, 1 for the reply.
+    """
     found: dict[str, Any] = {}
     async with _client(engine_port) as client:
         for size in palindrome(sizes):
@@ -147,7 +150,7 @@ async def _texts(engine_port: int, sizes: list[tuple[int, int]], by: int) -> dic
 
 
 async def _models(engine_port: int, count: int) -> dict[str, Any]:
-    """A call's CPU, memory, and the time of ListModels."""
+    """Measure the CPU time of a call, the memory, and the time of ListModels."""
     async with _client(engine_port, count) as client:
         listed = []
         for _ in range(20):
@@ -163,7 +166,7 @@ async def _models(engine_port: int, count: int) -> dict[str, Any]:
 
 
 async def _watchers(engine_port: int) -> dict[str, Any]:
-    """A call's CPU and memory with so many WatchModels open; and how a change reaches them all."""
+    """Measure a call with many WatchModels open, their memory, and a change that reaches all."""
     found = {}
     async with _client(engine_port) as client:
         for count in WATCHERS:
@@ -178,7 +181,7 @@ async def _watchers(engine_port: int) -> dict[str, Any]:
                     "call CPU us": [
                         (await _visit(client, client.grpc, "x", 16))[0] for _ in range(3)
                     ],
-                    **await _told(client, calls),
+                    **await _notified(client, calls),
                 }
             found[str(count)] = figures
     return found
@@ -189,8 +192,8 @@ async def _snapshot(call: Any) -> None:
         pass
 
 
-async def _told(client: Client, calls: list[Any]) -> dict[str, float]:
-    """Stop the model, and wait until every watcher has read that; per watcher."""
+async def _notified(client: Client, calls: list[Any]) -> dict[str, float]:
+    """Stop the model, and measure until every watcher has read the change."""
     before, began = client.command.cpu_seconds(), time.perf_counter()
     await client.stub.StopModel(pb.StopModelRequest(model_id=_ID))
     await asyncio.gather(*map(_stopped, calls))
@@ -205,15 +208,16 @@ async def _stopped(call: Any) -> None:
 
 
 READERS = 4
-_TOKENS = 1_000_000  # more than the kernel keeps for a socket, as text too
+_TOKENS = 1_000_000  # more than the buffer of a socket holds, as events and as plain text
 _WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 14)]
 
 
 async def _slow(engine_port: int, seconds: float) -> dict[str, Any]:
-    """The service's memory before, while, and after the buffers on the way to slow readers fill.
+    """Measure memory before, while and after the buffers towards slow readers fill.
 
-    They read a message, or 16 bytes, each second. Once the buffers are full the service has nothing
-    to do, which its CPU shows, and the rest of the texts, 100 MB of events, waits in the engine.
+    The readers take a message, or 16 bytes, each second. Once the buffers are full the service has
+    nothing to do, as its CPU time shows, and the rest of the texts, 100 MB of events, waits in the
+    engine.
     """
     return {
         face: await _slow_face(engine_port, read, seconds)
@@ -232,14 +236,18 @@ async def _slow_face(
         filling: list[float] = []
         while await _share(client, readers) > 0.1:
             filling.append(client.command.memory.rss_mb)
-            assert len(filling) < 60, "the service works on and on: where does it put that?"
+            assert len(filling) < 60, (
+                "the service still works after a minute, so some buffer has no bound"
+            )
         filled = time.monotonic() - began
         held = []
         for _ in range(round(seconds)):
             await asyncio.wait(readers, timeout=1)
             held.append(client.command.memory.rss_mb)
         share = await _share(client, readers)
-        assert not any(reader.done() for reader in readers), "a reader has come to an end"
+        assert not any(reader.done() for reader in readers), (
+            "a slow reader has ended before its text"
+        )
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
@@ -253,7 +261,7 @@ async def _slow_face(
 
 
 async def _share(client: Client, readers: Sequence[asyncio.Future[None]]) -> float:
-    """What the service uses of a core, over a second in which the readers go on."""
+    """Measure the share of a core that the service uses, over a second."""
     before, began = client.command.cpu_seconds(), time.monotonic()
     await asyncio.wait(readers, timeout=1)
     return (client.command.cpu_seconds() - before) / (time.monotonic() - began)
@@ -270,7 +278,7 @@ async def _slow_grpc(command: Command) -> None:
 
 
 async def _slow_rest(command: Command) -> None:
-    """Sixteen bytes a second, by a socket that takes few ahead."""
+    """Read sixteen bytes a second, from a socket with a small buffer."""
     loop = asyncio.get_running_loop()
     body = json.dumps({"model_id": _ID, "prompt": "x", "max_new_tokens": _TOKENS}).encode()
     with socket.socket() as connection:

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.imports`: what each package adds to a fresh process, as one JSON object.
+"""Memory and time that each package adds to a new process, as JSON.
 
-Each is imported after those before it: what two of them share is counted for the first. It imports
-nothing else itself, for that would be there already. Memory in KiB, as proc_pid_smaps_rollup(5)
-has it; time in seconds, cold caches of the disk included.
+`python -m benchmarks.imports` imports the packages one after the other, so code that two of them
+share is counted for the first. This file imports few modules, because a package would find them
+loaded. Memory is in KiB, as in proc_pid_smaps_rollup(5); time is in seconds and includes reading
+from a cold disk.
 """
 
 import importlib
@@ -19,14 +20,14 @@ PACKAGES = (
 
 
 def resident() -> dict[str, int]:
-    """`Rss` and `Pss` of this process."""
+    """Return `Rss` and `Pss` of this process."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     figures = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
     return {name: figures[name] for name in ("Rss", "Pss")}
 
 
 def main() -> None:
-    """Import, and print."""
+    """Import the packages and print the JSON object."""
     before = resident()
     added = {"python": {**before, "seconds": 0.0}}
     for name in PACKAGES:

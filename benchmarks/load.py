@@ -1,4 +1,4 @@
-"""What the systems are asked to do, and the generator that asks: see load.c."""
+"""The work that systems do, and the load generator `load.c` that asks for it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _CONNECTIONS = 4  # of a gRPC load; HTTP/1.1 has one for each caller
 
 
 class WrongAnswer(Exception):
-    """A system did not answer as it must; nothing that it was measured with counts."""
+    """A wrong answer of a system, which makes all its figures worthless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`callers` at once ask for texts of `tokens`, whole or streamed.
+    """A kind of work: `callers` at once ask for texts of `tokens`, whole or streamed.
 
-    `pace` is the milliseconds between two tokens of a stream, 0 for none; of paced tokens the first
-    `skip` of each stream are not timed. `step` is the tokens in one write of the engine.
+    `pace` is the milliseconds between two tokens of a stream, 0 for none; the first `skip` tokens
+    of a paced stream are not timed. `step` is the number of tokens in one write of the engine.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Work:
 
     @property
     def prompt(self) -> str:
-        """What tells the engine how to write."""
+        """Prompt that sets how the engine writes."""
         return f"pace={self.pace} step={self.step}"
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What load.c prints; times in microseconds."""
+    """The output of load.c; times in microseconds."""
 
     seconds: float
     requests: int
@@ -57,7 +57,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 def ask(running: Running, work: Work, requests: int) -> Reading:
-    """Have a system do the work so many times. Raises WrongAnswer."""
+    """Ask a system for the work, `requests` times. Raises WrongAnswer."""
     protocol, path, body, ending = _FACES[running.system.face](work)
     file = BUILD / "body"
     file.write_bytes(body)
@@ -74,7 +74,7 @@ _Asked = tuple[str, str, bytes, str]
 
 
 def _tgi(work: Work) -> _Asked:
-    # The details of a whole text would have each token again.
+    # With details the answer of a whole text would repeat each token.
     parameters = {"max_new_tokens": work.tokens, "details": work.streamed}
     body = _json(inputs=work.prompt, parameters=parameters)
     if work.streamed:

@@ -1,4 +1,4 @@
-"""What one writes first: FastAPI and httpx in front of TGI, the bytes passed through.
+"""A first, simple proxy in front of TGI: FastAPI and httpx pass the bytes through.
 
 `python -m benchmarks.naive_proxy PORT ENGINE_PORT`.
 """
@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 
 
 def create_app(engine: str) -> FastAPI:
-    """Both endpoints of TGI, read by nobody on the way."""
+    """Create the proxy of both endpoints of TGI, which passes bodies on unread."""
     app = FastAPI()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     client = httpx.AsyncClient(base_url=engine, limits=limits, timeout=None, trust_env=False)

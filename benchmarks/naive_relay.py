@@ -1,7 +1,7 @@
-"""What one writes first: gRPC in front of TGI, a message for each token.
+"""A first, simple relay in front of TGI: gRPC with one message for each token.
 
-`python -m benchmarks.naive_relay PORT ENGINE_PORT`. It answers the same two methods as the service,
-with none of its promises.
+`python -m benchmarks.naive_relay PORT ENGINE_PORT`. The relay has two methods of the service and
+none of its guarantees.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Relay:
-    """Reads lines, parses JSON, yields."""
+    """A servicer that reads lines, parses JSON and yields messages."""
 
     def __init__(self, session: aiohttp.ClientSession, engine: str) -> None:
         self._session = session
@@ -67,7 +67,7 @@ def _handler(relay: Relay) -> grpc.GenericRpcHandler:
 
 
 async def main(port: str, engine_port: str) -> None:
-    """Serve until it is killed."""
+    """Serve until the process is killed."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         server = grpc.aio.server()

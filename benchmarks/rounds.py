@@ -1,4 +1,4 @@
-"""Measuring: the same work by every system, in turn, round after round."""
+"""Measurements of the same work by every system, in turn, round after round."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNARY_64 = Work("unary, 64 callers", 64, 16, streamed=False, step=16)
 BURST = Work("burst, 64 streams", 64, 200, streamed=True)
 PACED = Work("paced, 16 streams of 20 tokens/s", 16, 60, streamed=True, pace=50, skip=20)
 
-CONTROL = "control"  # the second name of the system `grpc`
+CONTROL = "control"  # the second name of the system `grpc`, for the noise
 
 LATENCY_LIMIT_US = 50_000
 
@@ -26,7 +26,7 @@ LADDER = (16, 32, 48, 64, 80, 100, 125, 160, 200, 250, 300, 375, 475, 600, 750, 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a system took for some work, in one round."""
+    """The figures of one system for some work, in one round."""
 
     cpu_us_per_token: float
     cpu_us_per_request: float
@@ -34,13 +34,14 @@ class Figures:
     requests_per_second: float
     messages_per_1000_tokens: float
     request_p50_us: float
+    token_p50_us: float
     token_p99_us: float
     memory_mb: float
-    added_p50_us: float = math.nan  # of a request, beyond what the engine itself takes
+    added_p50_us: float = math.nan  # of a request, minus the p50 of the engine alone
 
     @classmethod
     def of(cls, visits: list[tuple[Reading, float]], memory: int) -> Figures:
-        """Of the readings of the visits of one round, each with the CPU seconds that it took."""
+        """Add up the visits of one round, each with its CPU seconds."""
         readings = [reading for reading, _ in visits]
         cpu = sum(cpu for _, cpu in visits) * 1e6
         tokens = sum(reading.tokens for reading in readings)
@@ -53,6 +54,7 @@ class Figures:
             requests_per_second=requests / seconds,
             messages_per_1000_tokens=1000 * sum(r.messages for r in readings) / tokens,
             request_p50_us=mean(reading.request_p50_us for reading in readings),
+            token_p50_us=mean(reading.token_p50_us for reading in readings),
             token_p99_us=mean(reading.token_p99_us for reading in readings),
             memory_mb=memory / 2**20,
         )
@@ -62,26 +64,29 @@ Round = dict[str, Figures]  # by the name of the system
 
 
 def measure(systems: Mapping[str, Running], work: Work, rounds: int, seconds: float) -> list[Round]:
-    """Do the work by each system in each round, twice for about `seconds`; paced, as it is.
+    """Visit each system twice in each round, for about `seconds` each time.
 
-    LiteLLM takes so long that it has one visit, in the middle. Raises WrongAnswer.
+    Paced work takes its own time. LiteLLM is slow, so a round visits it once, in the middle.
+    Raises WrongAnswer.
     """
     names = [name for name in systems if name != "litellm"]
-    names.insert(len(names) // 2, CONTROL)  # far from where `grpc` stands
+    names.insert(len(names) // 2, CONTROL)  # far from `grpc`, so that drift counts as noise
     if "litellm" in systems:
         names.append("litellm")
     named = {**systems, CONTROL: systems["grpc"]}
-    requests = {name: _enough(named[name], work, seconds) for name in names}
-    return [_round(named, work, names, requests) for _ in range(rounds)]
+    ordered = {name: named[name] for name in names}
+    requests = {name: enough(system, work, seconds) for name, system in ordered.items()}
+    return [one_round(ordered, work, requests) for _ in range(rounds)]
 
 
-def _round(
-    named: Mapping[str, Running], work: Work, names: list[str], requests: Mapping[str, int]
-) -> Round:
-    visits: dict[str, list[tuple[Reading, float]]] = {name: [] for name in names}
-    for name in palindrome(names):
-        visits[name].append(_visit(named[name], work, requests[name]))
-    figures = {name: Figures.of(visits[name], named[name].memory_bytes()) for name in names}
+def one_round(systems: Mapping[str, Running], work: Work, requests: Mapping[str, int]) -> Round:
+    """Visit each system twice, but the last once, in the middle. Raises WrongAnswer."""
+    visits: dict[str, list[tuple[Reading, float]]] = {name: [] for name in systems}
+    for name in palindrome(list(systems)):
+        visits[name].append(_visit(systems[name], work, requests[name]))
+    figures = {
+        name: Figures.of(visits[name], system.memory_bytes()) for name, system in systems.items()
+    }
     if "direct" not in figures:
         return figures
     engine = figures["direct"].request_p50_us
@@ -97,8 +102,8 @@ def _visit(running: Running, work: Work, requests: int) -> tuple[Reading, float]
     return reading, running.cpu_seconds() - before
 
 
-def _enough(running: Running, work: Work, seconds: float) -> int:
-    """So many requests as fill the time, by a first try, which also warms the system up."""
+def enough(running: Running, work: Work, seconds: float) -> int:
+    """Return how many requests fill the time, by a try that warms the system up."""
     few = replace(work, callers=min(work.callers, 8))
     if work.pace:
         ask(running, replace(few, tokens=5), few.callers)
@@ -110,11 +115,11 @@ def _enough(running: Running, work: Work, seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The most streams of 20 tokens/s that a system sustained, and what the next step showed.
+    """The most streams of 20 tokens/s that a system sustained, and the next step.
 
-    `streams` is 0 when it did not sustain the first. `token_p99_us` is the time from the engine to
-    the client, `core_share` what of a core the system used; both of the step that failed, or of the
-    last one when none did.
+    `streams` is 0 if the first step failed. `token_p99_us` is the time from the engine to the
+    client, `core_share` the share of a core that the system used; both belong to the step that
+    failed, or to the last one if none did.
     """
 
     streams: int

@@ -1,6 +1,6 @@
-"""The service as it is, on an engine that runs already: `python -m benchmarks.service PORT ...`.
+"""The service on an engine that runs already: `python -m benchmarks.service PORT ...`.
 
-The command line, servers, supervisor and engine `tgi` are the real ones. Only the runtime is not:
+The command line, servers, models and engine `tgi` are the real ones. Only the runtime is replaced:
 it starts nothing and points to `benchmarks/engine.c` on PORT. Further arguments are those of
 `inference-service`.
 """
@@ -24,7 +24,7 @@ CATALOG = Path(__file__).with_name("catalog.toml")
 
 
 class Running:
-    """An engine that was there before and stays."""
+    """An instance of an engine that the service neither starts nor stops."""
 
     def __init__(self, name: str, port: int) -> None:
         self.name = name
@@ -32,26 +32,22 @@ class Running:
         self.url = f"http://127.0.0.1:{port}"
 
     async def wait(self) -> Exit:
-        """Never return."""
         await asyncio.Event().wait()
-        raise AssertionError("nobody sets that event")
+        raise AssertionError("the event is never set")
 
     async def logs(self, last: int = 0) -> AsyncGenerator[str]:
-        """Yield nothing, and do not end either."""
         await asyncio.Event().wait()
-        yield ""
+        yield ""  # makes this a generator, which yields no line and does not end
 
     def tail(self, count: int) -> tuple[str, ...]:
-        """Nothing."""
         return ()
 
     async def disk_usage(self, paths: Sequence[str]) -> int | None:
-        """It has no files."""
         return None
 
 
 class RunningEngine:
-    """A runtime in which every model's engine is the one on `port`."""
+    """A runtime in which the engine of every model is the one on `port`."""
 
     name = "docker"
 
@@ -59,40 +55,34 @@ class RunningEngine:
         self._port = port
 
     def container_name(self, launch: Launch) -> str:
-        """Shown, and nothing else."""
         return f"tgi-{launch.model_id}"
 
     async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        """Nothing is fetched."""
         return
         yield  # makes this a generator
 
     def gives_gpus(self, launch: Launch) -> bool:
-        """It needs none."""
         return False
 
     @asynccontextmanager
     async def run(self, launch: Launch, gpus: GpuShare | None = None) -> AsyncGenerator[Instance]:
-        """Point to the engine."""
         yield Running(self.container_name(launch), self._port)
 
     def lingers(self, launch: Launch) -> bool:
-        """It has no memory that the service counts."""
         return False
 
     async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
-        """None that anybody has to know."""
         return {}
 
     def leave(self) -> None:
-        """It stays in any case."""
+        pass
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        pass
 
 
 def main() -> None:
-    """Serve, with the one runtime in place of those that the settings would choose."""
+    """Serve with this one runtime in place of those that the settings would choose."""
     port, *arguments = sys.argv[1:]
 
     choice = RuntimeChoice("docker", "the engine runs")

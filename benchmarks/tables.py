@@ -1,4 +1,4 @@
-"""The figures of a part as lines of text."""
+"""Figures of a part as lines of text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 def shown(title: str, figures: Mapping[str, Any]) -> str:
-    """One line for each figure, in the order in which they were measured.
+    """Format one line for each figure, in the order of the measurements.
 
-    A list is shown as its median and range, figures of one thing beside each other.
+    A list becomes its median and range. Figures of one thing stand on one line.
     """
     return "\n".join(_lines(title, figures))
 

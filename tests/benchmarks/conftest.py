@@ -1,4 +1,4 @@
-"""The programs in C, made once."""
+"""Fixtures: the C programs of the benchmark, compiled once."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ SOURCES = Path(systems.__file__).parent
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `engine` and `load`."""
+    """Compile `engine` and `load` into a folder."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler (apt-get install gcc libc6-dev)")
@@ -28,7 +28,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    """The engine, running."""
+    """Run the engine."""
     monkeypatch.setattr(systems, "BUILD", programs)
     monkeypatch.setattr("benchmarks.load.BUILD", programs)
     with systems.engine() as running:

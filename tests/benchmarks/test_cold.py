@@ -1,4 +1,4 @@
-"""From nothing to the first text: each of its figures once, and what they must be to each other."""
+"""Tests of cold starts: each figure once, and how the figures relate."""
 
 from __future__ import annotations
 
@@ -37,13 +37,15 @@ def test_a_model_in_docker(docker_client: DockerClient, tgi_image: str) -> None:
     assert not [name for name in left if cold._NAME in name]
 
 
-def test_without_docker_that_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_docker_the_reason_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
 
-    said = cold._docker(1)
+    reason = cold._docker(1)
 
-    assert isinstance(said, str)
-    assert said.startswith("not measured: ")
+    assert isinstance(reason, str)
+    assert reason.startswith("not measured: ")
 
 
 def test_at_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands, run and measured."""
+"""Tests of the commands: they run, and their memory is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left of llama.cpp's tokens/s: each face is asked for the same, and all are compared."""
+"""Tests of the tokens/s of llama.cpp: each face gets the same requests."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ async def test_each_face_writes_the_same_texts() -> None:
             tokens = {name: [await ask(seed) for seed in (1, 2, 3)] for name, ask in faces.items()}
 
     assert tokens == dict.fromkeys(FACES, tokens["direct"])
-    assert len({*tokens["direct"]}) > 1, "the seed says nothing"
+    assert len({*tokens["direct"]}) > 1, "the seed does not change the text"
 
 
-async def test_what_is_lost_is_told_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_loss_is_measured_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now, seeds = 0.0, dict[str, list[int]]()
     monkeypatch.setattr(time, "perf_counter", lambda: now)
 
     def face(name: str, tokens: int) -> Ask:
         async def ask(seed: int) -> int:
-            """Takes a second."""
+            """Take a second."""
             nonlocal now
             now += 1
             seeds.setdefault(name, []).append(seed)
@@ -46,7 +46,7 @@ async def test_what_is_lost_is_told_by_the_clock(monkeypatch: pytest.MonkeyPatch
         "goal": {"grpc": "missed", "rest": "met"},
         "noise": 1.0,
     }
-    assert seeds["direct"] == [0, 1] * 3, "it stands at the end of one round, and has one visit"
+    assert seeds["direct"] == [0, 1] * 3, "it is last in one round, which visits it once"
     assert seeds["grpc"] == [0, 1] * 4
 
 

@@ -1,10 +1,10 @@
-"""The arithmetic that turns readings into verdicts."""
+"""Tests of the arithmetic that turns readings into verdicts."""
 
 import math
 
 import pytest
 
-from benchmarks.figures import Ratio, Verdict, palindrome, verdict
+from benchmarks.figures import Change, Ratio, Verdict, change, palindrome, verdict
 
 
 def test_each_is_visited_twice_and_the_slowest_once_in_the_middle() -> None:
@@ -67,3 +67,31 @@ def test_a_goal_that_one_round_misses_is_not_simply_met() -> None:
     assert verdict(Ratio(0.33, 0.25, 0.41), 0.4, 1.01) == "met, within noise"
     assert verdict(Ratio(0.45, 0.39, 0.6), 0.4, 1.01) == "missed, within noise"
     assert verdict(Ratio(76, 30, 80), 40, 1.01, at_least=True) == "met, within noise"
+
+
+@pytest.mark.parametrize("rounds, left_out", [(1, 0), (8, 0), (11, 0), (12, 1), (15, 2), (24, 5)])
+def test_a_settled_range_leaves_out_as_many_rounds_as_the_sign_test_allows(
+    rounds: int, left_out: int
+) -> None:
+    values = [float(value) for value in range(1, rounds + 1)]
+
+    ratio = Ratio.settled(values[::-1], [1.0] * rounds)
+
+    assert ratio == Ratio((rounds + 1) / 2, 1 + left_out, rounds - left_out)
+
+
+@pytest.mark.parametrize(
+    "ratio, at_least, expected",
+    [
+        (Ratio(1.2, 1.15, 1.3), False, "worse"),
+        (Ratio(1.2, 1.15, 1.3), True, "better"),
+        (Ratio(0.8, 0.7, 0.85), False, "better"),
+        (Ratio(0.8, 0.7, 0.85), True, "worse"),
+        (Ratio(1.05, 1.04, 1.06), False, "within noise"),
+        (Ratio(1.2, 0.99, 1.3), False, "within noise"),
+    ],
+)
+def test_a_change_is_judged_by_the_rules_of_a_goal(
+    ratio: Ratio, at_least: bool, expected: Change
+) -> None:
+    assert change(ratio, 1.1, at_least=at_least) == expected

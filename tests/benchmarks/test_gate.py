@@ -1,4 +1,4 @@
-"""A change that makes each token dearer is seen, without a clock."""
+"""Test of the gate: a change that makes each token dearer fails, without a clock."""
 
 import shutil
 
@@ -19,7 +19,7 @@ def counted() -> dict[str, gate.Cost]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("shape", gate.SHAPES)
-def test_a_token_costs_what_the_file_says(counted: dict[str, gate.Cost], shape: str) -> None:
+def test_a_token_costs_as_much_as_the_file_has(counted: dict[str, gate.Cost], shape: str) -> None:
     known, cost = gate.figures()[shape], counted[shape]
 
     advice = "if that is meant, run `python -m benchmarks.gate --write`"

@@ -1,4 +1,4 @@
-"""What grows with what."""
+"""Tests of the measurements of growth."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_the_part_as_a_whole(engine: Running, monkeypatch: pytest.MonkeyPatch) -
     assert all(len(figures["ListModels us"]) == 20 for figures in found["models"].values())
     assert found["watchers"]["2"]["told CPU us for each"] > 0
     for figures in found["slow readers"].values():
-        assert max(figures["MB full"]) - figures["MB before"] < 50, "it keeps the text"
+        assert max(figures["MB full"]) - figures["MB before"] < 50, "the service keeps the text"
 
 
 class Service:
-    """What a visit needs of one: it says that each look at its clock is a while after the last."""
+    """A service whose CPU clock shows the given seconds, one for each look."""
 
     def __init__(self, *looks: float) -> None:
         self._looks = iter(looks)

@@ -1,4 +1,4 @@
-"""The load generator believes nothing that it did not count."""
+"""Tests of the load generator, which counts and checks each token itself."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,13 +16,13 @@ FEW = replace(BURST, callers=3, tokens=20)
 
 @pytest.mark.parametrize("work", [UNARY, FEW], ids=lambda work: work.name)
 @pytest.mark.parametrize("face", ["tgi", "openai"])
-def test_counts_what_the_engine_makes(engine: Running, work: Work, face: str) -> None:
+def test_counts_the_tokens_of_the_engine(engine: Running, work: Work, face: str) -> None:
     asked = replace(engine, system=replace(engine.system, face=face))
 
     reading = ask(asked, work, 6)
 
     assert (reading.requests, reading.tokens) == (6, 6 * work.tokens)
-    assert reading.token_p99_us == -1, "nothing is timed that has no stamp"
+    assert reading.token_p99_us == -1, "tokens without a stamp are not timed"
 
 
 def test_times_paced_tokens(engine: Running) -> None:
@@ -36,7 +36,7 @@ def test_times_paced_tokens(engine: Running) -> None:
 
 @asynccontextmanager
 async def answering(engine: Running, body: bytes) -> AsyncIterator[Running]:
-    """A system that answers every request with this body."""
+    """Serve a system that answers every request with this body."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -62,7 +62,7 @@ async def answering(engine: Running, body: bytes) -> AsyncIterator[Running]:
         (b'{"text":" @0000 @0001"}', "ends without generated_text"),
     ],
 )
-async def test_refuses_what_is_not_the_answer(engine: Running, body: bytes, complaint: str) -> None:
+async def test_refuses_a_wrong_answer(engine: Running, body: bytes, complaint: str) -> None:
     work = Work("two tokens", 1, 2, streamed=False)
     async with answering(engine, body) as system:
         if not complaint:
@@ -80,7 +80,7 @@ async def test_a_connection_that_is_not_needed_any_more_may_be_closed(engine: Ru
         first = not hung_up.is_set()
         hung_up.set()
         if not first:
-            await asyncio.sleep(0.1)  # the load has seen by now that the other was closed
+            await asyncio.sleep(0.1)  # until the load has seen that the other connection was closed
         body = b'{"generated_text":" @0000"}'
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
         writer.close()
