@@ -26,7 +26,8 @@ from inference_service.serving.back_off import BackOff
 from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Lease
 from inference_service.serving.report import Notify, Report
-from inference_service.serving.run import Run, pauses
+from inference_service.serving.run import Run
+from inference_service.serving.start import pauses
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import View

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from collections.abc import Callable
 
 from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import Demand
@@ -18,21 +16,20 @@ from inference_service.errors import (
     ServiceError,
     StartFailed,
     StartFault,
-    StartStalled,
     StopFailed,
 )
-from inference_service.lifecycle import Phase, Progress, State
+from inference_service.lifecycle import State
 from inference_service.runtimes.base import Exit, Instance
 from inference_service.serving.back_off import BackOff
 from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Leases
+from inference_service.serving.race import race
 from inference_service.serving.report import Report
 from inference_service.serving.slots import Slots
+from inference_service.serving.start import LOG_LINES, Start
 from inference_service.serving.timing import Timing
 
 log = logging.getLogger(__name__)
-
-_LOG_LINES = 20  # of an engine's log, in an error
 
 
 class Run:
@@ -62,7 +59,12 @@ class Run:
         self.gone: asyncio.Future[None] = loop.create_future()
         self.replaced = False  # another run follows, with another entry
         launch = entry.launch
-        slots = Slots(launch.model_id, launch.concurrency, timing.queue_size)
+        slots = Slots(
+            launch.model_id,
+            launch.concurrency,
+            timing.queue_size,
+            heartbeat=timing.heartbeat,
+        )
         self.leases = Leases(entry, slots, timing.idle, admission.changed)
         self._report = report
         self._admission = admission
@@ -72,7 +74,6 @@ class Run:
         self._adopts = adopts
         self._dying = False  # the engine has ended, and is being removed
         self._ready_at = 0.0
-        self._stall = asyncio.timeout(None)
         for future in (self.ready, self.gone):  # an error that nobody waits for is in the log
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
@@ -158,33 +159,18 @@ class Run:
 
     async def _start_and_serve(self) -> None:
         runtime, launch = self.entry.runtime, self.entry.launch
+        start = Start(self.entry, self._report, self._timing)
         with self._admission.claim(self) as claim:
-            await self._follow(claim.granted())
+            await start.granted(claim)
             try:
-                async with self._stalling():
-                    await self._follow(runtime.pull(launch))
-                    self._moved(Progress(Phase.CREATING_CONTAINER))
+                await start.pulled()
                 async with runtime.run(launch, claim.gpus) as instance:
                     self.instance = instance
-                    await self._until_healthy(instance)
+                    await start.healthy(instance, self._dies(instance))
                     self._becomes_ready(instance)
                     await self._until_dead(instance)
             except LaunchError as error:
                 raise StartFailed(launch.model_id, self._report.phase, str(error)) from None
-
-    async def _until_healthy(self, instance: Instance) -> None:
-        async with self._stalling():
-            await race(self._answers(instance), self._progress(instance), self._dies(instance))
-
-    async def _answers(self, instance: Instance) -> None:
-        for pause in pauses(self._timing):
-            if await self.entry.engine.ready(instance.url):
-                return
-            await asyncio.sleep(pause)
-
-    async def _progress(self, instance: Instance) -> None:
-        await self.entry.engine.follow(self.entry.launch, instance, self._moved)
-        await asyncio.Event().wait()  # the end of the log is not the end of the race
 
     def _becomes_ready(self, instance: Instance) -> None:
         self._ready_at = _now()
@@ -219,7 +205,7 @@ class Run:
             await asyncio.sleep(self._timing.probe)
             if await self.entry.engine.ready(instance.url):
                 answered = _now()
-        tail = instance.tail(_LOG_LINES)
+        tail = instance.tail(LOG_LINES)
         raise EngineHung(self.demand.model_id, silence, self._back_off_after_death(), tail)
 
     async def _end(self) -> None:
@@ -229,32 +215,8 @@ class Run:
         self._refuse(self._stopped())
         await self.leases.drained()
 
-    # The progress of a start.
-
-    async def _follow(self, steps: AsyncGenerator[Progress]) -> None:
-        async with aclosing(steps):
-            async for progress in steps:
-                self._moved(progress)
-
-    def _moved(self, progress: Progress) -> None:
-        if self._report.progress(progress) and self._stall.when() is not None:
-            self._stall.reschedule(_now() + self._timing.stall)
-
-    @asynccontextmanager
-    async def _stalling(self) -> AsyncGenerator[None]:
-        """Raise StartStalled when nothing moves in the block for too long."""
-        try:
-            async with asyncio.timeout(self._timing.stall) as self._stall:
-                yield
-        except TimeoutError:
-            tail = self.instance.tail(_LOG_LINES) if self.instance else ()
-            phase, limit = self._report.phase, self._timing.stall
-            raise StartStalled(self.demand.model_id, phase, limit, tail) from None
-        finally:
-            self._stall = asyncio.timeout(None)
-
     def _death(self, instance: Instance, exit: Exit) -> ServiceError:
-        model_id, tail = self.demand.model_id, instance.tail(_LOG_LINES)
+        model_id, tail = self.demand.model_id, instance.tail(LOG_LINES)
         cause = self.entry.engine.cause(tail)
         if not self.ready.done():
             phase = self._report.phase
@@ -265,31 +227,6 @@ class Run:
     def _back_off_after_death(self) -> float:
         self._back_off.served(_now() - self._ready_at)
         return self._back_off.next
-
-
-def pauses(timing: Timing) -> Iterator[float]:
-    """Yield the pauses between looks at an engine: about a tenth of the time so far.
-
-    So a short start is not made much longer by the last pause.
-    """
-    pause = timing.poll
-    while True:
-        yield pause
-        pause = min(pause * 1.1, timing.poll_longest)
-
-
-async def race(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run all until one ends, then cancel the others. Raises the first error of any of them."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled() and (error := task.exception()):
-            raise error
 
 
 def _now() -> float:

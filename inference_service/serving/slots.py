@@ -24,7 +24,7 @@ class Slots:
     """
 
     def __init__(
-        self, model_id: str, limit: int, size: int, *, look: float = 1.0, heartbeat: float = 10.0
+        self, model_id: str, limit: int, size: int, *, heartbeat: float, look: float = 1.0
     ) -> None:
         self._model_id = model_id
         self._limit = limit

@@ -1183,7 +1183,8 @@ class GenerateStreamResponse(_message.Message):
     @_builtins.property
     def status(self) -> Global___GenerateStatus:
         """The request waits for the model or for a slot, also after a resumption. Sent at once, at
-        every change and every 10 s, when `status_events` is set.
+        each change (of a queue position within a second) and every 10 s, when `status_events` is
+        set.
         """
 
     @_builtins.property

@@ -159,9 +159,9 @@ class ModelServiceServicer:
         When too little memory is free, the start evicts models that no request uses, least recently
         used first, or waits for models in use.
 
-        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, ENGINE_DIED,
-        START_BACKING_OFF, RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was
-        stopped during its start).
+        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
+        RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
+        start).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,7 +180,8 @@ class ModelServiceServicer:
 
     def WatchModels(self, request, context):
         """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
-        then each change, until the caller leaves. With `after_revision` of the last message that the
+        then each change of a state, of the progress of a start, or of an entry of the catalog, until the
+        caller leaves. Requests that come and go are no changes. With `after_revision` of the last message that the
         caller has seen, the changes after it come without a snapshot, and none is lost. Where the
         service no longer keeps these changes (it keeps the last 10000), or was restarted, a snapshot
         comes first.
@@ -233,7 +234,8 @@ class ModelServiceServicer:
         An engine that is lost during the text is replaced once, and the text begins again.
 
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
-        DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
+        DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT,
+        MODEL_STOPPED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -75,9 +75,9 @@ class ModelServiceStub:
     When too little memory is free, the start evicts models that no request uses, least recently
     used first, or waits for models in use.
 
-    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, ENGINE_DIED,
-    START_BACKING_OFF, RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was
-    stopped during its start).
+    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
+    RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
+    start).
     """
     StopModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]
     """Stops a model and waits until its container is gone and its name, port and memory are free.
@@ -88,7 +88,8 @@ class ModelServiceStub:
     """
     WatchModels: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]
     """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
-    then each change, until the caller leaves. With `after_revision` of the last message that the
+    then each change of a state, of the progress of a start, or of an entry of the catalog, until the
+    caller leaves. Requests that come and go are no changes. With `after_revision` of the last message that the
     caller has seen, the changes after it come without a snapshot, and none is lost. Where the
     service no longer keeps these changes (it keeps the last 10000), or was restarted, a snapshot
     comes first.
@@ -129,7 +130,8 @@ class ModelServiceStub:
     An engine that is lost during the text is replaced once, and the text begins again.
 
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
-    DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
+    DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT,
+    MODEL_STOPPED.
     """
     GenerateStream: _grpc.UnaryStreamMultiCallable[_model_service_pb2.GenerateStreamRequest, _model_service_pb2.GenerateStreamResponse]
     """Generates text and streams it: status events (with `status_events`) until the request has a
@@ -196,9 +198,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     When too little memory is free, the start evicts models that no request uses, least recently
     used first, or waits for models in use.
 
-    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, ENGINE_DIED,
-    START_BACKING_OFF, RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was
-    stopped during its start).
+    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
+    RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
+    start).
     """
     StopModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]  # type: ignore[assignment]
     """Stops a model and waits until its container is gone and its name, port and memory are free.
@@ -209,7 +211,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     WatchModels: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]  # type: ignore[assignment]
     """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
-    then each change, until the caller leaves. With `after_revision` of the last message that the
+    then each change of a state, of the progress of a start, or of an entry of the catalog, until the
+    caller leaves. Requests that come and go are no changes. With `after_revision` of the last message that the
     caller has seen, the changes after it come without a snapshot, and none is lost. Where the
     service no longer keeps these changes (it keeps the last 10000), or was restarted, a snapshot
     comes first.
@@ -250,7 +253,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     An engine that is lost during the text is replaced once, and the text begins again.
 
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
-    DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
+    DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT,
+    MODEL_STOPPED.
     """
     GenerateStream: _aio.UnaryStreamMultiCallable[_model_service_pb2.GenerateStreamRequest, _model_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """Generates text and streams it: status events (with `status_events`) until the request has a
@@ -338,9 +342,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         When too little memory is free, the start evicts models that no request uses, least recently
         used first, or waits for models in use.
 
-        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, ENGINE_DIED,
-        START_BACKING_OFF, RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was
-        stopped during its start).
+        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
+        RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
+        start).
         """
 
     @_abc_1.abstractmethod
@@ -363,7 +367,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_service_pb2.WatchModelsResponse], _abc.AsyncIterator[_model_service_pb2.WatchModelsResponse]]:
         """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
-        then each change, until the caller leaves. With `after_revision` of the last message that the
+        then each change of a state, of the progress of a start, or of an entry of the catalog, until the
+        caller leaves. Requests that come and go are no changes. With `after_revision` of the last message that the
         caller has seen, the changes after it come without a snapshot, and none is lost. Where the
         service no longer keeps these changes (it keeps the last 10000), or was restarted, a snapshot
         comes first.
@@ -422,7 +427,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         An engine that is lost during the text is replaced once, and the text begins again.
 
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
-        DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, GENERATION_TIMEOUT, MODEL_STOPPED.
+        DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT,
+        MODEL_STOPPED.
         """
 
     @_abc_1.abstractmethod

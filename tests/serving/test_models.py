@@ -22,7 +22,7 @@ from inference_service.serving.entry import Entry
 from inference_service.serving.models import Models, Reload, Shown
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
-from inference_service.serving.view import Removed
+from inference_service.serving.view import Removed, View
 from tests.build import QUICK, idle_in, speak, timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
@@ -251,6 +251,67 @@ async def watched(it: House, count: int) -> list[tuple[str, State | None]]:
             if len(seen) == count:
                 return seen
     raise AssertionError("the watch has ended")
+
+
+async def changes_after(it: House, revision: int) -> list[View]:
+    """All changes after a revision until now, read now."""
+    last = await snapshot(it)
+    seen: list[View] = []
+    async with aclosing(it.models.watch(revision)) as changes:
+        async for change in changes:
+            assert isinstance(change.item, View)
+            seen.append(change.item)
+            if change.revision == last:
+                return seen
+    raise AssertionError("the watch has ended")
+
+
+async def snapshot(it: House) -> int:
+    """The revision of a snapshot."""
+    async with aclosing(it.models.watch(0)) as changes:
+        async for change in changes:
+            if change.item is None:
+                return change.revision
+    raise AssertionError("the snapshot has no end")
+
+
+async def test_a_slow_watcher_sees_what_was_and_not_what_is() -> None:
+    async with house(timing=timing(idle=60)) as it:
+        revision = await snapshot(it)
+        await it.models.find("tiny").start()
+        ready = it.models.find("tiny").view()
+        reloaded = entry("tiny", pinned=True, context_length=64, hf_name="another/name")
+        it.models.reload(Catalog([reloaded, spec("small"), spec("large")]))
+        await it.models.find("tiny").stop()
+
+        seen = [view for view in await changes_after(it, revision) if view.id == "tiny"]
+
+        starting = [view for view in seen if view.status.state is State.STARTING]
+        assert len(starting) >= 3  # begun, image, container
+        assert {view.expire_time for view in starting} == {None}
+        assert {view.pinned for view in starting} == {False}
+        [first, second] = [view for view in seen if view.status.state is State.READY]
+        assert (first.context_length, first.hf_name, first.pinned) == (128, "some/tiny", False)
+        assert (first.status, first.active_count) == (ready.status, 0)
+        assert (second.context_length, second.hf_name) == (64, "another/name")
+        assert (second.pinned, second.expire_time) == (True, None)
+        assert seen[-1].status.state is State.STOPPED
+        assert [view.seen for view in seen] == sorted(view.seen for view in seen)
+
+
+async def test_a_watcher_that_resumes_is_told_the_address_that_was() -> None:
+    async with house() as it:
+        revision = await snapshot(it)
+        await it.models.find("tiny").start()
+        await it.models.find("tiny").stop()
+        await it.models.find("small").start()  # which gets the port of the first
+        await it.models.find("tiny").start()
+
+        views = await changes_after(it, revision)
+
+        ports = [(v.id, v.status.port) for v in views if v.status.state is State.READY]
+        assert ports == [("tiny", 8080), ("small", 8080), ("tiny", 8081)]
+        assert views[0].status.port == 0
 
 
 async def test_a_reload_touches_nothing_that_is_as_it_was() -> None:

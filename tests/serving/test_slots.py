@@ -24,7 +24,7 @@ async def settle() -> None:
 
 
 async def test_no_more_than_the_limit_at_once_and_in_order() -> None:
-    slots = Slots("m", limit=2, size=10)
+    slots = Slots("m", limit=2, size=10, heartbeat=10)
     had: list[int] = []
 
     async def use(number: int) -> None:
@@ -43,7 +43,7 @@ async def test_no_more_than_the_limit_at_once_and_in_order() -> None:
 
 
 async def test_slots_go_round_robin_between_callers() -> None:
-    slots = Slots("m", limit=1, size=100)
+    slots = Slots("m", limit=1, size=100, heartbeat=10)
     had: list[str] = []
 
     async def use(caller: str) -> None:
@@ -63,7 +63,7 @@ async def test_slots_go_round_robin_between_callers() -> None:
 
 
 async def test_whoever_leaves_the_queue_is_forgotten() -> None:
-    slots = Slots("m", limit=1, size=2)
+    slots = Slots("m", limit=1, size=2, heartbeat=10)
     await slots.take("a")
     leaver, stayer = (asyncio.create_task(slots.take("a")) for _ in range(2))
     await settle()
@@ -76,7 +76,7 @@ async def test_whoever_leaves_the_queue_is_forgotten() -> None:
 
 
 async def test_a_turn_that_nobody_can_take_any_more_goes_on() -> None:
-    slots = Slots("m", limit=1, size=2)
+    slots = Slots("m", limit=1, size=2, heartbeat=10)
     await slots.take("a")
     leaver, stayer = (asyncio.create_task(slots.take("a")) for _ in range(2))
     await settle()
@@ -90,7 +90,7 @@ async def test_a_turn_that_nobody_can_take_any_more_goes_on() -> None:
 
 async def test_a_turn_goes_past_those_who_leave_at_that_moment() -> None:
     """As when a stop cuts all at once: who has the turn learns of it before who waits for it."""
-    slots = Slots("m", limit=1, size=3)
+    slots = Slots("m", limit=1, size=3, heartbeat=10)
     await slots.take("a")
     first, second, stayer = (asyncio.create_task(slots.take(caller)) for caller in "aab")
     await settle()
@@ -109,7 +109,7 @@ async def test_a_turn_goes_past_those_who_leave_at_that_moment() -> None:
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
-    slots = Slots("m", limit=1, size=1)
+    slots = Slots("m", limit=1, size=1, heartbeat=10)
     await slots.take("a")
     waiter = asyncio.create_task(slots.take("a"))
     await settle()
@@ -123,7 +123,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
 
 
 async def test_a_waiter_knows_its_position_in_the_order_in_which_slots_come() -> None:
-    slots = Slots("m", limit=1, size=100)
+    slots = Slots("m", limit=1, size=100, heartbeat=10)
     await slots.take("x")
     reported: dict[str, list[int]] = {}
 
@@ -151,7 +151,7 @@ async def test_a_waiter_knows_its_position_in_the_order_in_which_slots_come() ->
 
 
 async def test_a_change_of_the_position_is_reported() -> None:
-    slots = Slots("m", limit=1, size=100)
+    slots = Slots("m", limit=1, size=100, heartbeat=10)
     await slots.take("a")
     first = asyncio.create_task(slots.take("a"))
     await settle()
@@ -194,7 +194,7 @@ class Positions:
     """A queue behind one slot, and the order in which its requests have come."""
 
     def __init__(self) -> None:
-        self.slots = Slots("m", limit=1, size=1000, look=1000.0)
+        self.slots = Slots("m", limit=1, size=1000, heartbeat=10, look=1000)
         self.reported: dict[str, int] = {}
         self.came: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -249,7 +249,7 @@ def test_the_position_of_the_last_arrival_is_when_its_slot_comes(
 
 
 async def test_a_waiter_whose_report_fails_leaves_the_queue() -> None:
-    slots = Slots("m", limit=1, size=100)
+    slots = Slots("m", limit=1, size=100, heartbeat=10)
     await slots.take("a")
 
     async def notify(_: int) -> None:
@@ -262,7 +262,7 @@ async def test_a_waiter_whose_report_fails_leaves_the_queue() -> None:
 
 async def test_a_deadline_before_which_no_slot_will_come_is_refused() -> None:
     loop = asyncio.get_running_loop()
-    slots = Slots("m", limit=1, size=100)
+    slots = Slots("m", limit=1, size=100, heartbeat=10)
     await slots.take("a")
     users = [asyncio.create_task(slots.take("a")) for _ in range(9)]
     await settle()
@@ -302,7 +302,7 @@ async def test_an_engine_has_no_more_requests_than_it_works_on() -> None:
 
 
 async def test_whoever_waits_when_the_engine_dies_is_answered_at_once() -> None:
-    slots = Slots("m", limit=1, size=10)
+    slots = Slots("m", limit=1, size=10, heartbeat=10)
     await slots.take("a")
     positions: asyncio.Queue[int] = asyncio.Queue()
     waiters = [asyncio.create_task(slots.take(caller)) for caller in ("a", "b")]

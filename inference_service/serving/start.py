@@ -1,0 +1,87 @@
+"""One start of an engine: its progress, and its end when nothing moves any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from inference_service.capacity.admission import Claim
+from inference_service.errors import StartStalled
+from inference_service.lifecycle import Phase, Progress
+from inference_service.runtimes.base import Instance
+from inference_service.serving.entry import Entry
+from inference_service.serving.race import race
+from inference_service.serving.report import Report
+from inference_service.serving.timing import Timing
+
+LOG_LINES = 20  # of an engine's log, in an error
+
+
+class Start:
+    """The start of one run, step by step. Every step reports its progress."""
+
+    def __init__(self, entry: Entry, report: Report, timing: Timing) -> None:
+        self._entry = entry
+        self._report = report
+        self._timing = timing
+        self._stall = asyncio.timeout(None)
+
+    async def granted(self, claim: Claim) -> None:
+        """Wait for the memory of the run, for as long as that takes."""
+        await self._follow(claim.granted())
+
+    async def pulled(self) -> None:
+        """Fetch what the runtime needs. Raises StartStalled, and what the runtime raises."""
+        async with self._stalling():
+            await self._follow(self._entry.runtime.pull(self._entry.launch))
+            self._moved(Progress(Phase.CREATING_CONTAINER))
+
+    async def healthy(self, instance: Instance, death: Coroutine[Any, Any, None]) -> None:
+        """Wait until the engine answers. Raises StartStalled, and what `death` raises."""
+        async with self._stalling(instance):
+            await race(self._answers(instance), self._reports(instance), death)
+
+    async def _answers(self, instance: Instance) -> None:
+        for pause in pauses(self._timing):
+            if await self._entry.engine.ready(instance.url):
+                return
+            await asyncio.sleep(pause)
+
+    async def _reports(self, instance: Instance) -> None:
+        await self._entry.engine.follow(self._entry.launch, instance, self._moved)
+        await asyncio.Event().wait()  # the end of the log is not the end of the race
+
+    async def _follow(self, steps: AsyncGenerator[Progress]) -> None:
+        async with aclosing(steps):
+            async for progress in steps:
+                self._moved(progress)
+
+    def _moved(self, progress: Progress) -> None:
+        if self._report.progress(progress) and self._stall.when() is not None:
+            self._stall.reschedule(asyncio.get_running_loop().time() + self._timing.stall)
+
+    @asynccontextmanager
+    async def _stalling(self, instance: Instance | None = None) -> AsyncGenerator[None]:
+        """Raise StartStalled when nothing moves in the block for too long."""
+        try:
+            async with asyncio.timeout(self._timing.stall) as self._stall:
+                yield
+        except TimeoutError:
+            tail = instance.tail(LOG_LINES) if instance else ()
+            phase, limit = self._report.phase, self._timing.stall
+            raise StartStalled(self._entry.spec.id, phase, limit, tail) from None
+        finally:
+            self._stall = asyncio.timeout(None)
+
+
+def pauses(timing: Timing) -> Iterator[float]:
+    """Yield the pauses between looks at an engine: about a tenth of the time so far.
+
+    So a short start is not made much longer by the last pause.
+    """
+    pause = timing.poll
+    while True:
+        yield pause
+        pause = min(pause * 1.1, timing.poll_longest)
