@@ -30,6 +30,10 @@ def unavailable(error: BaseException) -> RuntimeUnavailable:
     return RuntimeUnavailable(strerror or error)
 
 
+def explanation(error: APIError) -> str:
+    return str(error.explanation or error).strip()
+
+
 class Calls:
     """A small pool of threads of its own: asyncio's is shared, and too small for long waits."""
 

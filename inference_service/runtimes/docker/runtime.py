@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import logging
 import math
 import os
@@ -19,10 +17,9 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any, Literal
 
 import docker
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, ImageNotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest, LogConfig, Mount
-from docker.utils import parse_repository_tag
+from docker.types import LogConfig, Mount
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
@@ -31,18 +28,28 @@ from inference_service.runtimes import identity
 from inference_service.runtimes.base import HUB_ENV, Launch
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker import endpoint
-from inference_service.runtimes.docker.calls import Calls
+from inference_service.runtimes.docker.calls import Calls, explanation
+from inference_service.runtimes.docker.container import (
+    LABEL,
+    PORT,
+    WEIGHTS,
+    digest,
+    fits,
+    gpus_of,
+    joined,
+    published,
+    request,
+)
+from inference_service.runtimes.docker.images import pull_failure, reference
 from inference_service.runtimes.docker.instance import DockerInstance
 from inference_service.runtimes.docker.pull_progress import PullProgress
+from inference_service.runtimes.docker.removal import end
 from inference_service.runtimes.ports import Ports
 
 log = logging.getLogger(__name__)
 
 PullPolicy = Literal["missing", "always", "never"]
 
-LABEL = "inference-service"
-_PORT = 80  # inside the container
-_WEIGHTS = "/data"
 _RETRY = 5.0  # seconds between two attempts to remove a container
 
 
@@ -92,14 +99,14 @@ class DockerRuntime:
             raise LaunchError(f"there is no image {launch.image}, and `pull_policy` is never")
         progress = PullProgress(launch.image)
         events = self._calls.stream(
-            self._client.api.pull, *_reference(launch.image), stream=True, decode=True
+            self._client.api.pull, *reference(launch.image), stream=True, decode=True
         )
         try:
             async with aclosing(events):
                 async for event in events:
                     yield progress.feed(event)
         except APIError as error:
-            raise LaunchError(_pull_failure(launch.image, error)) from None
+            raise LaunchError(pull_failure(launch.image, error)) from None
 
     def gives_gpus(self, launch: Launch) -> bool:
         """Whether it wants some that are here, or insists."""
@@ -140,13 +147,15 @@ class DockerRuntime:
         fitting: dict[str, tuple[str, ...]] = {}
         for container in await self._ours({f"{LABEL}.service": self._service}):
             launch = launches.get(container.labels.get(f"{LABEL}.model", ""))
-            if launch is not None and _fits(container, launch):
-                fitting[launch.model_id] = tuple(filter(None, _gpus(container).split(",")))
+            if launch is not None and fits(container, launch):
+                fitting[launch.model_id] = tuple(filter(None, gpus_of(container).split(",")))
             else:
                 try:
-                    await self._calls.call(_end, container, 0)
+                    await self._calls.call(end, container, 0)
                 except APIError as error:  # its name will tell, when its model is started
-                    log.warning("container %s cannot be removed: %s", container.name, _said(error))
+                    log.warning(
+                        "container %s cannot be removed: %s", container.name, explanation(error)
+                    )
         return fitting
 
     def leave(self) -> None:
@@ -166,7 +175,7 @@ class DockerRuntime:
         except ImageNotFound:
             return False
         except APIError as error:
-            raise LaunchError(_pull_failure(image, error)) from None
+            raise LaunchError(pull_failure(image, error)) from None
         return True
 
     async def _adopt(
@@ -174,8 +183,8 @@ class DockerRuntime:
     ) -> tuple[Container, int] | None:
         """The container of an earlier run, if it fits; any other of this model is removed."""
         for container in await self._ours(self._labels(launch)):
-            fits = _fits(container, launch) and _gpus(container) == _joined(gpus)
-            if fits and (port := _published(container)):
+            same = fits(container, launch) and gpus_of(container) == joined(gpus)
+            if same and (port := published(container)):
                 claims.enter_context(self._ports.hold(port))
                 return container, port
         await self._remove(launch)
@@ -190,7 +199,7 @@ class DockerRuntime:
                 list_all, all=True, ignore_removed=True, filters={"label": wanted}
             )
         except APIError as error:
-            raise LaunchError(_said(error)) from None
+            raise LaunchError(explanation(error)) from None
 
     async def _start(
         self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
@@ -216,10 +225,10 @@ class DockerRuntime:
             launch.image,
             name=self.container_name(launch),
             labels=self._labels(launch)
-            | {f"{LABEL}.config": _digest(launch), f"{LABEL}.gpus": _joined(gpus)},
+            | {f"{LABEL}.config": digest(launch), f"{LABEL}.gpus": joined(gpus)},
             environment=environment,
-            ports={f"{_PORT}/tcp": ("127.0.0.1", port)},
-            volumes={self._volume: {"bind": _WEIGHTS, "mode": "rw"}},
+            ports={f"{PORT}/tcp": ("127.0.0.1", port)},
+            volumes={self._volume: {"bind": WEIGHTS, "mode": "rw"}},
             mounts=mounts,
             mem_limit=launch.memory_bytes,
             memswap_limit=launch.memory_bytes,  # a model that swaps answers nobody
@@ -228,7 +237,7 @@ class DockerRuntime:
             init=True,  # without it a process that has no handler ignores SIGTERM
             security_opt=["no-new-privileges"],
             log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
-            device_requests=[_request(gpus)] if self.gives_gpus(launch) else [],
+            device_requests=[request(gpus)] if self.gives_gpus(launch) else [],
         )
 
     def _environment(
@@ -241,7 +250,7 @@ class DockerRuntime:
         if gpus is not None and launch.gpu_env is not None:
             fraction = math.floor(gpus.fraction * 1000) / 1000  # rather less than what others have
             env |= zip(launch.gpu_env, (str(len(gpus.ids)), str(fraction)), strict=True)
-        env |= {**launch.env, host: "0.0.0.0", port: str(_PORT)}
+        env |= {**launch.env, host: "0.0.0.0", port: str(PORT)}
         mounts = []
         for name, path in launch.files.items():
             env[name] = f"/model/{path.name}"
@@ -276,7 +285,7 @@ class DockerRuntime:
             await asyncio.wait([removal])
 
     def _start_failure(self, launch: Launch, error: APIError) -> str:
-        said = _said(error)
+        said = explanation(error)
         if error.status_code == 409 and "name" in said:
             name = self.container_name(launch)
             return (
@@ -298,85 +307,17 @@ class DockerRuntime:
         def remove() -> None:  # in one call, which a cancellation cannot cut in two
             list_all = self._client.containers.list
             for container in list_all(all=True, ignore_removed=True, filters={"label": wanted}):
-                _end(container, grace)
+                end(container, grace)
 
         try:
             await self._calls.call(remove)
         except APIError as error:
-            raise LaunchError(_said(error)) from None
-
-
-def _end(container: Container, grace: float | None) -> None:
-    """Stop and remove; one that is gone already is what was wanted."""
-    try:
-        if grace is not None:
-            container.stop(timeout=math.ceil(grace))
-        container.remove(force=True, v=True)
-    except NotFound:
-        return
-    except APIError as error:
-        if error.status_code != 409:  # it is being removed already
-            raise
-        with contextlib.suppress(NotFound):
-            container.wait(condition="removed")
-
-
-def _digest(launch: Launch) -> str:
-    """A hash of all that would need a new container when it changes."""
-    variables = {**launch.cpu_env, **launch.env, **{k: str(v) for k, v in launch.files.items()}}
-    facts = [launch.image, sorted(variables.items()), launch.memory_bytes, launch.gpus]
-    facts += [launch.gpu_need.memory_bytes, launch.gpu_need.count]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-def _fits(container: Container, launch: Launch) -> bool:
-    return container.status == "running" and container.labels.get(f"{LABEL}.config") == _digest(
-        launch
-    )
-
-
-def _request(gpus: GpuShare | None) -> DeviceRequest:
-    which = {"count": -1} if gpus is None else {"device_ids": list(gpus.ids)}
-    return DeviceRequest(capabilities=[["gpu"]], **which)
-
-
-def _joined(gpus: GpuShare | None) -> str:
-    """The GPUs that a container has got by name, as its label tells them."""
-    return ",".join(sorted(gpus.ids)) if gpus else ""
-
-
-def _gpus(container: Container) -> str:
-    label: str = container.labels.get(f"{LABEL}.gpus", "")
-    return label
-
-
-def _published(container: Container) -> int | None:
-    """The port of 127.0.0.1 behind which the engine listens."""
-    bound = container.ports.get(f"{_PORT}/tcp")
-    return int(bound[0]["HostPort"]) if bound else None
-
-
-def _reference(image: str) -> tuple[str, str]:
-    """Name and tag; without a tag `latest`, as Docker's own client does."""
-    name, _, digest = image.partition("@")
-    if digest:
-        return name, digest
-    repository, tag = parse_repository_tag(image)
-    return repository, tag or "latest"
-
-
-def _said(error: APIError) -> str:
-    return str(error.explanation or error).strip()
+            raise LaunchError(explanation(error)) from None
 
 
 def _port_clash(error: APIError) -> bool:
-    said = _said(error)
+    said = explanation(error)
     return "port is already allocated" in said or "address already in use" in said
-
-
-def _pull_failure(image: str, error: APIError) -> str:
-    hint = "; `make image` builds it" if "inference-service/llamacpp" in image else ""
-    return f"the image {image} could not be pulled: {_said(error)}{hint}"
 
 
 async def connect(

@@ -10,7 +10,7 @@ import pytest
 
 from inference_service.capacity.claims import GpuNeed
 from inference_service.runtimes.base import Launch
-from inference_service.runtimes.docker.runtime import _digest as digest
+from inference_service.runtimes.docker.container import digest
 
 LAUNCH = Launch(
     model_id="gpt-2",
