@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any, Literal
@@ -19,26 +17,21 @@ from typing import Any, Literal
 import docker
 from docker.errors import APIError, ImageNotFound
 from docker.models.containers import Container
-from docker.types import LogConfig, Mount
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
 from inference_service.lifecycle import Progress
-from inference_service.runtimes import identity
-from inference_service.runtimes.base import HUB_ENV, Launch
+from inference_service.runtimes.base import Launch
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker import endpoint
 from inference_service.runtimes.docker.calls import Calls, explanation
 from inference_service.runtimes.docker.container import (
     LABEL,
-    PORT,
-    WEIGHTS,
-    digest,
+    Recipe,
     fits,
-    gpus_of,
-    joined,
-    published,
-    request,
+    gpu_ids,
+    has_gpus,
+    published_port,
 )
 from inference_service.runtimes.docker.images import pull_failure, reference
 from inference_service.runtimes.docker.instance import DockerInstance
@@ -76,20 +69,19 @@ class DockerRuntime:
         self._client = client
         self._calls = Calls()
         self._ports = ports
-        self._service = service
-        self._volume = volume
+        self._recipe = Recipe(service, volume, has_gpu)
         self._policy = pull_policy
-        self._has_gpu = has_gpu
         self._leaving = False
         self._removals: dict[str, asyncio.Task[None]] = {}  # of what lingers, by model
 
     def describe(self) -> str:
         """What it has for engines, in a few words."""
-        return "GPUs for those that want them" if self._has_gpu else "no NVIDIA runtime, so no GPU"
+        has_gpu = self._recipe.has_gpu
+        return "GPUs for those that want them" if has_gpu else "no NVIDIA runtime, so no GPU"
 
     def container_name(self, launch: Launch) -> str:
         """See `identity`."""
-        return identity.container_name(self._service, launch.model_id)
+        return self._recipe.name(launch)
 
     async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         """Pull the image, as the policy says."""
@@ -110,7 +102,7 @@ class DockerRuntime:
 
     def gives_gpus(self, launch: Launch) -> bool:
         """Whether it wants some that are here, or insists."""
-        return launch.gpus == "all" or (launch.gpus == "auto" and self._has_gpu)
+        return self._recipe.gives_gpus(launch)
 
     @asynccontextmanager
     async def run(
@@ -145,10 +137,10 @@ class DockerRuntime:
     async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
         """The models whose containers run and were made from what `launches` say."""
         fitting: dict[str, tuple[str, ...]] = {}
-        for container in await self._ours({f"{LABEL}.service": self._service}):
+        for container in await self._ours({f"{LABEL}.service": self._recipe.service}):
             launch = launches.get(container.labels.get(f"{LABEL}.model", ""))
             if launch is not None and fits(container, launch):
-                fitting[launch.model_id] = tuple(filter(None, gpus_of(container).split(",")))
+                fitting[launch.model_id] = gpu_ids(container)
             else:
                 try:
                     await self._calls.call(end, container, 0)
@@ -182,9 +174,9 @@ class DockerRuntime:
         self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
     ) -> tuple[Container, int] | None:
         """The container of an earlier run, if it fits; any other of this model is removed."""
-        for container in await self._ours(self._labels(launch)):
-            same = fits(container, launch) and gpus_of(container) == joined(gpus)
-            if same and (port := published(container)):
+        for container in await self._ours(self._recipe.labels(launch)):
+            same = fits(container, launch) and has_gpus(container, gpus)
+            if same and (port := published_port(container)):
                 claims.enter_context(self._ports.hold(port))
                 return container, port
         await self._remove(launch)
@@ -205,11 +197,13 @@ class DockerRuntime:
         self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
     ) -> tuple[Container, int]:
         """Create and start the container on the first port that is free to the end."""
+        create = self._client.containers.create
         taken: frozenset[int] = frozenset()
         while True:
             port = claims.enter_context(self._ports.claim(taken))
+            configuration = self._recipe.configuration(launch, gpus, port)
             try:
-                container = await self._calls.call(self._create, launch, gpus, port)
+                container: Container = await self._calls.call(create, **configuration)
                 await self._calls.call(container.start)
             except APIError as error:
                 if not _port_clash(error):
@@ -218,47 +212,6 @@ class DockerRuntime:
                 await self._remove(launch)
                 continue
             return container, port
-
-    def _create(self, launch: Launch, gpus: GpuShare | None, port: int) -> Container:
-        environment, mounts = self._environment(launch, gpus)
-        return self._client.containers.create(
-            launch.image,
-            name=self.container_name(launch),
-            labels=self._labels(launch)
-            | {f"{LABEL}.config": digest(launch), f"{LABEL}.gpus": joined(gpus)},
-            environment=environment,
-            ports={f"{PORT}/tcp": ("127.0.0.1", port)},
-            volumes={self._volume: {"bind": WEIGHTS, "mode": "rw"}},
-            mounts=mounts,
-            mem_limit=launch.memory_bytes,
-            memswap_limit=launch.memory_bytes,  # a model that swaps answers nobody
-            shm_size="1g",  # between TGI's shards
-            # No restart policy: the supervisor decides.
-            init=True,  # without it a process that has no handler ignores SIGTERM
-            security_opt=["no-new-privileges"],
-            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
-            device_requests=[request(gpus)] if self.gives_gpus(launch) else [],
-        )
-
-    def _environment(
-        self, launch: Launch, gpus: GpuShare | None
-    ) -> tuple[dict[str, str], list[Mount]]:
-        """The environment, and the mounts of the files that it names."""
-        host, port = launch.address_env
-        env = {name: os.environ[name] for name in HUB_ENV if os.environ.get(name)}
-        env |= {} if self.gives_gpus(launch) else launch.cpu_env
-        if gpus is not None and launch.gpu_env is not None:
-            fraction = math.floor(gpus.fraction * 1000) / 1000  # rather less than what others have
-            env |= zip(launch.gpu_env, (str(len(gpus.ids)), str(fraction)), strict=True)
-        env |= {**launch.env, host: "0.0.0.0", port: str(PORT)}
-        mounts = []
-        for name, path in launch.files.items():
-            env[name] = f"/model/{path.name}"
-            mounts.append(Mount(env[name], str(path), type="bind", read_only=True))
-        return env, mounts
-
-    def _labels(self, launch: Launch) -> dict[str, str]:
-        return {f"{LABEL}.service": self._service, f"{LABEL}.model": launch.model_id}
 
     async def _clear(self, launch: Launch, grace: float) -> None:
         """Remove what a run has left: as soon as it can be, where that is not now."""
@@ -302,7 +255,8 @@ class DockerRuntime:
 
     async def _remove(self, launch: Launch, grace: float | None = None) -> None:
         """Remove what carries the labels of this model, stopping it first when given a grace."""
-        wanted = [f"{key}={value}" for key, value in self._labels(launch).items()]
+        labels = self._recipe.labels(launch)
+        wanted = [f"{key}={value}" for key, value in labels.items()]
 
         def remove() -> None:  # in one call, which a cancellation cannot cut in two
             list_all = self._client.containers.list
