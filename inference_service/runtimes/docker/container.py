@@ -10,9 +10,11 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from docker import DockerClient
 from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount
 
@@ -20,7 +22,7 @@ from inference_service.capacity.claims import GpuShare
 from inference_service.runtimes import identity
 from inference_service.runtimes.base import HUB_ENV, Launch
 
-LABEL = "inference-service"
+_LABEL = "inference-service"
 _PORT = 80  # inside the container
 _WEIGHTS = "/data"
 
@@ -37,9 +39,14 @@ class Recipe:
         """Return the name of the container of this launch."""
         return identity.container_name(self.service, launch.model_id)
 
+    @property
+    def own_label(self) -> dict[str, str]:
+        """The label of every container of this service."""
+        return {f"{_LABEL}.service": self.service}
+
     def labels(self, launch: Launch) -> dict[str, str]:
-        """Return the labels by which this service finds the container again."""
-        return {f"{LABEL}.service": self.service, f"{LABEL}.model": launch.model_id}
+        """Return the labels by which this service finds the containers of a model again."""
+        return self.own_label | {f"{_LABEL}.model": launch.model_id}
 
     def gives_gpus(self, launch: Launch) -> bool:
         """Whether the container gets GPUs: it insists, or wants some that are here."""
@@ -51,7 +58,7 @@ class Recipe:
             "image": launch.image,
             "name": self.name(launch),
             "labels": self.labels(launch)
-            | {f"{LABEL}.config": digest(launch), f"{LABEL}.gpus": _joined(gpus)},
+            | {f"{_LABEL}.config": digest(launch), f"{_LABEL}.gpus": _joined(gpus)},
             "environment": self._environment(launch, gpus),
             "ports": {f"{_PORT}/tcp": ("127.0.0.1", port)},
             "volumes": {self.volume: {"bind": _WEIGHTS, "mode": "rw"}},
@@ -88,9 +95,21 @@ def digest(launch: Launch) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
+def find(client: DockerClient, labels: Mapping[str, str]) -> list[Container]:
+    """List the containers that carry these labels, whether they run or not."""
+    wanted = [f"{key}={value}" for key, value in labels.items()]
+    return client.containers.list(all=True, ignore_removed=True, filters={"label": wanted})
+
+
+def model_id(container: Container) -> str:
+    """Return the id of the model for which a container was made; empty if it has none."""
+    label: str = container.labels.get(f"{_LABEL}.model", "")
+    return label
+
+
 def fits(container: Container, launch: Launch) -> bool:
     """Whether a container runs and was made from such a launch."""
-    made_from = container.labels.get(f"{LABEL}.config")
+    made_from = container.labels.get(f"{_LABEL}.config")
     return container.status == "running" and made_from == digest(launch)
 
 
@@ -124,5 +143,5 @@ def _joined(gpus: GpuShare | None) -> str:
 
 
 def _gpu_label(container: Container) -> str:
-    label: str = container.labels.get(f"{LABEL}.gpus", "")
+    label: str = container.labels.get(f"{_LABEL}.gpus", "")
     return label

@@ -1,16 +1,25 @@
-"""The removal of a container."""
+"""The removal of containers: at once, or retried until it succeeds."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import math
+from collections.abc import Awaitable, Callable, Mapping
 
+from docker import DockerClient
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
+from inference_service.errors import LaunchError, RuntimeUnavailable
+from inference_service.runtimes.docker.container import find
 
-def end(container: Container, grace: float | None) -> None:
-    """Stop and remove; one that is gone already is what was wanted."""
+log = logging.getLogger(__name__)
+
+
+def remove(container: Container, grace: float | None) -> None:
+    """Remove a container, stopping it first when given a grace. One that is gone is no error."""
     try:
         if grace is not None:
             container.stop(timeout=math.ceil(grace))
@@ -22,3 +31,48 @@ def end(container: Container, grace: float | None) -> None:
             raise
         with contextlib.suppress(NotFound):
             container.wait(condition="removed")
+
+
+def remove_all(client: DockerClient, labels: Mapping[str, str], grace: float | None) -> None:
+    """Remove the containers with these labels: in one call, which a cancellation cannot split."""
+    for container in find(client, labels):
+        remove(container, grace)
+
+
+class PendingRemovals:
+    """Removals that failed, by model; each is retried until it succeeds or is cancelled."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._retries: dict[str, asyncio.Task[None]] = {}
+
+    def __contains__(self, model_id: str) -> bool:
+        return model_id in self._retries
+
+    def add(self, model_id: str, container: str, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Retry `attempt`, which raises RuntimeUnavailable or LaunchError when it fails."""
+        retry = self._retry(model_id, container, attempt)
+        task = asyncio.create_task(retry, name=f"removal of {container}")
+        self._retries[model_id] = task
+
+    async def cancel(self, model_id: str) -> None:
+        """Give up the removal for this model, if one is pending."""
+        if (retry := self._retries.pop(model_id, None)) is not None:
+            retry.cancel()
+            await asyncio.wait([retry])
+
+    async def cancel_all(self) -> None:
+        """Give up every pending removal."""
+        for model_id in list(self._retries):
+            await self.cancel(model_id)
+
+    async def _retry(
+        self, model_id: str, container: str, attempt: Callable[[], Awaitable[None]]
+    ) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            with contextlib.suppress(RuntimeUnavailable, LaunchError):
+                await attempt()
+                break
+        log.warning("the container %s has been removed at last", container)
+        del self._retries[model_id]

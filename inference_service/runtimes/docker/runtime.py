@@ -8,11 +8,11 @@ before the next start of its model. What does not carry our labels is never touc
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing, asynccontextmanager
-from typing import Any, Literal
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
 
 import docker
 from docker.errors import APIError, ImageNotFound
@@ -26,24 +26,20 @@ from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker import endpoint
 from inference_service.runtimes.docker.calls import Calls, explanation
 from inference_service.runtimes.docker.container import (
-    LABEL,
     Recipe,
+    find,
     fits,
     gpu_ids,
     has_gpus,
+    model_id,
     published_port,
 )
-from inference_service.runtimes.docker.images import pull_failure, reference
+from inference_service.runtimes.docker.images import Images, PullPolicy
 from inference_service.runtimes.docker.instance import DockerInstance
-from inference_service.runtimes.docker.pull_progress import PullProgress
-from inference_service.runtimes.docker.removal import end
+from inference_service.runtimes.docker.removal import PendingRemovals, remove, remove_all
 from inference_service.runtimes.ports import Ports
 
 log = logging.getLogger(__name__)
-
-PullPolicy = Literal["missing", "always", "never"]
-
-_RETRY = 5.0  # seconds between two attempts to remove a container
 
 
 class DockerRuntime:
@@ -64,15 +60,16 @@ class DockerRuntime:
         volume: str,
         pull_policy: PullPolicy,
         has_gpu: bool,
+        removal_interval: float = 5.0,  # seconds between two attempts to remove a container
     ) -> None:
         self.engine_id = engine_id
         self._client = client
         self._calls = Calls()
         self._ports = ports
         self._recipe = Recipe(service, volume, has_gpu)
-        self._policy = pull_policy
+        self._images = Images(client, self._calls, pull_policy)
         self._leaving = False
-        self._removals: dict[str, asyncio.Task[None]] = {}  # of what lingers, by model
+        self._pending = PendingRemovals(removal_interval)
 
     def describe(self) -> str:
         """What it has for engines, in a few words."""
@@ -83,22 +80,8 @@ class DockerRuntime:
         """See `identity`."""
         return self._recipe.name(launch)
 
-    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        """Pull the image, as the policy says."""
-        if self._policy != "always" and await self._has(launch.image):
-            return
-        if self._policy == "never":
-            raise LaunchError(f"there is no image {launch.image}, and `pull_policy` is never")
-        progress = PullProgress(launch.image)
-        events = self._calls.stream(
-            self._client.api.pull, *reference(launch.image), stream=True, decode=True
-        )
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    yield progress.feed(event)
-        except APIError as error:
-            raise LaunchError(pull_failure(launch.image, error)) from None
+    def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+        return self._images.pull(launch.image)
 
     def gives_gpus(self, launch: Launch) -> bool:
         """Whether it wants some that are here, or insists."""
@@ -112,7 +95,7 @@ class DockerRuntime:
         failed = False
         with ExitStack() as claims:
             try:
-                await self._cancel_removal(launch.model_id)
+                await self._pending.cancel(launch.model_id)
                 container, port = await self._adopt(launch, gpus, claims) or await self._start(
                     launch, gpus, claims
                 )
@@ -123,31 +106,22 @@ class DockerRuntime:
                 failed = True
                 raise
             finally:
-                try:
-                    if not (self._leaving and not failed):
-                        await self._clear(launch, 0 if failed else launch.stop_grace)
-                except (RuntimeUnavailable, LaunchError) as error:
-                    if not failed:  # the first failure says more than this one
-                        raise self._not_removed(launch, error) from None
+                if failed or not self._leaving:
+                    await self._clear(launch, failed)
 
     def lingers(self, launch: Launch) -> bool:
         """Whether its removal is still being tried."""
-        return launch.model_id in self._removals
+        return launch.model_id in self._pending
 
     async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
         """The models whose containers run and were made from what `launches` say."""
         fitting: dict[str, tuple[str, ...]] = {}
-        for container in await self._ours({f"{LABEL}.service": self._recipe.service}):
-            launch = launches.get(container.labels.get(f"{LABEL}.model", ""))
+        for container in await self._ours(self._recipe.own_label):
+            launch = launches.get(model_id(container))
             if launch is not None and fits(container, launch):
                 fitting[launch.model_id] = gpu_ids(container)
             else:
-                try:
-                    await self._calls.call(end, container, 0)
-                except APIError as error:  # its name will tell, when its model is started
-                    log.warning(
-                        "container %s cannot be removed: %s", container.name, explanation(error)
-                    )
+                await self._discard(container)
         return fitting
 
     def leave(self) -> None:
@@ -156,19 +130,9 @@ class DockerRuntime:
 
     async def aclose(self) -> None:
         """Close the connections to Docker. What lingers is left to the next service."""
-        for model_id in list(self._removals):
-            await self._cancel_removal(model_id)
+        await self._pending.cancel_all()
         await self._calls.close()
         self._client.close()
-
-    async def _has(self, image: str) -> bool:
-        try:
-            await self._calls.call(self._client.images.get, image)
-        except ImageNotFound:
-            return False
-        except APIError as error:
-            raise LaunchError(pull_failure(image, error)) from None
-        return True
 
     async def _adopt(
         self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
@@ -184,14 +148,16 @@ class DockerRuntime:
 
     async def _ours(self, labels: Mapping[str, str]) -> list[Container]:
         """All containers that carry these labels, whether they run or not."""
-        wanted = [f"{key}={value}" for key, value in labels.items()]
-        list_all = self._client.containers.list
         try:
-            return await self._calls.call(
-                list_all, all=True, ignore_removed=True, filters={"label": wanted}
-            )
+            return await self._calls.call(find, self._client, labels)
         except APIError as error:
             raise LaunchError(explanation(error)) from None
+
+    async def _discard(self, container: Container) -> None:
+        try:
+            await self._calls.call(remove, container, 0)
+        except APIError as error:  # its name will tell, when its model is started
+            log.warning("container %s cannot be removed: %s", container.name, explanation(error))
 
     async def _start(
         self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
@@ -207,64 +173,32 @@ class DockerRuntime:
                 await self._calls.call(container.start)
             except APIError as error:
                 if not _port_clash(error):
-                    raise LaunchError(self._start_failure(launch, error)) from None
+                    name = self.container_name(launch)
+                    raise LaunchError(_refusal(launch, name, error)) from None
                 taken |= {port}  # somebody took it between the look and the start
                 await self._remove(launch)
                 continue
             return container, port
 
-    async def _clear(self, launch: Launch, grace: float) -> None:
+    async def _clear(self, launch: Launch, failed: bool) -> None:
         """Remove what a run has left: as soon as it can be, where that is not now."""
-        removal = asyncio.create_task(self._remove(launch, grace))
+        removal = asyncio.create_task(self._remove(launch, 0 if failed else launch.stop_grace))
+        name = self.container_name(launch)
         try:
             await completed(removal)
+        except (RuntimeUnavailable, LaunchError) as error:
+            if not failed:  # else the failure of the run says more than this one
+                raise StopFailed(launch.model_id, name, error) from None
         finally:
             if not removal.done() or removal.cancelled() or removal.exception():
-                again = asyncio.create_task(self._keep_removing(launch))
-                self._removals[launch.model_id] = again
-
-    async def _keep_removing(self, launch: Launch) -> None:
-        while True:
-            await asyncio.sleep(_RETRY)
-            with contextlib.suppress(RuntimeUnavailable, LaunchError):
-                await self._remove(launch, launch.stop_grace)
-                break
-        log.warning("the container %s has been removed at last", self.container_name(launch))
-        del self._removals[launch.model_id]
-
-    async def _cancel_removal(self, model_id: str) -> None:
-        if (removal := self._removals.pop(model_id, None)) is not None:
-            removal.cancel()
-            await asyncio.wait([removal])
-
-    def _start_failure(self, launch: Launch, error: APIError) -> str:
-        said = explanation(error)
-        if error.status_code == 409 and "name" in said:
-            name = self.container_name(launch)
-            return (
-                f"a container named {name} exists that is not this service's; remove it with "
-                f"`docker rm -f {name}`, or rename it"
-            )
-        if isinstance(error, ImageNotFound):
-            return f"there is no image {launch.image}"
-        return said
-
-    def _not_removed(self, launch: Launch, error: Exception) -> StopFailed:
-        name = self.container_name(launch)
-        return StopFailed(launch.model_id, name, error)
+                again = partial(self._remove, launch, launch.stop_grace)
+                self._pending.add(launch.model_id, name, again)
 
     async def _remove(self, launch: Launch, grace: float | None = None) -> None:
         """Remove what carries the labels of this model, stopping it first when given a grace."""
         labels = self._recipe.labels(launch)
-        wanted = [f"{key}={value}" for key, value in labels.items()]
-
-        def remove() -> None:  # in one call, which a cancellation cannot cut in two
-            list_all = self._client.containers.list
-            for container in list_all(all=True, ignore_removed=True, filters={"label": wanted}):
-                end(container, grace)
-
         try:
-            await self._calls.call(remove)
+            await self._calls.call(remove_all, self._client, labels, grace)
         except APIError as error:
             raise LaunchError(explanation(error)) from None
 
@@ -272,6 +206,18 @@ class DockerRuntime:
 def _port_clash(error: APIError) -> bool:
     said = explanation(error)
     return "port is already allocated" in said or "address already in use" in said
+
+
+def _refusal(launch: Launch, name: str, error: APIError) -> str:
+    said = explanation(error)
+    if error.status_code == 409 and "name" in said:
+        return (
+            f"a container named {name} exists that is not this service's; remove it with "
+            f"`docker rm -f {name}`, or rename it"
+        )
+    if isinstance(error, ImageNotFound):
+        return f"there is no image {launch.image}"
+    return said
 
 
 async def connect(

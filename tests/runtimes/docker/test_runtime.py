@@ -721,17 +721,10 @@ async def not_removed(bed: DockerBed, daemon: Daemon) -> AsyncGenerator[Instance
     assert bed.left(launch) == []
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is removed behind the back of a test that does not ask for it."""
-    monkeypatch.setattr(docker, "_RETRY", 600)
-
-
 async def test_the_daemon_is_away_at_the_stop_and_removes_when_it_is_back(
-    open_bed: Open, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+    open_bed: Open, daemon: Daemon
 ) -> None:
-    monkeypatch.setattr(docker, "_RETRY", 0.05)
-    bed = open_bed(url=daemon.url)
+    bed = open_bed(url=daemon.url, removal_interval=0.05)
     async with not_removed(bed, daemon):
         await until(lambda: not bed.runtime.lingers(bed.launch()), "it lingers for ever")
 
@@ -759,7 +752,7 @@ async def test_a_runtime_that_is_closed_tries_no_more(open_bed: Open, daemon: Da
 
 def removals() -> list[asyncio.Task[Any]]:
     """The removals that are being tried again."""
-    return [task for task in asyncio.all_tasks() if "_keep_removing" in repr(task)]
+    return [task for task in asyncio.all_tasks() if task.get_name().startswith("removal of ")]
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
