@@ -14,7 +14,7 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 _QUERY = ("nvidia-smi", "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits")
-_PATIENCE = 20.0  # seconds: without persistence mode the driver first wakes every GPU
+_TIMEOUT = 20.0  # seconds: without persistence mode the driver first wakes every GPU
 
 
 class GpuError(Exception):
@@ -30,14 +30,14 @@ class Gpu:
     limit_bytes: int
 
 
-async def find(limits: Sequence[int] = ()) -> tuple[Gpu, ...]:
+async def find(limits: Sequence[int] = (), timeout: float = _TIMEOUT) -> tuple[Gpu, ...]:
     """The GPUs, in the driver's order; none where it does not answer.
 
     `limits` are the sizes of the setting `gpu_memory`: one for every GPU, or one for each. Where
     the driver does not answer they stand for GPUs of these sizes, whose ids are 0, 1 and so on.
     Raises GpuError when they are neither one nor as many as the GPUs.
     """
-    found = await _ask_driver() or [(str(n), size) for n, size in enumerate(limits)]
+    found = await _ask_driver(timeout) or [(str(n), size) for n, size in enumerate(limits)]
     if len(limits) > 1 and len(limits) != len(found):
         raise GpuError(
             f"`gpu_memory` has {len(limits)} sizes, and the GPUs of this machine are {len(found)}; "
@@ -52,7 +52,7 @@ async def find(limits: Sequence[int] = ()) -> tuple[Gpu, ...]:
     )
 
 
-async def _ask_driver() -> list[tuple[str, int]]:
+async def _ask_driver(timeout: float) -> list[tuple[str, int]]:
     """The id and the bytes of each GPU."""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -64,12 +64,12 @@ async def _ask_driver() -> list[tuple[str, int]]:
     except OSError:
         return []  # no driver
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(timeout):
             said = (await process.communicate())[0].decode(errors="replace").strip()
     except TimeoutError:
         process.kill()
         await process.wait()
-        log.warning("nvidia-smi says nothing within %g s: GPU memory is not counted", _PATIENCE)
+        log.warning("nvidia-smi says nothing within %g s: GPU memory is not counted", timeout)
         return []
     try:
         return [_gpu(line) for line in said.splitlines()]
