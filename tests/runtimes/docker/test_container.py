@@ -1,4 +1,4 @@
-"""The digest on a container, by which the service of the next version knows it."""
+"""The configuration of a container, and the labels by which the next service knows it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from inference_service.capacity.claims import GpuNeed
+from inference_service.capacity.claims import GpuNeed, GpuShare
+from inference_service.catalog import Gpus
 from inference_service.runtimes.base import Launch
-from inference_service.runtimes.docker.container import digest
+from inference_service.runtimes.docker.container import Recipe, digest
 
 LAUNCH = Launch(
     model_id="gpt-2",
@@ -24,6 +25,7 @@ LAUNCH = Launch(
     gpus="auto",
     gpu_need=GpuNeed(8 * 10**9, 2),
 )
+RECIPE = Recipe(service="blue", volume="weights", has_gpu=False)
 
 
 def test_the_digest_is_that_of_earlier_versions() -> None:
@@ -62,3 +64,44 @@ def test_a_launch_that_needs_a_new_container_has_another_digest(changes: dict[st
 )
 def test_a_launch_that_can_keep_its_container_has_the_same_digest(changes: dict[str, Any]) -> None:
     assert digest(replace(LAUNCH, **changes)) == digest(LAUNCH)
+
+
+def test_the_labels_are_those_of_earlier_versions() -> None:
+    labels = RECIPE.configuration(LAUNCH, GpuShare(("GPU-b", "GPU-a"), 0.5), 8080)["labels"]
+
+    assert RECIPE.own_label.items() < RECIPE.labels(LAUNCH).items() < labels.items()
+    assert labels == {
+        "inference-service.service": "blue",
+        "inference-service.model": "gpt-2",
+        "inference-service.config": "ddcdc83dd5e312cc",
+        "inference-service.gpus": "GPU-a,GPU-b",
+    }
+
+
+def test_files_are_mounted_under_the_paths_that_the_environment_names() -> None:
+    configuration = RECIPE.configuration(LAUNCH, None, 8080)
+
+    [mount] = configuration["mounts"]
+    assert (mount["Source"], mount["Target"]) == ("/models/gpt2.gguf", "/model/gpt2.gguf")
+    assert configuration["environment"]["WEIGHTS"] == "/model/gpt2.gguf"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "has_gpu", "given"),
+    [
+        ("auto", True, True),
+        ("auto", False, False),
+        ("all", True, True),
+        ("all", False, True),
+        ("none", True, False),
+    ],
+)
+def test_a_container_gets_gpus_where_the_entry_and_the_daemon_have_them(
+    gpus: Gpus, has_gpu: bool, given: bool
+) -> None:
+    recipe, launch = replace(RECIPE, has_gpu=has_gpu), replace(LAUNCH, gpus=gpus)
+    configuration = recipe.configuration(launch, None, 8080)
+
+    assert recipe.gives_gpus(launch) is given
+    assert len(configuration["device_requests"]) == given
+    assert ("DTYPE" in configuration["environment"]) is not given

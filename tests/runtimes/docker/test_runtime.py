@@ -128,22 +128,6 @@ async def test_what_the_entry_says_of_gpus_wins(open_bed: Open, daemon: Daemon) 
         assert [await ask(instance, f"/env/{name}") for name in ("COUNT", "PART")] == ["1", "0.9"]
 
 
-@pytest.mark.parametrize(
-    ("gpus", "has_gpu", "given"),
-    [
-        ("auto", True, True),
-        ("auto", False, False),
-        ("all", True, True),
-        ("all", False, True),
-        ("none", True, False),
-    ],
-)
-def test_who_gets_gpus(open_bed: Open, gpus: str, has_gpu: bool, given: bool) -> None:
-    bed = open_bed(has_gpu=has_gpu)
-
-    assert bed.runtime.gives_gpus(bed.launch(gpus=gpus)) is given
-
-
 async def test_all_gpus_where_none_are_named(open_bed: Open, daemon: Daemon) -> None:
     bed = open_bed(url=daemon.url)
     async with bed.runtime.run(bed.launch(gpus="all", gpu_env=("COUNT", "PART"))) as instance:
