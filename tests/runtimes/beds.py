@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -25,6 +25,7 @@ from tests.docker import building, images
 from tests.docker.building import ROOT
 from tests.fakes import FakeRuntime
 from tests.runtimes import processes
+from tests.runtimes.waiting import SLOWLY, until, within
 
 MIB = 2**20
 _RUN = f"tests-{os.getpid()}"
@@ -45,15 +46,6 @@ ENTRYPOINT ["python", "/engine_program.py"]
     return building.image(
         client, "engine", dockerfile, inputs, lambda archive: archive.add(_PROGRAM, place)
     )
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Return when the condition holds, for what no event tells of."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + _SOON
-    while not condition():
-        assert loop.time() < end, what
-        await asyncio.sleep(0.01)
 
 
 async def ask(instance: Instance, path: str) -> str:
@@ -102,7 +94,8 @@ class Bed(ABC):
 
     async def serves(self, instance: Instance) -> None:
         """Return when it serves."""
-        async with aclosing(instance.logs()) as lines:
+        serves = within(SLOWLY, f"{instance.name} did not serve")
+        async with serves, aclosing(instance.logs()) as lines:
             async for line in lines:
                 if line == "serving":
                     return
@@ -221,7 +214,7 @@ class DockerBed(Bed):
             self.client.api.remove_volume(_RUN)
         self.client.close()
         await super().close()
-        await until(lambda: not self._followers(), "threads of the runtime go on")
+        await until(lambda: not self._followers(), "the threads of the runtime did not end")
 
     def _containers(self, **filters: str) -> list[str]:
         found = self.client.api.containers(all=True, filters=filters)

@@ -15,9 +15,8 @@ import pytest
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Exit, Instance
-from tests.runtimes.beds import Bed, ask, until
-
-PROMPTLY = 5.0  # seconds, on a busy machine too
+from tests.runtimes.beds import Bed, ask
+from tests.runtimes.waiting import PROMPTLY, SLOWLY, until, within
 
 
 async def cancelled_at(
@@ -52,7 +51,8 @@ def _driven(
 
 async def read(instance: Instance) -> list[str]:
     """Its log to the end."""
-    async with aclosing(instance.logs()) as lines:
+    ends = within(SLOWLY, f"the log of {instance.name} did not end")
+    async with ends, aclosing(instance.logs()) as lines:
         return [line async for line in lines]
 
 
@@ -147,7 +147,8 @@ async def test_a_cancelled_start_leaves_nothing_whenever_it_comes(bed: Bed) -> N
     for wait in itertools.count(1):
         task = asyncio.create_task(cancelled_at(run(), wait, begun))
         with pytest.raises(asyncio.CancelledError):
-            await task
+            async with within(SLOWLY, f"a start that was cancelled at wait {wait} did not end"):
+                await task
         assert bed.left(launch) == [], f"cancelled at wait {wait}"
         if running.is_set():
             return
@@ -165,7 +166,8 @@ async def test_a_cancelled_stop_leaves_nothing_either(bed: Bed) -> None:
     for wait in itertools.count(1):
         leaving = asyncio.Event()
         task = asyncio.create_task(cancelled_at(run(leaving), wait, leaving))
-        await asyncio.wait([task])
+        await asyncio.wait([task], timeout=SLOWLY)
+        assert task.done(), f"a stop that was cancelled at wait {wait} did not end"
         assert leaving.is_set()
         assert bed.left(launch) == [], f"cancelled at wait {wait}"
         if not task.cancelled():
@@ -181,8 +183,9 @@ async def test_the_end_of_an_engine_is_told_to_all_who_wait(bed: Bed, code: int)
         left.cancel()
         await bed.end(instance, code)
 
-        assert await first == Exit(code)
-        assert await asyncio.gather(*(instance.wait() for _ in range(20))) == [Exit(code)] * 20
+        async with within(SLOWLY, "the end of the engine was not reported to all"):
+            assert await first == Exit(code)
+            assert await asyncio.gather(*(instance.wait() for _ in range(20))) == [Exit(code)] * 20
         assert left.cancelled()
 
 
@@ -191,7 +194,8 @@ async def test_an_engine_killed_from_outside_is_seen(bed: Bed) -> None:
         waiting = asyncio.create_task(instance.wait())
         exit = await bed.kill(instance)
 
-        assert await waiting == exit
+        async with within(SLOWLY, "the end of the engine was not reported"):
+            assert await waiting == exit
 
 
 async def test_who_still_waits_when_it_is_left_is_told(bed: Bed) -> None:
@@ -199,7 +203,7 @@ async def test_who_still_waits_when_it_is_left_is_told(bed: Bed) -> None:
         waiting = asyncio.create_task(instance.wait())
         await asyncio.sleep(0)
 
-    async with asyncio.timeout(PROMPTLY):
+    async with within(PROMPTLY, "the end of the engine was not reported"):
         assert await waiting == await instance.wait()
 
 
@@ -208,7 +212,7 @@ async def test_the_end_of_an_engine_is_the_end_of_its_children(real: Bed) -> Non
         await ask(instance, "/fork")
         await real.end(instance, 3)
 
-        async with asyncio.timeout(PROMPTLY):
+        async with within(PROMPTLY, "the end of the engine was not reported"):
             assert await instance.wait() == Exit(3)
 
 
@@ -221,7 +225,7 @@ async def test_children_are_gone_after_a_stop_and_do_not_delay_it(real: Bed) -> 
         began = loop.time()
 
     assert loop.time() - began < PROMPTLY
-    await until(lambda: not real.left(launch), "a child goes on")
+    await until(lambda: not real.left(launch), "the child of the engine did not end")
 
 
 async def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace(real: Bed) -> None:
@@ -252,7 +256,8 @@ async def test_an_error_in_the_block_spares_the_engine_no_grace(real: Bed) -> No
 async def test_a_log_is_followed_from_its_beginning_to_its_end(bed: Bed) -> None:
     async with bed.running() as instance:
         await bed.say(instance, "early")
-        async with aclosing(instance.logs()) as lines:
+        follows = within(SLOWLY, "the reader did not get all lines and the end of the log")
+        async with follows, aclosing(instance.logs()) as lines:
             seen = [await anext(lines), await anext(lines)]
             await bed.say(instance, "late")
             seen.append(await anext(lines))
@@ -302,7 +307,7 @@ async def test_who_follows_a_log_is_let_go_when_it_is_left(bed: Bed) -> None:
         reading = asyncio.create_task(read(instance))
         await asyncio.sleep(0)
 
-    async with asyncio.timeout(PROMPTLY):
+    async with within(PROMPTLY, "the reader of the log did not end"):
         assert (await reading)[0] == "serving"
 
 

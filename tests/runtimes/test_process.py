@@ -17,7 +17,8 @@ from inference_service.errors import LaunchError
 from inference_service.runtimes.base import Exit
 from inference_service.runtimes.ports import Ports
 from tests.docker.images import REPOSITORY
-from tests.runtimes.beds import MIB, ProcessBed, ask, until
+from tests.runtimes.beds import MIB, ProcessBed, ask
+from tests.runtimes.waiting import SLOWLY, until, within
 
 # A service, as far as an engine can tell: it runs one and repeats what that writes.
 SERVICE = """
@@ -69,15 +70,16 @@ async def test_an_engine_ends_with_the_service(ports: Ports, number: signal.Sign
             stdout=asyncio.subprocess.PIPE,
         )
         assert service.stdout is not None
-        async for line in service.stdout:
-            if b'"serving"' in line:
-                break
+        async with within(SLOWLY, "the engine did not serve"):
+            async for line in service.stdout:
+                if b'"serving"' in line:
+                    break
         (engine,) = children(service.pid)
         service.send_signal(number)
         ended = await asyncio.to_thread(ends, engine, 10)
         await service.communicate()
 
-    assert ended
+    assert ended, "the engine outlived the service by 10 s"
     assert service.returncode == -number
 
 
@@ -86,7 +88,7 @@ async def test_a_group_that_ignores_sigterm_is_killed_whole(bed: ProcessBed) -> 
     async with bed.runtime.run(launch) as instance:
         await bed.serves(instance)
         await ask(instance, "/fork")
-        await until(lambda: len(bed.left(launch)) == 2, "it made no child")
+        await until(lambda: len(bed.left(launch)) == 2, "the engine made no child")
         processes = bed.left(launch)
     for pid in processes:
         assert not Path("/proc", pid).exists() or await asyncio.to_thread(ends, int(pid), 5)
@@ -109,8 +111,9 @@ async def test_a_stop_that_is_cancelled_has_reaped_the_engine(
     for _ in range(cancels):
         task.cancel()
         await asyncio.sleep(0)
-    await asyncio.wait([task])
+    await asyncio.wait([task], timeout=SLOWLY)
 
+    assert task.done(), "the stop that was cancelled did not end"
     assert task.cancelled()
     assert children(os.getpid()) == []
 
@@ -145,10 +148,11 @@ async def test_a_line_too_long_to_keep_stops_nothing(bed: ProcessBed) -> None:
     async with bed.running() as instance, aclosing(instance.logs()) as lines:
         await ask(instance, f"/long/{5 * MIB}")
         await bed.say(instance, "after")
-        async for line in lines:
-            assert len(line) <= MIB
-            if line == "after":
-                break
+        async with within(SLOWLY, "the line after the long one did not come"):
+            async for line in lines:
+                assert len(line) <= MIB
+                if line == "after":
+                    break
 
 
 async def test_what_it_says_on_standard_error_is_in_the_log(bed: ProcessBed) -> None:

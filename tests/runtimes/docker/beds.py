@@ -18,8 +18,6 @@ from tests.docker.registry import Registry
 from tests.docker.rootfs import Archive
 from tests.runtimes.beds import DockerBed
 
-PROMPTLY = 5.0  # seconds, on a busy machine too
-
 Open = Callable[..., DockerBed]
 
 

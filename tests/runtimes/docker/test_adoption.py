@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +12,8 @@ from inference_service.capacity.claims import GpuShare
 from inference_service.runtimes.base import Exit, Instance, Launch
 from tests.docker.daemon import Daemon
 from tests.runtimes.beds import MIB, DockerBed, ask
-from tests.runtimes.docker.beds import PROMPTLY, Open
+from tests.runtimes.docker.beds import Open
+from tests.runtimes.waiting import PROMPTLY, within
 
 pytestmark = pytest.mark.docker
 
@@ -55,7 +55,7 @@ async def test_an_engine_that_does_not_fit_gives_way(
         old = killed.inspect(before)["Id"]
         async with heir.running(**changes) as after:
             assert heir.inspect(after)["Id"] != old
-            async with asyncio.timeout(PROMPTLY):
+            async with within(PROMPTLY, "the end of the engine was not reported"):
                 assert isinstance(await before.wait(), Exit)
 
 

@@ -19,9 +19,10 @@ from inference_service.runtimes.docker import runtime as docker
 from inference_service.runtimes.ports import Ports
 from tests.docker.daemon import Daemon
 from tests.docker.needs import require_private_engine
-from tests.runtimes.beds import DockerBed, until
-from tests.runtimes.docker.beds import PROMPTLY, Open, copy, pull
+from tests.runtimes.beds import DockerBed
+from tests.runtimes.docker.beds import Open, copy, pull
 from tests.runtimes.tap import Tap
+from tests.runtimes.waiting import PROMPTLY, SLOWLY, until, within
 
 pytestmark = pytest.mark.docker
 
@@ -44,10 +45,9 @@ async def test_a_daemon_that_hangs(
             docker.connect(ports, service="s", volume="v", pull_policy="never")
         )
         done, _ = await asyncio.wait([connecting], timeout=15)
+    assert done, "the connection was not given up within 15 s"
     with pytest.raises(RuntimeUnavailable):
         await connecting
-
-    assert done
 
 
 async def test_connect_to_the_engine_of_the_machine(
@@ -95,10 +95,12 @@ async def test_the_daemon_goes_during_a_pull(open_bed: Open, daemon: Daemon, pus
     address, _, name = pushed.partition("/")
     async with Tap(address, 4_000_000) as tap:
         pulling = asyncio.create_task(pull(bed, f"{tap.address}/{name}"))
-        await tap.held.wait()
+        async with within(SLOWLY, "the pull did not come through the tap"):
+            await tap.held.wait()
         daemon.kill()
         with pytest.raises(RuntimeUnavailable):
-            await pulling
+            async with within(SLOWLY, "the pull did not end with its daemon"):
+                await pulling
 
 
 @asynccontextmanager
@@ -114,7 +116,7 @@ async def not_removed(bed: DockerBed, daemon: Daemon) -> AsyncGenerator[Instance
 
     await asyncio.to_thread(daemon.start)
     yield instance
-    async with asyncio.timeout(PROMPTLY):
+    async with within(PROMPTLY, "the end of the engine was not reported"):
         assert isinstance(await waiting, Exit)
     assert not bed.runtime.lingers(launch)
     assert bed.left(launch) == []
@@ -125,7 +127,7 @@ async def test_the_daemon_is_away_at_the_stop_and_removes_when_it_is_back(
 ) -> None:
     bed = open_bed(url=daemon.url, removal_interval=0.05)
     async with not_removed(bed, daemon):
-        await until(lambda: not bed.runtime.lingers(bed.launch()), "it lingers for ever")
+        await until(lambda: not bed.runtime.lingers(bed.launch()), "the container was not removed")
 
 
 async def test_what_could_not_be_removed_can_be_taken_over(open_bed: Open, daemon: Daemon) -> None:
@@ -160,7 +162,8 @@ async def test_an_engine_outlives_the_daemon(open_bed: Open, daemon: Daemon, how
     async with bed.running() as instance:
         waiting = asyncio.create_task(instance.wait())
         await bed.say(instance, "before")
-        async with aclosing(instance.logs()) as lines:
+        follows = within(SLOWLY, "the reader of the log did not get the line after the restart")
+        async with follows, aclosing(instance.logs()) as lines:
             seen = [await anext(lines), await anext(lines)]
             await asyncio.to_thread(getattr(daemon, how))
             await asyncio.to_thread(daemon.start)
@@ -169,7 +172,8 @@ async def test_an_engine_outlives_the_daemon(open_bed: Open, daemon: Daemon, how
         assert not waiting.done()
         await bed.end(instance, 3)
 
-        assert await waiting == Exit(3)
+        async with within(SLOWLY, "the end of the engine was not reported"):
+            assert await waiting == Exit(3)
         assert instance.tail(9) == ("serving", "before", "after") == tuple(seen)
 
 
@@ -182,7 +186,7 @@ async def test_an_engine_dies_while_the_daemon_is_away(open_bed: Open, daemon: D
             os.kill(pid, 9)
         await asyncio.to_thread(daemon.start)
 
-        async with asyncio.timeout(PROMPTLY):
+        async with within(PROMPTLY, "the end of the engine was not reported"):
             assert (await waiting).code == 137
 
 
@@ -198,6 +202,6 @@ async def test_an_engine_ends_with_a_daemon_that_takes_it_along(
             await asyncio.to_thread(daemon.stop)
             await asyncio.to_thread(daemon.start)
 
-            async with asyncio.timeout(PROMPTLY):
+            async with within(PROMPTLY, "the end of the engine was not reported"):
                 assert (await waiting).code == 143
         await bed.close()

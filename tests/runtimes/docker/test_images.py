@@ -14,6 +14,7 @@ from tests.docker.registry import Registry
 from tests.runtimes.beds import MIB
 from tests.runtimes.docker.beds import Open, has, pull, push
 from tests.runtimes.tap import Tap
+from tests.runtimes.waiting import SLOWLY, within
 
 pytestmark = pytest.mark.docker
 
@@ -83,9 +84,11 @@ async def test_a_pull_goes_on_after_its_connections_broke(open_bed: Open, pushed
     address, _, name = pushed.partition("/")
     async with Tap(address, 4_000_000) as tap:
         pulling = asyncio.create_task(pull(bed, f"{tap.address}/{name}"))
-        await tap.held.wait()
+        async with within(SLOWLY, "the pull did not come through the tap"):
+            await tap.held.wait()
         tap.drop()
-        seen = await pulling
+        async with within(SLOWLY, "the pull did not end after its connections broke"):
+            seen = await pulling
         bed.client.images.remove(f"{tap.address}/{name}")
 
     assert any("Retrying" in progress.message for progress in seen)
@@ -97,10 +100,12 @@ async def test_a_pull_that_is_left_ends(open_bed: Open, pushed: str) -> None:
     address, _, name = pushed.partition("/")
     async with Tap(address, 4_000_000) as tap:
         pulling = asyncio.create_task(pull(bed, f"{tap.address}/{name}"))
-        await tap.held.wait()
+        async with within(SLOWLY, "the pull did not come through the tap"):
+            await tap.held.wait()
         pulling.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await pulling
+            async with within(SLOWLY, "the pull that was cancelled did not end"):
+                await pulling
         tap.open()
         await bed.close()  # which waits for the thread
 

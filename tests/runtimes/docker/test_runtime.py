@@ -21,7 +21,8 @@ from inference_service.runtimes.ports import Ports
 from tests.docker import images
 from tests.docker.daemon import Daemon
 from tests.runtimes.beds import MIB, DockerBed, ask
-from tests.runtimes.docker.beds import PROMPTLY, Open
+from tests.runtimes.docker.beds import Open
+from tests.runtimes.waiting import PROMPTLY, SLOWLY, within
 
 pytestmark = pytest.mark.docker
 
@@ -137,7 +138,8 @@ async def test_all_gpus_where_none_are_named(open_bed: Open, daemon: Daemon) -> 
 
 
 async def test_an_engine_beyond_its_memory_limit(bed: DockerBed) -> None:
-    async with bed.running(memory_bytes=32 * MIB) as instance:
+    killed = within(SLOWLY, "the engine was not killed at its memory limit")
+    async with bed.running(memory_bytes=32 * MIB) as instance, killed:
         await ask(instance, "/grow")
 
         assert await instance.wait() == Exit(137, oom_killed=True)
@@ -152,8 +154,9 @@ async def test_what_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> No
     launch = bed.launch(image=tgi_image, env=env)
     async with bed.runtime.run(launch) as instance:
         sizes = [0]
-        while sizes[-1] < MIB:  # it hangs half-way
-            sizes.append(await instance.disk_usage([first, f"{first}.incomplete"]) or 0)
+        async with within(SLOWLY, "the files did not take a MiB"):
+            while sizes[-1] < MIB:  # it hangs half-way
+                sizes.append(await instance.disk_usage([first, f"{first}.incomplete"]) or 0)
         assert sizes == sorted(sizes)
         together = await instance.disk_usage([blobs])
         assert together is not None
@@ -191,7 +194,7 @@ async def test_somebody_else_ends_it(bed: DockerBed, how: str, code: int | None)
         else:
             await asyncio.to_thread(container.remove, force=True)
 
-        async with asyncio.timeout(PROMPTLY):
+        async with within(PROMPTLY, "the end of the engine was not reported"):
             exit = await waiting
         assert exit.code in (code, 137) if how == "remove" else exit == Exit(code)
 
