@@ -60,10 +60,6 @@ class ProcessRuntime:
         """Run the engine in a process group of its own."""
         assert launch.module is not None, "pull() refuses it"
         with self._ports.claim() as port:
-            host_env, port_env = launch.address_env
-            env = {**os.environ, **launch.cpu_env, **launch.process_env, **launch.env}
-            env |= {host_env: "127.0.0.1", port_env: str(port)}
-            env |= {key: str(path) for key, path in launch.files.items()}
             loop = asyncio.get_running_loop()
             try:
                 transport, protocol = await loop.subprocess_exec(
@@ -72,7 +68,7 @@ class ProcessRuntime:
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
-                    env=env,
+                    env=_environment(launch, port),
                     start_new_session=True,  # Ctrl-C in a terminal is for the service alone
                 )
             except OSError as error:
@@ -103,6 +99,13 @@ class ProcessRuntime:
 
     async def aclose(self) -> None:
         """Nothing is held."""
+
+
+def _environment(launch: Launch, port: int) -> dict[str, str]:
+    host_env, port_env = launch.address_env
+    env = {**os.environ, **launch.cpu_env, **launch.process_env, **launch.env}
+    env |= {host_env: "127.0.0.1", port_env: str(port)}
+    return env | {variable: str(path) for variable, path in launch.files.items()}
 
 
 class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
