@@ -497,7 +497,7 @@ async def test_a_second_service_of_the_same_name_is_refused_before_it_touches_an
     out, err = await second.communicate()
 
     assert (second.returncode, out) == (1, b"")
-    assert f"a service named {NAME} uses this Docker Engine already" in err.decode()
+    assert f"a service named {NAME} uses this Docker daemon already" in err.decode()
     before.reload()
     assert before.status == "running"
     text = await service.http.post("/generate", json={"model_id": "gpt-2", "prompt": PROMPT})

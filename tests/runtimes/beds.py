@@ -181,7 +181,7 @@ class DockerBed(Bed):
         self._threads = set(threading.enumerate())
         self._closed = False
         options: dict[str, Any] = {"service": _RUN, "volume": _RUN, "pull_policy": "never"}
-        options |= {"engine_id": "", "has_gpu": False}
+        options |= {"daemon_id": "", "has_gpu": False}
         options |= {"removal_interval": 600}  # nothing is removed unseen, unless a test asks for it
         client = DockerClient(base_url=self.url, timeout=60)
         self.runtime = DockerRuntime(client, ports, **{**options, **changes})

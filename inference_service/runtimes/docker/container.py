@@ -1,7 +1,7 @@
-"""A launch as a container: its configuration, and whether a container of ours fits a launch.
+"""A launch as a container: its configuration, and whether a container fits a launch.
 
-The labels and the digest are a contract with earlier and later versions of the service: by them a
-service adopts the containers that another one left running.
+The names, the labels and the digest are a contract with other versions of this service: by them a
+service adopts the containers that an earlier version left running.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WEIGHTS = "/data"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The way in which one service makes containers. `service` is its name."""
+    """The recipe by which a service makes its containers; `service` is its name."""
 
     service: str
     volume: str
@@ -45,11 +45,11 @@ class Recipe:
         return {f"{_LABEL}.service": self.service}
 
     def labels(self, launch: Launch) -> dict[str, str]:
-        """Return the labels by which this service finds the containers of a model again."""
+        """Return the labels by which the service finds the containers of a model."""
         return self.own_label | {f"{_LABEL}.model": launch.model_id}
 
     def gives_gpus(self, launch: Launch) -> bool:
-        """Whether the container gets GPUs: it insists, or wants some that are here."""
+        """Return whether the container gets GPUs: always for `all`, for `auto` if there are any."""
         return launch.gpus == "all" or (launch.gpus == "auto" and self.has_gpu)
 
     def configuration(self, launch: Launch, gpus: GpuShare | None, port: int) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Recipe:
                 for path in launch.files.values()
             ],
             "mem_limit": launch.memory_bytes,
-            "memswap_limit": launch.memory_bytes,  # a model that swaps answers nobody
+            "memswap_limit": launch.memory_bytes,  # no swap: it makes a model too slow
             "shm_size": "1g",  # between TGI's shards
             # No restart policy: the service decides when an engine starts again.
             "init": True,  # without it a process that has no handler ignores SIGTERM
@@ -81,14 +81,15 @@ class Recipe:
         env = {name: os.environ[name] for name in HUB_ENV if os.environ.get(name)}
         env |= {} if self.gives_gpus(launch) else launch.cpu_env
         if gpus is not None and launch.gpu_env is not None:
-            fraction = math.floor(gpus.fraction * 1000) / 1000  # rather less than what others have
+            # Rounded down: rounded up, the fraction could take memory that other models hold.
+            fraction = math.floor(gpus.fraction * 1000) / 1000
             env |= zip(launch.gpu_env, (str(len(gpus.ids)), str(fraction)), strict=True)
         env |= {**launch.env, host: "0.0.0.0", port: str(_PORT)}
         return env | {variable: _inside(path.name) for variable, path in launch.files.items()}
 
 
 def digest(launch: Launch) -> str:
-    """Hash all that would need a new container when it changes."""
+    """Hash the facts of a launch that need a new container when they change."""
     variables = {**launch.cpu_env, **launch.env, **{k: str(v) for k, v in launch.files.items()}}
     facts = [launch.image, sorted(variables.items()), launch.memory_bytes, launch.gpus]
     facts += [launch.gpu_need.memory_bytes, launch.gpu_need.count]
@@ -108,23 +109,23 @@ def model_id(container: Container) -> str:
 
 
 def fits(container: Container, launch: Launch) -> bool:
-    """Whether a container runs and was made from such a launch."""
+    """Return whether a container runs and was made from such a launch."""
     made_from = container.labels.get(f"{_LABEL}.config")
     return container.status == "running" and made_from == digest(launch)
 
 
 def has_gpus(container: Container, gpus: GpuShare | None) -> bool:
-    """Whether a container has got just these GPUs by name."""
+    """Return whether a container was given exactly these GPUs by name."""
     return _gpu_label(container) == _joined(gpus)
 
 
 def gpu_ids(container: Container) -> tuple[str, ...]:
-    """Return the ids of the GPUs that a container has got by name."""
+    """Return the ids of the GPUs that a container was given by name."""
     return tuple(filter(None, _gpu_label(container).split(",")))
 
 
 def published_port(container: Container) -> int | None:
-    """Return the port of 127.0.0.1 behind which the engine listens."""
+    """Return the port of 127.0.0.1 at which the engine can be reached."""
     bound = container.ports.get(f"{_PORT}/tcp")
     return int(bound[0]["HostPort"]) if bound else None
 

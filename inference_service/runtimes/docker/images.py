@@ -1,4 +1,4 @@
-"""Images, pulled as the policy says."""
+"""The images of a daemon, and their pull."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PullPolicy = Literal["missing", "always", "never"]
 
 
 class Images:
-    """The images of one daemon."""
+    """The images of a daemon, pulled as the policy says."""
 
     def __init__(self, client: DockerClient, calls: Calls, policy: PullPolicy) -> None:
         self._client = client
@@ -27,7 +27,7 @@ class Images:
         self._policy = policy
 
     async def pull(self, image: str) -> AsyncGenerator[Progress]:
-        """Pull an image, unless it is there and the policy is satisfied. Raises LaunchError."""
+        """Pull an image if the policy asks for it, and yield the progress. Raises LaunchError."""
         if self._policy != "always" and await self._has(image):
             return
         if self._policy == "never":
@@ -54,7 +54,7 @@ class Images:
 
 
 def _reference(image: str) -> tuple[str, str]:
-    """Split an image's name from its tag or digest; the tag is `latest` as in Docker's client."""
+    """Split an image into name and tag or digest; without either it is the tag `latest`."""
     name, _, digest = image.partition("@")
     if digest:
         return name, digest

@@ -1,4 +1,4 @@
-"""The removal of containers: at once, or retried until it succeeds."""
+"""The removal of containers, with retries in the background."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def remove(container: Container, grace: float | None) -> None:
-    """Remove a container, stopping it first when given a grace. One that is gone is no error."""
+    """Remove a container, after a stop where there is a grace. A missing container is no error."""
     try:
         if grace is not None:
             container.stop(timeout=math.ceil(grace))
@@ -27,20 +27,20 @@ def remove(container: Container, grace: float | None) -> None:
     except NotFound:
         return
     except APIError as error:
-        if error.status_code != 409:  # it is being removed already
+        if error.status_code != 409:  # 409: a removal is under way already
             raise
         with contextlib.suppress(NotFound):
             container.wait(condition="removed")
 
 
 def remove_all(client: DockerClient, labels: Mapping[str, str], grace: float | None) -> None:
-    """Remove the containers with these labels: in one call, which a cancellation cannot split."""
+    """Remove the containers with these labels: one call, which a cancellation cannot split."""
     for container in find(client, labels):
         remove(container, grace)
 
 
 class PendingRemovals:
-    """Removals that failed, by model; each is retried until it succeeds or is cancelled."""
+    """Removals that have failed and are retried until they succeed, one for each model."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
@@ -50,13 +50,13 @@ class PendingRemovals:
         return model_id in self._retries
 
     def add(self, model_id: str, container: str, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Retry `attempt`, which raises RuntimeUnavailable or LaunchError when it fails."""
+        """Retry `attempt` until it raises neither RuntimeUnavailable nor LaunchError."""
         retry = self._retry(model_id, container, attempt)
         task = asyncio.create_task(retry, name=f"removal of {container}")
         self._retries[model_id] = task
 
     async def cancel(self, model_id: str) -> None:
-        """Give up the removal for this model, if one is pending."""
+        """Give up the pending removal of this model, if there is one."""
         if (retry := self._retries.pop(model_id, None)) is not None:
             retry.cancel()
             await asyncio.wait([retry])

@@ -1,8 +1,8 @@
-"""Engines as containers of a Docker Engine on this machine.
+"""Engines as containers of the Docker daemon of this machine.
 
-Containers carry labels that say whose they are and what they were made from. One of ours that still
-runs, and was made from the same, is taken over by the next service; any other of ours is removed
-before the next start of its model. What does not carry our labels is never touched.
+Labels on a container name its service and its model, and hold a digest of its launch. The next
+service adopts a container of its own that still runs and has the right digest; any other container
+of its own is removed before the next start of the model. Containers of others are never touched.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ log = logging.getLogger(__name__)
 
 
 class DockerRuntime:
-    """Runs `launch.image`. `service` tells this service's containers from another's.
+    """The runtime of containers: each runs `launch.image`.
 
-    `engine_id` is the same for all who use this daemon, whatever the address by which they do.
+    The name `service` separates the containers of this service from those of others. `daemon_id` is
+    the same for all services that use this daemon, at whatever address.
     """
 
     name = "docker"
@@ -55,14 +56,14 @@ class DockerRuntime:
         client: docker.DockerClient,
         ports: Ports,
         *,
-        engine_id: str,
+        daemon_id: str,
         service: str,
         volume: str,
         pull_policy: PullPolicy,
         has_gpu: bool,
         removal_interval: float = 5.0,  # seconds between two attempts to remove a container
     ) -> None:
-        self.engine_id = engine_id
+        self.daemon_id = daemon_id
         self._client = client
         self._calls = Calls()
         self._ports = ports
@@ -72,49 +73,44 @@ class DockerRuntime:
         self._pending = PendingRemovals(removal_interval)
 
     def describe(self) -> str:
-        """What it has for engines, in a few words."""
+        """Describe the GPUs that engines can get, in a few words."""
         has_gpu = self._recipe.has_gpu
         return "GPUs for those that want them" if has_gpu else "no NVIDIA runtime, so no GPU"
 
     def container_name(self, launch: Launch) -> str:
-        """See `identity`."""
         return self._recipe.name(launch)
 
     def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         return self._images.pull(launch.image)
 
     def gives_gpus(self, launch: Launch) -> bool:
-        """Whether it wants some that are here, or insists."""
         return self._recipe.gives_gpus(launch)
 
     @asynccontextmanager
     async def run(
         self, launch: Launch, gpus: GpuShare | None = None
     ) -> AsyncGenerator[DockerInstance]:
-        """Run it as a container, or take over the one of an earlier run."""
         failed = False
-        with ExitStack() as claims:
+        with ExitStack() as held:
             try:
                 await self._pending.cancel(launch.model_id)
-                container, port = await self._adopt(launch, gpus, claims) or await self._start(
-                    launch, gpus, claims
+                container, port = await self._adopt(launch, gpus, held) or await self._start(
+                    launch, gpus, held
                 )
                 instance = DockerInstance(container, launch, port, self._calls)
-                claims.callback(instance.leave)
+                held.callback(instance.leave)
                 yield instance
             except Exception:
                 failed = True
                 raise
             finally:
                 if failed or not self._leaving:
-                    await self._clear(launch, failed)
+                    await self._remove_or_retry(launch, failed)
 
     def lingers(self, launch: Launch) -> bool:
-        """Whether its removal is still being tried."""
         return launch.model_id in self._pending
 
     async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
-        """The models whose containers run and were made from what `launches` say."""
         fitting: dict[str, tuple[str, ...]] = {}
         for container in await self._ours(self._recipe.own_label):
             launch = launches.get(model_id(container))
@@ -125,29 +121,26 @@ class DockerRuntime:
         return fitting
 
     def leave(self) -> None:
-        """Let containers run on."""
         self._leaving = True
 
     async def aclose(self) -> None:
-        """Close the connections to Docker. What lingers is left to the next service."""
         await self._pending.cancel_all()
         await self._calls.close()
         self._client.close()
 
     async def _adopt(
-        self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
+        self, launch: Launch, gpus: GpuShare | None, held: ExitStack
     ) -> tuple[Container, int] | None:
-        """The container of an earlier run, if it fits; any other of this model is removed."""
+        """Return a container that fits, and its port; else remove any that the model has."""
         for container in await self._ours(self._recipe.labels(launch)):
             same = fits(container, launch) and has_gpus(container, gpus)
             if same and (port := published_port(container)):
-                claims.enter_context(self._ports.hold(port))
+                held.enter_context(self._ports.hold(port))
                 return container, port
         await self._remove(launch)
         return None
 
     async def _ours(self, labels: Mapping[str, str]) -> list[Container]:
-        """All containers that carry these labels, whether they run or not."""
         try:
             return await self._calls.call(find, self._client, labels)
         except APIError as error:
@@ -156,17 +149,17 @@ class DockerRuntime:
     async def _discard(self, container: Container) -> None:
         try:
             await self._calls.call(remove, container, 0)
-        except APIError as error:  # its name will tell, when its model is started
+        except APIError as error:  # the next start of its model tries again
             log.warning("container %s cannot be removed: %s", container.name, explanation(error))
 
     async def _start(
-        self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
+        self, launch: Launch, gpus: GpuShare | None, held: ExitStack
     ) -> tuple[Container, int]:
-        """Create and start the container on the first port that is free to the end."""
+        """Create and start the container, on the next port where another program has the first."""
         create = self._client.containers.create
         taken: frozenset[int] = frozenset()
         while True:
-            port = claims.enter_context(self._ports.claim(taken))
+            port = held.enter_context(self._ports.claim(taken))
             configuration = self._recipe.configuration(launch, gpus, port)
             try:
                 container: Container = await self._calls.call(create, **configuration)
@@ -175,13 +168,13 @@ class DockerRuntime:
                 if not _port_clash(error):
                     name = self.container_name(launch)
                     raise LaunchError(_refusal(launch, name, error)) from None
-                taken |= {port}  # somebody took it between the look and the start
+                taken |= {port}  # another program took it after it was found free
                 await self._remove(launch)
                 continue
             return container, port
 
-    async def _clear(self, launch: Launch, failed: bool) -> None:
-        """Remove what a run has left: as soon as it can be, where that is not now."""
+    async def _remove_or_retry(self, launch: Launch, failed: bool) -> None:
+        """Remove the container that a run leaves; if that fails, retry it in the background."""
         removal = asyncio.create_task(self._remove(launch, 0 if failed else launch.stop_grace))
         name = self.container_name(launch)
         try:
@@ -195,7 +188,7 @@ class DockerRuntime:
                 self._pending.add(launch.model_id, name, again)
 
     async def _remove(self, launch: Launch, grace: float | None = None) -> None:
-        """Remove what carries the labels of this model, stopping it first when given a grace."""
+        """Remove all containers of this model, after a stop where there is a grace."""
         labels = self._recipe.labels(launch)
         try:
             await self._calls.call(remove_all, self._client, labels, grace)
@@ -204,26 +197,26 @@ class DockerRuntime:
 
 
 def _port_clash(error: APIError) -> bool:
-    said = explanation(error)
-    return "port is already allocated" in said or "address already in use" in said
+    cause = explanation(error)
+    return "port is already allocated" in cause or "address already in use" in cause
 
 
 def _refusal(launch: Launch, name: str, error: APIError) -> str:
-    said = explanation(error)
-    if error.status_code == 409 and "name" in said:
+    cause = explanation(error)
+    if error.status_code == 409 and "name" in cause:
         return (
             f"a container named {name} exists that is not this service's; remove it with "
             f"`docker rm -f {name}`, or rename it"
         )
     if isinstance(error, ImageNotFound):
         return f"there is no image {launch.image}"
-    return said
+    return cause
 
 
 async def connect(
     ports: Ports, *, service: str, volume: str, pull_policy: PullPolicy
 ) -> DockerRuntime:
-    """The runtime on the Docker Engine of `endpoint`. Raises RuntimeUnavailable."""
+    """Connect to the daemon at the address of `endpoint`. Raises RuntimeUnavailable."""
     calls = Calls()
     try:
         client, info = await asyncio.wait_for(calls.call(_open), 10)
@@ -235,7 +228,7 @@ async def connect(
     return DockerRuntime(
         client,
         ports,
-        engine_id=f"{info.get('ID')} {info.get('DockerRootDir')}",
+        daemon_id=f"{info.get('ID')} {info.get('DockerRootDir')}",
         service=service,
         volume=volume,
         pull_policy=pull_policy,
