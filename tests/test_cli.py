@@ -20,6 +20,7 @@ from inference_service.settings import Settings
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import failure, free, free_ports
+from tests.waiting import SLOWLY, within
 
 EMBEDDED = ("--runtime", "process", "--grpc-port", "0", "--rest-port", "0")
 
@@ -43,8 +44,14 @@ async def command(*arguments: str, **environment: str) -> asyncio.subprocess.Pro
 async def ended(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
     """Run a command that ends by itself; return its exit code and its output."""
     process = await command(*arguments, **environment)
-    out, err = await process.communicate()
+    out, err = await end(process)
     return process.returncode, out.decode(), err.decode()
+
+
+async def end(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """Wait for the end of a process and return its output."""
+    async with within(SLOWLY, "the process did not end"):
+        return await process.communicate()
 
 
 @asynccontextmanager
@@ -206,7 +213,7 @@ async def test_a_signal_ends_the_service_with_exit_code_0_and_its_engine(
         assert not free(started.port)
 
         process.send_signal(number)
-        out, err = await process.communicate()
+        out, err = await end(process)
 
     assert (process.returncode, err.decode()) == (0, "")
     assert b"stopping" in out
@@ -225,8 +232,9 @@ async def test_a_second_signal_cuts_the_requests_that_the_first_lets_finish() ->
         os.kill(engine, signal.SIGSTOP)
         call = stub.Generate(pb.GenerateRequest(model_id="story-mini", prompt="Once"))
         asking = pb.GetModelRequest(model_id="story-mini")
-        while not (await stub.GetModel(asking)).model.active_request_count:
-            pass
+        async with within(SLOWLY, "the request did not reach the engine"):
+            while not (await stub.GetModel(asking)).model.active_request_count:
+                pass
 
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
@@ -236,7 +244,7 @@ async def test_a_second_signal_cuts_the_requests_that_the_first_lets_finish() ->
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call
         os.kill(engine, signal.SIGKILL)
-        _, err = await process.communicate()
+        _, err = await end(process)
 
     assert failure(error.value).reason == "SHUTTING_DOWN"
     assert (process.returncode, err.decode()) == (143, "")
@@ -255,7 +263,8 @@ async def test_a_killed_service_leaves_no_engine() -> None:
 
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(gone, ended.set)
-        await ended.wait()
+        async with within(SLOWLY, "the engine did not end after its service was killed"):
+            await ended.wait()
         loop.remove_reader(gone)
         os.close(gone)
 
@@ -291,7 +300,7 @@ async def test_sighup_reads_the_catalog_again_and_a_mistake_changes_nothing(
         assert (await ids())[-2:] == ["mine", "yours"]
 
         process.send_signal(signal.SIGTERM)
-        await process.communicate()
+        await end(process)
     assert process.returncode == 0
 
 
@@ -317,7 +326,7 @@ async def test_a_closed_terminal_ends_the_service() -> None:
 
         os.close(controller)
         process.send_signal(signal.SIGHUP)
-        out, _ = await process.communicate()
+        out, _ = await end(process)
         assert b"stopping" in out
         assert process.returncode == 0
     finally:

@@ -25,7 +25,7 @@ from tests.docker import building, images
 from tests.docker.building import ROOT
 from tests.fakes import FakeRuntime
 from tests.runtimes import processes
-from tests.runtimes.waiting import SLOWLY, until, within
+from tests.waiting import SLOWLY, until, within
 
 MIB = 2**20
 _RUN = f"tests-{os.getpid()}"

@@ -16,7 +16,7 @@ from inference_service.errors import LaunchError
 from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Exit, Instance
 from tests.runtimes.beds import Bed, ask
-from tests.runtimes.waiting import PROMPTLY, SLOWLY, until, within
+from tests.waiting import PROMPTLY, SLOWLY, until, within
 
 
 async def cancelled_at(

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from inference_service.runtimes.logs import LogBuffer
-from tests.runtimes.waiting import PROMPTLY, within
+from tests.waiting import PROMPTLY, within
 
 
 def filled(size: int, count: int) -> LogBuffer:

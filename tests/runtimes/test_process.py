@@ -18,7 +18,7 @@ from inference_service.runtimes.base import Exit
 from inference_service.runtimes.ports import Ports
 from tests.docker.images import REPOSITORY
 from tests.runtimes.beds import MIB, ProcessBed, ask
-from tests.runtimes.waiting import SLOWLY, until, within
+from tests.waiting import SLOWLY, until, within
 
 # A service, as far as an engine can tell: it runs one and repeats what that writes.
 SERVICE = """

@@ -13,7 +13,7 @@ from inference_service.runtimes.base import Exit, Instance, Launch
 from tests.docker.daemon import Daemon
 from tests.runtimes.beds import MIB, DockerBed, ask
 from tests.runtimes.docker.beds import Open
-from tests.runtimes.waiting import PROMPTLY, within
+from tests.waiting import PROMPTLY, within
 
 pytestmark = pytest.mark.docker
 

@@ -22,7 +22,7 @@ from tests.docker.needs import require_private_engine
 from tests.runtimes.beds import DockerBed
 from tests.runtimes.docker.beds import Open, copy, pull
 from tests.runtimes.tap import Tap
-from tests.runtimes.waiting import PROMPTLY, SLOWLY, until, within
+from tests.waiting import PROMPTLY, SLOWLY, until, within
 
 pytestmark = pytest.mark.docker
 

@@ -14,7 +14,7 @@ from tests.docker.registry import Registry
 from tests.runtimes.beds import MIB
 from tests.runtimes.docker.beds import Open, has, pull, push
 from tests.runtimes.tap import Tap
-from tests.runtimes.waiting import SLOWLY, within
+from tests.waiting import SLOWLY, within
 
 pytestmark = pytest.mark.docker
 

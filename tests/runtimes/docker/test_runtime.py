@@ -22,7 +22,7 @@ from tests.docker import images
 from tests.docker.daemon import Daemon
 from tests.runtimes.beds import MIB, DockerBed, ask
 from tests.runtimes.docker.beds import Open
-from tests.runtimes.waiting import PROMPTLY, SLOWLY, within
+from tests.waiting import PROMPTLY, SLOWLY, within
 
 pytestmark = pytest.mark.docker
 
