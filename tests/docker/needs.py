@@ -9,7 +9,7 @@ import pytest
 from .daemon import answers
 
 
-def require_engine() -> None:
+def require_daemon() -> None:
     """Skip the running test, in one line that says why, where no Docker Engine answers.
 
     It has to be one of this machine, because tests reach containers on 127.0.0.1. With
@@ -20,7 +20,7 @@ def require_engine() -> None:
         _give_up(f"no Docker Engine of this machine answers at {url}")
 
 
-def require_private_engine() -> None:
+def require_private_daemon() -> None:
     """The same for `Daemon`, which needs root and the programs `dockerd` and `ip`."""
     _require_programs("dockerd", "ip")
     if os.geteuid() != 0:
@@ -29,7 +29,7 @@ def require_private_engine() -> None:
 
 def require_registry() -> None:
     """The same for `Registry`, which needs an engine and the program `docker-registry`."""
-    require_engine()
+    require_daemon()
     _require_programs("docker-registry")
 
 

@@ -19,7 +19,7 @@ from docker.models.containers import Container
 from . import images
 from .building import LABEL
 from .daemon import Daemon, answers
-from .needs import require_engine, require_private_engine, require_registry
+from .needs import require_daemon, require_private_daemon, require_registry
 from .registry import Registry
 from .slim import python_slim
 from .waiting import until
@@ -31,7 +31,7 @@ HTTP = ["python", "-m", "http.server", "8000"]
 
 @pytest.fixture
 def client() -> Iterator[DockerClient]:
-    require_engine()
+    require_daemon()
     with closing(docker.from_env()) as client:
         yield client
 
@@ -232,7 +232,7 @@ def read(path: Path) -> str:
 
 @pytest.mark.parametrize("crash", [False, True])
 def test_daemon_is_private_and_leaves_nothing(client: DockerClient, crash: bool) -> None:
-    require_private_engine()
+    require_private_daemon()
     with Daemon() as daemon:
         assert daemon.client.info()["DockerRootDir"] != client.info()["DockerRootDir"]
         image = images.python_base(daemon.client)
@@ -246,7 +246,7 @@ def test_daemon_is_private_and_leaves_nothing(client: DockerClient, crash: bool)
 
 
 def test_containers_survive_a_daemon_with_live_restore(client: DockerClient) -> None:
-    require_private_engine()
+    require_private_daemon()
     with Daemon(live_restore=True) as daemon:
         image = images.python_base(daemon.client)
         with running(daemon.client, image, *HTTP) as container:
@@ -261,7 +261,7 @@ def test_containers_survive_a_daemon_with_live_restore(client: DockerClient) -> 
 
 
 def test_daemon_with_a_full_disk(client: DockerClient, registry: Registry) -> None:
-    require_private_engine()
+    require_private_daemon()
     reference = registry.push(client, images.python_base(client), "python:1")
     with Daemon(disk_bytes=40_000_000) as daemon:
         events = pull(daemon.client, reference)

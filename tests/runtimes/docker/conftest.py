@@ -10,7 +10,7 @@ from docker import DockerClient
 
 from inference_service.runtimes.ports import Ports
 from tests.docker.daemon import Daemon
-from tests.docker.needs import require_private_engine
+from tests.docker.needs import require_private_daemon
 from tests.docker.registry import Registry
 from tests.runtimes.beds import DockerBed
 from tests.runtimes.docker.beds import Open, copy, forget, push
@@ -38,7 +38,7 @@ def bed(open_bed: Open) -> DockerBed:
 @pytest.fixture(scope="package")
 def private(docker_client: DockerClient, image: str) -> Iterator[Daemon]:
     """An engine to stop and kill, with the image; its containers outlive that."""
-    require_private_engine()
+    require_private_daemon()
     with Daemon(live_restore=True, nvidia=True) as daemon:
         copy(docker_client, image, daemon)
         yield daemon

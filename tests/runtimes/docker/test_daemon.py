@@ -18,7 +18,7 @@ from inference_service.runtimes.base import Exit, Instance
 from inference_service.runtimes.docker import runtime as docker
 from inference_service.runtimes.ports import Ports
 from tests.docker.daemon import Daemon
-from tests.docker.needs import require_private_engine
+from tests.docker.needs import require_private_daemon
 from tests.runtimes.beds import DockerBed
 from tests.runtimes.docker.beds import Open, copy, pull
 from tests.runtimes.tap import Tap
@@ -193,7 +193,7 @@ async def test_an_engine_dies_while_the_daemon_is_away(open_bed: Open, daemon: D
 async def test_an_engine_ends_with_a_daemon_that_takes_it_along(
     docker_client: DockerClient, image: str, open_bed: Open
 ) -> None:
-    require_private_engine()
+    require_private_daemon()
     with Daemon() as daemon:
         copy(docker_client, image, daemon)
         bed = open_bed(url=daemon.url)

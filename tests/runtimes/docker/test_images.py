@@ -9,7 +9,7 @@ from docker import DockerClient
 
 from inference_service.errors import LaunchError
 from tests.docker.daemon import Daemon
-from tests.docker.needs import require_private_engine
+from tests.docker.needs import require_private_daemon
 from tests.docker.registry import Registry
 from tests.runtimes.beds import MIB
 from tests.runtimes.docker.beds import Open, has, pull, push
@@ -115,7 +115,7 @@ async def test_a_pull_that_is_left_ends(open_bed: Open, pushed: str) -> None:
 async def test_a_full_disk_is_said(
     docker_client: DockerClient, open_bed: Open, pushed: str
 ) -> None:
-    require_private_engine()
+    require_private_daemon()
     with Daemon(disk_bytes=8 * MIB) as daemon:
         bed = open_bed(url=daemon.url, pull_policy="missing")
         with pytest.raises(LaunchError, match="no space left on device"):
