@@ -1,4 +1,4 @@
-"""The lines that an engine wrote, for any number of readers."""
+"""The log of an engine, for any number of readers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def take(lines: AsyncGenerator[str], count: int = 1) -> list[str]:
         return [await anext(lines) for _ in range(count)]
 
 
-async def test_a_reader_gets_what_is_kept_and_what_comes_until_the_end() -> None:
+async def test_a_reader_gets_the_kept_lines_and_the_new_ones_until_the_end() -> None:
     log = filled(10, 2)
     lines = log.follow()
 
@@ -53,7 +53,7 @@ async def test_a_reader_waits_for_a_line() -> None:
     assert await reader == ["here"]
 
 
-async def test_a_waiting_reader_learns_of_the_end() -> None:
+async def test_a_waiting_reader_ends_with_the_log() -> None:
     log = LogBuffer()
     reader = asyncio.create_task(read(log.follow()))
     await asyncio.wait([reader], timeout=0)
@@ -75,14 +75,14 @@ async def test_every_reader_gets_every_line() -> None:
     assert await asyncio.gather(*readers) == [[str(number) for number in range(100)]] * 10
 
 
-async def test_a_reader_that_comes_late_gets_what_is_kept() -> None:
+async def test_a_late_reader_gets_the_kept_lines() -> None:
     log = filled(3, 5)
     log.close()
 
     assert await read(log.follow()) == ["2", "3", "4"]
 
 
-async def test_a_slow_reader_gets_the_lines_that_came_while_it_had_one_in_hand() -> None:
+async def test_a_slow_reader_gets_the_lines_that_came_meanwhile() -> None:
     log = filled(10, 1)
     lines = log.follow()
     assert await take(lines) == ["0"]
@@ -95,7 +95,7 @@ async def test_a_slow_reader_gets_the_lines_that_came_while_it_had_one_in_hand()
     assert await read(lines) == ["2"]
 
 
-async def test_a_reader_that_is_too_slow_loses_the_oldest_lines_alone() -> None:
+async def test_a_reader_that_is_too_slow_loses_only_the_oldest_lines() -> None:
     log = filled(3, 1)
     lines = log.follow()
     assert await take(lines) == ["0"]
@@ -123,7 +123,7 @@ async def test_a_fast_reader_loses_nothing_to_a_slow_one() -> None:
 @pytest.mark.parametrize(
     ("last", "lines"), [(0, []), (1, ["4"]), (3, ["2", "3", "4"]), (99, ["2", "3", "4"])]
 )
-async def test_a_reader_can_begin_with_the_last_lines_alone(last: int, lines: list[str]) -> None:
+async def test_a_reader_can_begin_with_the_last_lines(last: int, lines: list[str]) -> None:
     log = filled(3, 5)
     reader = log.follow(last)
     waiting = asyncio.create_task(read(reader))
@@ -151,7 +151,7 @@ def test_the_tail_is_the_last_lines_oldest_first(count: int, lines: tuple[str, .
     assert filled(3, 5).tail(count) == lines
 
 
-def test_nothing_written_has_no_tail() -> None:
+def test_an_empty_log_has_no_tail() -> None:
     assert LogBuffer().tail(5) == ()
 
 

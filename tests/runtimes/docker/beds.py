@@ -1,4 +1,4 @@
-"""What the tests of the Docker runtime have in common."""
+"""Steps that tests of the Docker runtime share: images to copy, push, pull and remove."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from tests.runtimes.beds import DockerBed
 Open = Callable[..., DockerBed]
 
 
-def copy(client: DockerClient, image: str, daemon: Daemon) -> None:
+def copy_image(client: DockerClient, image: str, daemon: Daemon) -> None:
+    """Copy an image of the machine's daemon to another one."""
     daemon.client.images.load(b"".join(client.images.get(image).save(named=True)))
 
 
 async def pull(bed: DockerBed, image: str) -> list[Progress]:
-    """What a watcher of the pull sees."""
+    """Pull an image and return the progress that a watcher sees."""
     seen: list[Progress] = []
     async with aclosing(bed.runtime.pull(bed.launch(image=image))) as pull:
         async for progress in pull:
@@ -35,7 +36,7 @@ async def pull(bed: DockerBed, image: str) -> list[Progress]:
 
 
 def push(client: DockerClient, registry: Registry, name: str, layers: int = 3) -> str:
-    """Push an image of some MB that is in no engine; returns its reference."""
+    """Push an image of some MB, remove it from the daemon, and return its reference."""
     names = [f"layer-{number}" for number in range(layers)]
     dockerfile = "\n".join(["FROM scratch", *(f"COPY {name} /" for name in names)])
     seed = os.urandom(8)

@@ -1,4 +1,4 @@
-"""Beds on the daemon of the machine and on one that a test may stop, and an image to pull."""
+"""Beds on the daemon of the machine or on a private one, and an image to pull."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.docker.daemon import Daemon
 from tests.docker.needs import require_private_daemon
 from tests.docker.registry import Registry
 from tests.runtimes.beds import DockerBed
-from tests.runtimes.docker.beds import Open, copy, forget, push
+from tests.runtimes.docker.beds import Open, copy_image, forget, push
 
 
 @pytest.fixture
 async def open_bed(image: str, ports: Ports) -> AsyncGenerator[Open]:
-    """Open beds, by default with these ports on the engine of the machine."""
+    """A function that opens beds, by default on the daemon of the machine."""
     beds: list[DockerBed] = []
 
     def open_bed(ports: Ports = ports, url: str | None = None, **changes: Any) -> DockerBed:
@@ -37,16 +37,16 @@ def bed(open_bed: Open) -> DockerBed:
 
 @pytest.fixture(scope="package")
 def private(docker_client: DockerClient, image: str) -> Iterator[Daemon]:
-    """An engine to stop and kill, with the image; its containers outlive that."""
+    """A daemon with the image, to stop and to kill; its containers run on."""
     require_private_daemon()
     with Daemon(live_restore=True, nvidia=True) as daemon:
-        copy(docker_client, image, daemon)
+        copy_image(docker_client, image, daemon)
         yield daemon
 
 
 @pytest.fixture
 def daemon(private: Daemon) -> Iterator[Daemon]:
-    """The same, running, and running again at the end."""
+    """The private daemon, which runs at the start and at the end of the test."""
     private.start()
     yield private
     private.start()
@@ -54,7 +54,7 @@ def daemon(private: Daemon) -> Iterator[Daemon]:
 
 @pytest.fixture
 def free(ports: Ports) -> int:
-    """The first of a few ports that are free."""
+    """The first of some free ports."""
     with ports.claim() as port:
         return port
 

@@ -1,4 +1,4 @@
-"""What an earlier run of the service has left."""
+"""The adoption of engines that an earlier service left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.docker
 async def abandoned(
     bed: DockerBed, launch: Launch, gpus: GpuShare | None = None
 ) -> AsyncGenerator[Instance]:
-    """An engine of a service that was killed: nobody leaves its `run` before the test is over."""
+    """Run an engine of a service that was killed: its `run` is left only after the test."""
     run = bed.runtime.run(launch, gpus)
     instance = await run.__aenter__()
     await bed.serves(instance)
@@ -30,16 +30,16 @@ async def abandoned(
     await run.__aexit__(None, None, None)
 
 
-async def test_an_engine_that_fits_is_taken_over(open_bed: Open) -> None:
+async def test_an_engine_that_fits_is_adopted(open_bed: Open) -> None:
     killed, heir = open_bed(), open_bed()
     launch = killed.launch()
     async with abandoned(killed, launch) as before:
         old = killed.inspect(before)["Id"]
-        await killed.say(before, "before")
+        await killed.write(before, "before")
         async with heir.running() as after:
             assert heir.inspect(after)["Id"] == old
             assert after.port == before.port
-            await heir.say(after, "after")
+            await heir.write(after, "after")
             await heir.end(after, 3)
 
             assert await after.wait() == Exit(3)
@@ -47,7 +47,7 @@ async def test_an_engine_that_fits_is_taken_over(open_bed: Open) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"env": {"COLOUR": "blue"}}, {"memory_bytes": 65 * MIB}])
-async def test_an_engine_that_does_not_fit_gives_way(
+async def test_an_engine_that_does_not_fit_is_replaced(
     open_bed: Open, changes: dict[str, Any]
 ) -> None:
     killed, heir = open_bed(), open_bed()
@@ -59,7 +59,7 @@ async def test_an_engine_that_does_not_fit_gives_way(
                 assert isinstance(await before.wait(), Exit)
 
 
-async def test_an_engine_that_has_ended_gives_way(open_bed: Open) -> None:
+async def test_an_engine_that_has_ended_is_replaced(open_bed: Open) -> None:
     killed, heir = open_bed(), open_bed()
     async with abandoned(killed, killed.launch()) as before:
         await killed.end(before, 0)
@@ -78,7 +78,7 @@ async def test_survivors_are_those_that_fit_and_others_are_removed(open_bed: Ope
         assert killed.left(two) == killed.left(three) == []
 
 
-async def test_survivors_are_taken_over_on_their_own_gpus(open_bed: Open, daemon: Daemon) -> None:
+async def test_survivors_are_adopted_only_on_their_own_gpus(open_bed: Open, daemon: Daemon) -> None:
     killed, heir, third = (open_bed(url=daemon.url) for _ in range(3))
     launch = killed.launch(gpus="all")
     here, there = GpuShare(("GPU-b", "GPU-a"), 1.0), GpuShare(("GPU-b",), 1.0)

@@ -20,7 +20,7 @@ from inference_service.runtimes.ports import Ports
 from tests.docker.daemon import Daemon
 from tests.docker.needs import require_private_daemon
 from tests.runtimes.beds import DockerBed
-from tests.runtimes.docker.beds import Open, copy, pull
+from tests.runtimes.docker.beds import Open, copy_image, pull
 from tests.runtimes.tap import Tap
 from tests.waiting import PROMPTLY, SLOWLY, until, within
 
@@ -50,7 +50,7 @@ async def test_a_daemon_that_hangs(
         await connecting
 
 
-async def test_connect_to_the_engine_of_the_machine(
+async def test_connect_to_the_daemon_of_the_machine(
     docker_client: DockerClient, ports: Ports
 ) -> None:
     runtime = await docker.connect(ports, service="s", volume="v", pull_policy="never")
@@ -105,7 +105,7 @@ async def test_the_daemon_goes_during_a_pull(open_bed: Open, daemon: Daemon, pus
 
 @asynccontextmanager
 async def not_removed(bed: DockerBed, daemon: Daemon) -> AsyncGenerator[Instance]:
-    """An engine whose daemon was away when it should have been removed, and is back."""
+    """Run an engine whose daemon is away at the removal, and comes back afterwards."""
     launch = bed.launch()
     with pytest.raises(StopFailed, match=f"docker rm -f {bed.name(launch)}"):
         async with bed.runtime.run(launch) as instance:
@@ -130,7 +130,9 @@ async def test_the_daemon_is_away_at_the_stop_and_removes_when_it_is_back(
         await until(lambda: not bed.runtime.lingers(bed.launch()), "the container was not removed")
 
 
-async def test_what_could_not_be_removed_can_be_taken_over(open_bed: Open, daemon: Daemon) -> None:
+async def test_an_engine_that_could_not_be_removed_can_be_adopted(
+    open_bed: Open, daemon: Daemon
+) -> None:
     bed = open_bed(url=daemon.url)
     async with not_removed(bed, daemon) as before:
         old = bed.inspect(before)["Id"]
@@ -139,7 +141,7 @@ async def test_what_could_not_be_removed_can_be_taken_over(open_bed: Open, daemo
             assert not removals()
 
 
-async def test_a_runtime_that_is_closed_tries_no_more(open_bed: Open, daemon: Daemon) -> None:
+async def test_a_runtime_that_is_closed_gives_up_retries(open_bed: Open, daemon: Daemon) -> None:
     bed = open_bed(url=daemon.url)
     with pytest.raises(StopFailed):
         async with bed.running():
@@ -152,7 +154,7 @@ async def test_a_runtime_that_is_closed_tries_no_more(open_bed: Open, daemon: Da
 
 
 def removals() -> list[asyncio.Task[Any]]:
-    """The removals that are being tried again."""
+    """List the tasks of pending removals."""
     return [task for task in asyncio.all_tasks() if task.get_name().startswith("removal of ")]
 
 
@@ -161,13 +163,13 @@ async def test_an_engine_outlives_the_daemon(open_bed: Open, daemon: Daemon, how
     bed = open_bed(url=daemon.url)
     async with bed.running() as instance:
         waiting = asyncio.create_task(instance.wait())
-        await bed.say(instance, "before")
+        await bed.write(instance, "before")
         follows = within(SLOWLY, "the reader of the log did not get the line after the restart")
         async with follows, aclosing(instance.logs()) as lines:
             seen = [await anext(lines), await anext(lines)]
             await asyncio.to_thread(getattr(daemon, how))
             await asyncio.to_thread(daemon.start)
-            await bed.say(instance, "after")
+            await bed.write(instance, "after")
             seen.append(await anext(lines))
         assert not waiting.done()
         await bed.end(instance, 3)
@@ -195,7 +197,7 @@ async def test_an_engine_ends_with_a_daemon_that_takes_it_along(
 ) -> None:
     require_private_daemon()
     with Daemon() as daemon:
-        copy(docker_client, image, daemon)
+        copy_image(docker_client, image, daemon)
         bed = open_bed(url=daemon.url)
         async with bed.running() as instance:
             waiting = asyncio.create_task(instance.wait())

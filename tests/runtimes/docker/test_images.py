@@ -43,7 +43,7 @@ async def test_a_pull_by_digest(open_bed: Open, pushed: str) -> None:
     bed.client.images.remove(f"{name}@{digest}")
 
 
-async def test_the_policies(open_bed: Open, registry: Registry, pushed: str) -> None:
+async def test_the_pull_policies(open_bed: Open, registry: Registry, pushed: str) -> None:
     never, missing, always = (open_bed(pull_policy=p) for p in ("never", "missing", "always"))
     with pytest.raises(LaunchError, match=r"there is no image .* never"):
         await pull(never, pushed)
@@ -66,7 +66,7 @@ async def test_the_policies(open_bed: Open, registry: Registry, pushed: str) -> 
     missing.client.images.remove(second)
 
 
-async def test_a_pull_of_what_is_not_there(open_bed: Open, registry: Registry) -> None:
+async def test_a_pull_of_a_missing_image(open_bed: Open, registry: Registry) -> None:
     bed = open_bed(pull_policy="missing")
     with pytest.raises(LaunchError, match="manifest unknown"):
         await pull(bed, f"{registry.address}/nothing:1")
@@ -95,7 +95,7 @@ async def test_a_pull_goes_on_after_its_connections_broke(open_bed: Open, pushed
     assert seen[-1].fraction == 1.0
 
 
-async def test_a_pull_that_is_left_ends(open_bed: Open, pushed: str) -> None:
+async def test_a_pull_that_is_cancelled_ends(open_bed: Open, pushed: str) -> None:
     bed = open_bed(pull_policy="missing")
     address, _, name = pushed.partition("/")
     async with Tap(address, 4_000_000) as tap:
@@ -107,12 +107,12 @@ async def test_a_pull_that_is_left_ends(open_bed: Open, pushed: str) -> None:
             async with within(SLOWLY, "the pull that was cancelled did not end"):
                 await pulling
         tap.open()
-        await bed.close()  # which waits for the thread
+        await bed.close()  # waits for the thread
 
         assert not has(bed.client, f"{tap.address}/{name}")
 
 
-async def test_a_full_disk_is_said(
+async def test_a_full_disk_is_reported(
     docker_client: DockerClient, open_bed: Open, pushed: str
 ) -> None:
     require_private_daemon()

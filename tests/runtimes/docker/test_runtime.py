@@ -1,4 +1,4 @@
-"""What is special about containers: limits, ports, names."""
+"""Containers: their limits, ports and names."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ pytestmark = pytest.mark.docker
 # The container.
 
 
-async def test_what_a_container_may_and_may_not(
-    bed: DockerBed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_limits_of_a_container(bed: DockerBed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     launch = bed.launch(gpus="auto", env={"COLOUR": "blue"}, cpu_env={"CPU": "yes"})
     async with bed.runtime.run(launch) as instance:
@@ -104,7 +102,7 @@ async def test_gpus_that_are_asked_for_and_absent_are_an_error(bed: DockerBed) -
     assert bed.left(bed.launch()) == []
 
 
-async def test_gpus_are_given_by_name_and_the_engine_is_told_its_part(
+async def test_an_engine_gets_gpus_by_name_and_its_fraction_of_them(
     open_bed: Open, daemon: Daemon
 ) -> None:
     bed = open_bed(url=daemon.url, has_gpu=True)
@@ -114,14 +112,16 @@ async def test_gpus_are_given_by_name_and_the_engine_is_told_its_part(
     async with bed.runtime.run(launch, GpuShare(("GPU-b", "GPU-a"), 0.59999)) as instance:
         await bed.serves(instance)
         names = ("NVIDIA_VISIBLE_DEVICES", "COUNT", "PART", "CPU")
-        told = [await ask(instance, f"/env/{name}") for name in names]
+        values = [await ask(instance, f"/env/{name}") for name in names]
         request = bed.inspect(instance)["HostConfig"]["DeviceRequests"]
 
-    assert told == ["GPU-b,GPU-a", "2", "0.599", ""]
+    assert values == ["GPU-b,GPU-a", "2", "0.599", ""]
     assert [(one["DeviceIDs"], one["Count"]) for one in request] == [(["GPU-b", "GPU-a"], 0)]
 
 
-async def test_what_the_entry_says_of_gpus_wins(open_bed: Open, daemon: Daemon) -> None:
+async def test_the_environment_of_the_entry_replaces_that_for_gpus(
+    open_bed: Open, daemon: Daemon
+) -> None:
     bed = open_bed(url=daemon.url)
     launch = bed.launch(gpus="all", gpu_env=("COUNT", "PART"), env={"PART": "0.9"})
     async with bed.runtime.run(launch, GpuShare(("GPU-a",), 0.5)) as instance:
@@ -129,7 +129,7 @@ async def test_what_the_entry_says_of_gpus_wins(open_bed: Open, daemon: Daemon) 
         assert [await ask(instance, f"/env/{name}") for name in ("COUNT", "PART")] == ["1", "0.9"]
 
 
-async def test_all_gpus_where_none_are_named(open_bed: Open, daemon: Daemon) -> None:
+async def test_an_engine_gets_all_gpus_where_none_are_named(open_bed: Open, daemon: Daemon) -> None:
     bed = open_bed(url=daemon.url)
     async with bed.runtime.run(bed.launch(gpus="all", gpu_env=("COUNT", "PART"))) as instance:
         await bed.serves(instance)
@@ -145,7 +145,7 @@ async def test_an_engine_beyond_its_memory_limit(bed: DockerBed) -> None:
         assert await instance.wait() == Exit(137, oom_killed=True)
 
 
-async def test_what_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> None:
+async def test_the_bytes_that_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> None:
     bed = open_bed()
     env = {"MODEL_ID": "org/model", "HF_HOME": "/data", "HOSTNAME": "0.0.0.0", "PORT": "80"}
     env |= {"DOUBLE_FAULT": "hang_downloading", "DOUBLE_WEIGHT_BYTES": f"{4 * MIB}"}
@@ -166,7 +166,7 @@ async def test_what_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> No
     assert await instance.disk_usage([blobs]) is None  # the container has gone
 
 
-async def test_an_image_without_du_cannot_tell_what_files_take(bed: DockerBed) -> None:
+async def test_the_bytes_are_unknown_without_du_in_the_image(bed: DockerBed) -> None:
     async with bed.running() as instance:
         assert await instance.disk_usage(["/"]) is None
 
@@ -185,7 +185,9 @@ async def test_an_image_that_has_gone_since_the_pull(bed: DockerBed) -> None:
 
 
 @pytest.mark.parametrize(("how", "code"), [("stop", 143), ("remove", None)])
-async def test_somebody_else_ends_it(bed: DockerBed, how: str, code: int | None) -> None:
+async def test_another_program_ends_the_container(
+    bed: DockerBed, how: str, code: int | None
+) -> None:
     async with bed.running() as instance:
         container = bed.client.containers.get(instance.name)
         waiting = asyncio.create_task(instance.wait())
@@ -199,7 +201,7 @@ async def test_somebody_else_ends_it(bed: DockerBed, how: str, code: int | None)
         assert exit.code in (code, 137) if how == "remove" else exit == Exit(code)
 
 
-async def test_somebody_else_removes_it_at_the_same_time(bed: DockerBed) -> None:
+async def test_another_program_removes_the_container_at_the_same_time(bed: DockerBed) -> None:
     async with bed.running() as instance:
         container = bed.client.containers.get(instance.name)
         removing = asyncio.create_task(asyncio.to_thread(remove, container))
@@ -209,7 +211,7 @@ async def test_somebody_else_removes_it_at_the_same_time(bed: DockerBed) -> None
 def remove(container: Container) -> None:
     try:
         container.remove(force=True)
-    except APIError as error:  # the other was first
+    except APIError as error:  # the runtime was first
         assert error.status_code in (404, 409)
 
 
@@ -217,7 +219,7 @@ def remove(container: Container) -> None:
 
 
 class Raced(Ports):
-    """Ports of which a stranger takes the first few, each after it was found free."""
+    """Ports of which another program takes the first few, each after it was found free."""
 
     def __init__(self, first: int, last: int, times: int) -> None:
         super().__init__(first, last)
@@ -253,7 +255,7 @@ async def test_a_port_taken_before_the_start_is_passed_over(open_bed: Open, free
             assert await ask(instance, "/env/ENGINE_PORT") == "80"
 
 
-async def test_all_ports_are_taken(open_bed: Open, free: int) -> None:
+async def test_no_port_is_free(open_bed: Open, free: int) -> None:
     bed = open_bed(Ports(free, free))
     with taken(free), pytest.raises(LaunchError, match=f"no port .* from {free} to {free}"):
         async with bed.runtime.run(bed.launch()):
@@ -286,7 +288,7 @@ async def test_services_of_two_names_run_one_model_beside_each_other(open_bed: O
     async with one.running() as first:
         async with two.running() as second:
             assert first.name != second.name
-            assert await two.runtime.survivors({}) == {}  # it removes what it has
+            assert await two.runtime.survivors({}) == {}  # removes its own
             assert two.left(launch) == []
             assert one.inspect(first)["State"]["Running"]
         async with two.running() as second:
