@@ -53,7 +53,7 @@ class HubWeights(_Section):
 
 
 class GgufWeights(_Section):
-    """One GGUF file: in a repository, or at `path`, relative to the file of the catalog."""
+    """One GGUF file: in a repository, or at `path`, relative to the catalog."""
 
     title = "weights"
 
@@ -218,7 +218,7 @@ def _anchored(spec: ModelSpec, catalog: Path) -> ModelSpec:
 
 
 def _explain(path: Path, data: dict[str, Any], error: Any) -> str:
-    """Describe a mistake in one line: the file, the entry, the key, and the allowed values."""
+    """Describe a mistake in one line: file, entry, key, and the allowed values."""
     match error["loc"]:
         case ("models", int(index), *rest):
             entry = data["models"][index]

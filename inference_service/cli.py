@@ -60,7 +60,10 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
 
 
 def _raise_file_limit() -> None:
-    """Raise the limit of open files: each request has a connection, and 1024 are soon used up."""
+    """Raise the limit of open files.
+
+    Each request has a connection to its engine, so the usual 1024 files are soon used up.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

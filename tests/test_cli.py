@@ -56,7 +56,7 @@ async def end(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
 
 @asynccontextmanager
 async def serving(*arguments: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str]]:
-    """Run a service and yield it with its banner; kill it if the test leaves it running."""
+    """Run a service and yield it with its banner; kill it at the end."""
     process = await command(*EMBEDDED, *arguments)
     assert process.stdout is not None
     try:

@@ -28,7 +28,7 @@ _SECRET = re.compile("(TOKEN|SECRET|PASSWORD|KEY)$")
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """The facts by which a runtime runs the engine of one model, made by the engine's class.
+    """The facts by which a runtime runs the engine of one model.
 
     An engine is configured by environment variables alone, so that the same launch works as a
     container and as a process. The runtime adds to `env`:
@@ -102,7 +102,7 @@ class Instance(Protocol):
         """
 
     def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
-        """Yield the last lines that are kept, then each new line, until the engine has ended.
+        """Yield the last lines that are kept, then each new line, until the end.
 
         No line shows one of `Launch.secrets`.
         """
@@ -111,10 +111,10 @@ class Instance(Protocol):
         """Return the last lines of the log, oldest first."""
 
     async def disk_usage(self, paths: Sequence[str]) -> int | None:
-        """Measure the bytes that files and folders of the engine take on the disk, in all.
+        """Measure the bytes that files and folders of the engine take on the disk.
 
-        A path that does not exist yet counts as 0. Never raises: returns None where the size is
-        unknown.
+        Returns the sum, in which a path that does not exist yet counts as 0, or None where the sum
+        is unknown. Never raises.
         """
 
 

@@ -1,4 +1,4 @@
-"""Work that is done to its end, also when the task that waits for it is cancelled."""
+"""Work that is done to its end, although a task that waits is cancelled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 async def completed(work: asyncio.Future[T]) -> T:
-    """Wait for the work and return its result; raise a cancellation when the work has ended.
+    """Return the result of the work; raise a cancellation when the work has ended.
 
     An exception of the work is lost then. A second cancellation meanwhile is raised at once.
     """

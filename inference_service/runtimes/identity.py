@@ -24,7 +24,7 @@ def container_name(service: str, model_id: str) -> str:
 
 
 def first_port(service: str) -> int:
-    """Return the offset, in its range of ports, at which a service begins to look for one.
+    """Return the offset in its range of ports at which a service begins.
 
     The offset may exceed the range, which is a ring. Two services that began at the same port would
     race for that port at each start.

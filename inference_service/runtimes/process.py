@@ -180,7 +180,7 @@ class ProcessInstance:
         await self._reader
 
     async def _end_group(self) -> None:
-        """Kill the children of an engine that has ended, as the end of a container does."""
+        """Kill the children of an engine that has ended, as Docker does."""
         await self._exited.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The build of an image from a context made here, only when its inputs are new."""
+"""The build of images from a context made here, when the inputs are new."""
 
 import hashlib
 import sys
@@ -37,7 +37,7 @@ def image(
     inputs: Iterable[str | bytes],
     fill: Callable[[Archive], None],
 ) -> str:
-    """Return the tag of an image of these inputs; if it is missing, build it with `fill`."""
+    """Return the tag of an image of these inputs; build a missing one with `fill`."""
     digest = hashlib.sha256()
     recipe = (Path(__file__).read_bytes(), Path(rootfs.__file__).read_bytes(), dockerfile)
     for part in (*recipe, *inputs):
@@ -106,7 +106,7 @@ def add_python(archive: Archive) -> None:
 
 
 def sources(path: Path, at: PurePath) -> Sources:
-    """Collect a file, or the files of a folder without compiled ones, for a path in the context."""
+    """Collect a file, or a folder without compiled files, for a path in the context."""
     if path.is_file():
         return {at: path}
     return {

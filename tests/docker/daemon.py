@@ -31,12 +31,13 @@ def answers(path: Path) -> bool:
 
 
 class Daemon:
-    """A private daemon beside that of the machine; leaving the `with` block removes all of it.
+    """A private daemon beside that of the machine.
 
-    The daemon has its own bridge, disk and socket. It leaves the packet filter alone, because a
-    second daemon would delete the port mappings of the first. Ports published on 127.0.0.1 work;
-    containers cannot reach other machines. The daemon starts without images: give its `client` to
-    a function of `images`, or let it pull from a `Registry`.
+    Leaving the `with` block removes all of it. The daemon has its own bridge, disk and socket. It
+    leaves the packet filter alone, because a second daemon would delete the port mappings of the
+    first. Ports published on 127.0.0.1 work; containers cannot reach other machines. The daemon
+    starts without images: give its `client` to a function of `images`, or let it pull from a
+    `Registry`.
 
     Args:
         live_restore: Containers survive `stop` and `kill`, and the next `start` finds them running.

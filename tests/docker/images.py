@@ -69,13 +69,13 @@ def missing_command(client: DockerClient) -> str:
 
 
 def early_exit(client: DockerClient) -> str:
-    """Build an image that writes `cannot go on` to standard error and exits with 3 at once."""
+    """Build an image that writes `cannot go on` to standard error and exits with 3."""
     script = "import sys; print('cannot go on', file=sys.stderr); sys.exit(3)"
     return _derived(client, "early-exit", f'ENTRYPOINT ["python", "-c", "{script}"]')
 
 
 def memory_hog(client: DockerClient) -> str:
-    """Build an image that takes memory until it is killed, or exits with 4 at 1 GiB."""
+    """Build an image that takes memory until killed; it exits with 4 at 1 GiB."""
     script = "import sys; kept = [bytearray(b'x' * 2**20) for _ in range(2**10)]; sys.exit(4)"
     return _derived(client, "memory-hog", f'ENTRYPOINT ["python", "-c", "{script}"]')
 

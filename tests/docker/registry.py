@@ -67,7 +67,7 @@ class Registry:
             self._process = None
 
     def push(self, client: DockerClient, image: str, name: str) -> str:
-        """Push an image of a daemon as `name`, such as `tgi:3`; return the reference to pull.
+        """Push an image as `name`, such as `tgi:3`; return the reference to pull.
 
         The daemon keeps the image only under its old name. While it has the image, a pull finds all
         layers there: for a pull with a download, remove the image first or use another daemon.

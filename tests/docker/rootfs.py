@@ -122,7 +122,7 @@ def distributions(*names: str) -> list[Distribution]:
 
 
 def installed(distribution: Distribution) -> Iterator[tuple[Path, PurePath]]:
-    """Yield the files of a package: the path of each here, and below the folder of packages."""
+    """Yield each file of a package: its path here, and below the folder of packages."""
     for file in distribution.files or ():
         if ".." in file.parts or "__pycache__" in file.parts:
             continue
@@ -147,7 +147,7 @@ def libraries(files: Iterable[Path]) -> set[Path]:
 
 
 def _with_bytecode(source: Path) -> Iterator[Path]:
-    """Yield a file and its compiled form, if any: else each new container would compile anew."""
+    """Yield a file and its compiled form, which spares each container the compilation."""
     if source.is_file():
         yield source
         if source.suffix == ".py":

@@ -1,4 +1,4 @@
-"""The test bed itself: its images run, its servers answer, and nothing is left of them."""
+"""The test bed itself: its images run, its servers answer, and nothing is left."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Beds: a runtime each, with engines that a test controls, and a look at what they leave."""
+"""Beds: a runtime each, with engines that a test controls."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Bed(ABC):
     runtime: Runtime
 
     def launch(self, which: str = "one", **changes: Any) -> Launch:
-        """Make a launch, whose name no other run of the tests has; `changes` are its fields."""
+        """Make a launch with a name of these tests; `changes` are its fields."""
         launch = Launch(
             model_id=f"{_RUN}-{which}",
             image="",

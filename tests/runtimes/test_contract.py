@@ -22,7 +22,7 @@ from tests.waiting import PROMPTLY, SLOWLY, until, within
 async def cancelled_at(
     coroutine: Coroutine[Any, Any, None], wait: int, begun: asyncio.Event
 ) -> None:
-    """Run a coroutine as the whole of a task, and cancel it at a wait counted from `begun`."""
+    """Run a coroutine as a whole task, cancelled at its `wait`th wait since `begun`."""
     await _driven(coroutine, wait, begun)
 
 
@@ -240,7 +240,7 @@ async def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace(real: Be
 
 
 async def test_an_error_in_the_block_kills_the_engine_without_its_grace(real: Bed) -> None:
-    """An engine that hangs ignores SIGTERM, and callers wait for the next one."""
+    """Spend no grace on an engine that hangs, for callers wait for the next one."""
     loop = asyncio.get_running_loop()
     launch = real.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=60)
     with pytest.raises(ZeroDivisionError):

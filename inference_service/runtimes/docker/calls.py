@@ -26,9 +26,9 @@ UNAVAILABLE = (DockerException, RequestException, HTTPError, OSError)
 
 
 def unavailable(error: BaseException) -> RuntimeUnavailable:
-    """Make the error for a daemon that does not answer, from an error of the SDK."""
+    """Make the error for a daemon that does not answer, with its first cause."""
     while (below := error.__cause__ or error.__context__) is not None:
-        error = below  # the first cause is the error of the socket
+        error = below  # the first of them is the error of the socket
     strerror = error.strerror if isinstance(error, OSError) else None
     return RuntimeUnavailable(strerror or error)
 
@@ -39,7 +39,7 @@ def explanation(error: APIError) -> str:
 
 
 class Calls:
-    """A small pool of threads for calls; asyncio's is shared, and too small for long waits."""
+    """A pool of threads for calls: asyncio's is shared, and too small for long waits."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="docker")

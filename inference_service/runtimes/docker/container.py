@@ -103,7 +103,7 @@ def find(client: DockerClient, labels: Mapping[str, str]) -> list[Container]:
 
 
 def model_id(container: Container) -> str:
-    """Return the id of the model for which a container was made; empty if it has none."""
+    """Return the id of the model of a container, empty if it has none."""
     label: str = container.labels.get(f"{_LABEL}.model", "")
     return label
 

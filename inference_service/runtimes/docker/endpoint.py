@@ -1,4 +1,4 @@
-"""The address of the Docker daemon, and a look at it that does not import the SDK."""
+"""The address of the Docker daemon, and a look at it without the SDK."""
 
 from __future__ import annotations
 

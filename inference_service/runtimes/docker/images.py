@@ -54,7 +54,7 @@ class Images:
 
 
 def _reference(image: str) -> tuple[str, str]:
-    """Split an image into name and tag or digest; without either it is the tag `latest`."""
+    """Split an image into its name and its tag or digest, by default `latest`."""
     name, _, digest = image.partition("@")
     if digest:
         return name, digest

@@ -48,7 +48,7 @@ class DockerInstance:
         return self._log.tail(count)
 
     async def disk_usage(self, paths: Sequence[str]) -> int | None:
-        """Run `du` in the container, for its volume need not be a folder of this machine."""
+        """Run `du` in the container: its volume need not be a folder of this machine."""
         command = ["du", "-ck", "--", *paths]
         try:
             done = await self._calls.call(self._container.exec_run, command, stderr=False)

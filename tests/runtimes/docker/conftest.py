@@ -1,4 +1,4 @@
-"""Beds on the daemon of the machine or on a private one, and an image to pull."""
+"""Beds on the daemon of the machine or a private one, and an image."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.docker
 async def abandoned(
     bed: DockerBed, launch: Launch, gpus: GpuShare | None = None
 ) -> AsyncGenerator[Instance]:
-    """Run an engine of a service that was killed: its `run` is left only after the test."""
+    """Run an engine of a killed service: its `run` is left only after the test."""
     run = bed.runtime.run(launch, gpus)
     instance = await run.__aenter__()
     await bed.serves(instance)

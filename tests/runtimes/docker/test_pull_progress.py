@@ -38,7 +38,10 @@ def layer(name: str, size: int) -> list[Event]:
 
 
 def pull() -> list[Event]:
-    """Make a pull of four layers: one is there, three come at once and are unpacked one by one."""
+    """Make a pull of four layers: one is there, the others come at once.
+
+    They are unpacked one by one.
+    """
     sizes = {"aa": 30 * MB, "bb": 1000, "cc": 150 * MB}
     named = [event(name, "Pulling fs layer") for name in sizes]
     events = {name: layer(name, size) for name, size in sizes.items()}

@@ -21,7 +21,7 @@ async def pending() -> AsyncGenerator[PendingRemovals]:
 
 
 def attempts(*outcomes: Exception | None) -> tuple[Attempt, list[Exception | None]]:
-    """Make an attempt with these outcomes, one after the other, and the list of those it had."""
+    """Make an attempt with these outcomes, and the list of those it had."""
     had: list[Exception | None] = []
 
     async def attempt() -> None:
