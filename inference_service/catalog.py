@@ -1,7 +1,7 @@
-"""Which models there are and what each needs: read from TOML, checked, looked up.
+"""The catalog: the models and what each needs, read from TOML and checked.
 
-The package's own `catalog.toml` holds the documented models and is the example of the format. A
-file of the user's adds entries to it, or replaces those with the same id, whole.
+The `catalog.toml` of the package holds the documented models, and is the example of the format. A
+file of the user adds entries to it. An entry with the same id replaces the whole other entry.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GI
 
 
 def parse_size(value: object) -> int:
-    """Bytes of a size such as `4GB` or `512MiB`."""
+    """Return the bytes of a size such as `4GB` or `512MiB`."""
     match = re.fullmatch(r"(\d{1,12}(?:\.\d+)?)\s*([KMG]i?B)", str(value), re.I | re.A)
     if match is None or (size := int(float(match[1]) * _UNITS[match[2].upper()])) < 6 * 2**20:
         raise ValueError('must be a size of at least 6MiB, such as "4GB" or "512MiB"')
@@ -53,7 +53,7 @@ class HubWeights(_Section):
 
 
 class GgufWeights(_Section):
-    """One GGUF file: in a repository, or (`path`) on this machine, relative to the catalog."""
+    """One GGUF file: in a repository, or at `path`, relative to the catalog."""
 
     title = "weights"
 
@@ -71,10 +71,10 @@ class GgufWeights(_Section):
 
 
 class EngineNeeds(_Section):
-    """What every engine's section has.
+    """The keys that every engine's section has.
 
-    `memory` limits the container; `image` replaces the one in the settings; `env` is passed to the
-    engine and wins over what the service sets.
+    `memory` limits the container. `image` replaces the image of the settings. `env` is passed to
+    the engine, and replaces variables that the service sets.
     """
 
     memory: Size
@@ -83,10 +83,10 @@ class EngineNeeds(_Section):
 
 
 class TgiNeeds(EngineNeeds):
-    """How Hugging Face TGI runs the model.
+    """The needs of a model that Hugging Face TGI runs.
 
-    `gpus`: `auto` uses them where Docker has them. `gpu_memory` is what the model may have of them,
-    weights, cache and all; without it the model has all GPUs to itself.
+    `gpus`: `auto` uses GPUs where Docker has them. `gpu_memory` is the GPU memory that the model
+    may take for weights, cache and all else; without it the model has all GPUs to itself.
     """
 
     title = "tgi"
@@ -103,9 +103,9 @@ class TgiNeeds(EngineNeeds):
 
 
 class LlamacppNeeds(EngineNeeds):
-    """How llama.cpp runs the model, in a process or in a container.
+    """The needs of a model that llama.cpp runs, in a process or in a container.
 
-    `slots` is the number of requests that it serves at once, each with the whole context.
+    `slots` is the number of requests that it works on at once, each with the whole context.
     """
 
     title = "llamacpp"
@@ -116,10 +116,10 @@ class LlamacppNeeds(EngineNeeds):
 
 
 class ModelSpec(_Section):
-    """One entry of the catalog.
+    """One model, as the catalog has it.
 
-    `idle_timeout` is in seconds and may be `inf`. A `pinned` model is stopped by StopModel alone; a
-    `preload` one starts with the service.
+    `idle_timeout` is in seconds and may be `inf`. Only StopModel stops a `pinned` model. A
+    `preload` model starts with the service.
     """
 
     title = "models"
@@ -144,7 +144,7 @@ class ModelSpec(_Section):
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """The engines that can run it."""
+        """The names of the engines that can run the model."""
         return tuple(name for name in ("tgi", "llamacpp") if getattr(self, name) is not None)
 
 
@@ -178,7 +178,7 @@ class Catalog:
         return model_id in self._models
 
     def find(self, model_id: str) -> ModelSpec:
-        """The entry of this id. Raises ModelNotFound, which names the nearest id."""
+        """Return the model of this id. Raises ModelNotFound, which names the nearest id."""
         if (spec := self._models.get(model_id)) is not None:
             return spec
         shown = model_id if len(model_id) <= 80 else f"{model_id[:80]}..."
@@ -203,7 +203,7 @@ def _read(path: Path) -> list[ModelSpec]:
 
 
 def _anchored(spec: ModelSpec, catalog: Path) -> ModelSpec:
-    """The entry with the path of its weights made absolute."""
+    """Return the model with an absolute path of its weights."""
     if spec.llamacpp is None or spec.llamacpp.weights.path is None:
         return spec
     path = (catalog.parent / spec.llamacpp.weights.path.expanduser()).resolve()
@@ -218,7 +218,7 @@ def _anchored(spec: ModelSpec, catalog: Path) -> ModelSpec:
 
 
 def _explain(path: Path, data: dict[str, Any], error: Any) -> str:
-    """One line: file, entry, key, and what is allowed."""
+    """Describe a mistake in one line: file, entry, key, and the allowed values."""
     match error["loc"]:
         case ("models", int(index), *rest):
             entry = data["models"][index]
@@ -243,7 +243,7 @@ def _explain(path: Path, data: dict[str, Any], error: Any) -> str:
 
 
 def _section(location: tuple[int | str, ...]) -> type[_Section]:
-    """The section in which an error's last key stands."""
+    """Return the section that has the last key of an error's location."""
     sections: dict[str, type[_Section]] = {"tgi": TgiNeeds, "llamacpp": LlamacppNeeds}
     match location[:-1]:
         case ():

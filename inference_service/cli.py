@@ -25,12 +25,13 @@ from inference_service.settings import Settings
 
 
 def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; a second one cuts the requests that still run.
+    """Serve until SIGINT or SIGTERM; a second signal cuts the requests that still run.
 
-    SIGHUP reads the catalog again, unless it says that the terminal was closed: that is an end too.
+    SIGHUP reads the catalog again, unless it is due to a closed terminal, which ends the service.
 
-    Exit code 0 after a signal, 130 (SIGINT) or 143 (SIGTERM) when a second one cut it short, 1 when
-    the service cannot start, 2 for bad settings. `runtimes` are by default those of the settings.
+    The exit code is 0 after one signal; 130 (SIGINT) or 143 (SIGTERM) when a second signal cut the
+    requests; 1 when the service cannot start; 2 for bad settings. `runtimes` are by default those
+    of the settings.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
@@ -59,7 +60,10 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
 
 
 def _raise_file_limit() -> None:
-    """Each request has a connection to its engine: the usual 1024 files are soon used up."""
+    """Raise the limit of open files.
+
+    Each request has a connection to its engine, so the usual 1024 files are soon used up.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -84,7 +88,9 @@ async def _serve(settings: Settings, runtimes: Runtimes | None) -> int:
             else:
                 _reload(service)
 
-        gc.freeze()  # what it is made of stays; with 64 callers of REST an eighth went into looking
+        # The service's own objects live to the end. With 64 callers of REST, the collector spent an
+        # eighth of the time on looking at them.
+        gc.freeze()
         for name in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(name, on_signal, name)
         loop.add_signal_handler(signal.SIGHUP, on_hang_up)
@@ -100,15 +106,15 @@ _cuts: set[asyncio.Task[None]] = set()  # asyncio itself keeps no reference to a
 class _Terminal:
     """The terminal in which the service was started, if any.
 
-    SIGHUP means two things: that an operator wants the catalog to be read again, and that the
-    terminal was closed. Only in the second case does the terminal itself say so.
+    SIGHUP has two meanings: an operator wants the catalog to be read again, or the terminal was
+    closed. Only in the second case does the terminal report that it is closed.
     """
 
     def __init__(self) -> None:
         self._files = [number for number in (0, 1, 2) if os.isatty(number)]
 
     def hung_up(self) -> bool:
-        """Whether it was closed."""
+        """Return whether the terminal was closed."""
         look = select.poll()
         for number in self._files:
             look.register(number, 0)
@@ -121,8 +127,8 @@ def _reload(service: Service) -> None:
     except CatalogInvalid as error:
         print(f"{_mistakes(error)}; the old catalog stays", file=sys.stderr, flush=True)
         return
-    told = [f"{what} {' '.join(ids)}" for what, ids in asdict(changes).items() if ids]
-    print(f"catalog  {'; '.join(told) or 'nothing has changed'}", flush=True)
+    parts = [f"{what} {' '.join(ids)}" for what, ids in asdict(changes).items() if ids]
+    print(f"catalog  {'; '.join(parts) or 'nothing has changed'}", flush=True)
 
 
 def _mistakes(error: CatalogInvalid) -> str:

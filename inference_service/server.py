@@ -166,7 +166,7 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
     choice = RuntimeChoice("docker", f"{reason}; {docker.describe()}")
     async with AsyncExitStack() as stack:
         stack.push_async_callback(docker.aclose)
-        stack.enter_context(identity.alone(settings.service_name, docker.engine_id))
+        stack.enter_context(identity.alone(settings.service_name, docker.daemon_id))
         yield Runtimes({**process, "docker": docker}, choice)
 
 

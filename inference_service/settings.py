@@ -1,4 +1,4 @@
-"""What an operator can set: by flag (`--grpc-port`), or by environment (`INFERENCE_GRPC_PORT`)."""
+"""The settings of an operator: by flag (`--grpc-port`) or environment (`INFERENCE_GRPC_PORT`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inference_service.runtimes import identity
 
 
 class Settings(BaseSettings):
-    """Runs language models on demand, behind gRPC and REST.
+    """A service that runs language models on demand, behind gRPC and REST.
 
     Each flag has a variable of the same name with the prefix INFERENCE_, such as
     INFERENCE_GRPC_PORT; a flag wins. HF_TOKEN, HF_HOME and HF_ENDPOINT are those of Hugging Face.
@@ -37,13 +37,15 @@ class Settings(BaseSettings):
     rest_port: int = Field(8000, ge=0, le=65535, description="port of REST; 0 takes a free one")
     rest: bool = Field(True, description="serve REST beside gRPC")
     runtime: Literal["auto", "docker", "process"] = Field(
-        "auto", description="where engines run; auto is Docker where it answers, else processes"
+        "auto",
+        description="where engines run; auto is Docker where a daemon answers, else processes",
     )
     engine: Literal["auto", "tgi", "llamacpp"] = Field(
-        "auto", description="the engine of models that can have both; auto is tgi in Docker"
+        "auto",
+        description="engine of models that both can run; auto is tgi in Docker, else llamacpp",
     )
     catalog: Path | None = Field(
-        None, description="TOML file with models of yours, which add to the built-in ones"
+        None, description="TOML file with models of your own, which are added to the built-in ones"
     )
     ports: str = Field("8080-8179", description="ports of 127.0.0.1 for engines, FIRST-LAST")
     tgi_image: str = Field(
@@ -62,7 +64,7 @@ class Settings(BaseSettings):
     service_name: str = Field(
         identity.DEFAULT,
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$",
-        description="what tells this service's containers from those of another on the same Docker",
+        description="name that separates this service's containers from those of others",
     )
     generation_timeout: float = Field(
         60, gt=0, description="seconds for a whole text; in a stream, between two chunks"
@@ -74,7 +76,7 @@ class Settings(BaseSettings):
         120, gt=0, description="seconds without an answer after which a ready engine is replaced"
     )
     drain_timeout: float = Field(
-        30, ge=0, description="seconds that running requests are given by a stop and by shutdown"
+        30, ge=0, description="seconds that a stop or the shutdown waits for running requests"
     )
     idle_timeout: float = Field(
         900, ge=0, description="seconds without use after which a model is stopped; inf is never"
@@ -83,12 +85,12 @@ class Settings(BaseSettings):
         3600, ge=0, description="longest idle_timeout, in seconds, that a request may ask for"
     )
     leave_containers: bool = Field(
-        False, description="at the end, leave containers running for the next service to take over"
+        False, description="at the end, leave containers running for the next service to adopt"
     )
     queue_size: int = Field(
         1024,
         ge=0,
-        description="requests that may wait for one model, beyond those that it works on",
+        description="requests that may wait in the queue of one model",
     )
     memory: Annotated[int, BeforeValidator(parse_size)] | None = Field(
         None, description='memory for all models together, such as "16GB"; default: 9/10 of all'
@@ -99,15 +101,15 @@ class Settings(BaseSettings):
         "the first and the second; default: as much as they have",
     )
     min_residency: float = Field(
-        10, ge=0, description="seconds for which a model that is ready makes no room for another"
+        10, ge=0, description="seconds for which a model that has become ready is not evicted"
     )
     state_dir: Path | None = Field(
         None,
-        description="folder for what is learnt about starts; default: inference-service in "
+        description="folder for the times of past starts; default: inference-service in "
         "$XDG_STATE_HOME, or in ~/.local/state",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "warning", description="what is written to standard error"
+        "warning", description="lowest level of log lines that go to standard error"
     )
 
     @field_validator("ports")
@@ -133,7 +135,7 @@ class Settings(BaseSettings):
 
     @property
     def state_path(self) -> Path:
-        """The folder in which this service keeps what outlives it."""
+        """The folder for data that outlives the service."""
         if self.state_dir is not None:
             return self.state_dir
         home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"

@@ -13,7 +13,7 @@ from docker import DockerClient
 
 from inference_service.runtimes.ports import Ports
 from tests.docker import images
-from tests.docker.needs import require_engine, require_registry
+from tests.docker.needs import require_daemon, require_registry
 from tests.docker.registry import Registry
 
 
@@ -51,7 +51,7 @@ def _no_hub() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[DockerClient]:
     """The engine of this machine. Without one the test is skipped, or fails: see `needs`."""
-    require_engine()
+    require_daemon()
     with closing(docker.from_env()) as client:
         yield client
 

@@ -29,7 +29,7 @@ def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB
 
 
 class FakeInstance:
-    """An engine that runs until it is told to die or is left."""
+    """An instance that runs until `die` is called or its run is left."""
 
     def __init__(self, name: str, port: int) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class FakeInstance:
         return self.usage
 
     def die(self, exit: Exit, *lines: str) -> None:
-        """End as an engine does that crashes."""
+        """End as an engine that crashes, with these last lines."""
         for line in lines:
             self.log.append(line)
         self.log.close()
@@ -60,10 +60,10 @@ class FakeInstance:
 
 
 class FakeRuntime:
-    """Runs nothing, and counts it.
+    """A runtime without engines, which records what is run.
 
     `may_pull`, `may_run` and `may_leave` are gates that a test closes to hold a start or a stop at
-    that point; `refusal` is raised by the next run, `stop_refusal` by the next leaving.
+    that point. The next run raises `refusal`; the next run that is left raises `stop_refusal`.
     """
 
     name = "fake"
@@ -78,7 +78,7 @@ class FakeRuntime:
             gate.set()
         self.running: dict[str, FakeInstance] = {}
         self.started: list[str] = []
-        self.shares: dict[str, GpuShare | None] = {}  # by name, of the last run
+        self.shares: dict[str, GpuShare | None] = {}  # of the last run, by name
         self.changed = asyncio.Event()
         self.refusal: Exception | None = None
         self.stop_refusal: Exception | None = None
@@ -115,7 +115,7 @@ class FakeRuntime:
         self.running[name] = instance
         self.started.append(name)
         self.shares[name] = gpus
-        self._tell()
+        self._notify()
         try:
             yield instance
         finally:
@@ -131,13 +131,13 @@ class FakeRuntime:
                 instance.log.close()
                 if not instance.exit.done():
                     instance.exit.set_result(Exit(0))
-                self._tell()
+                self._notify()
 
     def lingers(self, launch: Launch) -> bool:
         return launch.model_id in self.lingering
 
     def removes_at_last(self) -> None:
-        """Remove what it could not remove before."""
+        """Complete the pending removals."""
         for model_id in self.lingering:
             del self.running[f"tgi-{model_id}"]
         self.lingering.clear()
@@ -152,12 +152,12 @@ class FakeRuntime:
         pass
 
     async def instance(self, name: str = "tgi-tiny") -> FakeInstance:
-        """The instance of this name, as soon as it runs."""
+        """Return the instance of this name as soon as it runs."""
         while name not in self.running:
             await self.changed.wait()
         return self.running[name]
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 

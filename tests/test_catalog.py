@@ -1,4 +1,4 @@
-"""Which models there are, and what is said of a catalog that has a mistake."""
+"""The models of the catalog, and the messages for its mistakes."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "models.toml"
 
 
-def test_the_documented_models_come_first_and_the_one_of_the_package_last(
+def test_the_documented_models_come_first_and_story_mini_last(
     built_in: Catalog,
 ) -> None:
     assert [(s.id, s.hf_name) for s in built_in] == [*DOCUMENTED, ("story-mini", "story-mini")]
     assert len(built_in) == 7
 
 
-def test_the_documented_models_run_in_docker_and_in_a_process(built_in: Catalog) -> None:
+def test_the_documented_models_have_both_engines(built_in: Catalog) -> None:
     assert {s.engines for s in built_in if s.id != "story-mini"} == {("tgi", "llamacpp")}
     assert built_in.find("story-mini").engines == ("llamacpp",)
 
 
-def test_the_weights_of_the_package_are_there(built_in: Catalog) -> None:
+def test_the_weights_of_story_mini_are_in_the_package(built_in: Catalog) -> None:
     needs = built_in.find("story-mini").llamacpp
 
     assert needs is not None
@@ -67,7 +67,7 @@ def test_the_weights_of_the_package_are_there(built_in: Catalog) -> None:
     assert needs.weights.path.read_bytes()[:4] == b"GGUF"
 
 
-def test_a_users_file_adds_after_the_others_and_replaces_in_place(file: Path) -> None:
+def test_a_file_of_the_user_adds_models_at_the_end_and_replaces_them_in_place(file: Path) -> None:
     file.write_text(GOOD + GOOD.replace('"mine"', '"phi-2"'))
 
     catalog = Catalog.load(file)
@@ -77,7 +77,7 @@ def test_a_users_file_adds_after_the_others_and_replaces_in_place(file: Path) ->
     assert catalog.find("phi-2").engines == ("tgi",)
 
 
-def test_of_two_files_the_later_wins(tmp_path: Path) -> None:
+def test_the_later_of_two_files_wins(tmp_path: Path) -> None:
     one, two = tmp_path / "1.toml", tmp_path / "2.toml"
     one.write_text(GOOD)
     two.write_text(GOOD.replace("128", "256"))
@@ -87,7 +87,7 @@ def test_of_two_files_the_later_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["m.gguf", "./sub/../m.gguf", "{absolute}"])
-def test_a_path_is_anchored_at_its_file(
+def test_a_path_is_relative_to_its_file(
     file: Path, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir("/")
@@ -101,7 +101,7 @@ def test_a_path_is_anchored_at_its_file(
     assert needs.weights.path == tmp_path / "m.gguf"
 
 
-def test_a_path_may_begin_in_the_home(
+def test_a_path_may_begin_in_the_home_folder(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -116,7 +116,7 @@ def test_a_path_may_begin_in_the_home(
     assert needs.weights.path == home / "m.gguf"
 
 
-def test_an_entry_can_say_everything(file: Path) -> None:
+def test_an_entry_can_have_every_key(file: Path) -> None:
     file.write_text(
         """
         [[models]]
@@ -153,7 +153,7 @@ def test_an_entry_can_say_everything(file: Path) -> None:
     assert (spec.tgi.memory, spec.llamacpp.memory) == (1_500_000_000, 6 * 2**20)
 
 
-def test_what_is_left_out_has_a_default(file: Path) -> None:
+def test_a_missing_key_has_a_default(file: Path) -> None:
     file.write_text(GOOD + LLAMACPP.replace('"mine"', '"2"') + 'weights={repo="a/b",file="c.gguf"}')
     catalog = Catalog.load(file)
     mine, llamacpp = catalog.find("mine"), catalog.find("2").llamacpp
@@ -173,7 +173,7 @@ SOURCE = "must have either `path`, or `repo` and `file`"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("[[models]]", "[models]", "key models: Input should be a valid list"),
         (GOOD, "", "key models: is missing"),
@@ -239,8 +239,8 @@ SOURCE = "must have either `path`, or `repo` and `file`"
         ('"me/mine" }', '"a/b/c" }', f"{ENTRY}key tgi.weights.repo: 'a/b/c' does not match"),
     ],
 )
-def test_a_mistake_is_told_by_its_place_and_by_what_is_allowed(
-    file: Path, old: str, new: str, said: str
+def test_the_message_of_a_mistake_has_its_place_and_the_allowed_values(
+    file: Path, old: str, new: str, message: str
 ) -> None:
     assert old in GOOD
     file.write_text(GOOD.replace(old, new, 1))
@@ -250,11 +250,11 @@ def test_a_mistake_is_told_by_its_place_and_by_what_is_allowed(
 
     lines = refused.value.mistakes
     assert all(line.startswith(f"{file}: ") for line in lines)
-    assert any(said in line for line in lines)
+    assert any(message in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("rest", "said"),
+    ("rest", "message"),
     [
         ("", "key llamacpp.weights: is missing"),
         ("weights = {}", f"key llamacpp.weights: {SOURCE}"),
@@ -277,14 +277,16 @@ def test_a_mistake_is_told_by_its_place_and_by_what_is_allowed(
         ),
     ],
 )
-def test_a_mistake_in_the_other_engine_is_told_as_well(file: Path, rest: str, said: str) -> None:
+def test_the_message_of_a_mistake_in_the_section_llamacpp(
+    file: Path, rest: str, message: str
+) -> None:
     file.write_text(LLAMACPP + rest)
 
     with pytest.raises(CatalogInvalid) as refused:
         Catalog.load(file)
 
     assert f"{file}: entry 1 ('mine'), key llamacpp" in str(refused.value)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_an_entry_without_any_engine_is_refused(file: Path) -> None:
@@ -296,7 +298,7 @@ def test_an_entry_without_any_engine_is_refused(file: Path) -> None:
     assert str(refused.value) == f"{file}: {ENTRY}must have a section `tgi` or `llamacpp`"
 
 
-def test_all_mistakes_are_told_at_once(file: Path) -> None:
+def test_all_mistakes_are_reported_at_once(file: Path) -> None:
     file.write_text(GOOD + GOOD.replace("128", "1").replace("1GB", "1") + GOOD.replace("me/", "/"))
 
     with pytest.raises(CatalogInvalid) as refused:
@@ -318,7 +320,7 @@ def test_two_entries_of_one_file_must_not_have_the_same_id(file: Path) -> None:
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["missing", "a directory"])
-def test_weights_that_are_no_file_are_told(file: Path, tmp_path: Path, exists: bool) -> None:
+def test_weights_that_are_no_file_are_reported(file: Path, tmp_path: Path, exists: bool) -> None:
     if exists:
         (tmp_path / "m.gguf").mkdir()
     file.write_text(LLAMACPP + 'weights = { path = "m.gguf" }')
@@ -332,7 +334,7 @@ def test_weights_that_are_no_file_are_told(file: Path, tmp_path: Path, exists: b
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         pytest.param(b"[[models", "is not TOML: ", id="broken"),
         pytest.param(b"id = \xff", "is not TOML: ", id="not UTF-8"),
@@ -341,14 +343,16 @@ def test_weights_that_are_no_file_are_told(file: Path, tmp_path: Path, exists: b
         pytest.param(None, "cannot be read: No such file or directory", id="missing"),
     ],
 )
-def test_a_file_that_is_no_catalog_is_told(file: Path, content: bytes | None, said: str) -> None:
+def test_a_file_that_is_no_catalog_is_reported(
+    file: Path, content: bytes | None, message: str
+) -> None:
     if content is not None:
         file.write_bytes(content)
 
     with pytest.raises(CatalogInvalid) as refused:
         Catalog.load(file)
 
-    assert str(refused.value).startswith(f"{file}: {said}")
+    assert str(refused.value).startswith(f"{file}: {message}")
 
 
 def test_a_directory_is_no_catalog(tmp_path: Path) -> None:
@@ -398,7 +402,7 @@ def test_an_unknown_id_gets_the_nearest_one(built_in: Catalog, asked: str, neare
 
 
 @pytest.mark.parametrize("asked", ["", "../x", "qqqq", "\n", "🙂" * 30])
-def test_an_id_like_no_other_gets_all(built_in: Catalog, asked: str) -> None:
+def test_an_id_like_no_other_gets_all_ids(built_in: Catalog, asked: str) -> None:
     with pytest.raises(ModelNotFound) as refused:
         built_in.find(asked)
 
@@ -407,7 +411,7 @@ def test_an_id_like_no_other_gets_all(built_in: Catalog, asked: str) -> None:
     assert refused.value.metadata == {"model_id": asked}
 
 
-def test_a_very_long_id_is_shown_in_short(built_in: Catalog) -> None:
+def test_a_very_long_id_is_shown_shortened(built_in: Catalog) -> None:
     with pytest.raises(ModelNotFound) as refused:
         built_in.find("x" * 10_000)
 

@@ -1,4 +1,4 @@
-"""The command `inference-service`, as a process: what it says, its exit codes, its end."""
+"""The command `inference-service`, as a process: its output, its exit codes, its end."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from inference_service.settings import Settings
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import failure, free, free_ports
+from tests.waiting import SLOWLY, within
 
 EMBEDDED = ("--runtime", "process", "--grpc-port", "0", "--rest-port", "0")
 
@@ -41,15 +42,21 @@ async def command(*arguments: str, **environment: str) -> asyncio.subprocess.Pro
 
 
 async def ended(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
-    """The exit code and what it wrote, of a command that ends by itself."""
+    """Run a command that ends by itself; return its exit code and its output."""
     process = await command(*arguments, **environment)
-    out, err = await process.communicate()
+    out, err = await end(process)
     return process.returncode, out.decode(), err.decode()
+
+
+async def end(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """Wait for the end of a process and return its output."""
+    async with within(SLOWLY, "the process did not end"):
+        return await process.communicate()
 
 
 @asynccontextmanager
 async def serving(*arguments: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str]]:
-    """A service of its own, and its banner; it is killed if the test leaves it running."""
+    """Run a service and yield it with its banner; kill it at the end."""
     process = await command(*EMBEDDED, *arguments)
     assert process.stdout is not None
     try:
@@ -86,11 +93,11 @@ def target(banner: str) -> str:
     return found[1]
 
 
-async def test_it_tells_its_version() -> None:
+async def test_the_version() -> None:
     assert await ended("--version") == (0, f"inference-service {__version__}\n", "")
 
 
-async def test_its_help_names_every_setting_with_its_default() -> None:
+async def test_the_help_has_every_setting_with_its_default() -> None:
     code, out, err = await ended("--help")
     words = " ".join(out.split())
 
@@ -103,7 +110,7 @@ async def test_its_help_names_every_setting_with_its_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--grpc-port", "many"], "--grpc-port: "),
         (["--grpc-port", "65536"], "--grpc-port: "),
@@ -112,15 +119,15 @@ async def test_its_help_names_every_setting_with_its_default() -> None:
         (["--generation-timeout", "0"], "--generation-timeout: "),
     ],
 )
-async def test_a_bad_value_is_one_line_and_exit_code_2(arguments: list[str], said: str) -> None:
+async def test_a_bad_value_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
     code, out, err = await ended(*arguments)
 
-    assert err.startswith(f"inference-service: {said}")
+    assert err.startswith(f"inference-service: {message}")
     assert err.count("\n") == 1
     assert (code, out) == (2, "")
 
 
-async def test_a_bad_variable_is_told_by_its_flag() -> None:
+async def test_a_bad_variable_is_reported_by_its_flag() -> None:
     code, _, err = await ended(INFERENCE_REST_PORT="many")
 
     assert err.startswith("inference-service: --rest-port: ")
@@ -136,7 +143,7 @@ async def test_arguments_that_do_not_exist_are_exit_code_2(arguments: list[str])
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "cannot be read: No such file or directory"),
         ("[[models", "is not TOML: "),
@@ -144,7 +151,7 @@ async def test_arguments_that_do_not_exist_are_exit_code_2(arguments: list[str])
     ],
 )
 async def test_a_bad_catalog_is_one_line_and_exit_code_1(
-    tmp_path: Path, content: str | None, said: str
+    tmp_path: Path, content: str | None, message: str
 ) -> None:
     file = tmp_path / "models.toml"
     if content is not None:
@@ -152,7 +159,7 @@ async def test_a_bad_catalog_is_one_line_and_exit_code_1(
 
     code, out, err = await ended(*EMBEDDED, "--catalog", str(file))
 
-    assert err.startswith(f"inference-service: {file}: {said}")
+    assert err.startswith(f"inference-service: {file}: {message}")
     assert err.count("\n") == 1
     assert (code, out) == (1, "")
 
@@ -170,7 +177,9 @@ async def test_a_port_in_use_is_one_line_and_exit_code_1(flag: str, protocol: st
     assert (code, out) == (1, "")
 
 
-async def test_docker_that_was_asked_for_and_is_not_there_is_one_line(tmp_path: Path) -> None:
+async def test_a_missing_daemon_with_runtime_docker_is_one_line_and_exit_code_1(
+    tmp_path: Path,
+) -> None:
     nowhere = f"unix://{tmp_path}/none.sock"
 
     code, out, err = await ended(*EMBEDDED, "--runtime", "docker", DOCKER_HOST=nowhere)
@@ -182,7 +191,7 @@ async def test_docker_that_was_asked_for_and_is_not_there_is_one_line(tmp_path: 
     assert (code, out) == (1, "")
 
 
-async def test_its_banner_says_what_it_runs_and_how_to_call_it() -> None:
+async def test_the_banner_has_the_models_and_example_calls() -> None:
     async with serving() as (_, banner):
         assert banner.startswith(f"inference-service {__version__}\nruntime  process: ")
         assert "story-mini" in banner
@@ -193,7 +202,9 @@ async def test_its_banner_says_what_it_runs_and_how_to_call_it() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_with_exit_code_0_and_its_engine_too(number: signal.Signals) -> None:
+async def test_a_signal_ends_the_service_with_exit_code_0_and_its_engine(
+    number: signal.Signals,
+) -> None:
     async with serving("--ports", free_ports(4)) as (process, banner):
         async with grpc.aio.insecure_channel(target(banner)) as channel:
             stub = pb_grpc.ModelServiceStub(channel)
@@ -202,7 +213,7 @@ async def test_a_signal_ends_it_with_exit_code_0_and_its_engine_too(number: sign
         assert not free(started.port)
 
         process.send_signal(number)
-        out, err = await process.communicate()
+        out, err = await end(process)
 
     assert (process.returncode, err.decode()) == (0, "")
     assert b"stopping" in out
@@ -210,7 +221,7 @@ async def test_a_signal_ends_it_with_exit_code_0_and_its_engine_too(number: sign
     assert free(started.port)
 
 
-async def test_a_second_signal_cuts_the_requests_that_the_first_one_lets_finish() -> None:
+async def test_a_second_signal_cuts_the_requests_that_the_first_lets_finish() -> None:
     async with (
         serving("--ports", free_ports(4), "--drain-timeout", "3600") as (process, banner),
         grpc.aio.insecure_channel(target(banner)) as channel,
@@ -221,8 +232,9 @@ async def test_a_second_signal_cuts_the_requests_that_the_first_one_lets_finish(
         os.kill(engine, signal.SIGSTOP)
         call = stub.Generate(pb.GenerateRequest(model_id="story-mini", prompt="Once"))
         asking = pb.GetModelRequest(model_id="story-mini")
-        while not (await stub.GetModel(asking)).model.active_request_count:
-            pass
+        async with within(SLOWLY, "the request did not reach the engine"):
+            while not (await stub.GetModel(asking)).model.active_request_count:
+                pass
 
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
@@ -232,7 +244,7 @@ async def test_a_second_signal_cuts_the_requests_that_the_first_one_lets_finish(
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call
         os.kill(engine, signal.SIGKILL)
-        _, err = await process.communicate()
+        _, err = await end(process)
 
     assert failure(error.value).reason == "SHUTTING_DOWN"
     assert (process.returncode, err.decode()) == (143, "")
@@ -251,12 +263,13 @@ async def test_a_killed_service_leaves_no_engine() -> None:
 
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(gone, ended.set)
-        await ended.wait()
+        async with within(SLOWLY, "the engine did not end after its service was killed"):
+            await ended.wait()
         loop.remove_reader(gone)
         os.close(gone)
 
 
-async def test_sighup_reads_the_catalog_again_and_a_mistake_in_it_changes_nothing(
+async def test_sighup_reads_the_catalog_again_and_a_mistake_changes_nothing(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "models.toml"
@@ -287,11 +300,11 @@ async def test_sighup_reads_the_catalog_again_and_a_mistake_in_it_changes_nothin
         assert (await ids())[-2:] == ["mine", "yours"]
 
         process.send_signal(signal.SIGTERM)
-        await process.communicate()
+        await end(process)
     assert process.returncode == 0
 
 
-async def test_a_terminal_that_is_closed_ends_it() -> None:
+async def test_a_closed_terminal_ends_the_service() -> None:
     try:
         controller, terminal = os.openpty()
     except OSError:
@@ -313,7 +326,7 @@ async def test_a_terminal_that_is_closed_ends_it() -> None:
 
         os.close(controller)
         process.send_signal(signal.SIGHUP)
-        out, _ = await process.communicate()
+        out, _ = await end(process)
         assert b"stopping" in out
         assert process.returncode == 0
     finally:

@@ -23,7 +23,7 @@ from inference_service.v1 import model_service_pb2 as pb
 from tests.command import command
 from tests.docker import images
 from tests.docker.daemon import Daemon
-from tests.docker.needs import require_engine, require_private_engine, require_registry
+from tests.docker.needs import require_daemon, require_private_daemon, require_registry
 from tests.docker.registry import Registry
 from tests.doubles.hub import Hub
 from tests.service import Serving, failure, free, free_ports, serving
@@ -37,7 +37,7 @@ PROMPT = "Once upon a time"
 @pytest.fixture(scope="module")
 def engine() -> Iterator[docker.DockerClient]:
     """The Docker Engine of this machine, on which nothing of these tests may be left."""
-    require_engine()
+    require_daemon()
     client = docker.from_env()
     yield client
     ours = client.containers.list(all=True, filters={"label": f"inference-service.service={NAME}"})
@@ -276,7 +276,7 @@ async def test_the_pull_of_an_image_is_told_as_it_goes(
     engine: docker.DockerClient, tmp_path: Path
 ) -> None:
     require_registry()
-    require_private_engine()
+    require_private_daemon()
     with Registry() as registry, Daemon() as daemon:
         reference = registry.push(engine, images.tgi_double(engine), "tgi:1")
         models = catalog(tmp_path, pulled=f'image = "{reference}"')
@@ -336,7 +336,7 @@ async def test_the_download_of_weights_is_told_in_bytes(
 async def test_docker_going_away_is_told_and_coming_back_is_enough(
     engine: docker.DockerClient,
 ) -> None:
-    require_private_engine()
+    require_private_daemon()
     with Daemon(live_restore=True) as daemon, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_HOST", daemon.url)
         image = images.tgi_double(daemon.client)
@@ -497,7 +497,7 @@ async def test_a_second_service_of_the_same_name_is_refused_before_it_touches_an
     out, err = await second.communicate()
 
     assert (second.returncode, out) == (1, b"")
-    assert f"a service named {NAME} uses this Docker Engine already" in err.decode()
+    assert f"a service named {NAME} uses this Docker daemon already" in err.decode()
     before.reload()
     assert before.status == "running"
     text = await service.http.post("/generate", json={"model_id": "gpt-2", "prompt": PROMPT})
@@ -507,7 +507,7 @@ async def test_a_second_service_of_the_same_name_is_refused_before_it_touches_an
 async def test_models_share_a_gpu_across_a_restart_of_the_service(
     engine: docker.DockerClient, tmp_path: Path
 ) -> None:
-    require_private_engine()
+    require_private_daemon()
     ports = free_ports(8)
     models = catalog(
         tmp_path,

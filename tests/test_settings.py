@@ -1,4 +1,4 @@
-"""What an operator can set, by flag or by environment."""
+"""The settings of an operator, by flag and by environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from inference_service.settings import Settings
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of this machine's own settings."""
+    """Remove the settings of this machine's own environment."""
     for name in list(os.environ):
         if name.upper().startswith("INFERENCE_"):
             monkeypatch.delenv(name)
@@ -68,13 +68,13 @@ VALUES = [
 ]
 
 
-def test_every_setting_is_tried_here() -> None:
+def test_these_are_all_settings() -> None:
     assert {name for name, *_ in VALUES} | {"rest", "leave_containers"} == set(
         Settings.model_fields
     )
 
 
-def test_what_outlives_the_service_is_kept_where_such_things_are(
+def test_the_folder_for_data_that_outlives_the_service(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -104,7 +104,7 @@ def test_a_flag_wins_over_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert flags("--grpc-port", "2").grpc_port == 2
 
 
-def test_the_memory_of_gpus_is_one_size_or_several() -> None:
+def test_the_memory_of_gpus_is_one_size_or_one_for_each() -> None:
     assert flags().gpu_limits == ()
     assert flags("--gpu-memory", "24GiB").gpu_limits == (24 * 2**30,)
     assert flags("--gpu-memory", "20GB, 40GB").gpu_limits == (20 * 10**9, 40 * 10**9)
@@ -156,7 +156,7 @@ def test_containers_are_left_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         *[("ports", text) for text in ("a-b", "8080 - 8081", "+1-2", "²-³")],
     ],
 )
-def test_a_wrong_value_is_refused_by_the_name_of_its_setting(
+def test_a_wrong_value_is_refused_with_the_name_of_its_setting(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str
 ) -> None:
     monkeypatch.setenv(f"INFERENCE_{name.upper()}", text)

@@ -1,7 +1,7 @@
-"""Which GPUs this machine has, and how far models may fill each.
+"""The GPUs of this machine, and how far models may fill each.
 
-The driver tells, by the `nvidia-smi` that comes with it: one call as the service starts, and no
-library that would have to fit the driver. MIG slices are not seen, only the GPUs that they are of.
+The GPUs are those that `nvidia-smi` reports, in one call when the service starts. It comes with the
+driver; a library would have to fit the driver. MIG slices are not seen, only their whole GPUs.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 _QUERY = ("nvidia-smi", "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits")
-_PATIENCE = 20.0  # seconds: without persistence mode the driver first wakes every GPU
+_TIMEOUT = 20.0  # seconds: without persistence mode the driver first wakes every GPU
 
 
 class GpuError(Exception):
-    """The setting `gpu_memory` does not suit the GPUs of this machine; the message says why."""
+    """A setting `gpu_memory` that does not suit the GPUs of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU. Docker knows it by its `id`, and models may fill it up to `limit_bytes`."""
+    """A GPU, by the `id` that Docker uses too. Models may fill it up to `limit_bytes`."""
 
     id: str
     memory_bytes: int
     limit_bytes: int
 
 
-async def find(limits: Sequence[int] = ()) -> tuple[Gpu, ...]:
-    """The GPUs, in the driver's order; none where it does not answer.
+async def find(limits: Sequence[int] = (), timeout: float = _TIMEOUT) -> tuple[Gpu, ...]:
+    """Find the GPUs, in the driver's order; none where the driver does not answer.
 
-    `limits` are the sizes of the setting `gpu_memory`: one for every GPU, or one for each. Where
-    the driver does not answer they stand for GPUs of these sizes, whose ids are 0, 1 and so on.
-    Raises GpuError when they are neither one nor as many as the GPUs.
+    `limits` are the sizes of the setting `gpu_memory`: one for all GPUs, or one for each. Where the
+    driver does not answer, each size stands for a GPU of that size, with the ids 0, 1 and so on.
+    `timeout` is in seconds. Raises GpuError where there are several sizes, but not one for each
+    GPU.
     """
-    found = await _ask_driver() or [(str(n), size) for n, size in enumerate(limits)]
+    found = await _ask_driver(timeout) or [(str(n), size) for n, size in enumerate(limits)]
     if len(limits) > 1 and len(limits) != len(found):
         raise GpuError(
             f"`gpu_memory` has {len(limits)} sizes, and the GPUs of this machine are {len(found)}; "
@@ -52,8 +53,8 @@ async def find(limits: Sequence[int] = ()) -> tuple[Gpu, ...]:
     )
 
 
-async def _ask_driver() -> list[tuple[str, int]]:
-    """The id and the bytes of each GPU."""
+async def _ask_driver(timeout: float) -> list[tuple[str, int]]:
+    """Ask `nvidia-smi` for the id and the bytes of each GPU."""
     try:
         process = await asyncio.create_subprocess_exec(
             *_QUERY,
@@ -64,21 +65,23 @@ async def _ask_driver() -> list[tuple[str, int]]:
     except OSError:
         return []  # no driver
     try:
-        async with asyncio.timeout(_PATIENCE):
-            said = (await process.communicate())[0].decode(errors="replace").strip()
+        async with asyncio.timeout(timeout):
+            answer = (await process.communicate())[0].decode(errors="replace").strip()
     except TimeoutError:
         process.kill()
         await process.wait()
-        log.warning("nvidia-smi says nothing within %g s: GPU memory is not counted", _PATIENCE)
+        log.warning("nvidia-smi has not answered within %g s: GPU memory is not counted", timeout)
         return []
     try:
-        return [_gpu(line) for line in said.splitlines()]
+        return [_gpu(line) for line in answer.splitlines()]
     except ValueError:
-        log.warning("nvidia-smi does not tell the memory of GPUs, which is not counted: %s", said)
+        log.warning(
+            "nvidia-smi does not report the memory of GPUs, which is not counted: %s", answer
+        )
         return []
 
 
 def _gpu(line: str) -> tuple[str, int]:
-    """One line, such as `GPU-1f4c..., 24564`; the size is in MiB."""
+    """Parse one line, such as `GPU-1f4c..., 24564`; the size is in MiB."""
     id, size = line.split(",")
     return id.strip(), int(size) * 2**20

@@ -1,1 +1,1 @@
-"""Where engines run: each module is one `Runtime`."""
+"""The runtimes, and what they have in common: names, ports, logs."""

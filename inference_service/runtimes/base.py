@@ -1,4 +1,9 @@
-"""The seam between a model's life and the place where its engine runs."""
+"""The protocol of runtimes: where engines run.
+
+A new runtime is a class with the methods of `Runtime`, whose instances have those of `Instance`. It
+passes `tests/runtimes/test_contract.py` with a bed of its own in `tests/runtimes/beds.py`, and
+`server.py` builds it. Methods that do as described here need no docstring of their own.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from inference_service.catalog import Gpus
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.logs import KEPT_LINES
 
-# What every engine gets of this service's own environment.
+# Variables of this service's own environment that every engine gets.
 HUB_ENV = ("HF_TOKEN", "HF_ENDPOINT")
 
 _SECRET = re.compile("(TOKEN|SECRET|PASSWORD|KEY)$")
@@ -23,17 +28,18 @@ _SECRET = re.compile("(TOKEN|SECRET|PASSWORD|KEY)$")
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What it takes to run the engine of one model, made by its engine from the catalog.
+    """The facts by which a runtime runs the engine of one model.
 
-    The engine is configured by environment alone, so that the same launch works as a container and
-    as a process: the runtime sets the two variables of `address_env` to the host and port on which
-    the engine must listen, those of `gpu_env` as `env` does not, and each variable of `files` to
-    the path under which it sees that file.
+    An engine is configured by environment variables alone, so that the same launch works as a
+    container and as a process. The runtime adds to `env`:
+    - the two variables of `address_env`: the host and the port on which the engine must listen;
+    - those of `gpu_env`, where `env` does not have them: the number of GPUs, `GpuShare.fraction`;
+    - each variable of `files`: the path under which the engine sees that file.
     """
 
     model_id: str
     image: str
-    module: str | None  # what `python -m` runs in place of the image; None: containers only
+    module: str | None  # `python -m` runs it in place of the image; None: containers only
     env: Mapping[str, str]
     address_env: tuple[str, str]
     memory_bytes: int
@@ -41,27 +47,30 @@ class Launch:
     process_env: Mapping[str, str] = field(default_factory=dict)  # added where it is a process
     files: Mapping[str, Path] = field(default_factory=dict)
     gpus: Gpus = "none"
-    gpu_need: GpuNeed = field(default_factory=GpuNeed)  # what it wants of them, where it gets any
-    gpu_env: tuple[str, str] | None = None  # variables for their number and `GpuShare.fraction`
+    gpu_need: GpuNeed = field(default_factory=GpuNeed)  # where the engine gets any GPUs
+    gpu_env: tuple[str, str] | None = None  # for the number, for the fraction
     concurrency: int = 128  # requests that the engine works on at once
     stop_grace: float = 10.0  # seconds from the request to stop to the kill
 
     def secrets(self) -> tuple[str, ...]:
-        """What its log must not show: values of the environment whose names say so."""
+        """Return the values that the log must not show, by the names of their variables."""
         env = {name: os.environ.get(name, "") for name in HUB_ENV} | dict(self.env)
         return tuple(value for name, value in env.items() if value and _SECRET.search(name))
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How an engine ended. `code` is negative for a signal of a process; None when unknown."""
+    """The end of an engine.
+
+    `code` is the exit code: negative where a signal ended a process, None where it is unknown.
+    """
 
     code: int | None
     oom_killed: bool = False
 
     @property
     def facts(self) -> dict[str, object]:
-        """The metadata of the error that tells of it."""
+        """The metadata of the error that reports this end: `exit_code` and `oom_killed`."""
         return {"exit_code": self.code, "oom_killed": str(self.oom_killed).lower()}
 
     def __str__(self) -> str:
@@ -71,81 +80,104 @@ class Exit:
 
 
 class Instance(Protocol):
-    """A running engine."""
+    """A running engine, with a url, a log and an end."""
 
     @property
     def name(self) -> str:
-        """The name of its container."""
+        """The name of its container; see `Runtime.container_name`."""
 
     @property
     def port(self) -> int:
-        """Its port on 127.0.0.1."""
+        """The port of 127.0.0.1 on which the engine listens."""
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:<port>`."""
+        """The address of the engine: `http://127.0.0.1:<port>`."""
 
     async def wait(self) -> Exit:
-        """Return when it has ended, however that came. Any number may wait, at any time."""
+        """Wait for the end of the engine, whatever the cause, and return it.
+
+        The log is complete then. Any number of callers may wait, at any time, also after the end.
+        All return at the latest when `run` is left, then perhaps with an unknown exit.
+        """
 
     def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
-        """Yield the last lines that are kept, then each new one, until it has ended."""
+        """Yield the last lines that are kept, then each new line, until the end.
+
+        No line shows one of `Launch.secrets`.
+        """
 
     def tail(self, count: int) -> tuple[str, ...]:
-        """The last lines that it wrote, oldest first."""
+        """Return the last lines of the log, oldest first."""
 
     async def disk_usage(self, paths: Sequence[str]) -> int | None:
-        """The bytes that files and folders of its own take on the disk, those to come as 0.
+        """Measure the bytes that files and folders of the engine take on the disk.
 
-        Never raises: None where it cannot be told.
+        Returns the sum, in which a path that does not exist yet counts as 0, or None where the sum
+        is unknown. Never raises.
         """
 
 
 class Runtime(Protocol):
-    """A place where engines run."""
+    """A place where engines run. One object serves all models."""
 
     @property
     def name(self) -> str:
-        """`docker` or `process`."""
+        """The name in the settings: `docker` or `process`."""
 
     def container_name(self, launch: Launch) -> str:
-        """The name that its container has, or would have; of a process too, which has none."""
+        """Return the name that the container of this launch has, or would have.
+
+        Every instance has such a name, also where it is no container.
+        """
 
     def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        """Fetch what `run` needs and is not here yet. Closing it ends the transfer.
+        """Fetch what `run` needs and this machine lacks, and yield the progress.
 
-        Raises LaunchError or RuntimeUnavailable.
+        Closing the generator ends the transfer. Raises LaunchError where the launch cannot run
+        here, or RuntimeUnavailable.
         """
 
     def gives_gpus(self, launch: Launch) -> bool:
-        """Whether an engine launched so gets GPUs here."""
+        """Return whether an engine of this launch gets GPUs from this runtime."""
 
     def run(
         self, launch: Launch, gpus: GpuShare | None = None
     ) -> AbstractAsyncContextManager[Instance]:
-        """Run the engine; leaving stops and removes it, on failure and on cancellation too.
+        """Run the engine while the context is open.
 
-        One that gets GPUs gets those of `gpus`, or all where none are named. After an error in the
-        block, as when the engine hangs, it is killed without its grace. An engine of an earlier run
-        of this service that fits the launch, on these GPUs, is taken over as it is.
+        On entering, an engine that an earlier service left running is adopted as it is, if it fits
+        the launch and has these GPUs. Otherwise a new engine is started. An engine that gets GPUs
+        gets those of `gpus`, or all GPUs where `gpus` is None.
+
+        On leaving, the engine is stopped and removed, after a failure and a cancellation too. An
+        engine has `launch.stop_grace` to end by itself; but after an error in the block, as when
+        the engine hangs, it is killed at once. Its name, port and memory are free then.
+
         Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
         """
 
     def lingers(self, launch: Launch) -> bool:
-        """Whether it has been left, but could not be removed yet: it may still use its memory.
+        """Return whether the removal of this launch's engine is pending.
 
-        The runtime tries again, until it has gone or is run again.
+        A removal is pending when leaving `run` has failed to remove the engine, which may still use
+        its memory. The runtime retries until the engine is gone, or the model is run again.
         """
 
     async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
-        """The models whose engines still run from an earlier run of this service, and fit.
+        """Find the engines of an earlier service that still run and fit; remove the others.
 
-        Each with the ids of the GPUs that were named to it. What does not fit any of `launches`,
-        which are by model id, is removed.
+        `launches` is by model id. Returns, by model id, the ids of the GPUs that the engine was
+        given by name. The engines that fit wait for `run` to adopt them.
+
+        Raises LaunchError or RuntimeUnavailable.
         """
 
     def leave(self) -> None:
-        """From now on, leaving `run` lets the engine run on where it can: for the next service."""
+        """Let engines run on from now on, where `run` is left without an error.
+
+        The next service can adopt them. A runtime whose engines end with the service does nothing.
+        """
 
     async def aclose(self) -> None:
-        """Give back what the runtime itself holds."""
+        """Release what the runtime itself holds, such as connections, and give up retries."""

@@ -1,4 +1,4 @@
-"""Work that is done to its end, although whoever waits for it is cancelled."""
+"""Work that is done to its end, although a task that waits is cancelled."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 async def completed(work: asyncio.Future[T]) -> T:
-    """Its result. A cancellation of the caller is raised when it has ended.
+    """Return the result of the work; raise a cancellation when the work has ended.
 
-    What the work raises is lost then. A second cancellation meanwhile is raised at once.
+    An exception of the work is lost then. A second cancellation meanwhile is raised at once.
     """
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         await asyncio.wait([work])
         if not work.cancelled():
-            work.exception()  # seen
+            work.exception()  # else asyncio logs that the exception was never retrieved
         raise

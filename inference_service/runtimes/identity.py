@@ -1,4 +1,4 @@
-"""What keeps the services of one machine apart: names, ports, and that each name is used once."""
+"""The name of a service, which separates its containers and ports from those of others."""
 
 from __future__ import annotations
 
@@ -14,44 +14,48 @@ DEFAULT = "inference-service"  # the service whose containers and ports are as d
 
 
 class NameTaken(Exception):
-    """A service of the same name uses the same Docker Engine."""
+    """A service of the same name that uses the same Docker daemon."""
 
 
 def container_name(service: str, model_id: str) -> str:
-    """`tgi-<model id>`, after the name of a service that is not the default one."""
+    """Return `tgi-<model id>`, with the service's name before it unless that is the default."""
     name = f"tgi-{model_id}"
     return name if service == DEFAULT else f"{service}-{name}"
 
 
 def first_port(service: str) -> int:
-    """Where in its range of ports a service begins to look, as an offset, to be taken round it.
+    """Return the offset in its range of ports at which a service begins.
 
-    Two services that began at the same place would race for the same port at each start.
+    The offset may exceed the range, which is a ring. Two services that began at the same port would
+    race for that port at each start.
     """
     return 0 if service == DEFAULT else zlib.crc32(service.encode())
 
 
 @contextmanager
-def alone(service: str, engine: str) -> Iterator[None]:
-    """Be the only service of this name on `engine`, which is what its daemon calls itself.
+def alone(service: str, daemon: str) -> Iterator[None]:
+    """Hold the name of a service on a daemon. Raises NameTaken.
 
-    A second one would take the first one's containers for what an earlier run has left. Raises
-    NameTaken. The kernel lets go when the process ends, however it ends. The claim is a socket in
-    Linux's abstract namespace: like the engines' ports it is one machine's, or one network
-    namespace's, and it needs no folder that all users can write to. Elsewhere nothing is claimed.
+    A second service of the name would adopt or remove the containers of the first. `daemon` is the
+    id that the daemon reports.
+
+    A socket in Linux's abstract namespace holds the name. The kernel closes the socket when the
+    process ends, however it ends. Like the ports of engines, the namespace belongs to one machine,
+    or to one network namespace; and it needs no folder that all users can write to. Other systems
+    than Linux have no such namespace, and nothing is held there.
     """
     if sys.platform != "linux":
         yield
         return
-    key = hashlib.sha256(f"{engine}\n{service}".encode()).hexdigest()
-    with socket.socket(socket.AF_UNIX) as claim:
+    key = hashlib.sha256(f"{daemon}\n{service}".encode()).hexdigest()
+    with socket.socket(socket.AF_UNIX) as holder:
         try:
-            claim.bind(f"\0inference-service/{key}")
+            holder.bind(f"\0inference-service/{key}")
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise NameTaken(
-                f"a service named {service} uses this Docker Engine already; stop it, or give this "
+                f"a service named {service} uses this Docker daemon already; stop it, or give this "
                 "one another --service-name"
             ) from None
         yield

@@ -1,4 +1,4 @@
-"""The last lines that an engine wrote, and the lines to come."""
+"""The log of an engine: its last lines, and the lines to come."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _HIDDEN = "***"
 
 
 class LogBuffer:
-    """Keeps the last lines, without `secrets`; any number of readers may follow it.
+    """The last lines of a log, without `secrets`, for any number of readers.
 
-    A reader that is slower than the engine by more than `size` lines loses the oldest.
+    A reader that is more than `size` lines behind the engine loses the oldest of them.
     """
 
     def __init__(self, secrets: Iterable[str] = (), size: int = KEPT_LINES) -> None:
@@ -27,7 +27,7 @@ class LogBuffer:
         self._changed = asyncio.Event()
 
     def append(self, line: str) -> None:
-        """Add a line, of which tokens of Hugging Face are hidden too."""
+        """Add a line, with the secrets and any token of Hugging Face hidden."""
         for secret in self._secrets:
             line = line.replace(secret, _HIDDEN)
         line = _TOKEN.sub(_HIDDEN, line)
@@ -36,16 +36,16 @@ class LogBuffer:
         self._wake()
 
     def close(self) -> None:
-        """Say that no more lines come."""
+        """End the log: the readers end after its last line."""
         self._closed = True
         self._wake()
 
     def tail(self, count: int) -> tuple[str, ...]:
-        """The last `count` lines, oldest first."""
+        """Return the last `count` lines, oldest first."""
         return tuple(self._lines)[-count:] if count else ()
 
     async def follow(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
-        """Yield the last lines, then each new one, until the log is closed."""
+        """Yield the last lines, then each new line, until the log is closed."""
         seen = self._count - min(last, len(self._lines))
         while True:
             changed = self._changed

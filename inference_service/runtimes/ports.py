@@ -11,9 +11,9 @@ from inference_service.errors import LaunchError
 
 
 class Ports:
-    """A range of ports, of which the first free one is taken each time.
+    """A range of ports, in which a claim takes the first free port.
 
-    The look begins `offset` ports after the first, and goes round the range.
+    The search begins `offset` ports after the first one, and goes on at the start of the range.
     """
 
     def __init__(self, first: int, last: int, offset: int = 0) -> None:
@@ -24,10 +24,10 @@ class Ports:
 
     @contextmanager
     def claim(self, avoid: frozenset[int] = frozenset()) -> Iterator[int]:
-        """Hold the first port that is free and not in `avoid`; raises LaunchError if none is.
+        """Hold the first port that is free and not in `avoid`. Raises LaunchError if none is.
 
-        Free means that nobody in this service holds it and that it can be bound at this moment:
-        another program may still take it before the engine does.
+        A port is free if this service does not hold it, and if it can be bound at this moment:
+        another program may still take the port before the engine does.
         """
         port = next(filter(self._free, (p for p in self._ports if p not in avoid)), None)
         if port is None:
@@ -43,7 +43,7 @@ class Ports:
 
     @contextmanager
     def hold(self, port: int) -> Iterator[None]:
-        """Hold a port on which an engine of ours listens already."""
+        """Hold a port on which an adopted engine listens already."""
         self._claimed.add(port)
         try:
             yield
@@ -54,7 +54,8 @@ class Ports:
         if port in self._claimed:
             return False
         with socket.socket() as probe:
-            # Connections of an engine that has just gone linger in TIME_WAIT; engines set this too.
+            # Connections of the last engine may be in TIME_WAIT, which keeps nothing from binding
+            # the port with this option. Engines set it too.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))

@@ -1,8 +1,8 @@
 """Engines as subprocesses of this service: for machines without Docker.
 
-The memory limit of the catalog is not enforced here: a process has no limit that the kernel keeps
-without root. The engine watches the pipe on its standard input and ends when it closes, so that a
-killed service leaves none behind.
+The memory limit of the catalog is not enforced here, because the kernel limits the memory of a
+process only for root. The engine watches the pipe on its standard input and ends when the pipe
+closes, so that a killed service leaves no engine behind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LINE_LIMIT = 1 << 20
 
 
 class ProcessRuntime:
-    """Runs `python -m <launch.module>`."""
+    """The runtime of processes: each runs `python -m <launch.module>`."""
 
     name = "process"
 
@@ -36,11 +36,11 @@ class ProcessRuntime:
         self._ports = ports
 
     def container_name(self, launch: Launch) -> str:
-        """As that of the default service: nothing can clash with it."""
+        """Return the name without that of the service: names of processes cannot clash."""
         return identity.container_name(identity.DEFAULT, launch.model_id)
 
     async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        """Nothing: the engine is a package that is installed here."""
+        """Refuse a launch for containers only. Otherwise fetch nothing: the engine is a package."""
         if launch.module is None:
             raise LaunchError(
                 f"{launch.model_id} runs in a container only; start Docker, or give it a "
@@ -50,20 +50,16 @@ class ProcessRuntime:
         yield  # makes this a generator
 
     def gives_gpus(self, launch: Launch) -> bool:
-        """Never: what is installed here computes on the CPU."""
+        """Return False: the llama.cpp that is installed here computes on the CPU."""
         return False
 
     @asynccontextmanager
     async def run(
         self, launch: Launch, gpus: GpuShare | None = None
     ) -> AsyncGenerator[ProcessInstance]:
-        """Run the engine in a process group of its own."""
-        assert launch.module is not None, "pull() refuses it"
+        """Run the engine as the leader of its own process group."""
+        assert launch.module is not None, "pull() refuses such a launch"
         with self._ports.claim() as port:
-            host_env, port_env = launch.address_env
-            env = {**os.environ, **launch.cpu_env, **launch.process_env, **launch.env}
-            env |= {host_env: "127.0.0.1", port_env: str(port)}
-            env |= {key: str(path) for key, path in launch.files.items()}
             loop = asyncio.get_running_loop()
             try:
                 transport, protocol = await loop.subprocess_exec(
@@ -72,7 +68,7 @@ class ProcessRuntime:
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
-                    env=env,
+                    env=_environment(launch, port),
                     start_new_session=True,  # Ctrl-C in a terminal is for the service alone
                 )
             except OSError as error:
@@ -91,22 +87,29 @@ class ProcessRuntime:
                 await instance.stop(grace)
 
     def lingers(self, launch: Launch) -> bool:
-        """Never: SIGKILL is not refused."""
+        """Return False: a process cannot refuse SIGKILL."""
         return False
 
     async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
-        """None: processes end with the service."""
+        """Find none: processes end with the service."""
         return {}
 
     def leave(self) -> None:
-        """Nothing can be left: processes end with the service."""
+        """Do nothing: processes end with the service."""
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this runtime holds nothing itself."""
+
+
+def _environment(launch: Launch, port: int) -> dict[str, str]:
+    host_env, port_env = launch.address_env
+    env = {**os.environ, **launch.cpu_env, **launch.process_env, **launch.env}
+    env |= {host_env: "127.0.0.1", port_env: str(port)}
+    return env | {variable: str(path) for variable, path in launch.files.items()}
 
 
 class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
-    """Tells of the exit when it happens.
+    """The output of a process, with an event for its exit.
 
     `Process.wait` of Python 3.11 waits for the pipes too, which a child of the engine may hold.
     """
@@ -121,7 +124,7 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
 
 
 class ProcessInstance:
-    """One engine process."""
+    """The instance of an engine that is a process."""
 
     def __init__(
         self,
@@ -141,26 +144,23 @@ class ProcessInstance:
         self._killer = asyncio.create_task(self._end_group())
 
     async def wait(self) -> Exit:
-        """Return when the process has ended and its log is complete."""
         await asyncio.shield(self._reader)
         return Exit(await self._process.wait())
 
     def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
-        """Follow its output."""
         return self._log.follow(last)
 
     def tail(self, count: int) -> tuple[str, ...]:
-        """The last lines of its output."""
         return self._log.tail(count)
 
     async def disk_usage(self, paths: Sequence[str]) -> int | None:
-        """Not told: engines that run as processes tell of their downloads themselves."""
+        """Return None: engines that run as processes report their downloads in their log."""
         return None
 
     async def stop(self, grace: float) -> None:
-        """End it: SIGTERM, `grace` seconds, then SIGKILL to the whole group.
+        """Stop the engine: SIGTERM, `grace` seconds, then SIGKILL to the whole group.
 
-        Cancelled, it kills at once, and ends when the process has been reaped.
+        A cancelled stop kills at once, and ends when the process has been reaped.
         """
         try:
             if self._process.returncode is None:
@@ -180,7 +180,7 @@ class ProcessInstance:
         await self._reader
 
     async def _end_group(self) -> None:
-        """The end of the engine is the end of its children, as in a container."""
+        """Kill the children of an engine that has ended, as Docker does."""
         await self._exited.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

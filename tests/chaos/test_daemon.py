@@ -15,7 +15,7 @@ from tests.chaos.conftest import Faulty
 from tests.chaos.trial import ENDLESS
 from tests.docker import images
 from tests.docker.daemon import Daemon
-from tests.docker.needs import require_private_engine
+from tests.docker.needs import require_private_daemon
 from tests.docker.registry import Registry
 from tests.runtimes.tap import Tap
 
@@ -31,7 +31,7 @@ ABSENT = {"ENGINE_FAILED", "START_FAILED", "START_BACKING_OFF", "RUNTIME_UNAVAIL
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[Daemon]:
     """An engine of one's own, whose containers end with it; one for all, since it costs seconds."""
-    require_private_engine()
+    require_private_daemon()
     with Daemon(disk_bytes=_DISK) as daemon:
         images.tgi_double(daemon.client)
         yield daemon
@@ -62,7 +62,7 @@ async def test_restarted_with_live_restore(
     faulty: Faulty, tgi: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine lives on, but not its port: the proxy behind that one ends with dockerd."""
-    require_private_engine()
+    require_private_daemon()
     with Daemon(live_restore=True, disk_bytes=_DISK) as daemon:
         images.tgi_double(daemon.client)
         monkeypatch.setenv("DOCKER_HOST", daemon.url)

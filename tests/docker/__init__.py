@@ -1,1 +1,1 @@
-"""The Docker test bed: images made from this machine's files, a registry, private engines."""
+"""The Docker test bed: images from this machine's files, a registry, private daemons."""

@@ -1,4 +1,4 @@
-"""Building an image from a context that is put together here, and only when its inputs are new."""
+"""The build of images from a context made here, when the inputs are new."""
 
 import hashlib
 import sys
@@ -15,7 +15,7 @@ LABEL = "inference-service-test"
 """The repository of all images made here, and a label that they carry."""
 
 ROOT = PurePosixPath("rootfs")
-"""Where a context holds what goes to `/`."""
+"""The folder of a context whose files go to `/`."""
 
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -24,10 +24,10 @@ ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF
 ENV PIP_CERT={_CERTIFICATES} SSL_CERT_FILE={_CERTIFICATES}
 CMD ["python"]
 """
-"""What goes with `add_python`: authorities trusted here, a company's too, are trusted there."""
+"""Instructions that go with `add_python`: certificates trusted here are trusted there too."""
 
 Sources = dict[PurePath, Path]
-"""Files of this machine by their place in a context."""
+"""Files of this machine, by their path in a context."""
 
 
 def image(
@@ -37,7 +37,7 @@ def image(
     inputs: Iterable[str | bytes],
     fill: Callable[[Archive], None],
 ) -> str:
-    """Return the tag of an image of these inputs, built from what `fill` adds if there is none."""
+    """Return the tag of an image of these inputs; build a missing one with `fill`."""
     digest = hashlib.sha256()
     recipe = (Path(__file__).read_bytes(), Path(rootfs.__file__).read_bytes(), dockerfile)
     for part in (*recipe, *inputs):
@@ -69,7 +69,7 @@ def packaged(
     sources: Sources,
     scripts: dict[str, bytes] | None = None,
 ) -> str:
-    """An image with packages of this environment, files of the checkout and scripts below `/`."""
+    """Build an image with packages of this environment, files of the checkout and scripts."""
     packages = rootfs.distributions(*requirements)
     scripts = scripts or {}
 
@@ -92,7 +92,7 @@ def packaged(
 
 
 def python_version() -> list[str]:
-    """What tells one `add_python` from another."""
+    """Return the facts by which the results of `add_python` differ."""
     return [sys.version, str(rootfs.PYTHON), str(rootfs.PYTHON.stat().st_mtime_ns)]
 
 
@@ -106,7 +106,7 @@ def add_python(archive: Archive) -> None:
 
 
 def sources(path: Path, at: PurePath) -> Sources:
-    """A file, or all files of a folder but compiled ones, at a place in the context."""
+    """Collect a file, or a folder without compiled files, for a path in the context."""
     if path.is_file():
         return {at: path}
     return {

@@ -1,4 +1,4 @@
-"""A Docker Engine of one's own, for tests that stop one, kill it or fill its disk."""
+"""Private Docker daemons, for tests that stop or kill one, or fill its disk."""
 
 import itertools
 import os
@@ -16,9 +16,9 @@ from .waiting import until
 
 
 def answers(path: Path) -> bool:
-    """Whether an engine listens at this socket and is ready.
+    """Return whether a daemon listens at this socket and is ready.
 
-    Asked without its client, which leaves a socket open where nobody listens.
+    The question is asked without the SDK, which leaves a socket open where nothing listens.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(5)
@@ -31,17 +31,18 @@ def answers(path: Path) -> bool:
 
 
 class Daemon:
-    """A private engine beside that of the machine; leaving the `with` block removes all of it.
+    """A private daemon beside that of the machine.
 
-    It has a bridge, a disk and a socket of its own and leaves the packet filter alone, since a
-    second engine that does not deletes the port mappings of the first. Ports published on 127.0.0.1
-    work; containers have no way out. It starts without images: give its `client` to a function of
-    `images`, or let it pull from a `Registry`.
+    Leaving the `with` block removes all of it. The daemon has its own bridge, disk and socket. It
+    leaves the packet filter alone, because a second daemon would delete the port mappings of the
+    first. Ports published on 127.0.0.1 work; containers cannot reach other machines. The daemon
+    starts without images: give its `client` to a function of `images`, or let it pull from a
+    `Registry`.
 
     Args:
         live_restore: Containers survive `stop` and `kill`, and the next `start` finds them running.
         disk_bytes: The size of its disk, in memory; without it, the disk of the machine.
-        nvidia: It gives GPUs, though there are none: by a hook that does nothing.
+        nvidia: The daemon gives GPUs, though there are none: by a hook that does nothing.
     """
 
     def __init__(
@@ -57,12 +58,12 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        # A short path: that of a socket may have 107 characters.
+        # A short path: the path of a socket may have 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
         self._data = self.folder / "data"
         self._data.mkdir()
         self.url = f"unix://{self.folder}/docker.sock"
-        if self._nvidia:  # the engine looks for it in its PATH as it starts
+        if self._nvidia:  # the daemon looks for it in its PATH when it starts
             hook = self.folder / "bin" / "nvidia-container-runtime-hook"
             hook.parent.mkdir()
             hook.write_text("#!/bin/sh\n")
@@ -85,7 +86,7 @@ class Daemon:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Containers of a dead engine are out of reach for all but its successor.
+        # Only a running daemon can remove the containers of one that was killed.
         self.start()
         for container in self.client.containers.list(all=True, ignore_removed=True):
             container.remove(force=True)
@@ -94,7 +95,7 @@ class Daemon:
         self._remove()
 
     def start(self) -> None:
-        """Start, unless it runs, and return when it answers; the same client goes on working."""
+        """Start the daemon unless it runs; return when it answers. The client stays usable."""
         if self._process:
             return
         run = self.folder / "run"
@@ -106,19 +107,19 @@ class Daemon:
         command += ["--live-restore"] if self._live_restore else []
         env = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         with (self.folder / "log").open("ab") as log:
-            # A session of its own: an interrupt at the terminal is for the tests, which stop it.
+            # A session of its own: Ctrl-C in the terminal is for the tests, which stop the daemon.
             self._process = subprocess.Popen(command, stderr=log, start_new_session=True, env=env)
         until(self._ready, 30, "the start of dockerd")
 
     def stop(self) -> None:
-        """End it in an orderly way; without `live_restore` its containers are stopped too."""
+        """Stop the daemon by SIGTERM; without `live_restore` its containers are stopped too."""
         if self._process:
             self._process.terminate()
             self._process.wait(timeout=30)
             self._process = None
 
     def kill(self) -> None:
-        """End it with SIGKILL; its containers run on."""
+        """Kill the daemon; its containers run on."""
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -141,7 +142,7 @@ class Daemon:
 
 
 def _new_bridge() -> str:
-    """Make a bridge for containers, with a number that no other one has, and return its name."""
+    """Make a bridge with a number that no other one has, and return its name."""
     for number in itertools.count():
         name = f"tests{number}"
         made = subprocess.run(["ip", "link", "add", name, "type", "bridge"], capture_output=True)

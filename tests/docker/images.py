@@ -1,9 +1,9 @@
-"""The images that the tests run, each built without a registry and named by what went into it.
+"""The images of the tests, each built without a registry and named by its inputs.
 
-Every function takes the client of the engine that shall have the image and returns its tag. The
-tag ends in a hash of the inputs, so that a second call costs a question to the engine. They stay,
-for the next run of the tests; `docker image prune --all --filter label=inference-service-test`
-clears them away.
+Every function takes the client of the daemon that shall have the image, and returns its tag. The
+tag ends in a hash of the inputs, so that a second call costs one question to the daemon. The images
+are kept for the next run of the tests; `docker image prune --all --filter
+label=inference-service-test` removes them.
 """
 
 import random
@@ -24,13 +24,13 @@ _LEFT_OUT = ("ARG", "FROM", "RUN", "#")
 
 
 def python_base(client: DockerClient) -> str:
-    """Python and a shell on an otherwise empty system; `python` is the one of these tests."""
+    """Build an image with nothing but a shell and the Python of these tests."""
     dockerfile = f"FROM scratch\nCOPY {ROOT} /\n{building.PYTHON_SETTINGS}"
     return building.image(client, "python", dockerfile, building.python_version(), _fill_base)
 
 
 def tgi_double(client: DockerClient) -> str:
-    """The double of TGI, with the settings of TGI's own image."""
+    """Build the double of TGI, with the settings of TGI's own image."""
     double = REPOSITORY / "tests" / "doubles" / "tgi"
     dockerfile = f"""\
 FROM {python_base(client)}
@@ -47,10 +47,10 @@ ENTRYPOINT ["/tgi-entrypoint.sh"]
 
 
 def llamacpp(client: DockerClient) -> str:
-    """What `deploy/llamacpp/Dockerfile` makes, with packages of this environment for downloads.
+    """Build the image of `deploy/llamacpp/Dockerfile`, with packages of this environment.
 
-    All instructions but `RUN` are taken from that file, so that its copies, settings and entry
-    point are what is tested.
+    All instructions but `RUN` come from that file, so that the tests test its copies, its settings
+    and its entry point.
     """
     joined = (_LLAMACPP / "Dockerfile").read_text().replace("\\\n", " ")
     kept = [line for line in joined.splitlines() if not line.startswith(_LEFT_OUT)]
@@ -64,24 +64,24 @@ def llamacpp(client: DockerClient) -> str:
 
 
 def missing_command(client: DockerClient) -> str:
-    """Without its command: exits with 127 under `init=True`, otherwise cannot be started."""
+    """Build an image without its command: with `init=True` it exits with 127, else cannot start."""
     return _derived(client, "missing-command", 'ENTRYPOINT ["/no/such/command"]')
 
 
 def early_exit(client: DockerClient) -> str:
-    """Says `cannot go on` on standard error and exits with 3 at once."""
+    """Build an image that writes `cannot go on` to standard error and exits with 3."""
     script = "import sys; print('cannot go on', file=sys.stderr); sys.exit(3)"
     return _derived(client, "early-exit", f'ENTRYPOINT ["python", "-c", "{script}"]')
 
 
 def memory_hog(client: DockerClient) -> str:
-    """Takes one MiB after the other until it is killed, or exits with 4 at 1 GiB."""
+    """Build an image that takes memory until killed; it exits with 4 at 1 GiB."""
     script = "import sys; kept = [bytearray(b'x' * 2**20) for _ in range(2**10)]; sys.exit(4)"
     return _derived(client, "memory-hog", f'ENTRYPOINT ["python", "-c", "{script}"]')
 
 
 def ballast(client: DockerClient, layers: Sequence[int]) -> str:
-    """The base with layers of so many incompressible bytes each, for pulls that take a while."""
+    """Build an image with layers of so many incompressible bytes each, for slow pulls."""
     names = [f"ballast-{number}" for number in range(len(layers))]
     copies = "\n".join(f"COPY {name} /ballast/" for name in names)
     dockerfile = f"FROM {python_base(client)}\n{copies}\n"

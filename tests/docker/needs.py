@@ -1,4 +1,4 @@
-"""What a test needs of this machine: said once, so that a skip reads the same everywhere."""
+"""The needs of tests on this machine: one sentence each, the same for all skips."""
 
 import os
 import shutil
@@ -9,27 +9,27 @@ import pytest
 from .daemon import answers
 
 
-def require_engine() -> None:
-    """Skip the running test, in one line that says why, where no Docker Engine answers.
+def require_daemon() -> None:
+    """Skip the running test, with a reason in one line, where no Docker daemon answers.
 
-    It has to be one of this machine, because tests reach containers on 127.0.0.1. With
-    `REQUIRE_DOCKER=1`, as in CI, the test fails instead: skipping all would show nothing.
+    The daemon has to be one of this machine, because tests reach containers on 127.0.0.1. With
+    `REQUIRE_DOCKER=1`, as in CI, the test fails instead, because skipped tests show nothing.
     """
     url = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     if not answers(Path(url.removeprefix("unix://"))):
-        _give_up(f"no Docker Engine of this machine answers at {url}")
+        _give_up(f"no Docker daemon of this machine answers at {url}")
 
 
-def require_private_engine() -> None:
-    """The same for `Daemon`, which needs root and the programs `dockerd` and `ip`."""
+def require_private_daemon() -> None:
+    """Skip where `Daemon` cannot run: it needs root and the programs `dockerd` and `ip`."""
     _require_programs("dockerd", "ip")
     if os.geteuid() != 0:
-        _give_up("only root can start a Docker Engine of its own")
+        _give_up("only root can start a private Docker daemon")
 
 
 def require_registry() -> None:
-    """The same for `Registry`, which needs an engine and the program `docker-registry`."""
-    require_engine()
+    """Skip where `Registry` cannot run: it needs a daemon and the program `docker-registry`."""
+    require_daemon()
     _require_programs("docker-registry")
 
 

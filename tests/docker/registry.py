@@ -15,10 +15,10 @@ from .waiting import until
 
 
 class Registry:
-    """An empty registry on a free port of 127.0.0.1, where engines ask for no TLS.
+    """An empty registry on a free port of 127.0.0.1, where daemons ask for no TLS.
 
-    `stop` and `start` make it go away and come back, at the same address and with what was pushed;
-    leaving the `with` block removes it.
+    After `stop` and `start` the address and the images are the same. Leaving the `with` block
+    removes the registry.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Registry:
         self._folder.cleanup()
 
     def start(self) -> None:
-        """Start, unless it runs, and return when it answers."""
+        """Start the registry unless it runs; return when it answers."""
         if self._process:
             return
         with Path(self._folder.name, "log").open("ab") as log:
@@ -60,17 +60,17 @@ class Registry:
         until(self._ready, 10, "the start of docker-registry")
 
     def stop(self) -> None:
-        """Go away at once, in a transfer too: connections break, new ones are refused."""
+        """Kill the registry, in a transfer too: connections break, new ones are refused."""
         if self._process:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def push(self, client: DockerClient, image: str, name: str) -> str:
-        """Store an image of that engine as `name`, such as `tgi:3`; return the reference to pull.
+        """Push an image as `name`, such as `tgi:3`; return the reference to pull.
 
-        The engine keeps the image under its old name alone. While it does, a pull finds all layers
-        there: to see bytes travel, remove the image first or pull with another engine.
+        The daemon keeps the image only under its old name. While it has the image, a pull finds all
+        layers there: for a pull with a download, remove the image first or use another daemon.
         """
         reference = f"{self.address}/{name}"
         client.images.get(image).tag(reference)

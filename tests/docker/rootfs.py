@@ -1,8 +1,8 @@
 """Root file systems for test images, gathered from the files of this machine.
 
-A test bed that pulls nothing has to take its Python from somewhere: the interpreter that runs the
-tests, the shared libraries that it loads and the packages of its environment fit together already,
-so they are copied. Everything keeps the path it has here, which spares each of them a relocation.
+The test bed pulls nothing, so its Python is a copy: the interpreter that runs the tests, the shared
+libraries that it loads and the packages of its environment fit together already. Every file keeps
+its path, so that nothing has to be relocated.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PYTHON = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
-"""The interpreter itself, also when the tests run in a virtual environment."""
+"""The interpreter outside any virtual environment in which the tests run."""
 
 SHELL = Path("/bin/sh")
 _STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -36,7 +36,7 @@ _LOADED = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x", re.MULTILINE)
 
 
 class Archive:
-    """A tar archive in the making, on disk because a file system does not belong in memory."""
+    """A tar archive in the making, on disk because a file system is large."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
@@ -55,7 +55,7 @@ class Archive:
         self._file.close()
 
     def add(self, source: Path, target: PurePath) -> None:
-        """Copy one file; a second one for the same target is ignored."""
+        """Add one file; a second file for the same target is ignored."""
         if str(target) not in self._names:
             self._names.add(str(target))
             self._tar.add(source, arcname=str(target), filter=_as_root)
@@ -76,19 +76,19 @@ class Archive:
         self._tar.addfile(entry, io.BytesIO(content))
 
     def finish(self) -> BinaryIO:
-        """Close the archive and hand out its bytes, from the start."""
+        """Close the archive and return its bytes as a file, from the start."""
         self._tar.close()
         self._file.seek(0)
         return self._file
 
 
 def place(path: Path) -> PurePath:
-    """Where a file of this machine goes: its own path, free of links to folders, below `/`."""
+    """Return the path of a file below `/`, without links to folders."""
     return Path(os.path.realpath(path.parent), path.name).relative_to("/")
 
 
 def interpreter() -> Iterator[Path]:
-    """A shell, the interpreter and its library, without tests, Tk and installed packages."""
+    """Yield a shell, the interpreter and its library, without tests, Tk and installed packages."""
     yield from (PYTHON, SHELL)
     for folder, folders, names in os.walk(_STDLIB):
         folders[:] = [
@@ -102,7 +102,7 @@ def interpreter() -> Iterator[Path]:
 
 
 def distributions(*names: str) -> list[Distribution]:
-    """The named packages of this environment and all that they require here, by name."""
+    """Find the named packages of this environment and all that they require, sorted by name."""
     found: dict[str, Distribution] = {}
     seen: set[str] = set()
     todo = [Requirement(name) for name in names]
@@ -122,7 +122,7 @@ def distributions(*names: str) -> list[Distribution]:
 
 
 def installed(distribution: Distribution) -> Iterator[tuple[Path, PurePath]]:
-    """The files of a package: where each lies here, and its path below the folder of packages."""
+    """Yield each file of a package: its path here, and below the folder of packages."""
     for file in distribution.files or ():
         if ".." in file.parts or "__pycache__" in file.parts:
             continue
@@ -133,21 +133,21 @@ def installed(distribution: Distribution) -> Iterator[tuple[Path, PurePath]]:
 
 
 def packages_folder() -> PurePath:
-    """Where the bare interpreter, outside any virtual environment, looks for its packages."""
+    """Return the folder in which the bare interpreter looks for its packages."""
     script = "import site; print(site.getsitepackages()[0])"
     answer = subprocess.run([PYTHON, "-I", "-c", script], check=True, capture_output=True)
     return PurePosixPath(answer.stdout.decode().strip()).relative_to("/")
 
 
 def libraries(files: Iterable[Path]) -> set[Path]:
-    """The shared libraries, loader included, that any of these programs and libraries load."""
+    """Find the shared libraries, with the loader, that these programs and libraries load."""
     binaries = [file for file in files if ".so" in file.suffixes or file.parent.name == "bin"]
     answer = subprocess.run(["ldd", *binaries], capture_output=True, text=True)
     return {Path(path) for path in _LOADED.findall(answer.stdout)}
 
 
 def _with_bytecode(source: Path) -> Iterator[Path]:
-    """A file and its compiled form, if any: without it each new container would compile anew."""
+    """Yield a file and its compiled form, which spares each container the compilation."""
     if source.is_file():
         yield source
         if source.suffix == ".py":

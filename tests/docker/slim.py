@@ -12,7 +12,7 @@ from .building import LABEL, ROOT
 
 
 def python_slim(client: DockerClient) -> str:
-    """Debian, in this machine's release, with the Python and the pip of these tests.
+    """Build an image of this machine's Debian, with the Python and pip of these tests.
 
     The first call takes half a minute and needs a mirror of Debian.
     """

@@ -1,4 +1,4 @@
-"""The test bed itself: what it builds runs, what it starts answers, and nothing stays behind."""
+"""The test bed itself: its images run, its servers answer, and nothing is left."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from docker.models.containers import Container
 from . import images
 from .building import LABEL
 from .daemon import Daemon, answers
-from .needs import require_engine, require_private_engine, require_registry
+from .needs import require_daemon, require_private_daemon, require_registry
 from .registry import Registry
 from .slim import python_slim
 from .waiting import until
@@ -31,7 +31,7 @@ HTTP = ["python", "-m", "http.server", "8000"]
 
 @pytest.fixture
 def client() -> Iterator[DockerClient]:
-    require_engine()
+    require_daemon()
     with closing(docker.from_env()) as client:
         yield client
 
@@ -55,7 +55,7 @@ def running(client: DockerClient, image: str, *command: str, **options: Any) -> 
 
 
 def fetch(container: Container, path: str, port: int = 8000, data: Any = None) -> bytes:
-    """Ask the container, as soon as it serves."""
+    """Send the container a request as soon as it serves."""
     container.reload()
     published = container.attrs["NetworkSettings"]["Ports"][f"{port}/tcp"][0]["HostPort"]
     body = json.dumps(data).encode() if data else None
@@ -88,9 +88,9 @@ print(ssl.create_default_context().cert_store_stats()["x509_ca"] > 0, sys.versio
 def test_base_runs_the_interpreter_of_the_tests(client: DockerClient) -> None:
     command = ["python", "-c", SCRIPT]
 
-    said = client.containers.run(images.python_base(client), command, user="10001", remove=True)
+    output = client.containers.run(images.python_base(client), command, user="10001", remove=True)
 
-    assert said.decode().strip() == f"True {sys.version}"
+    assert output.decode().strip() == f"True {sys.version}"
 
 
 def test_base_is_small_and_built_once(client: DockerClient) -> None:
@@ -113,7 +113,7 @@ def test_tgi_double_serves_on_port_80_and_ends_on_request(client: DockerClient) 
 
 
 def complete(client: DockerClient, image: str) -> str:
-    """Start of a story, by a container as bare as inference-service makes it."""
+    """Return the start of a story, by a container as bare as inference-service makes it."""
     models = str(images.REPOSITORY / "inference_service" / "story_mini")
     options = {
         "environment": {"LLAMACPP_FILE": "/models/story-mini.gguf"},
@@ -169,7 +169,7 @@ def test_missing_command_cannot_be_started_without_init(client: DockerClient) ->
         container.remove()
 
 
-def test_early_exit_says_why(client: DockerClient) -> None:
+def test_early_exit_writes_why(client: DockerClient) -> None:
     with running(client, images.early_exit(client)) as container:
         assert container.wait()["StatusCode"] == 3
         assert container.logs() == b"cannot go on\n"
@@ -184,7 +184,7 @@ def test_memory_hog_is_killed_for_it(client: DockerClient) -> None:
 
 
 def test_registry_gives_back_what_was_pushed(client: DockerClient, registry: Registry) -> None:
-    # A size that no other run of the tests has: its layers must be nowhere else in the engine.
+    # A size that no other run of the tests has: its layers must be nowhere else in the daemon.
     image = images.ballast(client, [2_000_000 + os.getpid(), 3_000_000 + os.getpid()])
     reference = registry.push(client, image, "ballast:1")
     client.images.remove(image)
@@ -214,7 +214,7 @@ def test_registry_goes_away_and_comes_back(client: DockerClient, registry: Regis
 
 
 def traces(daemon: Daemon) -> list[str]:
-    """What there is of this engine: processes, mounts, its folder and its bridge."""
+    """List the traces of a daemon: processes, mounts, its folder and its bridge."""
     folder = str(daemon.folder)
     commands = [read(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
     mounts = read(Path("/proc/self/mounts")).splitlines()
@@ -226,17 +226,17 @@ def traces(daemon: Daemon) -> list[str]:
 def read(path: Path) -> str:
     try:
         return path.read_text(errors="replace")
-    except OSError:  # The process has ended since.
+    except OSError:  # the process has ended since
         return ""
 
 
 @pytest.mark.parametrize("crash", [False, True])
 def test_daemon_is_private_and_leaves_nothing(client: DockerClient, crash: bool) -> None:
-    require_private_engine()
+    require_private_daemon()
     with Daemon() as daemon:
         assert daemon.client.info()["DockerRootDir"] != client.info()["DockerRootDir"]
         image = images.python_base(daemon.client)
-        # Left there for the engine to remove.
+        # Left there for the daemon to remove.
         daemon.client.containers.run(image, HTTP, detach=True, init=True)
         assert len(traces(daemon)) > 4
         if crash:
@@ -246,7 +246,7 @@ def test_daemon_is_private_and_leaves_nothing(client: DockerClient, crash: bool)
 
 
 def test_containers_survive_a_daemon_with_live_restore(client: DockerClient) -> None:
-    require_private_engine()
+    require_private_daemon()
     with Daemon(live_restore=True) as daemon:
         image = images.python_base(daemon.client)
         with running(daemon.client, image, *HTTP) as container:
@@ -261,7 +261,7 @@ def test_containers_survive_a_daemon_with_live_restore(client: DockerClient) -> 
 
 
 def test_daemon_with_a_full_disk(client: DockerClient, registry: Registry) -> None:
-    require_private_engine()
+    require_private_daemon()
     reference = registry.push(client, images.python_base(client), "python:1")
     with Daemon(disk_bytes=40_000_000) as daemon:
         events = pull(daemon.client, reference)

@@ -1,4 +1,4 @@
-"""Each runtime with engines that do as a test says, and a look at what is left of them."""
+"""Beds: a runtime each, with engines that a test controls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -25,16 +25,17 @@ from tests.docker import building, images
 from tests.docker.building import ROOT
 from tests.fakes import FakeRuntime
 from tests.runtimes import processes
+from tests.waiting import SLOWLY, until, within
 
 MIB = 2**20
 _RUN = f"tests-{os.getpid()}"
 _PROGRAM = Path(__file__).with_name("engine_program.py")
-_MARK = "ENGINE_NAME"  # the variable by which the processes of an engine are found
-_SOON = 10.0  # seconds in which what was killed is gone, on a busy machine too
+_MARK = "ENGINE_NAME"  # a variable of each engine, by which its processes are found
+_SOON = 10.0  # seconds in which a killed process is gone, on a busy machine too
 
 
 def engine_image(client: DockerClient) -> str:
-    """`engine_program` as an image."""
+    """Build `engine_program` as an image."""
     dockerfile = f"""\
 FROM {images.python_base(client)}
 COPY {ROOT} /
@@ -47,17 +48,8 @@ ENTRYPOINT ["python", "/engine_program.py"]
     )
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Return when the condition holds, for what no event tells of."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + _SOON
-    while not condition():
-        assert loop.time() < end, what
-        await asyncio.sleep(0.01)
-
-
 async def ask(instance: Instance, path: str) -> str:
-    """Send `engine_program` a request; returns its answer, or nothing where it died of it."""
+    """Send a request to `engine_program` and return the answer, empty if it ended meanwhile."""
     reader, writer = await asyncio.open_connection("127.0.0.1", instance.port)
     try:
         writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
@@ -69,12 +61,12 @@ async def ask(instance: Instance, path: str) -> str:
 
 
 class Bed(ABC):
-    """A runtime, and what a test may do to its engines."""
+    """A runtime, and the means by which a test controls its engines."""
 
     runtime: Runtime
 
     def launch(self, which: str = "one", **changes: Any) -> Launch:
-        """An engine whose name no other run of the tests has; `changes` are fields of it."""
+        """Make a launch with a name of these tests; `changes` are its fields."""
         launch = Launch(
             model_id=f"{_RUN}-{which}",
             image="",
@@ -88,12 +80,12 @@ class Bed(ABC):
         return replace(launch, env={_MARK: self.name(launch), **launch.env})
 
     def name(self, launch: Launch) -> str:
-        """What its container is, or would be, called."""
+        """Return the name that the container of this launch has or would have."""
         return self.runtime.container_name(launch)
 
     @asynccontextmanager
     async def running(self, which: str = "one", **changes: Any) -> AsyncGenerator[Instance]:
-        """An engine that serves. Nothing may be left of it after the block."""
+        """Run an engine that serves; after the block nothing may be left of it."""
         launch = self.launch(which, **changes)
         async with self.runtime.run(launch) as instance:
             await self.serves(instance)
@@ -101,44 +93,45 @@ class Bed(ABC):
         assert self.left(launch) == []
 
     async def serves(self, instance: Instance) -> None:
-        """Return when it serves."""
-        async with aclosing(instance.logs()) as lines:
+        """Return when the engine serves."""
+        serves = within(SLOWLY, f"{instance.name} did not serve")
+        async with serves, aclosing(instance.logs()) as lines:
             async for line in lines:
                 if line == "serving":
                     return
-        raise AssertionError(f"it {await instance.wait()}: {instance.tail(20)}")
+        raise AssertionError(f"the engine {await instance.wait()}: {instance.tail(20)}")
 
-    async def say(self, instance: Instance, line: str) -> None:
-        """Have it write a line."""
-        await ask(instance, f"/say/{quote(line)}")
+    async def write(self, instance: Instance, line: str) -> None:
+        """Make the engine write a line."""
+        await ask(instance, f"/write/{quote(line)}")
 
     async def end(self, instance: Instance, code: int) -> None:
-        """Have it end by itself."""
+        """Make the engine end by itself."""
         await ask(instance, f"/exit/{code}")
 
     @abstractmethod
     async def kill(self, instance: Instance) -> Exit:
-        """End it from outside, by SIGKILL; returns what `wait` then has to tell."""
+        """Kill the engine from outside; return the exit that `wait` has to return."""
 
     def left(self, launch: Launch) -> list[str]:
-        """What there is of it."""
+        """List the processes and containers of this launch."""
         return [str(pid) for pid in processes.with_variable(f"{_MARK}={self.name(launch)}")]
 
     async def close(self) -> None:
-        """Remove whatever a test that has failed may have left."""
+        """Remove everything that a failed test may have left."""
         await self.runtime.aclose()
 
 
 class FakeBed(Bed):
-    """The fake has no engines: the test plays them."""
+    """The fake runtime, which has no engines: the test plays them."""
 
     def __init__(self) -> None:
         self.runtime = self._fake = FakeRuntime()
 
     async def serves(self, instance: Instance) -> None:
-        await self.say(instance, "serving")
+        await self.write(instance, "serving")
 
-    async def say(self, instance: Instance, line: str) -> None:
+    async def write(self, instance: Instance, line: str) -> None:
         self._fake.running[instance.name].log.append(line)
 
     async def end(self, instance: Instance, code: int) -> None:
@@ -176,9 +169,9 @@ class ProcessBed(Bed):
 
 
 class DockerBed(Bed):
-    """Containers of `image` on the engine at `url`, by default that of the machine.
+    """Containers of `image` on the daemon at `url`, by default that of the machine.
 
-    The runtime has a client of its own, as it has in the service; `changes` are its options.
+    The runtime has its own client, as in the service; `changes` are options of the runtime.
     """
 
     def __init__(self, image: str, ports: Ports, url: str | None = None, **changes: Any) -> None:
@@ -188,7 +181,8 @@ class DockerBed(Bed):
         self._threads = set(threading.enumerate())
         self._closed = False
         options: dict[str, Any] = {"service": _RUN, "volume": _RUN, "pull_policy": "never"}
-        options |= {"engine_id": "", "has_gpu": False}
+        options |= {"daemon_id": "", "has_gpu": False}
+        options |= {"removal_interval": 600}  # no retry, except in tests of retries
         client = DockerClient(base_url=self.url, timeout=60)
         self.runtime = DockerRuntime(client, ports, **{**options, **changes})
 
@@ -196,11 +190,11 @@ class DockerBed(Bed):
         return super().launch(which, **{"image": self.image, **changes})
 
     def inspect(self, instance: Instance) -> Any:
-        """What Docker says of its container."""
+        """Inspect the container of an instance."""
         return self.client.api.inspect_container(instance.name)
 
     def processes(self, instance: Instance) -> list[int]:
-        """Those in its container, by their ids outside."""
+        """List the processes in the container of an instance, by their ids outside."""
         return processes.with_variable(f"{_MARK}={instance.name}")
 
     async def kill(self, instance: Instance) -> Exit:
@@ -211,7 +205,7 @@ class DockerBed(Bed):
         return [*super().left(launch), *self._containers(name=f"^/{self.name(launch)}$")]
 
     async def close(self) -> None:
-        if self._closed:  # by the test, before it took the engine away
+        if self._closed:  # the test closed the bed before it removed the daemon
             return
         self._closed = True
         for container in self._containers(name=f"{_RUN}-"):
@@ -220,7 +214,7 @@ class DockerBed(Bed):
             self.client.api.remove_volume(_RUN)
         self.client.close()
         await super().close()
-        await until(lambda: not self._followers(), "threads of the runtime go on")
+        await until(lambda: not self._followers(), "the threads of the runtime did not end")
 
     def _containers(self, **filters: str) -> list[str]:
         found = self.client.api.containers(all=True, filters=filters)

@@ -1,4 +1,4 @@
-"""A bed for each runtime."""
+"""Beds: a runtime each, with engines for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REAL = ["process", pytest.param("docker", marks=pytest.mark.docker)]
 
 @pytest.fixture(scope="session")
 def image(docker_client: DockerClient) -> str:
-    """`engine_program` as an image."""
+    """Build `engine_program` as an image."""
     return engine_image(docker_client)
 
 
@@ -31,7 +31,7 @@ def _bed(request: pytest.FixtureRequest, ports: Ports) -> Bed:
 
 @pytest.fixture(params=["fake", *REAL])
 async def bed(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
-    """Every runtime."""
+    """A bed for every runtime."""
     bed = _bed(request, ports)
     yield bed
     await bed.close()
@@ -39,7 +39,7 @@ async def bed(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Be
 
 @pytest.fixture(params=REAL)
 async def real(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
-    """Every runtime that has engines to talk to."""
+    """A bed for every runtime with real engines."""
     bed = _bed(request, ports)
     yield bed
     await bed.close()

@@ -1,16 +1,16 @@
-"""An engine without a model, for tests of runtimes: it does what is asked of it over HTTP.
+"""An engine without a model, for tests of runtimes: requests over HTTP control it.
 
 It writes `serving` once it listens at ENGINE_HOST and ENGINE_PORT, and answers
-    /say/TEXT    by writing TEXT as a line
-    /long/COUNT  by writing a line of so many characters
-    /exit/CODE   by ending with that code
-    /env/NAME    with that variable
+    /write/TEXT  after writing TEXT as a line
+    /long/COUNT  after writing a line of so many characters
+    /exit/CODE   and ends with that code
+    /env/NAME    with the value of that variable
     /file/NAME   with the content of the file that the variable names
-    /fork        by making a child, which has its port and its output too
-    /grow        by taking memory until it is killed for it
+    /fork        and makes a child, which has the same port and output
+    /grow        and takes memory until it is killed
 With ENGINE_STUBBORN=1 it ignores SIGTERM.
 
-It needs the standard library alone, and little of that: it is started often.
+It needs only the standard library, and little of that, because tests start it often.
 """
 
 import os
@@ -23,7 +23,7 @@ from urllib.parse import unquote
 def _answer(path: str) -> str:
     _, verb, argument = unquote(path).split("/", 2) if path.count("/") > 1 else ("", path[1:], "")
     match verb:
-        case "say":
+        case "write":
             print(argument, flush=True)
         case "long":
             print("x" * int(argument), flush=True)

@@ -1,4 +1,4 @@
-"""Processes of this machine, those in containers too, found by their environment."""
+"""Processes of this machine and of its containers, found by their environment."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def with_variable(beginning: str) -> list[int]:
-    """The processes with a variable that begins so, such as `NAME=`; zombies have none."""
+    """Find the processes with a variable that begins so, such as `NAME=`; zombies have none."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # it has ended, or belongs to somebody else
+        with suppress(OSError):  # the process has ended, or belongs to another user
             variables = path.read_bytes().split(b"\0")
             if any(variable.startswith(beginning.encode()) for variable in variables):
                 found.append(int(path.parent.name))

@@ -1,4 +1,4 @@
-"""A tap on the way to a registry, with which a test stops a pull in the middle."""
+"""A tap before a registry, with which a test holds a pull in the middle."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Self
 
 
 class Tap:
-    """Passes connections on to `target`, and holds them once `limit` bytes have come from there.
+    """A proxy to `target` that holds its connections after `limit` bytes from there.
 
-    `held` is set at that moment. After `open` or `drop` it holds nothing any more.
+    `held` is set at that moment. After `open` or `drop` the tap holds no connection any more.
     """
 
     def __init__(self, target: str, limit: int) -> None:
@@ -39,11 +39,11 @@ class Tap:
             await asyncio.wait(self._tasks)
 
     def open(self) -> None:
-        """Let what is held pass."""
+        """Let the held bytes pass."""
         self._opened.set()
 
     def drop(self) -> None:
-        """Break the connections that there are."""
+        """Break all connections."""
         for writer in self._writers:
             writer.transport.abort()
         self._opened.set()

@@ -1,4 +1,4 @@
-"""What every `Runtime` promises, the fake included: see `inference_service/runtimes/base.py`."""
+"""The contract of `inference_service/runtimes/base.py`, for every runtime and the fake."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ import pytest
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Exit, Instance
-from tests.runtimes.beds import Bed, ask, until
-
-PROMPTLY = 5.0  # seconds, on a busy machine too
+from tests.runtimes.beds import Bed, ask
+from tests.waiting import PROMPTLY, SLOWLY, until, within
 
 
 async def cancelled_at(
     coroutine: Coroutine[Any, Any, None], wait: int, begun: asyncio.Event
 ) -> None:
-    """Run it as the whole of a task, which is cancelled at its `wait`th wait since `begun`."""
+    """Run a coroutine as a whole task, cancelled at its `wait`th wait since `begun`."""
     await _driven(coroutine, wait, begun)
 
 
@@ -51,12 +50,13 @@ def _driven(
 
 
 async def read(instance: Instance) -> list[str]:
-    """Its log to the end."""
-    async with aclosing(instance.logs()) as lines:
+    """Read the log of an instance to its end."""
+    ends = within(SLOWLY, f"the log of {instance.name} did not end")
+    async with ends, aclosing(instance.logs()) as lines:
         return [line async for line in lines]
 
 
-async def test_an_instance_says_where_it_is(bed: Bed) -> None:
+async def test_an_instance_has_a_name_a_port_and_a_url(bed: Bed) -> None:
     launch = bed.launch()
     async with bed.running() as instance:
         assert instance.name == bed.name(launch)
@@ -72,13 +72,13 @@ async def test_the_engine_is_reachable_and_then_gone(real: Bed) -> None:
         await ask(instance, "/env/COLOUR")
 
 
-async def test_the_same_model_can_run_again_at_the_same_place(bed: Bed) -> None:
-    places = []
+async def test_a_model_can_run_again_with_the_same_name_and_port(bed: Bed) -> None:
+    runs = []
     for _ in range(2):
         async with bed.running() as instance:
-            places.append((instance.name, instance.port))
+            runs.append((instance.name, instance.port))
 
-    assert places[0] == places[1]
+    assert runs[0] == runs[1]
 
 
 async def test_two_models_have_two_ports_and_end_apart(bed: Bed) -> None:
@@ -101,7 +101,7 @@ async def test_a_port_is_not_given_twice(bed: Bed) -> None:
                 assert three.port != two.port
 
 
-async def test_files_and_the_environments_of_a_place(real: Bed, tmp_path: Path) -> None:
+async def test_an_engine_gets_files_and_the_environment_of_a_cpu(real: Bed, tmp_path: Path) -> None:
     file = tmp_path / "weights.gguf"
     file.write_text("so heavy")
 
@@ -110,7 +110,7 @@ async def test_files_and_the_environments_of_a_place(real: Bed, tmp_path: Path) 
         assert await ask(instance, "/env/CPU") == "yes"
 
 
-async def test_a_pull_tells_of_images_alone_and_never_goes_back(bed: Bed) -> None:
+async def test_a_pull_reports_only_images_and_never_goes_back(bed: Bed) -> None:
     last: Progress | None = None
     async with aclosing(bed.runtime.pull(bed.launch())) as pull:
         async for progress in pull:
@@ -119,7 +119,7 @@ async def test_a_pull_tells_of_images_alone_and_never_goes_back(bed: Bed) -> Non
             last = progress
 
 
-async def test_a_pull_of_what_cannot_be_run_is_refused(bed: Bed) -> None:
+async def test_a_pull_for_a_launch_that_cannot_run_is_refused(bed: Bed) -> None:
     with pytest.raises(LaunchError):
         async for _ in bed.runtime.pull(bed.launch(image="inference-service-test/no", module=None)):
             pass
@@ -134,7 +134,7 @@ async def test_an_error_in_the_block_leaves_nothing(bed: Bed) -> None:
     assert bed.left(launch) == []
 
 
-async def test_a_cancelled_start_leaves_nothing_whenever_it_comes(bed: Bed) -> None:
+async def test_a_start_leaves_nothing_wherever_it_is_cancelled(bed: Bed) -> None:
     launch = bed.launch()
     begun, running = asyncio.Event(), asyncio.Event()
     begun.set()
@@ -147,14 +147,15 @@ async def test_a_cancelled_start_leaves_nothing_whenever_it_comes(bed: Bed) -> N
     for wait in itertools.count(1):
         task = asyncio.create_task(cancelled_at(run(), wait, begun))
         with pytest.raises(asyncio.CancelledError):
-            await task
+            async with within(SLOWLY, f"a start that was cancelled at wait {wait} did not end"):
+                await task
         assert bed.left(launch) == [], f"cancelled at wait {wait}"
         if running.is_set():
             return
 
 
-async def test_a_cancelled_stop_leaves_nothing_either(bed: Bed) -> None:
-    """As when a loop ends while its tasks clean up."""
+async def test_a_stop_leaves_nothing_wherever_it_is_cancelled(bed: Bed) -> None:
+    """Cancel as a loop does that ends while its tasks clean up."""
     launch = bed.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=1)
 
     async def run(leaving: asyncio.Event) -> None:
@@ -165,7 +166,8 @@ async def test_a_cancelled_stop_leaves_nothing_either(bed: Bed) -> None:
     for wait in itertools.count(1):
         leaving = asyncio.Event()
         task = asyncio.create_task(cancelled_at(run(leaving), wait, leaving))
-        await asyncio.wait([task])
+        await asyncio.wait([task], timeout=SLOWLY)
+        assert task.done(), f"a stop that was cancelled at wait {wait} did not end"
         assert leaving.is_set()
         assert bed.left(launch) == [], f"cancelled at wait {wait}"
         if not task.cancelled():
@@ -174,32 +176,34 @@ async def test_a_cancelled_stop_leaves_nothing_either(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 3])
-async def test_the_end_of_an_engine_is_told_to_all_who_wait(bed: Bed, code: int) -> None:
+async def test_all_who_wait_get_the_end_of_an_engine(bed: Bed, code: int) -> None:
     async with bed.running() as instance:
         first, left = (asyncio.create_task(instance.wait()) for _ in range(2))
         await asyncio.sleep(0)
         left.cancel()
         await bed.end(instance, code)
 
-        assert await first == Exit(code)
-        assert await asyncio.gather(*(instance.wait() for _ in range(20))) == [Exit(code)] * 20
+        async with within(SLOWLY, "the end of the engine was not reported to all"):
+            assert await first == Exit(code)
+            assert await asyncio.gather(*(instance.wait() for _ in range(20))) == [Exit(code)] * 20
         assert left.cancelled()
 
 
-async def test_an_engine_killed_from_outside_is_seen(bed: Bed) -> None:
+async def test_an_engine_that_is_killed_from_outside_is_reported(bed: Bed) -> None:
     async with bed.running() as instance:
         waiting = asyncio.create_task(instance.wait())
         exit = await bed.kill(instance)
 
-        assert await waiting == exit
+        async with within(SLOWLY, "the end of the engine was not reported"):
+            assert await waiting == exit
 
 
-async def test_who_still_waits_when_it_is_left_is_told(bed: Bed) -> None:
+async def test_a_wait_returns_when_the_run_is_left(bed: Bed) -> None:
     async with bed.running() as instance:
         waiting = asyncio.create_task(instance.wait())
         await asyncio.sleep(0)
 
-    async with asyncio.timeout(PROMPTLY):
+    async with within(PROMPTLY, "the end of the engine was not reported"):
         assert await waiting == await instance.wait()
 
 
@@ -208,7 +212,7 @@ async def test_the_end_of_an_engine_is_the_end_of_its_children(real: Bed) -> Non
         await ask(instance, "/fork")
         await real.end(instance, 3)
 
-        async with asyncio.timeout(PROMPTLY):
+        async with within(PROMPTLY, "the end of the engine was not reported"):
             assert await instance.wait() == Exit(3)
 
 
@@ -221,7 +225,7 @@ async def test_children_are_gone_after_a_stop_and_do_not_delay_it(real: Bed) -> 
         began = loop.time()
 
     assert loop.time() - began < PROMPTLY
-    await until(lambda: not real.left(launch), "a child goes on")
+    await until(lambda: not real.left(launch), "the child of the engine did not end")
 
 
 async def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace(real: Bed) -> None:
@@ -235,8 +239,8 @@ async def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace(real: Be
     assert real.left(launch) == []
 
 
-async def test_an_error_in_the_block_spares_the_engine_no_grace(real: Bed) -> None:
-    """What hangs does not listen, and somebody waits for the next one."""
+async def test_an_error_in_the_block_kills_the_engine_without_its_grace(real: Bed) -> None:
+    """Spend no grace on an engine that hangs, for callers wait for the next one."""
     loop = asyncio.get_running_loop()
     launch = real.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=60)
     with pytest.raises(ZeroDivisionError):
@@ -251,12 +255,13 @@ async def test_an_error_in_the_block_spares_the_engine_no_grace(real: Bed) -> No
 
 async def test_a_log_is_followed_from_its_beginning_to_its_end(bed: Bed) -> None:
     async with bed.running() as instance:
-        await bed.say(instance, "early")
-        async with aclosing(instance.logs()) as lines:
+        await bed.write(instance, "early")
+        follows = within(SLOWLY, "the reader did not get all lines and the end of the log")
+        async with follows, aclosing(instance.logs()) as lines:
             seen = [await anext(lines), await anext(lines)]
-            await bed.say(instance, "late")
+            await bed.write(instance, "late")
             seen.append(await anext(lines))
-            await bed.say(instance, "last")
+            await bed.write(instance, "last")
             await bed.end(instance, 0)
             seen += [line async for line in lines]
 
@@ -267,7 +272,7 @@ async def test_a_log_is_followed_from_its_beginning_to_its_end(bed: Bed) -> None
 async def test_a_log_is_complete_when_the_end_is_known(bed: Bed) -> None:
     async with bed.running() as instance:
         for number in range(3):
-            await bed.say(instance, f"line {number}")
+            await bed.write(instance, f"line {number}")
         await bed.end(instance, 3)
         await instance.wait()
 
@@ -277,8 +282,8 @@ async def test_a_log_is_complete_when_the_end_is_known(bed: Bed) -> None:
 
 async def test_a_log_can_be_followed_from_its_last_lines(bed: Bed) -> None:
     async with bed.running() as instance:
-        await bed.say(instance, "early")
-        await bed.say(instance, "late")
+        await bed.write(instance, "early")
+        await bed.write(instance, "late")
         await bed.end(instance, 0)
         await instance.wait()
         for last, lines in ((0, []), (2, ["early", "late"]), (9, ["serving", "early", "late"])):
@@ -290,29 +295,29 @@ async def test_secrets_are_not_in_a_log(real: Bed, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_TOKEN", "my-token")
     async with real.running(env={"API_KEY": "my-key"}) as instance:
         assert await ask(instance, "/env/HF_TOKEN") == "my-token"
-        await real.say(instance, "my-token and my-key")
+        await real.write(instance, "my-token and my-key")
         await real.end(instance, 0)
         await instance.wait()
 
         assert "my-" not in str(instance.tail(9))
 
 
-async def test_who_follows_a_log_is_let_go_when_it_is_left(bed: Bed) -> None:
+async def test_the_reader_of_a_log_ends_when_the_run_is_left(bed: Bed) -> None:
     async with bed.running() as instance:
         reading = asyncio.create_task(read(instance))
         await asyncio.sleep(0)
 
-    async with asyncio.timeout(PROMPTLY):
+    async with within(PROMPTLY, "the reader of the log did not end"):
         assert (await reading)[0] == "serving"
 
 
 async def test_any_text_may_stand_in_a_log(real: Bed) -> None:
     async with real.running() as instance:
         for line in ("größer 日本", "tab\tand blanks  ", ""):
-            await real.say(instance, line)
+            await real.write(instance, line)
         await ask(instance, "/long/100000")
         await real.end(instance, 0)
 
-        said = await read(instance)
+        lines = await read(instance)
 
-    assert said == ["serving", "größer 日本", "tab\tand blanks", "", "x" * 100_000]
+    assert lines == ["serving", "größer 日本", "tab\tand blanks", "", "x" * 100_000]

@@ -1,4 +1,4 @@
-"""How services of one machine keep out of each other's way."""
+"""The names and ports that separate the services of one machine."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ def test_the_default_service_has_the_documented_names_and_ports() -> None:
     assert identity.first_port("inference-service") == 0
 
 
-def test_another_service_has_its_own_which_stay_the_same() -> None:
+def test_another_service_has_names_and_ports_of_its_own() -> None:
     assert identity.container_name("blue", "gpt-2") == "blue-tgi-gpt-2"
     assert identity.first_port("blue") == identity.first_port("blue") == 0x9E36CAB4
     assert len({identity.first_port(f"service-{number}") % 100 for number in range(50)}) > 25
 
 
-def test_a_second_service_of_a_name_is_refused_and_others_are_not() -> None:
-    with alone(SERVICE, "engine"):
+def test_only_a_second_service_of_the_same_name_and_daemon_is_refused() -> None:
+    with alone(SERVICE, "daemon"):
         refused = pytest.raises(NameTaken, match=f"named {SERVICE} .* another --service-name")
-        with refused, alone(SERVICE, "engine"):
+        with refused, alone(SERVICE, "daemon"):
             pass
-        with alone(SERVICE, "another engine"), alone(f"{SERVICE}-2", "engine"):
+        with alone(SERVICE, "another daemon"), alone(f"{SERVICE}-2", "daemon"):
             pass
-    with alone(SERVICE, "engine"):
+    with alone(SERVICE, "daemon"):
         pass
 
 
-def test_a_service_that_is_killed_lets_go() -> None:
+def test_a_service_that_is_killed_frees_its_name() -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, SERVICE, "engine"],
+        [sys.executable, "-c", HOLDER, SERVICE, "daemon"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"alone\n"
-        with pytest.raises(NameTaken), alone(SERVICE, "engine"):
+        with pytest.raises(NameTaken), alone(SERVICE, "daemon"):
             pass
         holder.send_signal(signal.SIGKILL)
 
-    with alone(SERVICE, "engine"):
+    with alone(SERVICE, "daemon"):
         pass

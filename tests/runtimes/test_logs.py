@@ -1,4 +1,4 @@
-"""The lines that an engine wrote, for any number of readers."""
+"""The log of an engine, for any number of readers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from inference_service.runtimes.logs import LogBuffer
+from tests.waiting import PROMPTLY, within
 
 
 def filled(size: int, count: int) -> LogBuffer:
@@ -18,14 +19,22 @@ def filled(size: int, count: int) -> LogBuffer:
 
 
 async def read(lines: AsyncGenerator[str]) -> list[str]:
-    return [line async for line in lines]
+    """Read a log to its end."""
+    async with within(PROMPTLY, "the log did not end"):
+        return [line async for line in lines]
 
 
-async def test_a_reader_gets_what_is_kept_and_what_comes_until_the_end() -> None:
+async def take(lines: AsyncGenerator[str], count: int = 1) -> list[str]:
+    """Read the next lines of a log."""
+    async with within(PROMPTLY, "the next line did not come"):
+        return [await anext(lines) for _ in range(count)]
+
+
+async def test_a_reader_gets_the_kept_lines_and_the_new_ones_until_the_end() -> None:
     log = filled(10, 2)
     lines = log.follow()
 
-    assert [await anext(lines), await anext(lines)] == ["0", "1"]
+    assert await take(lines, 2) == ["0", "1"]
     log.append("2")
     log.append("3")
     log.close()
@@ -35,16 +44,16 @@ async def test_a_reader_gets_what_is_kept_and_what_comes_until_the_end() -> None
 
 async def test_a_reader_waits_for_a_line() -> None:
     log = LogBuffer()
-    reader = asyncio.create_task(anext(log.follow()))
+    reader = asyncio.create_task(take(log.follow()))
     await asyncio.wait([reader], timeout=0)
     assert not reader.done()
 
     log.append("here")
 
-    assert await reader == "here"
+    assert await reader == ["here"]
 
 
-async def test_a_waiting_reader_learns_of_the_end() -> None:
+async def test_a_waiting_reader_ends_with_the_log() -> None:
     log = LogBuffer()
     reader = asyncio.create_task(read(log.follow()))
     await asyncio.wait([reader], timeout=0)
@@ -66,30 +75,30 @@ async def test_every_reader_gets_every_line() -> None:
     assert await asyncio.gather(*readers) == [[str(number) for number in range(100)]] * 10
 
 
-async def test_a_reader_that_comes_late_gets_what_is_kept() -> None:
+async def test_a_late_reader_gets_the_kept_lines() -> None:
     log = filled(3, 5)
     log.close()
 
     assert await read(log.follow()) == ["2", "3", "4"]
 
 
-async def test_a_slow_reader_gets_the_lines_that_came_while_it_had_one_in_hand() -> None:
+async def test_a_slow_reader_gets_the_lines_that_came_meanwhile() -> None:
     log = filled(10, 1)
     lines = log.follow()
-    assert await anext(lines) == "0"
+    assert await take(lines) == ["0"]
 
     log.append("1")
-    assert await anext(lines) == "1"
+    assert await take(lines) == ["1"]
     log.append("2")
     log.close()
 
     assert await read(lines) == ["2"]
 
 
-async def test_a_reader_that_is_too_slow_loses_the_oldest_lines_alone() -> None:
+async def test_a_reader_that_is_too_slow_loses_only_the_oldest_lines() -> None:
     log = filled(3, 1)
     lines = log.follow()
-    assert await anext(lines) == "0"
+    assert await take(lines) == ["0"]
     for number in range(1, 11):
         log.append(str(number))
     log.close()
@@ -101,20 +110,20 @@ async def test_a_fast_reader_loses_nothing_to_a_slow_one() -> None:
     log = LogBuffer(size=2)
     slow, fast = log.follow(), log.follow()
     log.append("0")
-    assert await anext(slow) == "0"
-    seen = [await anext(fast)]
+    assert await take(slow) == ["0"]
+    seen = await take(fast)
     for number in range(1, 6):
         log.append(str(number))
-        seen.append(await anext(fast))
+        seen += await take(fast)
 
     assert seen == ["0", "1", "2", "3", "4", "5"]
-    assert [await anext(slow), await anext(slow)] == ["4", "5"]
+    assert await take(slow, 2) == ["4", "5"]
 
 
 @pytest.mark.parametrize(
     ("last", "lines"), [(0, []), (1, ["4"]), (3, ["2", "3", "4"]), (99, ["2", "3", "4"])]
 )
-async def test_a_reader_can_begin_with_the_last_lines_alone(last: int, lines: list[str]) -> None:
+async def test_a_reader_can_begin_with_the_last_lines(last: int, lines: list[str]) -> None:
     log = filled(3, 5)
     reader = log.follow(last)
     waiting = asyncio.create_task(read(reader))
@@ -128,7 +137,7 @@ async def test_a_reader_can_begin_with_the_last_lines_alone(last: int, lines: li
 async def test_a_reader_may_leave() -> None:
     log = filled(10, 3)
     lines = log.follow()
-    await anext(lines)
+    await take(lines)
     await lines.aclose()
 
     assert log.tail(3) == ("0", "1", "2")
@@ -142,7 +151,7 @@ def test_the_tail_is_the_last_lines_oldest_first(count: int, lines: tuple[str, .
     assert filled(3, 5).tail(count) == lines
 
 
-def test_nothing_written_has_no_tail() -> None:
+def test_an_empty_log_has_no_tail() -> None:
     assert LogBuffer().tail(5) == ()
 
 

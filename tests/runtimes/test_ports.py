@@ -1,4 +1,4 @@
-"""Which port an engine gets."""
+"""The port that an engine gets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inference_service.runtimes.ports import Ports
 
 @contextmanager
 def listening(port: int = 0, host: str = "127.0.0.1") -> Iterator[int]:
-    """Another program that listens."""
+    """Listen as another program would."""
     with socket.create_server((host, port)) as server:
         yield server.getsockname()[1]
 
@@ -53,7 +53,7 @@ def test_a_port_given_back_early_is_the_next_one_claimed(first: int) -> None:
             assert next_one == first + 1
 
 
-def test_a_look_that_begins_further_on_goes_round(first: int) -> None:
+def test_a_search_that_begins_later_goes_on_at_the_start(first: int) -> None:
     ports = Ports(first, first + 2, offset=3 * 10**9 + 1)
 
     with ports.claim() as one, ports.claim() as two, ports.claim() as three:
@@ -72,7 +72,7 @@ def test_a_claim_is_given_back_when_its_block_fails(first: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_port_that_another_program_has_is_left_out(first: int, host: str) -> None:
+def test_a_port_of_another_program_is_passed_over(first: int, host: str) -> None:
     with listening(first, host), Ports(first, first + 2).claim() as port:
         assert port == first + 1
 
@@ -82,10 +82,10 @@ def test_a_port_can_be_avoided(first: int) -> None:
         assert port == first + 2
 
 
-def test_a_port_of_which_connections_linger_is_free(first: int) -> None:
+def test_a_port_with_connections_in_time_wait_is_free(first: int) -> None:
     address = ("127.0.0.1", first)
     with socket.create_server(address) as server, socket.create_connection(address):
-        server.accept()[0].close()  # the end that closes first lingers
+        server.accept()[0].close()  # the end that closes first goes to TIME_WAIT
     with socket.socket() as plain, pytest.raises(OSError, match="in use"):
         plain.bind(address)
 
@@ -94,7 +94,7 @@ def test_a_port_of_which_connections_linger_is_free(first: int) -> None:
 
 
 @pytest.mark.parametrize("why", ["claimed", "taken", "avoided"])
-def test_no_free_port_is_told_with_what_to_do(first: int, why: str) -> None:
+def test_the_message_for_no_free_port_has_advice(first: int, why: str) -> None:
     ports = Ports(first, first)
     with ExitStack() as stack:
         if why == "claimed":

@@ -1,4 +1,7 @@
-"""The blocking Docker SDK, from asyncio. What it raises when no daemon answers is mapped here."""
+"""Calls of the blocking Docker SDK from asyncio.
+
+Errors of the SDK that mean that no daemon answers become RuntimeUnavailable here.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +21,34 @@ from inference_service.runtimes.completion import completed
 
 T = TypeVar("T")
 
-# What the SDK lets through when the daemon is absent, or goes away in the middle of an answer.
+# Errors that pass through the SDK when the daemon is absent, or goes away during an answer.
 UNAVAILABLE = (DockerException, RequestException, HTTPError, OSError)
 
 
 def unavailable(error: BaseException) -> RuntimeUnavailable:
-    """The daemon's absence, in a sentence."""
+    """Make the error for a daemon that does not answer, with its first cause."""
     while (below := error.__cause__ or error.__context__) is not None:
-        error = below  # the socket's own error is at the bottom
+        error = below  # the first of them is the error of the socket
     strerror = error.strerror if isinstance(error, OSError) else None
     return RuntimeUnavailable(strerror or error)
 
 
+def explanation(error: APIError) -> str:
+    """Return the sentence with which the daemon refuses a call."""
+    return str(error.explanation or error).strip()
+
+
 class Calls:
-    """A small pool of threads of its own: asyncio's is shared, and too small for long waits."""
+    """A pool of threads for calls: asyncio's is shared, and too small for long waits."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="docker")
 
     async def call(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Run it in a thread. APIError, an answer of the daemon, is for the caller to understand.
+        """Run a function of the SDK in a thread. Raises APIError or RuntimeUnavailable.
 
-        A thread cannot be interrupted: when the call is cancelled, it is still awaited, so that
-        clean-up sees what it made.
+        A thread cannot be interrupted. A cancelled call is therefore awaited to its end, so that
+        the clean-up finds what the call has made.
         """
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, functools.partial(function, *args, **options))
@@ -54,7 +62,10 @@ class Calls:
     async def stream(
         self, function: Callable[..., Iterable[T]], *args: Any, **options: Any
     ) -> AsyncGenerator[T]:
-        """Yield what an endless answer brings, read by a thread that ends at its next item."""
+        """Yield the items of an endless answer. Raises APIError or RuntimeUnavailable.
+
+        A thread reads them. When the generator is closed the thread ends at its next item.
+        """
         loop = asyncio.get_running_loop()
         items: asyncio.Queue[T | BaseException | None] = asyncio.Queue()
         closed = threading.Event()
@@ -87,5 +98,5 @@ class Calls:
             closed.set()
 
     async def close(self) -> None:
-        """Let the threads go."""
+        """Let each thread end when it has no call."""
         self._pool.shutdown(wait=False)

@@ -1,4 +1,4 @@
-"""Where the Docker Engine is, and whether anything listens there, told without its SDK."""
+"""The address of the Docker daemon, and a look at it without the SDK."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from inference_service.errors import RuntimeUnavailable
 
 
 def address() -> str:
-    """DOCKER_HOST, or the socket where an engine is by default."""
+    """Return DOCKER_HOST, or the default socket of a daemon."""
     return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
 
 def look() -> None:
-    """Raise RuntimeUnavailable where a unix socket has no listener; others are not looked at.
+    """Raise RuntimeUnavailable where nothing listens at a unix socket; ignore other addresses.
 
-    The SDK would say the same, and leave a socket open.
+    The SDK would raise the same, but leave a socket open.
     """
     scheme, _, path = address().partition("://")
     if scheme != "unix":
@@ -26,11 +26,11 @@ def look() -> None:
         try:
             connection.connect(path)
         except BlockingIOError:
-            pass  # there is a listener, which has much to do
+            pass  # a daemon listens, and its queue of connections is full
         except OSError as error:
             raise unanswered(error.strerror or error) from None
 
 
 def unanswered(cause: object) -> RuntimeUnavailable:
-    """That no engine is there, in a few words."""
+    """Make the error for a daemon that does not answer at its address."""
     return RuntimeUnavailable(cause, address())

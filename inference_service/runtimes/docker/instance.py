@@ -1,4 +1,4 @@
-"""A container that runs, followed by one thread for its log and its end."""
+"""A running container, with a thread that follows its log and waits for its end."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from inference_service.runtimes.base import Exit, Launch
 from inference_service.runtimes.docker.calls import UNAVAILABLE, Calls
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 
-_RETRY = 0.5  # seconds between two looks for a daemon that is away
+_RETRY = 0.5  # seconds between two attempts to reach a daemon that is away
 
 
 class DockerInstance:
-    """One engine container, on `port` of 127.0.0.1.
+    """The instance of an engine that is a container.
 
-    The log of a container ends when the container does, and quietly when the daemon goes away; so
-    the thread reads the log, then asks whether the container still runs, and reads on if it does.
+    The log of a container ends when the container ends; but it also ends, without an error, when
+    the daemon goes away. Therefore the thread reads the log, then asks whether the container still
+    runs, and reads on if it does.
     """
 
     def __init__(self, container: Container, launch: Launch, port: int, calls: Calls) -> None:
@@ -38,19 +39,16 @@ class DockerInstance:
         threading.Thread(target=self._follow, name=f"follow-{self.name}", daemon=True).start()
 
     async def wait(self) -> Exit:
-        """Return when the container has ended and its log is complete."""
         return await asyncio.shield(self._exit)
 
     def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
-        """Follow its output."""
         return self._log.follow(last)
 
     def tail(self, count: int) -> tuple[str, ...]:
-        """The last lines of its output."""
         return self._log.tail(count)
 
     async def disk_usage(self, paths: Sequence[str]) -> int | None:
-        """What `du` says in the container, whose volume need not be a folder of this machine."""
+        """Run `du` in the container: its volume need not be a folder of this machine."""
         command = ["du", "-ck", "--", *paths]
         try:
             done = await self._calls.call(self._container.exec_run, command, stderr=False)
@@ -61,7 +59,7 @@ class DockerInstance:
         return int(total) * 1024 if total.isdigit() else None
 
     def leave(self) -> None:
-        """Stop following: the container is about to be removed."""
+        """Follow the container no longer; all that still wait get an unknown exit."""
         self._left.set()
         self._finish(Exit(None))
 
@@ -72,10 +70,10 @@ class DockerInstance:
                 self._read(since)
                 since = time.time()
                 if (ended := self._ended()) is not None:
-                    self._tell(self._finish, ended)
+                    self._in_loop(self._finish, ended)
                     return
             except NotFound:
-                self._tell(self._finish, Exit(None))
+                self._in_loop(self._finish, Exit(None))
                 return
             except (APIError, *UNAVAILABLE):
                 self._left.wait(_RETRY)
@@ -87,9 +85,9 @@ class DockerInstance:
         ):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                self._tell(self._log.append, line.decode(errors="replace").rstrip())
+                self._in_loop(self._log.append, line.decode(errors="replace").rstrip())
         if rest:
-            self._tell(self._log.append, rest.decode(errors="replace").rstrip())
+            self._in_loop(self._log.append, rest.decode(errors="replace").rstrip())
 
     def _ended(self) -> Exit | None:
         self._container.reload()
@@ -103,6 +101,6 @@ class DockerInstance:
         if not self._exit.done():
             self._exit.set_result(exit)
 
-    def _tell(self, function: Callable[..., None], *args: object) -> None:
+    def _in_loop(self, function: Callable[..., None], *args: object) -> None:
         if not self._left.is_set() and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)

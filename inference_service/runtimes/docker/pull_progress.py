@@ -1,7 +1,8 @@
-"""How far the pull of an image has come, from the events of Docker's `POST /images/create`.
+"""The progress of the pull of an image, from the events of Docker's `POST /images/create`.
 
-Only three layers download at once, and a layer's size is unknown until its own download begins: the
-known total grows while the pull goes on. So the fraction counts layers, each by its own share.
+Docker downloads three layers at once, and the size of a layer is unknown until its own download
+begins, so the known total grows during the pull. Therefore the fraction is the mean of the layers'
+own fractions.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Phase, Progress
 
-# Measured on a pull of five layers: unpacking takes about as long as three parts of the download.
+# Measured on a pull of five layers: of ten parts of the time, unpacking takes about three.
 _DOWNLOAD_SHARE = 0.7
 
 _DONE = ("Pull complete", "Already exists")
@@ -26,7 +27,7 @@ class _Layer:
 
 
 class PullProgress:
-    """Feed it the events of one pull, in order."""
+    """The progress of one pull, fed with its events in order."""
 
     def __init__(self, image: str) -> None:
         self._image = image
@@ -34,9 +35,9 @@ class PullProgress:
         self._all_named = False
 
     def feed(self, event: dict[str, Any]) -> Progress:
-        """The progress after this event. Raises LaunchError for the event of a failure.
+        """Return the progress after this event. Raises LaunchError for the event of a failure.
 
-        The SDK does not raise for those: without this look a full disk would pass for success.
+        The SDK does not raise for such an event: without this check a full disk would be a success.
         """
         if "error" in event:
             raise LaunchError(f"the image {self._image} could not be pulled: {event['error']}")
@@ -44,7 +45,7 @@ class PullProgress:
         if status == "Pulling fs layer" or status in _DONE:
             self._layers.setdefault(str(layer_id), _Layer())
         elif self._layers:
-            self._all_named = True  # before, those that are here already would be the whole
+            self._all_named = True  # before, the layers that are here already would count as all
         if layer := self._layers.get(str(layer_id)):
             self._move(layer, status, event.get("progressDetail") or {})
         layers = self._layers.values()

@@ -1,55 +1,52 @@
-"""Engines as containers of a Docker Engine on this machine.
+"""Engines as containers of the Docker daemon of this machine.
 
-Containers carry labels that say whose they are and what they were made from. One of ours that still
-runs, and was made from the same, is taken over by the next service; any other of ours is removed
-before the next start of its model. What does not carry our labels is never touched.
+Labels on a container name its service and its model, and hold a digest of its launch. The next
+service adopts a container of its own that still runs and has the right digest; any other container
+of its own is removed before the next start of the model. Containers of others are never touched.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
-import json
 import logging
-import math
-import os
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing, asynccontextmanager
-from typing import Any, Literal
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
 
 import docker
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, ImageNotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest, LogConfig, Mount
-from docker.utils import parse_repository_tag
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
 from inference_service.lifecycle import Progress
-from inference_service.runtimes import identity
-from inference_service.runtimes.base import HUB_ENV, Launch
+from inference_service.runtimes.base import Launch
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker import endpoint
-from inference_service.runtimes.docker.calls import Calls
+from inference_service.runtimes.docker.calls import Calls, explanation
+from inference_service.runtimes.docker.container import (
+    Recipe,
+    find,
+    fits,
+    gpu_ids,
+    has_gpus,
+    model_id,
+    published_port,
+)
+from inference_service.runtimes.docker.images import Images, PullPolicy
 from inference_service.runtimes.docker.instance import DockerInstance
-from inference_service.runtimes.docker.pull_progress import PullProgress
+from inference_service.runtimes.docker.removal import PendingRemovals, remove, remove_all
 from inference_service.runtimes.ports import Ports
 
 log = logging.getLogger(__name__)
 
-PullPolicy = Literal["missing", "always", "never"]
-
-LABEL = "inference-service"
-_PORT = 80  # inside the container
-_WEIGHTS = "/data"
-_RETRY = 5.0  # seconds between two attempts to remove a container
-
 
 class DockerRuntime:
-    """Runs `launch.image`. `service` tells this service's containers from another's.
+    """The runtime of containers: each runs `launch.image`.
 
-    `engine_id` is the same for all who use this daemon, whatever the address by which they do.
+    The name `service` separates the containers of this service from those of others. `daemon_id` is
+    the same for all services that use this daemon, at whatever address.
     """
 
     name = "docker"
@@ -59,330 +56,167 @@ class DockerRuntime:
         client: docker.DockerClient,
         ports: Ports,
         *,
-        engine_id: str,
+        daemon_id: str,
         service: str,
         volume: str,
         pull_policy: PullPolicy,
         has_gpu: bool,
+        removal_interval: float = 5.0,  # seconds between two attempts to remove a container
     ) -> None:
-        self.engine_id = engine_id
+        self.daemon_id = daemon_id
         self._client = client
         self._calls = Calls()
         self._ports = ports
-        self._service = service
-        self._volume = volume
-        self._policy = pull_policy
-        self._has_gpu = has_gpu
+        self._recipe = Recipe(service, volume, has_gpu)
+        self._images = Images(client, self._calls, pull_policy)
         self._leaving = False
-        self._removals: dict[str, asyncio.Task[None]] = {}  # of what lingers, by model
+        self._pending = PendingRemovals(removal_interval)
 
     def describe(self) -> str:
-        """What it has for engines, in a few words."""
-        return "GPUs for those that want them" if self._has_gpu else "no NVIDIA runtime, so no GPU"
+        """Describe the GPUs that engines can get, in a few words."""
+        has_gpu = self._recipe.has_gpu
+        return "GPUs for those that want them" if has_gpu else "no NVIDIA runtime, so no GPU"
 
     def container_name(self, launch: Launch) -> str:
-        """See `identity`."""
-        return identity.container_name(self._service, launch.model_id)
+        return self._recipe.name(launch)
 
-    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        """Pull the image, as the policy says."""
-        if self._policy != "always" and await self._has(launch.image):
-            return
-        if self._policy == "never":
-            raise LaunchError(f"there is no image {launch.image}, and `pull_policy` is never")
-        progress = PullProgress(launch.image)
-        events = self._calls.stream(
-            self._client.api.pull, *_reference(launch.image), stream=True, decode=True
-        )
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    yield progress.feed(event)
-        except APIError as error:
-            raise LaunchError(_pull_failure(launch.image, error)) from None
+    def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+        return self._images.pull(launch.image)
 
     def gives_gpus(self, launch: Launch) -> bool:
-        """Whether it wants some that are here, or insists."""
-        return launch.gpus == "all" or (launch.gpus == "auto" and self._has_gpu)
+        return self._recipe.gives_gpus(launch)
 
     @asynccontextmanager
     async def run(
         self, launch: Launch, gpus: GpuShare | None = None
     ) -> AsyncGenerator[DockerInstance]:
-        """Run it as a container, or take over the one of an earlier run."""
         failed = False
-        with ExitStack() as claims:
+        with ExitStack() as held:
             try:
-                await self._cancel_removal(launch.model_id)
-                container, port = await self._adopt(launch, gpus, claims) or await self._start(
-                    launch, gpus, claims
+                await self._pending.cancel(launch.model_id)
+                container, port = await self._adopt(launch, gpus, held) or await self._start(
+                    launch, gpus, held
                 )
                 instance = DockerInstance(container, launch, port, self._calls)
-                claims.callback(instance.leave)
+                held.callback(instance.leave)
                 yield instance
             except Exception:
                 failed = True
                 raise
             finally:
-                try:
-                    if not (self._leaving and not failed):
-                        await self._clear(launch, 0 if failed else launch.stop_grace)
-                except (RuntimeUnavailable, LaunchError) as error:
-                    if not failed:  # the first failure says more than this one
-                        raise self._not_removed(launch, error) from None
+                if failed or not self._leaving:
+                    await self._remove_or_retry(launch, failed)
 
     def lingers(self, launch: Launch) -> bool:
-        """Whether its removal is still being tried."""
-        return launch.model_id in self._removals
+        return launch.model_id in self._pending
 
     async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
-        """The models whose containers run and were made from what `launches` say."""
         fitting: dict[str, tuple[str, ...]] = {}
-        for container in await self._ours({f"{LABEL}.service": self._service}):
-            launch = launches.get(container.labels.get(f"{LABEL}.model", ""))
-            if launch is not None and _fits(container, launch):
-                fitting[launch.model_id] = tuple(filter(None, _gpus(container).split(",")))
+        for container in await self._ours(self._recipe.own_label):
+            launch = launches.get(model_id(container))
+            if launch is not None and fits(container, launch):
+                fitting[launch.model_id] = gpu_ids(container)
             else:
-                try:
-                    await self._calls.call(_end, container, 0)
-                except APIError as error:  # its name will tell, when its model is started
-                    log.warning("container %s cannot be removed: %s", container.name, _said(error))
+                await self._discard(container)
         return fitting
 
     def leave(self) -> None:
-        """Let containers run on."""
         self._leaving = True
 
     async def aclose(self) -> None:
-        """Close the connections to Docker. What lingers is left to the next service."""
-        for model_id in list(self._removals):
-            await self._cancel_removal(model_id)
+        await self._pending.cancel_all()
         await self._calls.close()
         self._client.close()
 
-    async def _has(self, image: str) -> bool:
-        try:
-            await self._calls.call(self._client.images.get, image)
-        except ImageNotFound:
-            return False
-        except APIError as error:
-            raise LaunchError(_pull_failure(image, error)) from None
-        return True
-
     async def _adopt(
-        self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
+        self, launch: Launch, gpus: GpuShare | None, held: ExitStack
     ) -> tuple[Container, int] | None:
-        """The container of an earlier run, if it fits; any other of this model is removed."""
-        for container in await self._ours(self._labels(launch)):
-            fits = _fits(container, launch) and _gpus(container) == _joined(gpus)
-            if fits and (port := _published(container)):
-                claims.enter_context(self._ports.hold(port))
+        """Return a container that fits, and its port; else remove any that the model has."""
+        for container in await self._ours(self._recipe.labels(launch)):
+            same = fits(container, launch) and has_gpus(container, gpus)
+            if same and (port := published_port(container)):
+                held.enter_context(self._ports.hold(port))
                 return container, port
         await self._remove(launch)
         return None
 
     async def _ours(self, labels: Mapping[str, str]) -> list[Container]:
-        """All containers that carry these labels, whether they run or not."""
-        wanted = [f"{key}={value}" for key, value in labels.items()]
-        list_all = self._client.containers.list
         try:
-            return await self._calls.call(
-                list_all, all=True, ignore_removed=True, filters={"label": wanted}
-            )
+            return await self._calls.call(find, self._client, labels)
         except APIError as error:
-            raise LaunchError(_said(error)) from None
+            raise LaunchError(explanation(error)) from None
+
+    async def _discard(self, container: Container) -> None:
+        try:
+            await self._calls.call(remove, container, 0)
+        except APIError as error:  # the next start of its model tries again
+            log.warning("container %s cannot be removed: %s", container.name, explanation(error))
 
     async def _start(
-        self, launch: Launch, gpus: GpuShare | None, claims: ExitStack
+        self, launch: Launch, gpus: GpuShare | None, held: ExitStack
     ) -> tuple[Container, int]:
-        """Create and start the container on the first port that is free to the end."""
+        """Create and start the container, on the next port where another program has the first."""
+        create = self._client.containers.create
         taken: frozenset[int] = frozenset()
         while True:
-            port = claims.enter_context(self._ports.claim(taken))
+            port = held.enter_context(self._ports.claim(taken))
+            configuration = self._recipe.configuration(launch, gpus, port)
             try:
-                container = await self._calls.call(self._create, launch, gpus, port)
+                container: Container = await self._calls.call(create, **configuration)
                 await self._calls.call(container.start)
             except APIError as error:
                 if not _port_clash(error):
-                    raise LaunchError(self._start_failure(launch, error)) from None
-                taken |= {port}  # somebody took it between the look and the start
+                    name = self.container_name(launch)
+                    raise LaunchError(_refusal(launch, name, error)) from None
+                taken |= {port}  # another program took it after it was found free
                 await self._remove(launch)
                 continue
             return container, port
 
-    def _create(self, launch: Launch, gpus: GpuShare | None, port: int) -> Container:
-        environment, mounts = self._environment(launch, gpus)
-        return self._client.containers.create(
-            launch.image,
-            name=self.container_name(launch),
-            labels=self._labels(launch)
-            | {f"{LABEL}.config": _digest(launch), f"{LABEL}.gpus": _joined(gpus)},
-            environment=environment,
-            ports={f"{_PORT}/tcp": ("127.0.0.1", port)},
-            volumes={self._volume: {"bind": _WEIGHTS, "mode": "rw"}},
-            mounts=mounts,
-            mem_limit=launch.memory_bytes,
-            memswap_limit=launch.memory_bytes,  # a model that swaps answers nobody
-            shm_size="1g",  # between TGI's shards
-            # No restart policy: the supervisor decides.
-            init=True,  # without it a process that has no handler ignores SIGTERM
-            security_opt=["no-new-privileges"],
-            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
-            device_requests=[_request(gpus)] if self.gives_gpus(launch) else [],
-        )
-
-    def _environment(
-        self, launch: Launch, gpus: GpuShare | None
-    ) -> tuple[dict[str, str], list[Mount]]:
-        """The environment, and the mounts of the files that it names."""
-        host, port = launch.address_env
-        env = {name: os.environ[name] for name in HUB_ENV if os.environ.get(name)}
-        env |= {} if self.gives_gpus(launch) else launch.cpu_env
-        if gpus is not None and launch.gpu_env is not None:
-            fraction = math.floor(gpus.fraction * 1000) / 1000  # rather less than what others have
-            env |= zip(launch.gpu_env, (str(len(gpus.ids)), str(fraction)), strict=True)
-        env |= {**launch.env, host: "0.0.0.0", port: str(_PORT)}
-        mounts = []
-        for name, path in launch.files.items():
-            env[name] = f"/model/{path.name}"
-            mounts.append(Mount(env[name], str(path), type="bind", read_only=True))
-        return env, mounts
-
-    def _labels(self, launch: Launch) -> dict[str, str]:
-        return {f"{LABEL}.service": self._service, f"{LABEL}.model": launch.model_id}
-
-    async def _clear(self, launch: Launch, grace: float) -> None:
-        """Remove what a run has left: as soon as it can be, where that is not now."""
-        removal = asyncio.create_task(self._remove(launch, grace))
+    async def _remove_or_retry(self, launch: Launch, failed: bool) -> None:
+        """Remove the container that a run leaves; if that fails, retry it in the background."""
+        removal = asyncio.create_task(self._remove(launch, 0 if failed else launch.stop_grace))
+        name = self.container_name(launch)
         try:
             await completed(removal)
+        except (RuntimeUnavailable, LaunchError) as error:
+            if not failed:  # else the failure of the run says more than this one
+                raise StopFailed(launch.model_id, name, error) from None
         finally:
             if not removal.done() or removal.cancelled() or removal.exception():
-                again = asyncio.create_task(self._keep_removing(launch))
-                self._removals[launch.model_id] = again
-
-    async def _keep_removing(self, launch: Launch) -> None:
-        while True:
-            await asyncio.sleep(_RETRY)
-            with contextlib.suppress(RuntimeUnavailable, LaunchError):
-                await self._remove(launch, launch.stop_grace)
-                break
-        log.warning("the container %s has been removed at last", self.container_name(launch))
-        del self._removals[launch.model_id]
-
-    async def _cancel_removal(self, model_id: str) -> None:
-        if (removal := self._removals.pop(model_id, None)) is not None:
-            removal.cancel()
-            await asyncio.wait([removal])
-
-    def _start_failure(self, launch: Launch, error: APIError) -> str:
-        said = _said(error)
-        if error.status_code == 409 and "name" in said:
-            name = self.container_name(launch)
-            return (
-                f"a container named {name} exists that is not this service's; remove it with "
-                f"`docker rm -f {name}`, or rename it"
-            )
-        if isinstance(error, ImageNotFound):
-            return f"there is no image {launch.image}"
-        return said
-
-    def _not_removed(self, launch: Launch, error: Exception) -> StopFailed:
-        name = self.container_name(launch)
-        return StopFailed(launch.model_id, name, error)
+                again = partial(self._remove, launch, launch.stop_grace)
+                self._pending.add(launch.model_id, name, again)
 
     async def _remove(self, launch: Launch, grace: float | None = None) -> None:
-        """Remove what carries the labels of this model, stopping it first when given a grace."""
-        wanted = [f"{key}={value}" for key, value in self._labels(launch).items()]
-
-        def remove() -> None:  # in one call, which a cancellation cannot cut in two
-            list_all = self._client.containers.list
-            for container in list_all(all=True, ignore_removed=True, filters={"label": wanted}):
-                _end(container, grace)
-
+        """Remove all containers of this model, after a stop where there is a grace."""
+        labels = self._recipe.labels(launch)
         try:
-            await self._calls.call(remove)
+            await self._calls.call(remove_all, self._client, labels, grace)
         except APIError as error:
-            raise LaunchError(_said(error)) from None
-
-
-def _end(container: Container, grace: float | None) -> None:
-    """Stop and remove; one that is gone already is what was wanted."""
-    try:
-        if grace is not None:
-            container.stop(timeout=math.ceil(grace))
-        container.remove(force=True, v=True)
-    except NotFound:
-        return
-    except APIError as error:
-        if error.status_code != 409:  # it is being removed already
-            raise
-        with contextlib.suppress(NotFound):
-            container.wait(condition="removed")
-
-
-def _digest(launch: Launch) -> str:
-    """A hash of all that would need a new container when it changes."""
-    variables = {**launch.cpu_env, **launch.env, **{k: str(v) for k, v in launch.files.items()}}
-    facts = [launch.image, sorted(variables.items()), launch.memory_bytes, launch.gpus]
-    facts += [launch.gpu_need.memory_bytes, launch.gpu_need.count]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-def _fits(container: Container, launch: Launch) -> bool:
-    return container.status == "running" and container.labels.get(f"{LABEL}.config") == _digest(
-        launch
-    )
-
-
-def _request(gpus: GpuShare | None) -> DeviceRequest:
-    which = {"count": -1} if gpus is None else {"device_ids": list(gpus.ids)}
-    return DeviceRequest(capabilities=[["gpu"]], **which)
-
-
-def _joined(gpus: GpuShare | None) -> str:
-    """The GPUs that a container has got by name, as its label tells them."""
-    return ",".join(sorted(gpus.ids)) if gpus else ""
-
-
-def _gpus(container: Container) -> str:
-    label: str = container.labels.get(f"{LABEL}.gpus", "")
-    return label
-
-
-def _published(container: Container) -> int | None:
-    """The port of 127.0.0.1 behind which the engine listens."""
-    bound = container.ports.get(f"{_PORT}/tcp")
-    return int(bound[0]["HostPort"]) if bound else None
-
-
-def _reference(image: str) -> tuple[str, str]:
-    """Name and tag; without a tag `latest`, as Docker's own client does."""
-    name, _, digest = image.partition("@")
-    if digest:
-        return name, digest
-    repository, tag = parse_repository_tag(image)
-    return repository, tag or "latest"
-
-
-def _said(error: APIError) -> str:
-    return str(error.explanation or error).strip()
+            raise LaunchError(explanation(error)) from None
 
 
 def _port_clash(error: APIError) -> bool:
-    said = _said(error)
-    return "port is already allocated" in said or "address already in use" in said
+    cause = explanation(error)
+    return "port is already allocated" in cause or "address already in use" in cause
 
 
-def _pull_failure(image: str, error: APIError) -> str:
-    hint = "; `make image` builds it" if "inference-service/llamacpp" in image else ""
-    return f"the image {image} could not be pulled: {_said(error)}{hint}"
+def _refusal(launch: Launch, name: str, error: APIError) -> str:
+    cause = explanation(error)
+    if error.status_code == 409 and "name" in cause:
+        return (
+            f"a container named {name} exists that is not this service's; remove it with "
+            f"`docker rm -f {name}`, or rename it"
+        )
+    if isinstance(error, ImageNotFound):
+        return f"there is no image {launch.image}"
+    return cause
 
 
 async def connect(
     ports: Ports, *, service: str, volume: str, pull_policy: PullPolicy
 ) -> DockerRuntime:
-    """The runtime on the Docker Engine of `endpoint`. Raises RuntimeUnavailable."""
+    """Connect to the daemon at the address of `endpoint`. Raises RuntimeUnavailable."""
     calls = Calls()
     try:
         client, info = await asyncio.wait_for(calls.call(_open), 10)
@@ -394,7 +228,7 @@ async def connect(
     return DockerRuntime(
         client,
         ports,
-        engine_id=f"{info.get('ID')} {info.get('DockerRootDir')}",
+        daemon_id=f"{info.get('ID')} {info.get('DockerRootDir')}",
         service=service,
         volume=volume,
         pull_policy=pull_policy,

@@ -1,4 +1,4 @@
-"""What is told of a Docker Engine before the SDK is imported."""
+"""The look at a Docker daemon before the SDK is imported."""
 
 import socket
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from inference_service.runtimes.docker import endpoint
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where the engine's socket is said to be."""
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine")
-    return f"{tmp_path}/engine"
+    """The path of the daemon's socket in the environment."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/daemon")
+    return f"{tmp_path}/daemon"
 
 
 @pytest.fixture
 def bound(path: str) -> Iterator[socket.socket]:
-    """That socket."""
+    """A socket at that path, at which nothing listens yet."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         yield listener
@@ -30,18 +30,18 @@ def test_there_is_no_socket(path: str) -> None:
         endpoint.look()
 
 
-def test_nobody_listens_any_more(bound: socket.socket) -> None:
+def test_nothing_listens_any_more(bound: socket.socket) -> None:
     with pytest.raises(RuntimeUnavailable, match="Connection refused"):
         endpoint.look()
 
 
-def test_one_listens(bound: socket.socket) -> None:
+def test_a_daemon_listens(bound: socket.socket) -> None:
     bound.listen()
 
     endpoint.look()
 
 
-def test_one_that_has_much_to_do_listens_too(bound: socket.socket, path: str) -> None:
+def test_a_daemon_with_a_full_queue_listens_too(bound: socket.socket, path: str) -> None:
     bound.listen(0)
     with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
         first.connect(path)
@@ -52,7 +52,7 @@ def test_one_that_has_much_to_do_listens_too(bound: socket.socket, path: str) ->
         endpoint.look()
 
 
-def test_an_address_of_another_kind_is_for_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_of_another_kind_is_left_to_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
 
     endpoint.look()

@@ -1,4 +1,4 @@
-"""How far the pull of an image is said to be, from the events of a Docker Engine."""
+"""The progress of the pull of an image, from the events of a Docker daemon."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def event(layer: str, status: str, current: int | None = None, total: int = 0) -
 
 
 def layer(name: str, size: int) -> list[Event]:
-    """What Docker says of one layer after it has named it."""
+    """Make the events of one layer after that which names it."""
     return [
         *(event(name, "Downloading", size * part // 4, size) for part in range(1, 5)),
         event(name, "Verifying Checksum"),
@@ -38,22 +38,25 @@ def layer(name: str, size: int) -> list[Event]:
 
 
 def pull() -> list[Event]:
-    """Four layers: the lowest is there, three come at once; unpacking is one by one."""
+    """Make a pull of four layers: one is there, the others come at once.
+
+    They are unpacked one by one.
+    """
     sizes = {"aa": 30 * MB, "bb": 1000, "cc": 150 * MB}
     named = [event(name, "Pulling fs layer") for name in sizes]
     events = {name: layer(name, size) for name, size in sizes.items()}
-    down = [list(reversed(said[:6])) for said in events.values()]
-    mixed = [said.pop() for _ in range(6) for said in down]
-    unpacked = [event for said in events.values() for event in said[6:]]
+    down = [list(reversed(each[:6])) for each in events.values()]
+    mixed = [each.pop() for _ in range(6) for each in down]
+    unpacked = [event for each in events.values() for event in each[6:]]
     waiting = [event("cc", "Waiting"), {"status": "Retrying in 5 seconds", "id": "cc"}]
     return [HEAD, event("dd", "Already exists"), *named, *waiting, *mixed, *unpacked, *TAIL]
 
 
 def shown(events: Iterable[Event]) -> Iterator[Progress]:
-    """What watchers see, who never see a step back."""
+    """Yield the progress that watchers see, which never goes back."""
     progress, last = PullProgress("some/image:1.0"), None
-    for said in events:
-        last = progress.feed(said).after(last)
+    for event in events:
+        last = progress.feed(event).after(last)
         yield last
 
 
@@ -81,7 +84,7 @@ def test_the_bytes_of_all_layers_are_added_up() -> None:
     )
 
 
-def test_a_layer_that_begins_late_does_not_turn_the_progress_back() -> None:
+def test_a_layer_that_begins_late_does_not_set_the_progress_back() -> None:
     late = [HEAD, event("aa", "Pulling fs layer"), *layer("aa", MB)]
     late += [event("bb", "Pulling fs layer"), event("bb", "Downloading", 1, MB)]
 
@@ -127,8 +130,8 @@ def test_an_image_that_is_up_to_date_has_nothing_to_pull() -> None:
 
 def test_the_event_of_a_failure_is_raised() -> None:
     progress = PullProgress("some/image:1.0")
-    for said in pull()[:12]:
-        progress.feed(said)
+    for event in pull()[:12]:
+        progress.feed(event)
 
     with pytest.raises(LaunchError) as failed:
         progress.feed({"errorDetail": {"message": "no space"}, "error": "no space left on device"})

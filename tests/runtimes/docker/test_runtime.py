@@ -1,238 +1,35 @@
-"""What is special about containers: images, ports, limits, names, and a daemon that goes away."""
+"""Containers: their limits, ports and names."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import os
-import random
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
-from docker import DockerClient
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError
 from docker.models.containers import Container
 
 from inference_service.capacity.claims import GpuShare
-from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
-from inference_service.lifecycle import Progress
-from inference_service.runtimes.base import Exit, Instance, Launch
-from inference_service.runtimes.docker import runtime as docker
+from inference_service.errors import LaunchError
+from inference_service.runtimes.base import Exit
 from inference_service.runtimes.ports import Ports
-from tests.docker import building, images
+from tests.docker import images
 from tests.docker.daemon import Daemon
-from tests.docker.needs import require_private_engine
-from tests.docker.registry import Registry
-from tests.docker.rootfs import Archive
-from tests.runtimes.beds import MIB, DockerBed, ask, until
-from tests.runtimes.tap import Tap
+from tests.runtimes.beds import MIB, DockerBed, ask
+from tests.runtimes.docker.beds import Open
+from tests.waiting import PROMPTLY, SLOWLY, within
 
 pytestmark = pytest.mark.docker
-
-PROMPTLY = 5.0  # seconds, on a busy machine too
-
-Open = Callable[..., DockerBed]
-
-
-@pytest.fixture
-async def open_bed(image: str, ports: Ports) -> AsyncGenerator[Open]:
-    """Open beds, by default with these ports on the engine of the machine."""
-    beds: list[DockerBed] = []
-
-    def open_bed(ports: Ports = ports, url: str | None = None, **changes: Any) -> DockerBed:
-        beds.append(DockerBed(image, ports, url, **changes))
-        return beds[-1]
-
-    yield open_bed
-    for bed in beds:
-        await bed.close()
-
-
-@pytest.fixture
-def bed(open_bed: Open) -> DockerBed:
-    return open_bed()
-
-
-@pytest.fixture(scope="module")
-def private(docker_client: DockerClient, image: str) -> Iterator[Daemon]:
-    """An engine to stop and kill, with the image; its containers outlive that."""
-    require_private_engine()
-    with Daemon(live_restore=True, nvidia=True) as daemon:
-        copy(docker_client, image, daemon)
-        yield daemon
-
-
-@pytest.fixture
-def daemon(private: Daemon) -> Iterator[Daemon]:
-    """The same, running, and running again at the end."""
-    private.start()
-    yield private
-    private.start()
-
-
-def copy(client: DockerClient, image: str, daemon: Daemon) -> None:
-    daemon.client.images.load(b"".join(client.images.get(image).save(named=True)))
-
-
-# Images.
-
-
-def push(client: DockerClient, registry: Registry, name: str, layers: int = 3) -> str:
-    """Push an image of some MB that is in no engine; returns its reference."""
-    names = [f"layer-{number}" for number in range(layers)]
-    dockerfile = "\n".join(["FROM scratch", *(f"COPY {name} /" for name in names)])
-    seed = os.urandom(8)
-
-    def fill(archive: Archive) -> None:
-        for file in names:
-            content = random.Random(seed + file.encode()).randbytes(3_000_000)
-            archive.write(PurePosixPath(file), content)
-
-    image = building.image(client, "layers", dockerfile, [seed], fill)
-    reference = registry.push(client, image, name)
-    client.images.remove(image)
-    return reference
-
-
-@pytest.fixture
-def pushed(docker_client: DockerClient, registry: Registry) -> Iterator[str]:
-    reference = push(docker_client, registry, "model:1")
-    yield reference
-    forget(docker_client, reference)
-
-
-def forget(client: DockerClient, image: str) -> None:
-    if has(client, image):
-        client.images.remove(image)
-
-
-def has(client: DockerClient, image: str) -> bool:
-    try:
-        client.images.get(image)
-    except ImageNotFound:
-        return False
-    return True
-
-
-async def pull(bed: DockerBed, image: str) -> list[Progress]:
-    """What a watcher of the pull sees."""
-    seen: list[Progress] = []
-    async with aclosing(bed.runtime.pull(bed.launch(image=image))) as pull:
-        async for progress in pull:
-            seen.append(progress.after(seen[-1] if seen else None))
-    return seen
-
-
-async def test_a_pull_counts_its_bytes_and_ends_at_one(open_bed: Open, pushed: str) -> None:
-    bed = open_bed(pull_policy="missing")
-
-    seen = await pull(bed, pushed)
-
-    fractions = [progress.fraction for progress in seen if progress.fraction is not None]
-    assert fractions == sorted(fractions)
-    assert len(set(fractions)) > 5
-    assert fractions[-1] == 1.0
-    assert seen[-1].completed == seen[-1].total > 9_000_000
-    assert has(bed.client, pushed)
-
-
-async def test_a_pull_by_digest(open_bed: Open, pushed: str) -> None:
-    bed = open_bed(pull_policy="missing")
-    name = pushed.rpartition(":")[0]
-    digest = bed.client.images.get_registry_data(pushed).id
-
-    await pull(bed, f"{name}@{digest}")
-
-    assert has(bed.client, f"{name}@{digest}")
-    bed.client.images.remove(f"{name}@{digest}")
-
-
-async def test_the_policies(open_bed: Open, registry: Registry, pushed: str) -> None:
-    never, missing, always = (open_bed(pull_policy=p) for p in ("never", "missing", "always"))
-    with pytest.raises(LaunchError, match=r"there is no image .* never"):
-        await pull(never, pushed)
-    await pull(missing, pushed)
-    first = missing.client.images.get(pushed).id
-    await pull(never, pushed)
-
-    missing.client.images.remove(pushed)
-    push(missing.client, registry, "model:1")
-    await pull(missing, pushed)
-    second = str(missing.client.images.get(pushed).id)
-    push(missing.client, registry, "model:1")
-    missing.client.api.tag(second, pushed.rpartition(":")[0], "1")
-    assert await pull(missing, pushed) == []
-    await pull(always, pushed)
-    third = missing.client.images.get(pushed).id
-
-    assert len({first, second, third}) == 3
-    assert {progress.fraction for progress in await pull(always, pushed)} == {None}
-    missing.client.images.remove(second)
-
-
-async def test_a_pull_of_what_is_not_there(open_bed: Open, registry: Registry) -> None:
-    bed = open_bed(pull_policy="missing")
-    with pytest.raises(LaunchError, match="manifest unknown"):
-        await pull(bed, f"{registry.address}/nothing:1")
-
-    with pytest.raises(LaunchError, match="invalid reference format"):
-        await pull(bed, "no/Such Name")
-
-    registry.stop()
-    with pytest.raises(LaunchError, match="connection refused"):
-        await pull(bed, f"{registry.address}/nothing:1")
-
-
-async def test_a_pull_goes_on_after_its_connections_broke(open_bed: Open, pushed: str) -> None:
-    bed = open_bed(pull_policy="missing")
-    address, _, name = pushed.partition("/")
-    async with Tap(address, 4_000_000) as tap:
-        pulling = asyncio.create_task(pull(bed, f"{tap.address}/{name}"))
-        await tap.held.wait()
-        tap.drop()
-        seen = await pulling
-        bed.client.images.remove(f"{tap.address}/{name}")
-
-    assert any("Retrying" in progress.message for progress in seen)
-    assert seen[-1].fraction == 1.0
-
-
-async def test_a_pull_that_is_left_ends(open_bed: Open, pushed: str) -> None:
-    bed = open_bed(pull_policy="missing")
-    address, _, name = pushed.partition("/")
-    async with Tap(address, 4_000_000) as tap:
-        pulling = asyncio.create_task(pull(bed, f"{tap.address}/{name}"))
-        await tap.held.wait()
-        pulling.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await pulling
-        tap.open()
-        await bed.close()  # which waits for the thread
-
-        assert not has(bed.client, f"{tap.address}/{name}")
-
-
-async def test_a_full_disk_is_said(
-    docker_client: DockerClient, open_bed: Open, pushed: str
-) -> None:
-    require_private_engine()
-    with Daemon(disk_bytes=8 * MIB) as daemon:
-        bed = open_bed(url=daemon.url, pull_policy="missing")
-        with pytest.raises(LaunchError, match="no space left on device"):
-            await pull(bed, pushed)
-        await bed.close()
-
 
 # The container.
 
 
-async def test_what_a_container_may_and_may_not(
-    bed: DockerBed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_limits_of_a_container(bed: DockerBed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     launch = bed.launch(gpus="auto", env={"COLOUR": "blue"}, cpu_env={"CPU": "yes"})
     async with bed.runtime.run(launch) as instance:
@@ -305,7 +102,7 @@ async def test_gpus_that_are_asked_for_and_absent_are_an_error(bed: DockerBed) -
     assert bed.left(bed.launch()) == []
 
 
-async def test_gpus_are_given_by_name_and_the_engine_is_told_its_part(
+async def test_an_engine_gets_gpus_by_name_and_its_fraction_of_them(
     open_bed: Open, daemon: Daemon
 ) -> None:
     bed = open_bed(url=daemon.url, has_gpu=True)
@@ -315,14 +112,16 @@ async def test_gpus_are_given_by_name_and_the_engine_is_told_its_part(
     async with bed.runtime.run(launch, GpuShare(("GPU-b", "GPU-a"), 0.59999)) as instance:
         await bed.serves(instance)
         names = ("NVIDIA_VISIBLE_DEVICES", "COUNT", "PART", "CPU")
-        told = [await ask(instance, f"/env/{name}") for name in names]
+        values = [await ask(instance, f"/env/{name}") for name in names]
         request = bed.inspect(instance)["HostConfig"]["DeviceRequests"]
 
-    assert told == ["GPU-b,GPU-a", "2", "0.599", ""]
+    assert values == ["GPU-b,GPU-a", "2", "0.599", ""]
     assert [(one["DeviceIDs"], one["Count"]) for one in request] == [(["GPU-b", "GPU-a"], 0)]
 
 
-async def test_what_the_entry_says_of_gpus_wins(open_bed: Open, daemon: Daemon) -> None:
+async def test_the_environment_of_the_entry_replaces_that_for_gpus(
+    open_bed: Open, daemon: Daemon
+) -> None:
     bed = open_bed(url=daemon.url)
     launch = bed.launch(gpus="all", gpu_env=("COUNT", "PART"), env={"PART": "0.9"})
     async with bed.runtime.run(launch, GpuShare(("GPU-a",), 0.5)) as instance:
@@ -330,23 +129,7 @@ async def test_what_the_entry_says_of_gpus_wins(open_bed: Open, daemon: Daemon) 
         assert [await ask(instance, f"/env/{name}") for name in ("COUNT", "PART")] == ["1", "0.9"]
 
 
-@pytest.mark.parametrize(
-    ("gpus", "has_gpu", "given"),
-    [
-        ("auto", True, True),
-        ("auto", False, False),
-        ("all", True, True),
-        ("all", False, True),
-        ("none", True, False),
-    ],
-)
-def test_who_gets_gpus(open_bed: Open, gpus: str, has_gpu: bool, given: bool) -> None:
-    bed = open_bed(has_gpu=has_gpu)
-
-    assert bed.runtime.gives_gpus(bed.launch(gpus=gpus)) is given
-
-
-async def test_all_gpus_where_none_are_named(open_bed: Open, daemon: Daemon) -> None:
+async def test_an_engine_gets_all_gpus_where_none_are_named(open_bed: Open, daemon: Daemon) -> None:
     bed = open_bed(url=daemon.url)
     async with bed.runtime.run(bed.launch(gpus="all", gpu_env=("COUNT", "PART"))) as instance:
         await bed.serves(instance)
@@ -355,13 +138,14 @@ async def test_all_gpus_where_none_are_named(open_bed: Open, daemon: Daemon) -> 
 
 
 async def test_an_engine_beyond_its_memory_limit(bed: DockerBed) -> None:
-    async with bed.running(memory_bytes=32 * MIB) as instance:
+    killed = within(SLOWLY, "the engine was not killed at its memory limit")
+    async with bed.running(memory_bytes=32 * MIB) as instance, killed:
         await ask(instance, "/grow")
 
         assert await instance.wait() == Exit(137, oom_killed=True)
 
 
-async def test_what_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> None:
+async def test_the_bytes_that_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> None:
     bed = open_bed()
     env = {"MODEL_ID": "org/model", "HF_HOME": "/data", "HOSTNAME": "0.0.0.0", "PORT": "80"}
     env |= {"DOUBLE_FAULT": "hang_downloading", "DOUBLE_WEIGHT_BYTES": f"{4 * MIB}"}
@@ -370,8 +154,9 @@ async def test_what_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> No
     launch = bed.launch(image=tgi_image, env=env)
     async with bed.runtime.run(launch) as instance:
         sizes = [0]
-        while sizes[-1] < MIB:  # it hangs half-way
-            sizes.append(await instance.disk_usage([first, f"{first}.incomplete"]) or 0)
+        async with within(SLOWLY, "the files did not take a MiB"):
+            while sizes[-1] < MIB:  # it hangs half-way
+                sizes.append(await instance.disk_usage([first, f"{first}.incomplete"]) or 0)
         assert sizes == sorted(sizes)
         together = await instance.disk_usage([blobs])
         assert together is not None
@@ -381,7 +166,7 @@ async def test_what_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> No
     assert await instance.disk_usage([blobs]) is None  # the container has gone
 
 
-async def test_an_image_without_du_cannot_tell_what_files_take(bed: DockerBed) -> None:
+async def test_the_bytes_are_unknown_without_du_in_the_image(bed: DockerBed) -> None:
     async with bed.running() as instance:
         assert await instance.disk_usage(["/"]) is None
 
@@ -400,7 +185,9 @@ async def test_an_image_that_has_gone_since_the_pull(bed: DockerBed) -> None:
 
 
 @pytest.mark.parametrize(("how", "code"), [("stop", 143), ("remove", None)])
-async def test_somebody_else_ends_it(bed: DockerBed, how: str, code: int | None) -> None:
+async def test_another_program_ends_the_container(
+    bed: DockerBed, how: str, code: int | None
+) -> None:
     async with bed.running() as instance:
         container = bed.client.containers.get(instance.name)
         waiting = asyncio.create_task(instance.wait())
@@ -409,12 +196,12 @@ async def test_somebody_else_ends_it(bed: DockerBed, how: str, code: int | None)
         else:
             await asyncio.to_thread(container.remove, force=True)
 
-        async with asyncio.timeout(PROMPTLY):
+        async with within(PROMPTLY, "the end of the engine was not reported"):
             exit = await waiting
         assert exit.code in (code, 137) if how == "remove" else exit == Exit(code)
 
 
-async def test_somebody_else_removes_it_at_the_same_time(bed: DockerBed) -> None:
+async def test_another_program_removes_the_container_at_the_same_time(bed: DockerBed) -> None:
     async with bed.running() as instance:
         container = bed.client.containers.get(instance.name)
         removing = asyncio.create_task(asyncio.to_thread(remove, container))
@@ -424,7 +211,7 @@ async def test_somebody_else_removes_it_at_the_same_time(bed: DockerBed) -> None
 def remove(container: Container) -> None:
     try:
         container.remove(force=True)
-    except APIError as error:  # the other was first
+    except APIError as error:  # the runtime was first
         assert error.status_code in (404, 409)
 
 
@@ -432,7 +219,7 @@ def remove(container: Container) -> None:
 
 
 class Raced(Ports):
-    """Ports of which a stranger takes the first few, each after it was found free."""
+    """Ports of which another program takes the first few, each after it was found free."""
 
     def __init__(self, first: int, last: int, times: int) -> None:
         super().__init__(first, last)
@@ -460,13 +247,6 @@ def taken(port: int) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def free(ports: Ports) -> int:
-    """The first of a few ports that are free."""
-    with ports.claim() as port:
-        return port
-
-
 async def test_a_port_taken_before_the_start_is_passed_over(open_bed: Open, free: int) -> None:
     with Raced(free, free + 9, times=2) as ports:
         bed = open_bed(ports)
@@ -475,7 +255,7 @@ async def test_a_port_taken_before_the_start_is_passed_over(open_bed: Open, free
             assert await ask(instance, "/env/ENGINE_PORT") == "80"
 
 
-async def test_all_ports_are_taken(open_bed: Open, free: int) -> None:
+async def test_no_port_is_free(open_bed: Open, free: int) -> None:
     bed = open_bed(Ports(free, free))
     with taken(free), pytest.raises(LaunchError, match=f"no port .* from {free} to {free}"):
         async with bed.runtime.run(bed.launch()):
@@ -508,7 +288,7 @@ async def test_services_of_two_names_run_one_model_beside_each_other(open_bed: O
     async with one.running() as first:
         async with two.running() as second:
             assert first.name != second.name
-            assert await two.runtime.survivors({}) == {}  # it removes what it has
+            assert await two.runtime.survivors({}) == {}  # removes its own
             assert two.left(launch) == []
             assert one.inspect(first)["State"]["Running"]
         async with two.running() as second:
@@ -529,283 +309,3 @@ async def test_a_strangers_container_is_left_alone(bed: DockerBed) -> None:
         assert stranger.status == "created"
     finally:
         stranger.remove()
-
-
-# What an earlier run of the service has left.
-
-
-@asynccontextmanager
-async def abandoned(
-    bed: DockerBed, launch: Launch, gpus: GpuShare | None = None
-) -> AsyncGenerator[Instance]:
-    """An engine of a service that was killed: nobody leaves its `run` before the test is over."""
-    run = bed.runtime.run(launch, gpus)
-    instance = await run.__aenter__()
-    await bed.serves(instance)
-    yield instance
-    await run.__aexit__(None, None, None)
-
-
-async def test_an_engine_that_fits_is_taken_over(open_bed: Open) -> None:
-    killed, heir = open_bed(), open_bed()
-    launch = killed.launch()
-    async with abandoned(killed, launch) as before:
-        old = killed.inspect(before)["Id"]
-        await killed.say(before, "before")
-        async with heir.running() as after:
-            assert heir.inspect(after)["Id"] == old
-            assert after.port == before.port
-            await heir.say(after, "after")
-            await heir.end(after, 3)
-
-            assert await after.wait() == Exit(3)
-            assert after.tail(9) == ("serving", "before", "after")
-
-
-@pytest.mark.parametrize("changes", [{"env": {"COLOUR": "blue"}}, {"memory_bytes": 65 * MIB}])
-async def test_an_engine_that_does_not_fit_gives_way(
-    open_bed: Open, changes: dict[str, Any]
-) -> None:
-    killed, heir = open_bed(), open_bed()
-    async with abandoned(killed, killed.launch()) as before:
-        old = killed.inspect(before)["Id"]
-        async with heir.running(**changes) as after:
-            assert heir.inspect(after)["Id"] != old
-            async with asyncio.timeout(PROMPTLY):
-                assert isinstance(await before.wait(), Exit)
-
-
-async def test_an_engine_that_has_ended_gives_way(open_bed: Open) -> None:
-    killed, heir = open_bed(), open_bed()
-    async with abandoned(killed, killed.launch()) as before:
-        await killed.end(before, 0)
-        await before.wait()
-        async with heir.running() as after:
-            assert await ask(after, "/env/ENGINE_PORT") == "80"
-
-
-async def test_survivors_are_those_that_fit_and_others_are_removed(open_bed: Open) -> None:
-    killed, heir = open_bed(), open_bed()
-    one, two, three = (killed.launch(which) for which in ("one", "two", "three"))
-    changed = {one.model_id: one, two.model_id: heir.launch("two", env={"COLOUR": "blue"})}
-    async with abandoned(killed, one), abandoned(killed, two), abandoned(killed, three):
-        assert await heir.runtime.survivors(changed) == {one.model_id: ()}
-        assert killed.left(one)
-        assert killed.left(two) == killed.left(three) == []
-
-
-async def test_survivors_are_taken_over_on_their_own_gpus(open_bed: Open, daemon: Daemon) -> None:
-    killed, heir, third = (open_bed(url=daemon.url) for _ in range(3))
-    launch = killed.launch(gpus="all")
-    here, there = GpuShare(("GPU-b", "GPU-a"), 1.0), GpuShare(("GPU-b",), 1.0)
-    async with abandoned(killed, launch, here) as before:
-        old = killed.inspect(before)["Id"]
-        kept = await heir.runtime.survivors({launch.model_id: launch})
-        assert {model_id: {*ids} for model_id, ids in kept.items()} == {
-            launch.model_id: {"GPU-a", "GPU-b"}
-        }
-        heir.runtime.leave()
-        async with heir.runtime.run(launch, here) as after:
-            assert heir.inspect(after)["Id"] == old
-        async with third.runtime.run(launch, there) as after:
-            assert third.inspect(after)["Id"] != old
-
-
-async def test_engines_can_be_left_to_the_next_service(open_bed: Open) -> None:
-    first, heir = open_bed(), open_bed()
-    launch = first.launch()
-    async with first.runtime.run(launch) as before:
-        await first.serves(before)
-        old = first.inspect(before)["Id"]
-        first.runtime.leave()
-    assert first.left(launch)
-
-    async with heir.running() as after:
-        assert heir.inspect(after)["Id"] == old
-
-
-# A daemon that goes away.
-
-
-async def test_no_daemon(ports: Ports, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
-    with pytest.raises(RuntimeUnavailable, match="No such file"):
-        await docker.connect(ports, service="s", volume="v", pull_policy="never")
-
-
-@pytest.mark.slow
-async def test_a_daemon_that_hangs(
-    ports: Ports, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/silent")
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(f"{tmp_path}/silent")
-        silent.listen()
-        connecting = asyncio.create_task(
-            docker.connect(ports, service="s", volume="v", pull_policy="never")
-        )
-        done, _ = await asyncio.wait([connecting], timeout=15)
-    with pytest.raises(RuntimeUnavailable):
-        await connecting
-
-    assert done
-
-
-async def test_connect_to_the_engine_of_the_machine(
-    docker_client: DockerClient, ports: Ports
-) -> None:
-    runtime = await docker.connect(ports, service="s", volume="v", pull_policy="never")
-    await runtime.aclose()
-
-    assert "GPU" in runtime.describe()
-
-
-async def test_the_daemon_is_away_and_comes_back(open_bed: Open, daemon: Daemon) -> None:
-    bed = open_bed(url=daemon.url)
-    await asyncio.to_thread(daemon.stop)
-    with pytest.raises(RuntimeUnavailable):
-        await pull(bed, bed.image)
-    with pytest.raises(RuntimeUnavailable):
-        async with bed.runtime.run(bed.launch()):
-            pass
-
-    await asyncio.to_thread(daemon.start)
-    async with bed.running():
-        pass
-
-
-async def test_the_daemon_goes_during_a_start(open_bed: Open, daemon: Daemon, free: int) -> None:
-    class Deadly(Ports):
-        @contextmanager
-        def claim(self, avoid: frozenset[int] = frozenset()) -> Iterator[int]:
-            with super().claim(avoid) as port:
-                daemon.kill()
-                yield port
-
-    bed = open_bed(Deadly(free, free), url=daemon.url)
-    with pytest.raises(RuntimeUnavailable):
-        async with bed.runtime.run(bed.launch()):
-            pass
-
-    daemon.start()
-    assert bed.left(bed.launch()) == []
-
-
-async def test_the_daemon_goes_during_a_pull(open_bed: Open, daemon: Daemon, pushed: str) -> None:
-    bed = open_bed(url=daemon.url, pull_policy="missing")
-    address, _, name = pushed.partition("/")
-    async with Tap(address, 4_000_000) as tap:
-        pulling = asyncio.create_task(pull(bed, f"{tap.address}/{name}"))
-        await tap.held.wait()
-        daemon.kill()
-        with pytest.raises(RuntimeUnavailable):
-            await pulling
-
-
-@asynccontextmanager
-async def not_removed(bed: DockerBed, daemon: Daemon) -> AsyncGenerator[Instance]:
-    """An engine whose daemon was away when it should have been removed, and is back."""
-    launch = bed.launch()
-    with pytest.raises(StopFailed, match=f"docker rm -f {bed.name(launch)}"):
-        async with bed.runtime.run(launch) as instance:
-            await bed.serves(instance)
-            waiting = asyncio.create_task(instance.wait())
-            await asyncio.to_thread(daemon.stop)
-    assert bed.runtime.lingers(launch)
-
-    await asyncio.to_thread(daemon.start)
-    yield instance
-    async with asyncio.timeout(PROMPTLY):
-        assert isinstance(await waiting, Exit)
-    assert not bed.runtime.lingers(launch)
-    assert bed.left(launch) == []
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is removed behind the back of a test that does not ask for it."""
-    monkeypatch.setattr(docker, "_RETRY", 600)
-
-
-async def test_the_daemon_is_away_at_the_stop_and_removes_when_it_is_back(
-    open_bed: Open, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(docker, "_RETRY", 0.05)
-    bed = open_bed(url=daemon.url)
-    async with not_removed(bed, daemon):
-        await until(lambda: not bed.runtime.lingers(bed.launch()), "it lingers for ever")
-
-
-async def test_what_could_not_be_removed_can_be_taken_over(open_bed: Open, daemon: Daemon) -> None:
-    bed = open_bed(url=daemon.url)
-    async with not_removed(bed, daemon) as before:
-        old = bed.inspect(before)["Id"]
-        async with bed.running() as after:
-            assert bed.inspect(after)["Id"] == old
-            assert not removals()
-
-
-async def test_a_runtime_that_is_closed_tries_no_more(open_bed: Open, daemon: Daemon) -> None:
-    bed = open_bed(url=daemon.url)
-    with pytest.raises(StopFailed):
-        async with bed.running():
-            await asyncio.to_thread(daemon.stop)
-    assert removals()
-    await bed.runtime.aclose()
-
-    assert not removals()
-    await asyncio.to_thread(daemon.start)
-
-
-def removals() -> list[asyncio.Task[Any]]:
-    """The removals that are being tried again."""
-    return [task for task in asyncio.all_tasks() if "_keep_removing" in repr(task)]
-
-
-@pytest.mark.parametrize("how", ["stop", "kill"])
-async def test_an_engine_outlives_the_daemon(open_bed: Open, daemon: Daemon, how: str) -> None:
-    bed = open_bed(url=daemon.url)
-    async with bed.running() as instance:
-        waiting = asyncio.create_task(instance.wait())
-        await bed.say(instance, "before")
-        async with aclosing(instance.logs()) as lines:
-            seen = [await anext(lines), await anext(lines)]
-            await asyncio.to_thread(getattr(daemon, how))
-            await asyncio.to_thread(daemon.start)
-            await bed.say(instance, "after")
-            seen.append(await anext(lines))
-        assert not waiting.done()
-        await bed.end(instance, 3)
-
-        assert await waiting == Exit(3)
-        assert instance.tail(9) == ("serving", "before", "after") == tuple(seen)
-
-
-async def test_an_engine_dies_while_the_daemon_is_away(open_bed: Open, daemon: Daemon) -> None:
-    bed = open_bed(url=daemon.url)
-    async with bed.running() as instance:
-        waiting = asyncio.create_task(instance.wait())
-        await asyncio.to_thread(daemon.stop)
-        for pid in bed.processes(instance):
-            os.kill(pid, 9)
-        await asyncio.to_thread(daemon.start)
-
-        async with asyncio.timeout(PROMPTLY):
-            assert (await waiting).code == 137
-
-
-async def test_an_engine_ends_with_a_daemon_that_takes_it_along(
-    docker_client: DockerClient, image: str, open_bed: Open
-) -> None:
-    require_private_engine()
-    with Daemon() as daemon:
-        copy(docker_client, image, daemon)
-        bed = open_bed(url=daemon.url)
-        async with bed.running() as instance:
-            waiting = asyncio.create_task(instance.wait())
-            await asyncio.to_thread(daemon.stop)
-            await asyncio.to_thread(daemon.start)
-
-            async with asyncio.timeout(PROMPTLY):
-                assert (await waiting).code == 143
-        await bed.close()

@@ -1,0 +1,67 @@
+"""The images of a daemon, and their pull."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Literal
+
+from docker import DockerClient
+from docker.errors import APIError, ImageNotFound
+from docker.utils import parse_repository_tag
+
+from inference_service.errors import LaunchError
+from inference_service.lifecycle import Progress
+from inference_service.runtimes.docker.calls import Calls, explanation
+from inference_service.runtimes.docker.pull_progress import PullProgress
+
+PullPolicy = Literal["missing", "always", "never"]
+
+
+class Images:
+    """The images of a daemon, pulled as the policy says."""
+
+    def __init__(self, client: DockerClient, calls: Calls, policy: PullPolicy) -> None:
+        self._client = client
+        self._calls = calls
+        self._policy = policy
+
+    async def pull(self, image: str) -> AsyncGenerator[Progress]:
+        """Pull an image if the policy asks for it, and yield the progress. Raises LaunchError."""
+        if self._policy != "always" and await self._has(image):
+            return
+        if self._policy == "never":
+            raise LaunchError(f"there is no image {image}, and `pull_policy` is never")
+        progress = PullProgress(image)
+        events = self._calls.stream(
+            self._client.api.pull, *_reference(image), stream=True, decode=True
+        )
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    yield progress.feed(event)
+        except APIError as error:
+            raise _pull_failed(image, error) from None
+
+    async def _has(self, image: str) -> bool:
+        try:
+            await self._calls.call(self._client.images.get, image)
+        except ImageNotFound:
+            return False
+        except APIError as error:
+            raise _pull_failed(image, error) from None
+        return True
+
+
+def _reference(image: str) -> tuple[str, str]:
+    """Split an image into its name and its tag or digest, by default `latest`."""
+    name, _, digest = image.partition("@")
+    if digest:
+        return name, digest
+    repository, tag = parse_repository_tag(image)
+    return repository, tag or "latest"
+
+
+def _pull_failed(image: str, error: APIError) -> LaunchError:
+    hint = "; `make image` builds it" if "inference-service/llamacpp" in image else ""
+    return LaunchError(f"the image {image} could not be pulled: {explanation(error)}{hint}")

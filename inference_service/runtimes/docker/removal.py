@@ -1,0 +1,78 @@
+"""The removal of containers, with retries in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+
+from docker import DockerClient
+from docker.errors import APIError, NotFound
+from docker.models.containers import Container
+
+from inference_service.errors import LaunchError, RuntimeUnavailable
+from inference_service.runtimes.docker.container import find
+
+log = logging.getLogger(__name__)
+
+
+def remove(container: Container, grace: float | None) -> None:
+    """Remove a container, after a stop where there is a grace. A missing container is no error."""
+    try:
+        if grace is not None:
+            container.stop(timeout=math.ceil(grace))
+        container.remove(force=True, v=True)
+    except NotFound:
+        return
+    except APIError as error:
+        if error.status_code != 409:  # 409: a removal is under way already
+            raise
+        with contextlib.suppress(NotFound):
+            container.wait(condition="removed")
+
+
+def remove_all(client: DockerClient, labels: Mapping[str, str], grace: float | None) -> None:
+    """Remove the containers with these labels: one call, which a cancellation cannot split."""
+    for container in find(client, labels):
+        remove(container, grace)
+
+
+class PendingRemovals:
+    """Removals that have failed and are retried until they succeed, one for each model."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._retries: dict[str, asyncio.Task[None]] = {}
+
+    def __contains__(self, model_id: str) -> bool:
+        return model_id in self._retries
+
+    def add(self, model_id: str, container: str, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Retry `attempt` until it raises neither RuntimeUnavailable nor LaunchError."""
+        retry = self._retry(model_id, container, attempt)
+        task = asyncio.create_task(retry, name=f"removal of {container}")
+        self._retries[model_id] = task
+
+    async def cancel(self, model_id: str) -> None:
+        """Give up the pending removal of this model, if there is one."""
+        if (retry := self._retries.pop(model_id, None)) is not None:
+            retry.cancel()
+            await asyncio.wait([retry])
+
+    async def cancel_all(self) -> None:
+        """Give up every pending removal."""
+        for model_id in list(self._retries):
+            await self.cancel(model_id)
+
+    async def _retry(
+        self, model_id: str, container: str, attempt: Callable[[], Awaitable[None]]
+    ) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            with contextlib.suppress(RuntimeUnavailable, LaunchError):
+                await attempt()
+                break
+        log.warning("the container %s has been removed at last", container)
+        del self._retries[model_id]

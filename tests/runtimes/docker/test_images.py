@@ -1,0 +1,123 @@
+"""Pulls of images."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from docker import DockerClient
+
+from inference_service.errors import LaunchError
+from tests.docker.daemon import Daemon
+from tests.docker.needs import require_private_daemon
+from tests.docker.registry import Registry
+from tests.runtimes.beds import MIB
+from tests.runtimes.docker.beds import Open, has, pull, push
+from tests.runtimes.tap import Tap
+from tests.waiting import SLOWLY, within
+
+pytestmark = pytest.mark.docker
+
+
+async def test_a_pull_counts_its_bytes_and_ends_at_one(open_bed: Open, pushed: str) -> None:
+    bed = open_bed(pull_policy="missing")
+
+    seen = await pull(bed, pushed)
+
+    fractions = [progress.fraction for progress in seen if progress.fraction is not None]
+    assert fractions == sorted(fractions)
+    assert len(set(fractions)) > 5
+    assert fractions[-1] == 1.0
+    assert seen[-1].completed == seen[-1].total > 9_000_000
+    assert has(bed.client, pushed)
+
+
+async def test_a_pull_by_digest(open_bed: Open, pushed: str) -> None:
+    bed = open_bed(pull_policy="missing")
+    name = pushed.rpartition(":")[0]
+    digest = bed.client.images.get_registry_data(pushed).id
+
+    await pull(bed, f"{name}@{digest}")
+
+    assert has(bed.client, f"{name}@{digest}")
+    bed.client.images.remove(f"{name}@{digest}")
+
+
+async def test_the_pull_policies(open_bed: Open, registry: Registry, pushed: str) -> None:
+    never, missing, always = (open_bed(pull_policy=p) for p in ("never", "missing", "always"))
+    with pytest.raises(LaunchError, match=r"there is no image .* never"):
+        await pull(never, pushed)
+    await pull(missing, pushed)
+    first = missing.client.images.get(pushed).id
+    await pull(never, pushed)
+
+    missing.client.images.remove(pushed)
+    push(missing.client, registry, "model:1")
+    await pull(missing, pushed)
+    second = str(missing.client.images.get(pushed).id)
+    push(missing.client, registry, "model:1")
+    missing.client.api.tag(second, pushed.rpartition(":")[0], "1")
+    assert await pull(missing, pushed) == []
+    await pull(always, pushed)
+    third = missing.client.images.get(pushed).id
+
+    assert len({first, second, third}) == 3
+    assert {progress.fraction for progress in await pull(always, pushed)} == {None}
+    missing.client.images.remove(second)
+
+
+async def test_a_pull_of_a_missing_image(open_bed: Open, registry: Registry) -> None:
+    bed = open_bed(pull_policy="missing")
+    with pytest.raises(LaunchError, match="manifest unknown"):
+        await pull(bed, f"{registry.address}/nothing:1")
+
+    with pytest.raises(LaunchError, match="invalid reference format"):
+        await pull(bed, "no/Such Name")
+
+    registry.stop()
+    with pytest.raises(LaunchError, match="connection refused"):
+        await pull(bed, f"{registry.address}/nothing:1")
+
+
+async def test_a_pull_goes_on_after_its_connections_broke(open_bed: Open, pushed: str) -> None:
+    bed = open_bed(pull_policy="missing")
+    address, _, name = pushed.partition("/")
+    async with Tap(address, 4_000_000) as tap:
+        pulling = asyncio.create_task(pull(bed, f"{tap.address}/{name}"))
+        async with within(SLOWLY, "the pull did not come through the tap"):
+            await tap.held.wait()
+        tap.drop()
+        async with within(SLOWLY, "the pull did not end after its connections broke"):
+            seen = await pulling
+        bed.client.images.remove(f"{tap.address}/{name}")
+
+    assert any("Retrying" in progress.message for progress in seen)
+    assert seen[-1].fraction == 1.0
+
+
+async def test_a_pull_that_is_cancelled_ends(open_bed: Open, pushed: str) -> None:
+    bed = open_bed(pull_policy="missing")
+    address, _, name = pushed.partition("/")
+    async with Tap(address, 4_000_000) as tap:
+        pulling = asyncio.create_task(pull(bed, f"{tap.address}/{name}"))
+        async with within(SLOWLY, "the pull did not come through the tap"):
+            await tap.held.wait()
+        pulling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            async with within(SLOWLY, "the pull that was cancelled did not end"):
+                await pulling
+        tap.open()
+        await bed.close()  # waits for the thread
+
+        assert not has(bed.client, f"{tap.address}/{name}")
+
+
+async def test_a_full_disk_is_reported(
+    docker_client: DockerClient, open_bed: Open, pushed: str
+) -> None:
+    require_private_daemon()
+    with Daemon(disk_bytes=8 * MIB) as daemon:
+        bed = open_bed(url=daemon.url, pull_policy="missing")
+        with pytest.raises(LaunchError, match="no space left on device"):
+            await pull(bed, pushed)
+        await bed.close()

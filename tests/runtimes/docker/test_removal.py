@@ -1,0 +1,113 @@
+"""Removals that failed and are retried."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import pytest
+
+from inference_service.errors import LaunchError, RuntimeUnavailable
+from inference_service.runtimes.docker.removal import PendingRemovals
+
+Attempt = Callable[[], Awaitable[None]]
+
+
+@pytest.fixture
+async def pending() -> AsyncGenerator[PendingRemovals]:
+    pending = PendingRemovals(interval=0)
+    yield pending
+    await pending.cancel_all()
+
+
+def attempts(*outcomes: Exception | None) -> tuple[Attempt, list[Exception | None]]:
+    """Make an attempt with these outcomes, and the list of those it had."""
+    had: list[Exception | None] = []
+
+    async def attempt() -> None:
+        had.append(outcomes[len(had)])
+        if (error := had[-1]) is not None:
+            raise error
+
+    return attempt, had
+
+
+async def until_gone(pending: PendingRemovals, model_id: str) -> None:
+    for _ in range(100):
+        if model_id not in pending:
+            return
+        await asyncio.sleep(0)
+    pytest.fail(f"the removal for {model_id} is still pending")
+
+
+async def test_a_removal_is_retried_until_it_succeeds(
+    pending: PendingRemovals, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = (RuntimeUnavailable("away"), LaunchError("busy"), None)
+    attempt, had = attempts(*outcomes)
+
+    pending.add("tiny", "tgi-tiny", attempt)
+    assert "tiny" in pending
+    assert "other" not in pending
+    await until_gone(pending, "tiny")
+
+    assert had == [*outcomes]
+    assert "the container tgi-tiny has been removed at last" in caplog.text
+
+
+async def test_the_first_retry_comes_after_the_interval() -> None:
+    pending = PendingRemovals(interval=600)
+    attempt, had = attempts(None)
+    pending.add("tiny", "tgi-tiny", attempt)
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert "tiny" in pending
+    assert had == []
+    await pending.cancel_all()
+
+
+async def test_a_removal_can_be_cancelled_and_others_go_on(pending: PendingRemovals) -> None:
+    cancelled, none = attempts(None)
+    attempt, had = attempts(None)
+    pending.add("tiny", "tgi-tiny", cancelled)
+    pending.add("other", "tgi-other", attempt)
+
+    await pending.cancel("tiny")
+    await pending.cancel("unknown")
+    assert "tiny" not in pending
+    await until_gone(pending, "other")
+
+    assert none == []
+    assert had == [None]
+
+
+async def test_a_cancelled_attempt_has_ended_when_cancel_returns(pending: PendingRemovals) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def attempt() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    pending.add("tiny", "tgi-tiny", attempt)
+    await begun.wait()
+    await pending.cancel("tiny")
+
+    assert ended.is_set()
+
+
+async def test_all_can_be_cancelled() -> None:
+    pending = PendingRemovals(interval=600)
+    attempt, had = attempts(None)
+    for model_id in ("one", "two"):
+        pending.add(model_id, f"tgi-{model_id}", attempt)
+
+    await pending.cancel_all()
+
+    assert "one" not in pending
+    assert "two" not in pending
+    assert had == []
