@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
@@ -197,12 +197,11 @@ class FakeEngine:
             gpu_need=self.gpu_needs.get(spec.id, GpuNeed()),
         )
 
-    async def follow(
-        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
-    ) -> None:
-        async for line in instance.logs():
-            if line.startswith("load"):
-                moved(Progress(Phase.LOADING_WEIGHTS, message=line))
+    async def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
+        async with aclosing(instance.logs()) as lines:
+            async for line in lines:
+                if line.startswith("load"):
+                    yield Progress(Phase.LOADING_WEIGHTS, message=line)
 
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""

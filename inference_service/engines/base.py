@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -66,10 +66,8 @@ class Engine(Protocol):
     def launch(self, spec: ModelSpec) -> Launch:
         """What it takes to run this model's engine."""
 
-    async def follow(
-        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
-    ) -> None:
-        """Tell `moved` how a start goes on, until the engine has ended. Heartbeats do not count."""
+    def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
+        """Yield how a start goes on, until the engine has ended. Heartbeats do not count."""
 
     def cause(self, log: Sequence[str]) -> str:
         """The line, or what stands in it, that tells best why the engine ended; may be empty."""

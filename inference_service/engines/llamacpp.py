@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -87,31 +87,12 @@ class Llamacpp:
             concurrency=needs.slots,
         )
 
-    async def follow(
-        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
-    ) -> None:
+    async def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
         """Its log tells everything."""
-        async for line in instance.logs():
-            if (said := self.progress(line)) is not None:
-                moved(said)
-
-    def progress(self, line: str) -> Progress | None:
-        """The worker's own lines are JSON; what llama.cpp writes is not."""
-        match _object(line):
-            case {
-                "event": "downloading",
-                "file": str(file),
-                "completed_bytes": int(done),
-                "total_bytes": int(total),
-            }:
-                fraction = min(1.0, done / total) if total else None
-                phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
-                return Progress(phase, done, total, "bytes", fraction, message)
-            case {"event": "verifying"}:
-                return Progress(Phase.DOWNLOADING_WEIGHTS, message="checking the file's sha256")
-            case {"event": "loading"}:
-                return Progress(Phase.LOADING_WEIGHTS)
-        return None
+        async with aclosing(instance.logs()) as lines:
+            async for line in lines:
+                if (progress := progress_in(line)) is not None:
+                    yield progress
 
     def cause(self, log: Sequence[str]) -> str:
         """Return the worker's message as it failed, else the last line of llama.cpp.
@@ -165,6 +146,25 @@ class Llamacpp:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._connections.aclose()
+
+
+def progress_in(line: str) -> Progress | None:
+    """The worker's own lines are JSON; what llama.cpp writes is not."""
+    match _object(line):
+        case {
+            "event": "downloading",
+            "file": str(file),
+            "completed_bytes": int(done),
+            "total_bytes": int(total),
+        }:
+            fraction = min(1.0, done / total) if total else None
+            phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
+            return Progress(phase, done, total, "bytes", fraction, message)
+        case {"event": "verifying"}:
+            return Progress(Phase.DOWNLOADING_WEIGHTS, message="checking the file's sha256")
+        case {"event": "loading"}:
+            return Progress(Phase.LOADING_WEIGHTS)
+    return None
 
 
 def _environment(spec: ModelSpec, needs: LlamacppNeeds) -> dict[str, str]:

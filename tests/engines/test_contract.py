@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from inference_service.engines.base import FinishReason, Prompt
+from inference_service.engines.base import Engine, FinishReason, Prompt
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.tgi import log as tgi_log
 from inference_service.engines.tgi.engine import Tgi
@@ -25,9 +25,12 @@ from inference_service.errors import (
     PromptTooLong,
     ServiceError,
 )
+from inference_service.runtimes.base import Exit
 from inference_service.runtimes.ports import Ports
 from tests.engines import beds
 from tests.engines.beds import Bed, Text
+from tests.engines.waiting import soon
+from tests.fakes import FakeEngine, FakeInstance, spec
 from tests.runtimes.beds import DockerBed
 
 SOON = 1.0  # the seconds in which an engine notices that nobody listens any more
@@ -271,6 +274,22 @@ async def test_ready_never_raises_and_takes_seconds_at_most(answer: bytes | None
         left.set()
         for engine in engines:
             await engine.aclose()
+
+
+@pytest.mark.parametrize("engine", [FakeEngine(), Llamacpp(""), Tgi("")], ids=lambda e: e.name)
+async def test_progress_ends_with_the_engine_and_counts_no_heartbeats(engine: Engine) -> None:
+    instance = FakeInstance("some-engine", 8080)
+    for line in ("still waiting", "", "{}"):
+        instance.log.append(line)
+    launch = FakeEngine().launch(spec())
+    steps = engine.progress(launch, instance)
+    reading = asyncio.create_task(anext(steps, None))
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+
+    instance.die(Exit(1))
+
+    assert await soon(reading, "the end of the progress after that of the engine") is None
 
 
 async def test_fifty_at_once_are_all_answered(bed: Bed) -> None:

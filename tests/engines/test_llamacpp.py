@@ -12,7 +12,7 @@ import pytest
 
 from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.engines.llamacpp import Llamacpp
+from inference_service.engines.llamacpp import Llamacpp, progress_in
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -252,19 +252,17 @@ async def test_the_request_names_every_sampler(
         pytest.param({}, None, id="an empty object"),
     ],
 )
-def test_a_line_of_the_worker_is_progress(
-    engine: Llamacpp, line: dict[str, Any], progress: Progress | None
-) -> None:
-    assert engine.progress(json.dumps(line)) == progress
+def test_a_line_of_the_worker_is_progress(line: dict[str, Any], progress: Progress | None) -> None:
+    assert progress_in(json.dumps(line)) == progress
 
 
 @pytest.mark.parametrize("line", ["", "{", "llama_model_load: loading", "[]", '"loading"'])
-def test_what_llamacpp_itself_writes_is_no_progress(engine: Llamacpp, line: str) -> None:
-    assert engine.progress(line) is None
+def test_what_llamacpp_itself_writes_is_no_progress(line: str) -> None:
+    assert progress_in(line) is None
 
 
-def test_the_check_of_a_file_is_part_of_its_download(engine: Llamacpp) -> None:
-    progress = engine.progress('{"event":"verifying","file":"m"}')
+def test_the_check_of_a_file_is_part_of_its_download() -> None:
+    progress = progress_in('{"event":"verifying","file":"m"}')
 
     assert progress is not None
     assert progress.phase is Phase.DOWNLOADING_WEIGHTS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, closing
 from itertools import accumulate
 from typing import Any
@@ -153,14 +153,9 @@ class Tgi:
             stop_grace=2 * _DRAIN_SECONDS + 5,
         )
 
-    async def follow(
-        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
-    ) -> None:
-        """Its log tells everything but the bytes of a download."""
-        async with Download(launch, instance, moved) as download:
-            async for line in instance.logs():
-                if (said := tgi_log.progress(line)) is not None:
-                    moved(download.heard(said))
+    def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
+        """Merge its log with the bytes of a download, which the log does not count."""
+        return Download(launch, instance).progress()
 
     def cause(self, log: Sequence[str]) -> str:
         """See `tgi_log`."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -16,15 +16,17 @@ from inference_service.engines.tgi.engine import Tgi
 from inference_service.lifecycle import Phase, Progress
 from tests.doubles.hub import Hub
 from tests.engines.beds import tgi_spec
+from tests.engines.waiting import soon
 from tests.fakes import FakeInstance
 
 REPO = "some/model"
+OFTEN = 0.005  # seconds from one look to the next
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tgi_download, "_PAUSE", 0.005)
+    monkeypatch.setattr(tgi_download, "_PAUSE", OFTEN)
 
 
 @pytest.fixture
@@ -46,18 +48,28 @@ class Start:
         self.paths: list[str] = []
         self.told: list[Progress] = []
         self.looked = asyncio.Event()
+        self.looks = 0
+        self.may_look = asyncio.Event()
+        self.may_look.set()
+        self.fault: Exception | None = None
         self._more = asyncio.Event()
 
         async def disk_usage(paths: list[str]) -> int | None:
             self.paths = paths
+            self.looks += 1
             self.looked.set()
+            await self.may_look.wait()
+            if self.fault is not None:
+                raise self.fault
             return self.instance.usage
 
         self.instance.disk_usage = disk_usage  # type: ignore[method-assign, assignment]
 
-    def moved(self, progress: Progress) -> None:
-        self.told.append(progress)
-        self._more.set()
+    async def follow(self, steps: AsyncGenerator[Progress]) -> None:
+        """Note each step until the start is over."""
+        async for step in steps:
+            self.told.append(step)
+            self._more.set()
 
     def log(self, message: str) -> None:
         """Write a line as the launcher does."""
@@ -65,30 +77,41 @@ class Start:
 
     async def tells(self, **facts: object) -> Progress:
         """The next progress with these fields; what was told before it is forgotten."""
+        return await soon(self._find(facts), f"progress with {facts}")
+
+    async def _find(self, facts: Mapping[str, object]) -> Progress:
         while True:
             while self.told:
-                said = self.told.pop(0)
-                if all(getattr(said, name) == fact for name, fact in facts.items()):
-                    assert said.phase is Phase.DOWNLOADING_WEIGHTS
-                    return said
+                step = self.told.pop(0)
+                if all(getattr(step, name) == fact for name, fact in facts.items()):
+                    return step
             self._more.clear()
             await self._more.wait()
 
 
 @asynccontextmanager
-async def starting(env: Mapping[str, str]) -> AsyncGenerator[Start]:
-    engine, start = Tgi(""), Start()
+async def progress(
+    start: Start, env: Mapping[str, str]
+) -> AsyncGenerator[tuple[Start, AsyncGenerator[Progress]]]:
+    engine = Tgi("")
     launch = engine.launch(tgi_spec())
     launch = replace(launch, env={**launch.env, **env})
-    following = asyncio.create_task(engine.follow(launch, start.instance, start.moved))
-    try:
-        yield start
-        start.instance.log.close()
-        await following
-    finally:
-        following.cancel()
-        await asyncio.wait([following])
-        await engine.aclose()
+    async with aclosing(engine.progress(launch, start.instance)) as steps:
+        yield start, steps
+    await engine.aclose()
+
+
+@asynccontextmanager
+async def starting(env: Mapping[str, str]) -> AsyncGenerator[Start]:
+    async with progress(Start(), env) as (start, steps):
+        following = asyncio.create_task(start.follow(steps))
+        try:
+            yield start
+            start.instance.log.close()
+            await soon(following, "the end of the progress after that of the log")
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
 
 
 async def test_bytes_are_told_with_their_total_and_the_files(hub: Hub) -> None:
@@ -172,7 +195,7 @@ async def test_where_bytes_cannot_be_counted_files_are(hub: Hub, usage: int | No
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.instance.usage = usage
         start.log(f"Download file: {ONE}")
-        await start.looked.wait()
+        await soon(start.looked.wait(), "a look")
         start.log("Download: [1/2] -- ETA: 0:01:02")
         told = await start.tells(unit="files")
 
@@ -200,14 +223,61 @@ async def test_a_model_that_is_here_is_not_asked_for(hub: Hub) -> None:
     assert start.paths == []
 
 
-@pytest.mark.parametrize("line", ["Starting shard", "Convert: [1/2] -- Took: 0:00:07"])
-async def test_after_the_download_nobody_looks(hub: Hub, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "phase"),
+    [
+        ("Starting shard", Phase.LOADING_WEIGHTS),
+        ("Convert: [1/2] -- Took: 0:00:07", Phase.DOWNLOADING_WEIGHTS),
+    ],
+)
+async def test_after_the_download_nobody_looks(hub: Hub, line: str, phase: Phase) -> None:
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.log(f"Download file: {ONE}")
         start.instance.usage = 1024
         await start.tells(unit="bytes")
-        (watch,) = (task for task in asyncio.all_tasks() if "_look_on" in repr(task))
         start.log(line)
-        await asyncio.wait([watch])
+        assert (await start.tells(message=line)).phase is phase
+        looks = start.looks
+        await asyncio.sleep(10 * OFTEN)
+        assert start.looks == looks
 
-        assert start.told[-1].message == line
+
+async def test_an_error_of_a_look_is_logged_and_the_start_goes_on(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with starting({"HF_ENDPOINT": hub.url}) as start:
+        start.fault = RuntimeError("odd")
+        start.log(f"Download file: {ONE}")
+        await soon(start.looked.wait(), "a look")
+        start.log(f"Download file: {TWO}")
+        start.log("Download: [1/2] -- ETA: 0:01:02")
+        assert (await start.tells(unit="files")).fraction == 0.5
+        start.log("Starting shard")
+        await start.tells(phase=Phase.LOADING_WEIGHTS)
+
+    assert start.looks == 1
+    (record,) = caplog.records
+    assert "is shown without bytes" in record.message
+    assert record.exc_info is not None and record.exc_info[1] is start.fault
+
+
+@pytest.mark.parametrize("moment", ["the hub is asked", "a look", "a pause"])
+async def test_closing_it_leaves_no_task(hub: Hub, moment: str) -> None:
+    tasks = asyncio.all_tasks()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = hub.url
+        if moment == "the hub is asked":
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with progress(Start(), {"HF_ENDPOINT": url}) as (start, steps):
+            start.instance.usage = 1024
+            start.log(f"Download file: {ONE}")
+            if moment == "a look":
+                start.may_look.clear()
+            await soon(anext(steps), "the line of the log")
+            if moment == "a look":
+                await soon(start.looked.wait(), "a look")
+            elif moment == "a pause":
+                await soon(anext(steps), "the bytes of a look")
+            assert asyncio.all_tasks() > tasks
+
+    assert asyncio.all_tasks() == tasks
