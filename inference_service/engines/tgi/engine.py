@@ -6,12 +6,10 @@ log lines those of `launcher/src/main.rs`, at tag v3.3.7.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, closing
 from itertools import accumulate
-from typing import Any
 
 import msgspec
 
@@ -22,14 +20,9 @@ from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.http import Connections
 from inference_service.engines.stops import StopFilter
 from inference_service.engines.tgi import log as tgi_log
+from inference_service.engines.tgi import wire
 from inference_service.engines.tgi.download import Download
-from inference_service.errors import (
-    EngineFailed,
-    EngineLost,
-    EngineOverloaded,
-    InvalidRequest,
-    PromptTooLong,
-)
+from inference_service.errors import EngineFailed, EngineLost, PromptTooLong
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Instance, Launch
 
@@ -39,57 +32,6 @@ _DRAIN_SECONDS = 10
 
 # TGI's own step; see `Tgi.generate`.
 _LONGEST_STEP = 1024
-
-_REASONS = {
-    "eos_token": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "stop_sequence": FinishReason.STOP_SEQUENCE,
-}
-
-# What the router says of a shard that has died under it: tonic's words, through the `ClientError`
-# of `backends/v3/src/client`. The whole of TGI ends soon after that.
-_LOST = ("transport error", "error trying to connect")
-
-_NO_ROOM = re.compile(r"must be <= (\d+)\. Given: (\d+) `inputs` tokens")
-
-
-class _Token(msgspec.Struct):
-    text: str
-    special: bool = False
-
-
-class _Details(msgspec.Struct):
-    finish_reason: str
-    generated_tokens: int
-    input_length: int = 0  # only of a stream
-
-
-class _Event(msgspec.Struct):
-    token: _Token | None = None
-    details: _Details | None = None
-    error: str | None = None
-    error_type: str = ""
-
-
-class _WholeDetails(_Details, kw_only=True):
-    tokens: list[_Token]
-
-
-class _Whole(msgspec.Struct):
-    details: _WholeDetails
-
-
-_decoder = msgspec.json.Decoder(_Event)
-_whole_decoder = msgspec.json.Decoder(_Whole)
-_tokens = msgspec.json.Decoder(list[msgspec.Raw]).decode
-
-
-class _NoRoom(Exception):
-    """Prompt and text together exceed the context; `room` tokens are left for the text."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
 
 
 class _Step:
@@ -113,12 +55,12 @@ class _Step:
         full = self.reason is FinishReason.LENGTH and self.count >= self.limit
         return full and not self.fills_context
 
-    def note(self, count: int, details: _Details | None) -> None:
+    def note(self, count: int, details: wire.Details | None) -> None:
         """Note tokens, and the end if they are the last."""
         self.count += count
         if details is not None:
             self.count, self.prompt_tokens = details.generated_tokens, details.input_length
-            self.reason = _REASONS.get(details.finish_reason, FinishReason.STOP)
+            self.reason = wire.REASONS.get(details.finish_reason, FinishReason.STOP)
         elif self.count >= self.limit:
             self.reason = FinishReason.LENGTH
 
@@ -219,7 +161,7 @@ class Tgi:
                     async for tokens in pieces:
                         yield tokens
                 return
-            except _NoRoom as error:  # only ever before the first token
+            except wire.NoRoom as error:  # only ever before the first token
                 if error.room >= step.limit:
                     raise EngineFailed("refuses a request that fits") from None
                 step.limit, step.fills_context = error.room, True
@@ -232,24 +174,24 @@ class Tgi:
     async def _post(
         self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
     ) -> AsyncGenerator[list[str]]:
-        request = _request(prompt, step)
+        request = wire.request(prompt, step.text, step.limit)
         try:
             if step.whole:
                 body, headers = await sse.fetch(self._connections, f"{url}/generate", request)
-                tokens, ending = _read_whole(body, headers)
+                tokens, ending = wire.read_whole(body, headers)
                 step.note(len(tokens), ending)
                 yield tokens
                 return
             stream = sse.post(self._connections, f"{url}/generate_stream", request)
             async with aclosing(stream) as batches:
                 async for lines in batches:
-                    tokens, details = _read(spec, lines, step.limit - step.count)
+                    tokens, details = wire.read(spec, lines, step.limit - step.count)
                     step.note(len(tokens), details)
                     yield tokens
                     if step.reason is not None:
                         return
         except sse.Refusal as refusal:
-            raise _refused(spec, refusal) from None
+            raise wire.refused(spec, refusal) from None
         raise EngineLost("ended its answer before the text was finished")
 
     async def _count(self, url: str, prompt: Prompt) -> int:
@@ -258,7 +200,7 @@ class Tgi:
             body = msgspec.json.encode({"inputs": prompt.text})
             with closing(await self._connections.ask("POST", f"{url}/tokenize", body)) as answer:
                 tokens = b"".join([data async for data in answer])
-            return len(_tokens(tokens))
+            return len(wire.tokens(tokens))
         except (OSError, msgspec.DecodeError) as error:
             raise EngineFailed(f"could not count the prompt's tokens: {error}") from None
 
@@ -286,86 +228,6 @@ def _environment(needs: TgiNeeds) -> dict[str, str]:
     }
 
 
-def _request(prompt: Prompt, step: _Step) -> dict[str, Any]:
-    """TGI refuses temperature 0, top_p 1 and top_k 0, and samples where a value is given."""
-    parameters: dict[str, Any] = {
-        "max_new_tokens": step.limit,
-        "do_sample": prompt.temperature > 0,
-        "details": True,
-        "return_full_text": False,
-        "stop": prompt.stop,
-    }
-    if prompt.temperature > 0:
-        parameters["temperature"] = prompt.temperature
-        if prompt.top_p < 1:
-            parameters["top_p"] = prompt.top_p
-        if prompt.top_k:
-            parameters["top_k"] = prompt.top_k
-        if prompt.seed is not None:
-            parameters["seed"] = prompt.seed
-    if prompt.repetition_penalty != 1:
-        parameters["repetition_penalty"] = prompt.repetition_penalty
-    return {"inputs": step.text, "parameters": parameters}
-
-
-def _read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], _Details | None]:
-    """The texts of up to so many events' tokens, and how it ended if it did."""
-    try:
-        events = _decoder.decode_lines(lines)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EngineFailed(f"sent an event that is not its own: {error}") from None
-    tokens: list[str] = []
-    details = None
-    for event in events[:most]:
-        if event.error is not None:
-            raise _failure(spec, event.error, event.error_type)
-        if event.token is not None:
-            tokens.append(_text(event.token))
-        details = event.details or details
-    return tokens, details
-
-
-def _read_whole(body: bytes, headers: Mapping[bytes, bytes]) -> tuple[list[str], _Details]:
-    """The texts of an answer's tokens, and how it ended."""
-    try:
-        details = _whole_decoder.decode(body).details
-        details.input_length = int(headers.get(b"x-prompt-tokens", 0))
-    except (msgspec.DecodeError, ValueError) as error:
-        raise EngineFailed(f"sent an answer that is not its own: {error}") from None
-    return [*map(_text, details.tokens)], details
-
-
-def _text(token: _Token) -> str:
-    return "" if token.special else token.text
-
-
 def _tokens_to(end: int, tokens: list[str]) -> int:
     """The tokens whose texts together first have so many characters."""
     return bisect_left([*accumulate(map(len, tokens))], end) + 1
-
-
-def _refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
-    try:
-        event = _decoder.decode(refusal.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        event = _Event()
-    if event.error is not None:
-        return _failure(spec, event.error, event.error_type)
-    if refusal.status == 413:
-        detail = "its engine reads no request as large as this"
-        return PromptTooLong(spec.id, spec.context_length, detail)
-    return EngineFailed(f"answered HTTP {refusal.status}: {refusal.text}")
-
-
-def _failure(spec: ModelSpec, message: str, kind: str) -> Exception:
-    """What an error of TGI means, by its `error_type`."""
-    if kind == "overloaded":
-        return EngineOverloaded(spec.id)
-    if kind != "validation":
-        lost = any(sign in message for sign in _LOST)
-        return (EngineLost if lost else EngineFailed)(f"failed: {message}")
-    if (match := _NO_ROOM.search(message)) and (room := int(match[1]) - int(match[2])) > 0:
-        return _NoRoom(room)
-    if match or "must have less than" in message:
-        return PromptTooLong(spec.id, spec.context_length, message)
-    return InvalidRequest(f"the engine refused the request: {message}")

@@ -1,0 +1,155 @@
+"""The requests and answers of text-generation-inference, version 3.
+
+Routes, bounds and messages are those of its `router/src/server.rs` and `router/src/validation.rs`,
+at tag v3.3.7.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from inference_service.catalog import ModelSpec
+from inference_service.engines import sse
+from inference_service.engines.base import FinishReason, Prompt
+from inference_service.errors import (
+    EngineFailed,
+    EngineLost,
+    EngineOverloaded,
+    InvalidRequest,
+    PromptTooLong,
+)
+
+REASONS = {
+    "eos_token": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "stop_sequence": FinishReason.STOP_SEQUENCE,
+}
+
+# What the router says of a shard that has died under it: tonic's words, through the `ClientError`
+# of `backends/v3/src/client`. The whole of TGI ends soon after that.
+_LOST = ("transport error", "error trying to connect")
+
+_NO_ROOM = re.compile(r"must be <= (\d+)\. Given: (\d+) `inputs` tokens")
+
+
+class _Token(msgspec.Struct):
+    text: str
+    special: bool = False
+
+
+class Details(msgspec.Struct):
+    finish_reason: str
+    generated_tokens: int
+    input_length: int = 0  # only of a stream
+
+
+class _Event(msgspec.Struct):
+    token: _Token | None = None
+    details: Details | None = None
+    error: str | None = None
+    error_type: str = ""
+
+
+class _WholeDetails(Details, kw_only=True):
+    tokens: list[_Token]
+
+
+class _Whole(msgspec.Struct):
+    details: _WholeDetails
+
+
+_decoder = msgspec.json.Decoder(_Event)
+_whole_decoder = msgspec.json.Decoder(_Whole)
+tokens = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class NoRoom(Exception):
+    """Prompt and text together exceed the context; `room` tokens are left for the text."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+
+def request(prompt: Prompt, text: str, limit: int) -> dict[str, Any]:
+    """TGI refuses temperature 0, top_p 1 and top_k 0, and samples where a value is given."""
+    parameters: dict[str, Any] = {
+        "max_new_tokens": limit,
+        "do_sample": prompt.temperature > 0,
+        "details": True,
+        "return_full_text": False,
+        "stop": prompt.stop,
+    }
+    if prompt.temperature > 0:
+        parameters["temperature"] = prompt.temperature
+        if prompt.top_p < 1:
+            parameters["top_p"] = prompt.top_p
+        if prompt.top_k:
+            parameters["top_k"] = prompt.top_k
+        if prompt.seed is not None:
+            parameters["seed"] = prompt.seed
+    if prompt.repetition_penalty != 1:
+        parameters["repetition_penalty"] = prompt.repetition_penalty
+    return {"inputs": text, "parameters": parameters}
+
+
+def read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], Details | None]:
+    """The texts of up to so many events' tokens, and how it ended if it did."""
+    try:
+        events = _decoder.decode_lines(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineFailed(f"sent an event that is not its own: {error}") from None
+    tokens: list[str] = []
+    details = None
+    for event in events[:most]:
+        if event.error is not None:
+            raise _failure(spec, event.error, event.error_type)
+        if event.token is not None:
+            tokens.append(_text(event.token))
+        details = event.details or details
+    return tokens, details
+
+
+def read_whole(body: bytes, headers: Mapping[bytes, bytes]) -> tuple[list[str], Details]:
+    """The texts of an answer's tokens, and how it ended."""
+    try:
+        details = _whole_decoder.decode(body).details
+        details.input_length = int(headers.get(b"x-prompt-tokens", 0))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise EngineFailed(f"sent an answer that is not its own: {error}") from None
+    return [*map(_text, details.tokens)], details
+
+
+def _text(token: _Token) -> str:
+    return "" if token.special else token.text
+
+
+def refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
+    try:
+        event = _decoder.decode(refusal.body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        event = _Event()
+    if event.error is not None:
+        return _failure(spec, event.error, event.error_type)
+    if refusal.status == 413:
+        detail = "its engine reads no request as large as this"
+        return PromptTooLong(spec.id, spec.context_length, detail)
+    return EngineFailed(f"answered HTTP {refusal.status}: {refusal.text}")
+
+
+def _failure(spec: ModelSpec, message: str, kind: str) -> Exception:
+    """What an error of TGI means, by its `error_type`."""
+    if kind == "overloaded":
+        return EngineOverloaded(spec.id)
+    if kind != "validation":
+        lost = any(sign in message for sign in _LOST)
+        return (EngineLost if lost else EngineFailed)(f"failed: {message}")
+    if (match := _NO_ROOM.search(message)) and (room := int(match[1]) - int(match[2])) > 0:
+        return NoRoom(room)
+    if match or "must have less than" in message:
+        return PromptTooLong(spec.id, spec.context_length, message)
+    return InvalidRequest(f"the engine refused the request: {message}")
