@@ -60,7 +60,7 @@ class _Step:
         self.count += count
         if details is not None:
             self.count, self.prompt_tokens = details.generated_tokens, details.input_length
-            self.reason = wire.REASONS.get(details.finish_reason, FinishReason.STOP)
+            self.reason = details.reason
         elif self.count >= self.limit:
             self.reason = FinishReason.LENGTH
 
@@ -196,11 +196,10 @@ class Tgi:
 
     async def _count(self, url: str, prompt: Prompt) -> int:
         """The tokens of the prompt, which TGI else tells only at its own end."""
+        body = msgspec.json.encode({"inputs": prompt.text})
         try:
-            body = msgspec.json.encode({"inputs": prompt.text})
             with closing(await self._connections.ask("POST", f"{url}/tokenize", body)) as answer:
-                tokens = b"".join([data async for data in answer])
-            return len(wire.tokens(tokens))
+                return wire.count(b"".join([data async for data in answer]))
         except (OSError, msgspec.DecodeError) as error:
             raise EngineFailed(f"could not count the prompt's tokens: {error}") from None
 

@@ -23,7 +23,7 @@ from inference_service.errors import (
     PromptTooLong,
 )
 
-REASONS = {
+_REASONS = {
     "eos_token": FinishReason.STOP,
     "length": FinishReason.LENGTH,
     "stop_sequence": FinishReason.STOP_SEQUENCE,
@@ -42,9 +42,16 @@ class _Token(msgspec.Struct):
 
 
 class Details(msgspec.Struct):
+    """The end of a text."""
+
     finish_reason: str
     generated_tokens: int
     input_length: int = 0  # only of a stream
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why the text ended."""
+        return _REASONS.get(self.finish_reason, FinishReason.STOP)
 
 
 class _Event(msgspec.Struct):
@@ -64,7 +71,7 @@ class _Whole(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Event)
 _whole_decoder = msgspec.json.Decoder(_Whole)
-tokens = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_tokens_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class NoRoom(Exception):
@@ -122,6 +129,11 @@ def read_whole(body: bytes, headers: Mapping[bytes, bytes]) -> tuple[list[str], 
     except (msgspec.DecodeError, ValueError) as error:
         raise EngineFailed(f"sent an answer that is not its own: {error}") from None
     return [*map(_text, details.tokens)], details
+
+
+def count(body: bytes) -> int:
+    """Count the tokens in an answer of `/tokenize`. Raises msgspec.DecodeError."""
+    return len(_tokens_decoder.decode(body))
 
 
 def _text(token: _Token) -> str:
