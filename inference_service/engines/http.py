@@ -14,10 +14,7 @@ from typing import Self
 
 import httptools
 
-_KEPT = 15.0  # seconds without use after which a connection is closed
-_CONNECT = 30.0  # seconds; the kernel accepts for an engine that is only busy
-_AHEAD = 1 << 16  # bytes that are held for a slow reader, above what one read brings
-_TOGETHER = 0.01  # seconds from one read to the next; see Answer
+AHEAD = 1 << 16  # bytes that are held for a slow reader, above what one read brings
 
 
 class Connections:
@@ -25,10 +22,24 @@ class Connections:
 
     There is no limit on their number, nor on the time of an answer: that is for the caller, who
     alone knows how long a text may take. With `keep_alive` False each request has its own.
+
+    All times are seconds: a connection is closed after `kept_for` without use; the kernel accepts
+    a connection within `connect_timeout`, for an engine that is only busy too; `gather` is from one
+    read of an answer to the next (see `Answer`).
     """
 
-    def __init__(self, *, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        *,
+        keep_alive: bool,
+        kept_for: float = 15.0,
+        connect_timeout: float = 30.0,
+        gather: float = 0.01,
+    ) -> None:
+        self.gather = gather
         self._keep_alive = keep_alive
+        self._kept_for = kept_for
+        self._connect_timeout = connect_timeout
         self._idle: dict[str, list[_Connection]] = {}  # by host and port, the last used last
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -64,7 +75,7 @@ class Connections:
         connection.used_at = loop.time()
         self._idle.setdefault(connection.host, []).append(connection)
         if self._sweeper is None:
-            self._sweeper = loop.call_later(_KEPT, self._sweep)
+            self._sweeper = loop.call_later(self._kept_for, self._sweep)
 
     async def aclose(self) -> None:
         """Close those that are kept, and the others when their answers are closed."""
@@ -80,25 +91,26 @@ class Connections:
         loop = asyncio.get_running_loop()
         address, _, port = host.rpartition(":")
         try:
-            async with asyncio.timeout(_CONNECT):
+            async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(
                     lambda: _Connection(host), address.strip("[]"), int(port)
                 )
         except TimeoutError:
-            raise TimeoutError(f"{host} does not accept a connection in {_CONNECT:g} s") from None
+            limit = f"{self._connect_timeout:g} s"
+            raise TimeoutError(f"{host} does not accept a connection in {limit}") from None
         return connection
 
     def _sweep(self) -> None:
         self._sweeper = None
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - _KEPT
+        oldest = loop.time() - self._kept_for
         for host, connections in [*self._idle.items()]:
             while connections and connections[0].used_at <= oldest:
                 connections.pop(0).transport.abort()
             if not connections:
                 del self._idle[host]
         if self._idle:
-            self._sweeper = loop.call_later(_KEPT, self._sweep)
+            self._sweeper = loop.call_later(self._kept_for, self._sweep)
 
 
 class _Connection(asyncio.Protocol):
@@ -149,6 +161,7 @@ class Answer:
         self._reusable = False
         self._error: OSError | None = None
         self._read_at = -math.inf
+        self._gather_time = connections.gather
         self._gathering = False
         self._change: asyncio.Future[None] | None = None  # that somebody waits for
         connection.answer = self
@@ -184,7 +197,7 @@ class Answer:
         await self._gather()
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
-        if self._size > _AHEAD:
+        if self._size > AHEAD:
             self._connection.transport.resume_reading()
         self._size = 0
         return body
@@ -207,7 +220,7 @@ class Answer:
             if not self._ended:
                 self._fail(ConnectionAbortedError(f"what the engine sent is no HTTP: {error}"))
             self._connection.transport.abort()
-        if self._size > _AHEAD:
+        if self._size > AHEAD:
             self._connection.transport.pause_reading()
         if not self._gathering or self._complete():
             self._wake()
@@ -253,7 +266,7 @@ class Answer:
 
     async def _gather(self) -> None:
         loop = asyncio.get_running_loop()
-        soonest = self._read_at + _TOGETHER
+        soonest = self._read_at + self._gather_time
         if loop.time() < soonest and not self._complete():
             self._gathering = True
             timer = loop.call_at(soonest, self._wake)
@@ -266,7 +279,7 @@ class Answer:
 
     def _complete(self) -> bool:
         """Whether nothing can be added to what is held."""
-        return self._ended or self._size > _AHEAD
+        return self._ended or self._size > AHEAD
 
     async def _changed(self) -> None:
         """Wait until more has come. Raises what has broken the connection, once all is read."""

@@ -66,10 +66,10 @@ class Llamacpp:
 
     name = "llamacpp"
 
-    def __init__(self, image: str) -> None:
+    def __init__(self, image: str, connections: Connections | None = None) -> None:
         self._image = image
         # It promises to keep connections alive, and closes them at the end of each stream.
-        self._connections = Connections(keep_alive=False)
+        self._connections = connections or Connections(keep_alive=False)
 
     def launch(self, spec: ModelSpec) -> Launch:
         """Configure the worker; its environment is described in `worker/__init__.py`."""

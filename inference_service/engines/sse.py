@@ -19,7 +19,6 @@ from inference_service.errors import EngineFailed, EngineLost
 _BEGIN = b"\n\ndata:"  # of an event, with the end of the one before
 _LARGEST_EVENT = 1 << 20
 _LARGEST_REFUSAL = 16 << 10
-_LARGEST_ANSWER = 4 << 20
 
 
 class Refusal(Exception):
@@ -86,14 +85,16 @@ async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[
         raise _lost(error) from error
 
 
-async def fetch(connections: Connections, url: str, body: Any) -> tuple[bytes, dict[bytes, bytes]]:
-    """Send `body` as JSON and return the JSON of the answer, with its headers.
+async def fetch(
+    connections: Connections, url: str, body: Any, most: int = 4 << 20
+) -> tuple[bytes, dict[bytes, bytes]]:
+    """Send `body` as JSON and return the JSON of the answer, `most` bytes of it, with its headers.
 
     Cancelling it closes the connection. Raises what `post` does.
     """
     try:
         with closing(await _asked(connections, url, body, "application/json")) as answer:
-            return await _beginning(answer, _LARGEST_ANSWER), answer.headers
+            return await _beginning(answer, most), answer.headers
     except OSError as error:
         raise _lost(error) from error
 

@@ -7,17 +7,9 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from inference_service.engines import http as connections
 from inference_service.runtimes.ports import Ports
 from tests.engines import beds
 from tests.engines.beds import Bed
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that has come waits for more."""
-    monkeypatch.setattr(connections, "_TOGETHER", 0)
-
 
 Open = Callable[[], AbstractAsyncContextManager[Bed]]
 

@@ -10,8 +10,7 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 
-from inference_service.engines import http as module
-from inference_service.engines.http import Answer, Connections
+from inference_service.engines.http import AHEAD, Answer, Connections
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -68,9 +67,11 @@ async def connections() -> AsyncIterator[Connections]:
 
 
 @pytest.fixture
-def endlessly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More is waited for as long as more can come."""
-    monkeypatch.setattr(module, "_TOGETHER", 3600)
+async def patient() -> AsyncIterator[Connections]:
+    """Connections that wait for more as long as more can come."""
+    connections = Connections(keep_alive=True, gather=3600)
+    yield connections
+    await connections.aclose()
 
 
 async def once(served: Server, reader: Reader, writer: Writer) -> None:
@@ -192,10 +193,8 @@ async def test_nobody_there_is_an_error(connections: Connections) -> None:
         await connections.ask("GET", url)
 
 
-async def test_one_who_does_not_accept_is_an_error(
-    connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_CONNECT", 0.1)
+async def test_one_who_does_not_accept_is_an_error() -> None:
+    connections = Connections(keep_alive=True, connect_timeout=0.1)
     with socket.socket() as listener, socket.socket() as fills:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -228,7 +227,7 @@ async def test_an_answer_is_the_same_wherever_it_is_split(
 
 
 async def test_what_follows_is_gathered_until_the_end(
-    connections: Connections, endlessly: None, monkeypatch: pytest.MonkeyPatch
+    patient: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fed: asyncio.Queue[bytes] = asyncio.Queue()
     feed = Answer.feed
@@ -248,7 +247,7 @@ async def test_what_follows_is_gathered_until_the_end(
             writer.write(piece)
 
     async with serving(slow) as served:
-        with closing(await connections.ask("GET", served.url)) as answer:
+        with closing(await patient.ask("GET", served.url)) as answer:
             assert await anext(answer) == b"abc"
             rest = asyncio.create_task(anext(answer))
             await fed.get()
@@ -280,7 +279,7 @@ async def test_it_is_gathered_for_a_moment_only(connections: Connections) -> Non
 
 
 async def test_what_has_come_is_given_at_once_and_before_the_error_that_ends_it(
-    connections: Connections, endlessly: None
+    patient: Connections,
 ) -> None:
     read = asyncio.Event()
 
@@ -291,7 +290,7 @@ async def test_what_has_come_is_given_at_once_and_before_the_error_that_ends_it(
         writer.write(b"def")
 
     async with serving(cut) as served:
-        answer = await connections.ask("GET", served.url)
+        answer = await patient.ask("GET", served.url)
         with closing(answer):
             assert await anext(answer) == b"abc"
             read.set()
@@ -379,7 +378,7 @@ async def test_a_connection_of_which_the_engine_says_that_it_closes_is_not_kept(
 async def test_a_connection_is_used_again_although_nobody_has_read_the_answer(
     connections: Connections,
 ) -> None:
-    large = b"x" * (module._AHEAD + 1)
+    large = b"x" * (AHEAD + 1)
 
     async def twice(served: Server, reader: Reader, writer: Writer) -> None:
         for _ in range(2):
@@ -420,7 +419,7 @@ async def test_cancelling_the_request_closes_the_connection(connections: Connect
         asking.cancel()
 
 
-async def test_a_slow_reader_holds_the_engine_up(connections: Connections, endlessly: None) -> None:
+async def test_a_slow_reader_holds_the_engine_up(patient: Connections) -> None:
     piece = b"x" * 65536
     sent = 0
     full = asyncio.Event()
@@ -442,18 +441,16 @@ async def test_a_slow_reader_holds_the_engine_up(connections: Connections, endle
             sent += 1
 
     async with serving(eager) as served:
-        with closing(await connections.ask("GET", served.url)) as answer:
+        with closing(await patient.ask("GET", served.url)) as answer:
             await full.wait()
             held = sum(map(len, answer._body))
             assert sent < total  # what lies between is the kernel's, and that of the server here
-            assert held <= module._AHEAD + 256 * 1024  # what one read of asyncio brings at most
+            assert held <= AHEAD + 256 * 1024  # what one read of asyncio brings at most
             assert sum([len(data) async for data in answer]) == total * len(piece)
 
 
-async def test_a_connection_is_not_kept_for_ever(
-    connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_KEPT", 0.05)
+async def test_a_connection_is_not_kept_for_ever() -> None:
+    connections = Connections(keep_alive=True, kept_for=0.05)
 
     async with serving(answers_and_waits, answers_and_waits) as served:
         answers = [await connections.ask("GET", served.url) for _ in range(2)]

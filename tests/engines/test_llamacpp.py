@@ -12,6 +12,7 @@ import pytest
 
 from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.http import Connections
 from inference_service.engines.llamacpp import Llamacpp, progress_in
 from inference_service.errors import (
     EngineFailed,
@@ -30,6 +31,14 @@ PROMPT = Prompt("Once upon a time", max_new_tokens=5)
 @pytest.fixture
 async def engine() -> AsyncIterator[Llamacpp]:
     engine = Llamacpp("llamacpp:0")
+    yield engine
+    await engine.aclose()
+
+
+@pytest.fixture
+async def at_once() -> AsyncIterator[Llamacpp]:
+    """An engine of which nothing that has come waits for more."""
+    engine = Llamacpp("llamacpp:0", Connections(keep_alive=False, gather=0))
     yield engine
     await engine.aclose()
 
@@ -66,11 +75,10 @@ def ended(reason: FinishReason, count: int = 3) -> Finish:
     return Finish(reason, 4, count)
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_each_read_is_a_chunk_and_the_last_has_the_finish(engine: Llamacpp) -> None:
+async def test_each_read_is_a_chunk_and_the_last_has_the_finish(at_once: Llamacpp) -> None:
     answer = stream(token(" a", 1) + token(" b", 2), b":\n\n", token(" c", 3), last())
 
-    assert await generate(engine, answer) == [
+    assert await generate(at_once, answer) == [
         Chunk(" a b", 2),
         Chunk(" c", 1),
         Chunk("", 0, ended(FinishReason.LENGTH)),
@@ -87,22 +95,20 @@ async def test_all_that_comes_in_one_read_is_one_chunk(engine: Llamacpp) -> None
     assert chunks[0].finish == ended(FinishReason.LENGTH, 400)
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_a_character_may_be_split_between_reads(engine: Llamacpp) -> None:
+async def test_a_character_may_be_split_between_reads(at_once: Llamacpp) -> None:
     data = token(" žluť", 1) + token(" 🙂", 2) + last(count=2)
-    chunks = await generate(engine, stream(*(data[at : at + 1] for at in range(len(data)))))
+    chunks = await generate(at_once, stream(*(data[at : at + 1] for at in range(len(data)))))
 
     assert "".join(chunk.text for chunk in chunks) == " žluť 🙂"
 
 
-@pytest.mark.usefixtures("at_once")
 async def test_tokens_without_text_are_counted_with_the_next_that_has_some(
-    engine: Llamacpp,
+    at_once: Llamacpp,
 ) -> None:
     """The text is empty while a token may begin a stop sequence, or is half a character."""
     answer = stream(token(" a", 1), token("", 2), token("", 3), token("語", 4), last(count=4))
 
-    chunks = await generate(engine, answer)
+    chunks = await generate(at_once, answer)
 
     assert [(chunk.text, chunk.token_count) for chunk in chunks] == [(" a", 1), ("語", 3), ("", 0)]
 

@@ -163,12 +163,11 @@ async def test_what_is_no_json_is_a_refusal_to_fetch(
 
 
 async def test_of_an_endless_answer_only_the_beginning_is_fetched(
-    connections: Connections, monkeypatch: pytest.MonkeyPatch
+    connections: Connections,
 ) -> None:
-    monkeypatch.setattr(sse, "_LARGEST_ANSWER", 10_000)
     pieces = [b"x" * 4096] * 8
     async with serving(stream(*pieces, end="hold", content_type="application/json")) as server:
-        body, _ = await sse.fetch(connections, server.url, {})
+        body, _ = await sse.fetch(connections, server.url, {}, most=10_000)
         await server.left.wait()
 
     assert len(body) == 10_000

@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PAUSE = 2.0  # seconds between two looks, each of which costs a process in the container
 _PATIENCE = 5.0  # seconds, with the hub
 _HUB = "https://huggingface.co"
 
@@ -89,10 +88,11 @@ class _Pending(Generic[T]):
 class Download:
     """The progress of one start: the lines of the log, merged with the bytes on the disk."""
 
-    def __init__(self, launch: Launch, instance: Instance) -> None:
+    def __init__(self, launch: Launch, instance: Instance, look_every: float) -> None:
         self._model_id = launch.model_id
         self._env = launch.env
         self._instance = instance
+        self._look_every = look_every
         self._line = self._files = Progress(Phase.DOWNLOADING_WEIGHTS)  # the last, the last count
         self._bytes = 0
         self._total: int | None = None  # None until the hub was asked, 0 where it did not say
@@ -171,7 +171,7 @@ class Download:
             if found := await self._instance.disk_usage(blobs or [folder]):
                 self._bytes = min(found, self._total or found)
                 yield self._merged()
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(self._look_every)
 
     async def _sizes(self, suffix: str) -> dict[str, int]:
         """The bytes of each file of weights, by its etag; nothing where the hub does not say."""

@@ -66,13 +66,20 @@ class _Step:
 
 
 class Tgi:
-    """The engine `tgi`, in containers of `image`."""
+    """The engine `tgi`, in containers of `image`.
+
+    `look_every` are the seconds between two looks at the bytes of a download, each of which costs a
+    process in the container.
+    """
 
     name = "tgi"
 
-    def __init__(self, image: str) -> None:
+    def __init__(
+        self, image: str, *, look_every: float = 2.0, connections: Connections | None = None
+    ) -> None:
         self._image = image
-        self._connections = Connections(keep_alive=True)
+        self._look_every = look_every
+        self._connections = connections or Connections(keep_alive=True)
 
     def launch(self, spec: ModelSpec) -> Launch:
         """Configure the launcher, all of whose flags have a variable of the same name."""
@@ -97,7 +104,7 @@ class Tgi:
 
     def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
         """Merge its log with the bytes of a download, which the log does not count."""
-        return Download(launch, instance).progress()
+        return Download(launch, instance, self._look_every).progress()
 
     def cause(self, log: Sequence[str]) -> str:
         """See `tgi_log`."""

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 
-from inference_service.engines.tgi import download as tgi_download
 from inference_service.engines.tgi.engine import Tgi
 from inference_service.lifecycle import Phase, Progress
 from tests.doubles.hub import Hub
@@ -22,11 +21,6 @@ from tests.fakes import FakeInstance
 REPO = "some/model"
 OFTEN = 0.005  # seconds from one look to the next
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tgi_download, "_PAUSE", OFTEN)
 
 
 @pytest.fixture
@@ -93,7 +87,7 @@ class Start:
 async def progress(
     start: Start, env: Mapping[str, str]
 ) -> AsyncGenerator[tuple[Start, AsyncGenerator[Progress]]]:
-    engine = Tgi("")
+    engine = Tgi("", look_every=OFTEN)
     launch = engine.launch(tgi_spec())
     launch = replace(launch, env={**launch.env, **env})
     async with aclosing(engine.progress(launch, start.instance)) as steps:

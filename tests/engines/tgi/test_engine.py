@@ -12,6 +12,7 @@ import pytest
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import HubWeights, ModelSpec, TgiNeeds
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.http import Connections
 from inference_service.engines.tgi.engine import Tgi
 from inference_service.errors import (
     EngineFailed,
@@ -29,6 +30,14 @@ PROMPT = Prompt("Once upon a time", max_new_tokens=5)
 @pytest.fixture
 async def engine() -> AsyncIterator[Tgi]:
     engine = Tgi("tgi:3.3.7")
+    yield engine
+    await engine.aclose()
+
+
+@pytest.fixture
+async def at_once() -> AsyncIterator[Tgi]:
+    """An engine of which nothing that has come waits for more."""
+    engine = Tgi("tgi:3.3.7", connections=Connections(keep_alive=True, gather=0))
     yield engine
     await engine.aclose()
 
@@ -71,11 +80,10 @@ def ended(reason: FinishReason, count: int = 3) -> Finish:
     return Finish(reason, 4, count)
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_each_read_is_a_chunk_and_the_last_has_the_finish(engine: Tgi) -> None:
+async def test_each_read_is_a_chunk_and_the_last_has_the_finish(at_once: Tgi) -> None:
     answer = stream(token(" a") + token(" b"), b":\n\n", last(" c"))
 
-    assert await generate(engine, PROMPT, answer) == [
+    assert await generate(at_once, PROMPT, answer) == [
         Chunk(" a b", 2),
         Chunk(" c", 1, ended(FinishReason.LENGTH)),
     ]
@@ -130,12 +138,11 @@ async def test_a_whole_text_that_may_stop_within_a_token_is_streamed(engine: Tgi
     assert paths == ["/generate_stream"]
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_a_character_may_be_split_between_reads(engine: Tgi) -> None:
+async def test_a_character_may_be_split_between_reads(at_once: Tgi) -> None:
     data = token(" žluť") + last(" 🙂")
     answer = stream(*(data[at : at + 1] for at in range(len(data))))
 
-    assert text(await generate(engine, PROMPT, answer)) == " žluť 🙂"
+    assert text(await generate(at_once, PROMPT, answer)) == " žluť 🙂"
 
 
 async def test_special_tokens_count_but_are_no_text(engine: Tgi) -> None:
@@ -149,11 +156,10 @@ async def test_special_tokens_count_but_are_no_text(engine: Tgi) -> None:
     ]
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_tokens_without_text_are_counted_with_the_next_that_has_some(engine: Tgi) -> None:
+async def test_tokens_without_text_are_counted_with_the_next_that_has_some(at_once: Tgi) -> None:
     answer = stream(token(""), token(""), token("語"), last(" b", count=4))
 
-    chunks = await generate(engine, PROMPT, answer)
+    chunks = await generate(at_once, PROMPT, answer)
 
     assert [(chunk.text, chunk.token_count) for chunk in chunks] == [("語", 3), (" b", 1)]
 
