@@ -19,6 +19,7 @@ from inference_service.runtimes.base import Instance
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
 from tests.doubles.tgi.process import started
+from tests.engines.waiting import soon
 from tests.fakes import FakeEngine, broken, spec
 from tests.runtimes import processes
 
@@ -159,7 +160,7 @@ async def llamacpp(ports: Ports, **changes: object) -> AsyncGenerator[Bed]:
     entry = entry.model_copy(update={"llamacpp": needs})
     engine = Llamacpp("")
     async with ProcessRuntime(ports).run(engine.launch(entry)) as instance:
-        await _logged(instance, '"serving"')
+        await soon(_logged(instance, '"serving"'), "the worker serves", 60)
         (pid,) = processes.with_variable(f"LLAMACPP_PORT={instance.port}")
         yield LlamacppBed(engine, entry, instance.url, pid)
         await engine.aclose()

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tests.engines.waiting import soon
+
 End = Literal["done", "cut", "hold"]
 
 # Client and server share a loop: after so many turns of it, what was written has been read.
@@ -63,6 +65,12 @@ class ScriptedServer:
         self.url = ""
         self.handlers: set[asyncio.Task[None]] = set()
 
+    async def until_answered(self) -> None:
+        await soon(self.answered.wait(), "all pieces of an answer are read")
+
+    async def until_left(self) -> None:
+        await soon(self.left.wait(), "the client closes the connection that is held")
+
     def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.handlers.add(asyncio.create_task(self._handle(reader, writer)))
 
@@ -102,7 +110,7 @@ async def serving(*answers: Answer) -> AsyncGenerator[ScriptedServer]:
         script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             yield script
-            await asyncio.gather(*script.handlers)
+            await soon(asyncio.gather(*script.handlers), "the end of each answer")
         finally:
             for handler in script.handlers:
                 handler.cancel()

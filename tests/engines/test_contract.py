@@ -6,7 +6,6 @@ The fake takes part where it plays what is promised; it has no context and no st
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -29,7 +28,7 @@ from inference_service.runtimes.base import Exit
 from inference_service.runtimes.ports import Ports
 from tests.engines import beds
 from tests.engines.beds import Bed, Text
-from tests.engines.waiting import soon
+from tests.engines.waiting import soon, until
 from tests.fakes import FakeEngine, FakeInstance, spec
 from tests.runtimes.beds import DockerBed
 
@@ -167,20 +166,13 @@ async def test_a_text_that_is_left_before_it_ends_is_not_made(bed: Bed) -> None:
     await idle(bed)
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return when the engine says so, of which no event tells."""
-    async with asyncio.timeout(SOON):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 async def idle(bed: Bed) -> None:
     """Return when the engine has no requests; that takes a moment at most."""
 
     async def idle() -> bool:
         return not await bed.busy()
 
-    await until(idle)
+    await until(idle, "the engine has no requests", SOON)
 
 
 async def gone(bed: Bed) -> None:
@@ -189,7 +181,7 @@ async def gone(bed: Bed) -> None:
     async def gone() -> bool:
         return not await bed.engine.ready(bed.url)
 
-    await until(gone)
+    await until(gone, "the engine is not ready any more", SOON)
 
 
 async def many(bed: Bed) -> list[asyncio.Task[Text]]:
@@ -201,7 +193,7 @@ async def many(bed: Bed) -> list[asyncio.Task[Text]]:
     async def most() -> bool:
         return await bed.busy() >= 25
 
-    await until(most)
+    await until(most, "the engine has most of the thirty requests", SOON)
     return tasks
 
 
@@ -269,8 +261,9 @@ async def test_ready_never_raises_and_takes_seconds_at_most(answer: bytes | None
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     engines = (Llamacpp(""), Tgi(""))
-    async with server, asyncio.timeout(10):
-        assert await asyncio.gather(*(engine.ready(url) for engine in engines)) == [False, False]
+    async with server:
+        asked = asyncio.gather(*(engine.ready(url) for engine in engines))
+        assert await soon(asked, "each engine's `ready` returns") == [False, False]
         left.set()
         for engine in engines:
             await engine.aclose()
@@ -396,7 +389,7 @@ async def test_silence_of_tgi_is_waited_for_and_comments_are_no_text() -> None:
             async def busy() -> bool:
                 return bool(await bed.busy())
 
-            await until(busy)
+            await until(busy, "the engine has the request", SOON)
             waiting.cancel()
             await asyncio.wait([waiting])
         await idle(bed)
@@ -441,7 +434,7 @@ async def test_tgi_in_a_container(tgi_image: str, ports: Ports) -> None:
                     phases.add(progress.phase)
                 if "Connected" in line:
                     break
-        await until(lambda: engine.ready(instance.url))
+        await until(lambda: engine.ready(instance.url), "the engine is ready")
         wanted = Prompt("[[say:Hello from a container.]]", max_new_tokens=50)
         async with aclosing(engine.generate(instance.url, spec, wanted)) as chunks:
             text = "".join([chunk.text async for chunk in chunks])

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, closing
 import pytest
 
 from inference_service.engines.http import AHEAD, Answer, Connections
+from tests.engines.waiting import soon, until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -54,8 +55,7 @@ async def serving(*scripts: Script, host: str = "127.0.0.1") -> AsyncGenerator[S
     served.url = f"http://{shown}:{listener.sockets[0].getsockname()[1]}"
     async with listener:
         yield served
-        async with asyncio.timeout(20):
-            await asyncio.gather(*served.tasks)
+        await soon(asyncio.gather(*served.tasks), "the end of each script; some wait for a close")
     assert not served._scripts
 
 
@@ -250,11 +250,11 @@ async def test_what_follows_is_gathered_until_the_end(
         with closing(await patient.ask("GET", served.url)) as answer:
             assert await anext(answer) == b"abc"
             rest = asyncio.create_task(anext(answer))
-            await fed.get()
+            await soon(fed.get(), "the first bytes")
             for step in steps:
                 assert not rest.done()
                 step.set()
-                await fed.get()
+                await soon(fed.get(), "the bytes of the next step")
             assert await rest == b"defghi"
             with pytest.raises(StopAsyncIteration):
                 await anext(answer)
@@ -357,8 +357,8 @@ async def test_a_connection_that_says_more_than_the_answer_is_closed(
     async with serving(chatters, once) as served:
         assert await body(await connections.ask("GET", served.url)) == b"ok"
         more.set()
-        async with asyncio.timeout(5):  # long before it would be closed for want of use
-            await served.tasks[0]
+        # 5 seconds are long before it would be closed for want of use.
+        await soon(served.tasks[0], "the client closes the connection", 5)
         assert await body(await connections.ask("GET", served.url)) == b"ok"
 
 
@@ -385,10 +385,12 @@ async def test_a_connection_is_used_again_although_nobody_has_read_the_answer(
             await served.asked(reader)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(large) + large)
 
+    async def ended() -> bool:
+        return answer._ended
+
     async with serving(twice) as served:
         with closing(await connections.ask("GET", served.url)) as answer:
-            while not answer._ended:  # noqa: ASYNC110  # there is no event for that
-                await asyncio.sleep(0)
+            await until(ended, "the client has the whole answer")
         assert await body(await connections.ask("GET", served.url)) == large
 
 
@@ -415,7 +417,7 @@ async def test_cancelling_the_request_closes_the_connection(connections: Connect
 
     async with serving(silent) as served:
         asking = asyncio.create_task(connections.ask("GET", served.url))
-        await asked.wait()
+        await soon(asked.wait(), "the request")
         asking.cancel()
 
 
@@ -442,7 +444,7 @@ async def test_a_slow_reader_holds_the_engine_up(patient: Connections) -> None:
 
     async with serving(eager) as served:
         with closing(await patient.ask("GET", served.url)) as answer:
-            await full.wait()
+            await soon(full.wait(), "the server is held up", 60)
             held = sum(map(len, answer._body))
             assert sent < total  # what lies between is the kernel's, and that of the server here
             assert held <= AHEAD + 256 * 1024  # what one read of asyncio brings at most

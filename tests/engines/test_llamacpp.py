@@ -181,7 +181,7 @@ async def test_errors_have_the_facts_that_callers_need(engine: Llamacpp) -> None
 async def test_nothing_is_read_after_the_finish(engine: Llamacpp) -> None:
     async with serving(stream(last(), end="hold")) as server:
         chunks = [chunk async for chunk in engine.generate(server.url, spec(), PROMPT)]
-        await server.left.wait()
+        await server.until_left()
 
     assert len(chunks) == 1
 
@@ -190,7 +190,7 @@ async def test_closing_it_ends_the_request(engine: Llamacpp) -> None:
     async with serving(stream(token(" a", 1), end="hold")) as server:
         async with aclosing(engine.generate(server.url, spec(), PROMPT)) as chunks:
             await anext(chunks)
-        await server.left.wait()
+        await server.until_left()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from inference_service.engines import sse
 from inference_service.engines.http import Connections
 from inference_service.errors import EngineFailed, EngineLost
 from tests.engines.scripted import plain, serving, stream
+from tests.engines.waiting import soon
 
 ONE = b'data: {"text":"caf\xc3\xa9"}\n\n'
 STREAM = ONE + b"data:bare\n\n" + b": a comment\n\n" + b"data: last\n\n"
@@ -120,7 +121,7 @@ async def test_of_an_endless_refusal_only_the_beginning_is_read(
     async with serving(stream(*pieces, end="hold", content_type="text/plain")) as server:
         with pytest.raises(sse.Refusal) as refused:
             await anext(sse.post(connections, server.url, {}))
-        await server.left.wait()
+        await server.until_left()
 
     assert 0 < len(refused.value.body) <= 16 << 10
     assert refused.value.text == "x" * 300
@@ -168,7 +169,7 @@ async def test_of_an_endless_answer_only_the_beginning_is_fetched(
     pieces = [b"x" * 4096] * 8
     async with serving(stream(*pieces, end="hold", content_type="application/json")) as server:
         body, _ = await sse.fetch(connections, server.url, {}, most=10_000)
-        await server.left.wait()
+        await server.until_left()
 
     assert len(body) == 10_000
 
@@ -188,9 +189,9 @@ async def test_cancelling_who_fetches_closes_the_connection(connections: Connect
     held = stream(b'{"a":', end="hold", content_type="application/json")
     async with serving(held) as server:
         fetching = asyncio.create_task(sse.fetch(connections, server.url, {}))
-        await server.answered.wait()
+        await server.until_answered()
         fetching.cancel()
-        await server.left.wait()
+        await server.until_left()
 
 
 async def test_a_cut_connection_is_a_failure_of_the_engine(connections: Connections) -> None:
@@ -212,7 +213,7 @@ async def test_closing_it_closes_the_connection(connections: Connections) -> Non
             await anext(batches)
             assert not server.left.is_set()
 
-        await server.left.wait()
+        await server.until_left()
 
 
 async def test_cancelling_its_reader_closes_the_connection(connections: Connections) -> None:
@@ -225,10 +226,10 @@ async def test_cancelling_its_reader_closes_the_connection(connections: Connecti
                     seen.set()
 
         reader = asyncio.create_task(read())
-        await seen.wait()
+        await soon(seen.wait(), "the first events")
         reader.cancel()
 
-        await server.left.wait()
+        await server.until_left()
 
 
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (204, False), (503, False)])

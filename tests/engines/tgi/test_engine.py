@@ -217,7 +217,7 @@ async def test_a_stop_sequence_within_a_token_ends_the_text_though_tgi_goes_on(
     ) as server:
         async with aclosing(engine.generate(server.url, spec(), prompt)) as chunks:
             got = [chunk async for chunk in chunks]
-        await server.left.wait()
+        await server.until_left()
 
     assert text(got) == " a"
     assert got[-1].finish == ended(FinishReason.STOP_SEQUENCE, 3)
@@ -231,7 +231,7 @@ async def test_tokens_beyond_the_limit_are_cut_off_and_the_prompt_is_counted(eng
     ) as server:
         prompt = Prompt("Once upon", max_new_tokens=4)
         chunks = [chunk async for chunk in engine.generate(server.url, spec(), prompt)]
-        await server.left.wait()
+        await server.until_left()
 
     assert chunks == [Chunk(" a b", 2), Chunk(" c d", 2, Finish(FinishReason.LENGTH, 2, 4))]
     assert [path for path, _ in server.requests] == ["/generate_stream", "/tokenize"]
@@ -380,7 +380,7 @@ async def test_closing_it_ends_the_request(engine: Tgi) -> None:
     async with serving(stream(token(" a"), end="hold")) as server:
         async with aclosing(engine.generate(server.url, spec(), PROMPT)) as chunks:
             await anext(chunks)
-        await server.left.wait()
+        await server.until_left()
 
 
 @pytest.mark.parametrize(
