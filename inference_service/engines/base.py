@@ -68,7 +68,8 @@ class Engine(Protocol):
     1. Write a module here, or a folder where one module has more than 350 lines. `http`, `sse` and
        `stops` do for programs that speak HTTP. A contract in pyproject.toml names each module.
     2. Give `catalog.ModelSpec` a section for the facts of an entry: weights, memory, image.
-    3. Build the object in `server.running`, under the name of that section.
+    3. Build the object in server.py, under the name of that section, and let
+       `serving/placement.py` choose it.
     4. Give the tests a `Bed` with the real program, or a double of it (`tests/engines/beds.py`):
        `tests/engines/test_contract.py` then tests what is promised here.
     """

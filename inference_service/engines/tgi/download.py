@@ -1,10 +1,10 @@
-"""How many bytes of a model's weights TGI has, of which its log says nothing.
+"""The progress of TGI's start, with the bytes of weights that its log does not report.
 
-They are counted where they grow: in the cache of huggingface_hub, which holds each file as
-`blobs/<etag>`, and as `blobs/<etag>.incomplete` until it is complete
-(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). Which files TGI takes is decided
-in its `server/text_generation_server/utils/hub.py`, and how large they are the hub tells. All of it
-is for show: where something cannot be had, less is seen of the start, which goes on.
+The bytes are counted in the cache of huggingface_hub, which holds each file as `blobs/<etag>`, and
+as `blobs/<etag>.incomplete` until it is complete
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). TGI chooses its files in
+`server/text_generation_server/utils/hub.py`, and the hub reports their sizes. All of it is only
+shown: where something cannot be read, the start goes on and shows less.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PATIENCE = 5.0  # seconds, with the hub
+_PATIENCE = 5.0  # seconds for the answer of the hub
 _HUB = "https://huggingface.co"
 
 _STARTS = "Download file: "
@@ -95,7 +95,7 @@ class Download:
         self._look_every = look_every
         self._line = self._files = Progress(Phase.DOWNLOADING_WEIGHTS)  # the last, the last count
         self._bytes = 0
-        self._total: int | None = None  # None until the hub was asked, 0 where it did not say
+        self._total: int | None = None  # None until the hub was asked, 0 without an answer
         self._looks: _Pending[Progress] | None = None  # None until the first file is downloaded
 
     async def progress(self) -> AsyncGenerator[Progress]:
@@ -122,10 +122,10 @@ class Download:
                     yield progress
 
     def _after(self, line: Progress) -> Progress:
-        """Note the progress of a line, and return it with the bytes."""
+        """Note the progress of a line, and return it with the bytes on the disk."""
         if line.phase is not Phase.DOWNLOADING_WEIGHTS or line.message.startswith("Convert"):
             if self._looks is not None:
-                self._looks.cancel()  # a call to Docker is awaited all the same, in the end
+                self._looks.cancel()  # and awaited at the end, as a call to Docker can take long
             return line
         if self._looks is None and line.message.startswith(_STARTS):
             suffix = PurePosixPath(line.message.removeprefix(_STARTS).strip()).suffix
@@ -139,7 +139,7 @@ class Download:
 
     def _merged(self) -> Progress:
         line, files = self._line, self._files
-        if not self._bytes:  # a fraction of the files might be more than that of the bytes
+        if not self._bytes:  # the fraction of the files can be above that of the bytes to come
             asking = self._looks and not self._looks.ended and self._total is None
             return replace(line, fraction=None) if asking else line
         fraction = self._bytes / self._total if self._total else files.fraction
@@ -174,8 +174,8 @@ class Download:
             await asyncio.sleep(self._look_every)
 
     async def _sizes(self, suffix: str) -> dict[str, int]:
-        """The bytes of each file of weights, by its etag; nothing where the hub does not say."""
-        # Imported here: it has 9 MB, and most starts find their weights on the disk.
+        """Return the bytes of each file of weights, by etag; nothing without the hub's answer."""
+        # Imported here: aiohttp takes 9 MB, and most starts find their weights on the disk.
         import aiohttp
 
         endpoint, token = (
@@ -191,7 +191,7 @@ class Download:
                 hub.get(url, headers=headers) as response,
             ):
                 files = _decode(await response.read()).siblings
-        except (aiohttp.ClientError, OSError, ValueError):  # the last: it is not the hub's JSON
+        except (aiohttp.ClientError, OSError, ValueError):  # a ValueError: not the hub's JSON
             return {}
         return {
             file.lfs.sha256 if file.lfs else file.blob_id: file.size

@@ -1,8 +1,4 @@
-"""Hugging Face text-generation-inference, version 3.
-
-Routes, bounds and messages are those of its `router/src/server.rs` and `router/src/validation.rs`;
-log lines those of `launcher/src/main.rs`, at tag v3.3.7.
-"""
+"""The engine TGI: text-generation-inference of Hugging Face, version 3."""
 
 from __future__ import annotations
 
@@ -26,18 +22,18 @@ from inference_service.errors import EngineFailed, EngineLost, PromptTooLong
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Instance, Launch
 
-# TGI finishes the requests that run when it is told to stop, and so do its shards after it: each up
-# to this long. The service has drained the model by then, so it seldom takes a second.
+# At SIGTERM the router finishes its requests, then the shards theirs, in up to this time each. It
+# seldom takes a second, because the service has drained the model before.
 _DRAIN_SECONDS = 10
 
-# TGI's own step; see `Tgi.generate`.
+# The tokens after which TGI goes on in another step of its own; see `Tgi.generate`.
 _LONGEST_STEP = 1024
 
 
 class _Step:
-    """One request to TGI: at most `limit` tokens after `text`, and how it ended.
+    """One request to TGI for at most `limit` tokens after `text`, and its end.
 
-    `whole` says that it is answered in one piece.
+    With `whole`, TGI answers in one piece.
     """
 
     def __init__(self, text: str, limit: int, whole: bool) -> None:
@@ -51,12 +47,12 @@ class _Step:
 
     @property
     def goes_on(self) -> bool:
-        """Whether there is more text to be had after it."""
+        """Whether another step can continue the text."""
         full = self.reason is FinishReason.LENGTH and self.count >= self.limit
         return full and not self.fills_context
 
     def note(self, count: int, details: wire.Details | None) -> None:
-        """Note tokens, and the end if they are the last."""
+        """Note tokens, and the end of the step if they are its last."""
         self.count += count
         if details is not None:
             self.count, self.prompt_tokens = details.generated_tokens, details.input_length
@@ -68,8 +64,8 @@ class _Step:
 class Tgi:
     """The engine `tgi`, in containers of `image`.
 
-    `look_every` are the seconds between two looks at the bytes of a download, each of which costs a
-    process in the container.
+    `look_every` is the pause in seconds between two looks at the bytes of a download: each look is
+    a process in the container.
     """
 
     name = "tgi"
@@ -82,7 +78,7 @@ class Tgi:
         self._connections = connections or Connections(keep_alive=True)
 
     def launch(self, spec: ModelSpec) -> Launch:
-        """Configure the launcher, all of whose flags have a variable of the same name."""
+        # Each flag of TGI's launcher has a variable of the same name.
         needs = spec.tgi
         assert needs is not None, "the catalog has a section for each engine that is chosen"
         return Launch(
@@ -95,7 +91,7 @@ class Tgi:
             memory_bytes=needs.memory,
             gpus=needs.gpus,
             gpu_need=GpuNeed(needs.gpu_memory, _shards(needs)),
-            # Its cache takes that part of the GPU less what is in use there, by others too
+            # TGI's cache takes this fraction of a GPU, less the memory that anybody uses there
             # (`get_cuda_free_memory` in server/text_generation_server/utils/import_utils.py).
             gpu_env=("NUM_SHARD", "CUDA_MEMORY_FRACTION"),
             concurrency=_concurrency(needs),
@@ -103,31 +99,29 @@ class Tgi:
         )
 
     def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
-        """Merge its log with the bytes of a download, which the log does not count."""
         return Download(launch, instance, self._look_every).progress()
 
     def cause(self, log: Sequence[str]) -> str:
-        """See `tgi_log`."""
         return tgi_log.cause(log)
 
     async def ready(self, url: str) -> bool:
-        """Nothing listens before the model is loaded; `/health` alone is the truth."""
+        # Nothing listens before the model is loaded. The log can be wrong, `/health` is not.
         return await sse.answers(self._connections, f"{url}/health")
 
     async def generate(
         self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
-        """Stream `POST /generate_stream`, or get a whole text of `POST /generate`, in steps.
+        """Yield the text of `/generate_stream`, or the whole one of `/generate`, in steps.
 
-        Each has 1024 tokens at most. Left to itself TGI goes on in such steps too, but each as
-        large as the whole request: it gives more tokens than were asked for, or ends long before
-        the context does.
+        A step has at most 1024 tokens. TGI makes such steps itself, but asks in each for all tokens
+        of the request: it gives more tokens than the request has, or ends long before the context.
         """
-        # TGI itself sees a stop sequence only where a token ends: to leave it then, one must look.
+        # TGI finds a stop sequence only where a token ends. To end a text within a token, the text
+        # must be read as it comes.
         whole = whole and not prompt.stop
         stops = StopFilter(prompt.stop)
         text, last = prompt.text, ""
-        prompt_tokens = made = silent = 0
+        prompt_tokens = made = unsent = 0
         reason: FinishReason | None = None
         while reason is None:
             step = _Step(text, min(_LONGEST_STEP, prompt.max_new_tokens - made), whole)
@@ -135,16 +129,16 @@ class Tgi:
                 async for tokens in pieces:
                     piece = "".join(tokens)
                     text += piece
-                    silent += len(tokens)
+                    unsent += len(tokens)
                     last += stops.feed(piece)
                     if stops.hit:
                         beyond = len(tokens) - _tokens_to(stops.hit_at, tokens)
-                        silent -= beyond
+                        unsent -= beyond
                         step.count -= beyond
                         break
                     if last and step.reason is None:
-                        yield Chunk(last, silent)
-                        last, silent = "", 0
+                        yield Chunk(last, unsent)
+                        last, unsent = "", 0
             made += step.count
             prompt_tokens = prompt_tokens or step.prompt_tokens
             if stops.hit:
@@ -152,23 +146,22 @@ class Tgi:
             elif made >= prompt.max_new_tokens or not step.goes_on:
                 reason = step.reason
         finish = Finish(reason, prompt_tokens or await self._count(url, prompt), made)
-        yield Chunk(last + stops.rest(), silent, finish)
+        yield Chunk(last + stops.rest(), unsent, finish)
 
     async def aclose(self) -> None:
-        """Close the connections."""
         await self._connections.aclose()
 
     async def _run(
         self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
     ) -> AsyncGenerator[list[str]]:
-        """Yield the texts of tokens, of fewer where the context has no more."""
+        """Yield the texts of tokens, asking for fewer tokens where the context has less room."""
         while True:
             try:
                 async with aclosing(self._post(url, spec, prompt, step)) as pieces:
                     async for tokens in pieces:
                         yield tokens
                 return
-            except wire.NoRoom as error:  # only ever before the first token
+            except wire.NoRoom as error:  # always before the first token
                 if error.room >= step.limit:
                     raise EngineFailed("refuses a request that fits") from None
                 step.limit, step.fills_context = error.room, True
@@ -202,7 +195,7 @@ class Tgi:
         raise EngineLost("ended its answer before the text was finished")
 
     async def _count(self, url: str, prompt: Prompt) -> int:
-        """The tokens of the prompt, which TGI else tells only at its own end."""
+        """Count the tokens of the prompt, which TGI reports only at an end of its own."""
         body = msgspec.json.encode({"inputs": prompt.text})
         try:
             with closing(await self._connections.ask("POST", f"{url}/tokenize", body)) as answer:
@@ -212,13 +205,13 @@ class Tgi:
 
 
 def _concurrency(needs: TgiNeeds) -> int:
-    """The requests above which TGI answers 429; its own default is 128."""
+    """Return the number of requests above which TGI answers 429, by default 128."""
     value = needs.env.get("MAX_CONCURRENT_REQUESTS", "")
     return int(value) if value.isdecimal() and int(value) else 128
 
 
 def _shards(needs: TgiNeeds) -> int | None:
-    """The number of GPUs that the entry asks for; TGI's own default is all that it sees."""
+    """Return the number of GPUs that the entry asks for. Without it, TGI takes all it sees."""
     value = needs.env.get("NUM_SHARD", "")
     return int(value) if value.isdecimal() and int(value) else None
 
@@ -235,5 +228,5 @@ def _environment(needs: TgiNeeds) -> dict[str, str]:
 
 
 def _tokens_to(end: int, tokens: list[str]) -> int:
-    """The tokens whose texts together first have so many characters."""
+    """Return how many tokens it takes until their texts have so many characters."""
     return bisect_left([*accumulate(map(len, tokens))], end) + 1

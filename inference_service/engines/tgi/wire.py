@@ -1,6 +1,6 @@
-"""The requests and answers of text-generation-inference, version 3.
+"""The requests and answers of TGI, version 3.
 
-Routes, bounds and messages are those of its `router/src/server.rs` and `router/src/validation.rs`,
+Routes, bounds and messages are those of its `router/src/server.rs` and `router/src/validation.rs`
 at tag v3.3.7.
 """
 
@@ -29,8 +29,8 @@ _REASONS = {
     "stop_sequence": FinishReason.STOP_SEQUENCE,
 }
 
-# What the router says of a shard that has died under it: tonic's words, through the `ClientError`
-# of `backends/v3/src/client`. The whole of TGI ends soon after that.
+# The router's messages after a shard has died: those of tonic, through the `ClientError` of
+# `backends/v3/src/client`. The whole of TGI ends soon after that.
 _LOST = ("transport error", "error trying to connect")
 
 _NO_ROOM = re.compile(r"must be <= (\d+)\. Given: (\d+) `inputs` tokens")
@@ -75,7 +75,7 @@ _tokens_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class NoRoom(Exception):
-    """Prompt and text together exceed the context; `room` tokens are left for the text."""
+    """A context that is too small for prompt and text, with `room` tokens for the text."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -83,7 +83,10 @@ class NoRoom(Exception):
 
 
 def request(prompt: Prompt, text: str, limit: int) -> dict[str, Any]:
-    """TGI refuses temperature 0, top_p 1 and top_k 0, and samples where a value is given."""
+    """Make the body of a request.
+
+    TGI refuses temperature 0, top_p 1 and top_k 0, and samples when any of them is given.
+    """
     parameters: dict[str, Any] = {
         "max_new_tokens": limit,
         "do_sample": prompt.temperature > 0,
@@ -105,7 +108,7 @@ def request(prompt: Prompt, text: str, limit: int) -> dict[str, Any]:
 
 
 def read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], Details | None]:
-    """The texts of up to so many events' tokens, and how it ended if it did."""
+    """Return the texts of the tokens in the first `most` events, and the end of the text."""
     try:
         events = _decoder.decode_lines(lines)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -122,7 +125,7 @@ def read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], Details |
 
 
 def read_whole(body: bytes, headers: Mapping[bytes, bytes]) -> tuple[list[str], Details]:
-    """The texts of an answer's tokens, and how it ended."""
+    """Return the texts of the tokens in an answer of `/generate`, and the end of the text."""
     try:
         details = _whole_decoder.decode(body).details
         details.input_length = int(headers.get(b"x-prompt-tokens", 0))
@@ -136,11 +139,8 @@ def count(body: bytes) -> int:
     return len(_tokens_decoder.decode(body))
 
 
-def _text(token: _Token) -> str:
-    return "" if token.special else token.text
-
-
 def refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
+    """Return the error that a refusal stands for, which can be a NoRoom."""
     try:
         event = _decoder.decode(refusal.body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -153,8 +153,12 @@ def refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
     return EngineFailed(f"answered HTTP {refusal.status}: {refusal.text}")
 
 
+def _text(token: _Token) -> str:
+    return "" if token.special else token.text
+
+
 def _failure(spec: ModelSpec, message: str, kind: str) -> Exception:
-    """What an error of TGI means, by its `error_type`."""
+    """Return the error that an `error_type` of TGI, with its message, stands for."""
     if kind == "overloaded":
         return EngineOverloaded(spec.id)
     if kind != "validation":
