@@ -118,8 +118,8 @@ def read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], Details |
     for event in events[:most]:
         if event.error is not None:
             raise _failure(spec, event.error, event.error_type)
-        if event.token is not None:
-            tokens.append(_text(event.token))
+        if (token := event.token) is not None:
+            tokens.append("" if token.special else token.text)
         details = event.details or details
     return tokens, details
 
@@ -131,7 +131,7 @@ def read_whole(body: bytes, headers: Mapping[bytes, bytes]) -> tuple[list[str], 
         details.input_length = int(headers.get(b"x-prompt-tokens", 0))
     except (msgspec.DecodeError, ValueError) as error:
         raise EngineFailed(f"sent an answer that is not its own: {error}") from None
-    return [*map(_text, details.tokens)], details
+    return ["" if token.special else token.text for token in details.tokens], details
 
 
 def count(body: bytes) -> int:
@@ -151,10 +151,6 @@ def refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
         detail = "its engine reads no request as large as this"
         return PromptTooLong(spec.id, spec.context_length, detail)
     return EngineFailed(f"answered HTTP {refusal.status}: {refusal.text}")
-
-
-def _text(token: _Token) -> str:
-    return "" if token.special else token.text
 
 
 def _failure(spec: ModelSpec, message: str, kind: str) -> Exception:
