@@ -163,10 +163,10 @@ class FakeRuntime:
 
 
 class FakeEngine:
-    """Says "word word ..." as often as it is asked to.
+    """An engine whose texts are "word word ...".
 
-    While `may_answer` is closed it is not ready; while `may_speak` is closed it holds each token.
-    Models of which `gpu_needs` has the id want GPUs.
+    While `may_answer` is closed, the engine is not ready. While `may_speak` is closed, each token
+    is held. Models whose ids are in `gpu_needs` want GPUs.
     """
 
     name = "fake"
@@ -233,5 +233,5 @@ class FakeEngine:
 
 
 def broken() -> EngineLost:
-    """What an engine raises that dies under a request."""
+    """Return the error of an engine that dies under a request."""
     return EngineLost("broke the connection")

@@ -35,14 +35,14 @@ async def bed(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Be
 
 @pytest.fixture(params=_REAL)
 async def real(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
-    """Every engine that has a program behind it."""
+    """Every engine with a program."""
     async with _open(request.param, ports) as bed:
         yield bed
 
 
 @pytest.fixture(params=_REAL)
 async def slow(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
-    """The same, with work for seconds when it has thirty requests."""
+    """Every engine with a program, which works for seconds on thirty requests."""
     if request.param == "llamacpp":
         async with beds.llamacpp(ports, slots=1) as bed:
             yield bed

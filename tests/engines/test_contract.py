@@ -1,6 +1,6 @@
-"""What every `Engine` promises: see `inference_service/engines/base.py`. The programs are real.
+"""The promises of every `Engine`, with real programs: see `inference_service/engines/base.py`.
 
-The fake takes part where it plays what is promised; it has no context and no stop sequences.
+The fake engine takes part, but in tests of the context and of stop sequences: it has neither.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from tests.engines.waiting import soon, until
 from tests.fakes import FakeEngine, FakeInstance, spec
 from tests.runtimes.beds import DockerBed
 
-SOON = 1.0  # the seconds in which an engine notices that nobody listens any more
+SOON = 1.0  # the seconds in which an engine notices that its caller has left
 
 GREEDY = Prompt("", max_new_tokens=40, temperature=0)
 WILD = Prompt("", max_new_tokens=20, temperature=2, top_p=1)
-# Repeats itself, and so comes to no end by itself.
+# This text repeats itself, so that it has no end of its own.
 ENDLESS = Prompt("", max_new_tokens=200, temperature=0, repetition_penalty=0.3)
 
 
@@ -58,7 +58,7 @@ async def test_tokens_are_counted_as_the_engine_counts_them(bed: Bed) -> None:
         text = await bed.read(prompt(bed, text=opening))
 
         assert text.finish.prompt_token_count == await bed.count(opening)
-        # The token that ends a text is no part of it: some engines count it with the last chunk.
+        # Some engines count the token that ends a text in the last chunk, others do not.
         ended = text.finish.reason is FinishReason.STOP
         unsent = text.finish.completion_token_count - sum(c.token_count for c in text.chunks)
         assert unsent in ({0, 1} if ended else {0})
@@ -124,11 +124,11 @@ async def test_a_text_ends_before_a_stop_sequence(real: Bed, subtests: pytest.Su
 
             assert str(text) == whole[: whole.index(stop)]
             assert text.finish.reason is FinishReason.STOP_SEQUENCE
-            assert text.finish.completion_token_count < 200  # 40, and what came on the way
+            assert text.finish.completion_token_count < 200  # 40, and some on the way
 
 
 async def of_length(bed: Bed, tokens: int) -> str:
-    """A prompt of so many tokens."""
+    """Make a prompt of so many tokens."""
     text = bed.opening + " the" * (tokens - await bed.count(bed.opening))
     assert await bed.count(text) == tokens
     return text
@@ -167,7 +167,7 @@ async def test_a_text_that_is_left_before_it_ends_is_not_made(bed: Bed) -> None:
 
 
 async def idle(bed: Bed) -> None:
-    """Return when the engine has no requests; that takes a moment at most."""
+    """Return when the engine has no requests, within a second."""
 
     async def idle() -> bool:
         return not await bed.busy()
@@ -176,7 +176,7 @@ async def idle(bed: Bed) -> None:
 
 
 async def gone(bed: Bed) -> None:
-    """Return when the engine is not ready any more."""
+    """Return when the engine is not ready any more, within a second."""
 
     async def gone() -> bool:
         return not await bed.engine.ready(bed.url)
@@ -185,7 +185,7 @@ async def gone(bed: Bed) -> None:
 
 
 async def many(bed: Bed) -> list[asyncio.Task[Text]]:
-    """Thirty texts under way: the first is being made, and not all can have begun."""
+    """Start thirty texts, of which the engine works on some and queues the others."""
     tasks = [
         asyncio.create_task(bed.read(prompt(bed, ENDLESS, max_new_tokens=400))) for _ in range(30)
     ]
@@ -197,7 +197,7 @@ async def many(bed: Bed) -> list[asyncio.Task[Text]]:
     return tasks
 
 
-async def test_the_engine_is_free_soon_after_all_have_left(slow: Bed) -> None:
+async def test_the_engine_is_free_soon_after_all_callers_have_left(slow: Bed) -> None:
     tasks = await many(slow)
     for task in tasks:
         task.cancel()
@@ -208,7 +208,7 @@ async def test_the_engine_is_free_soon_after_all_have_left(slow: Bed) -> None:
     assert await slow.read(prompt(slow, max_new_tokens=1))
 
 
-async def test_an_engine_that_is_killed_fails_all_that_it_has(slow: Bed) -> None:
+async def test_an_engine_that_is_killed_fails_all_its_requests(slow: Bed) -> None:
     tasks = await many(slow)
     async with aclosing(slow.generate(prompt(slow))) as chunks:
         await slow.kill()
@@ -235,7 +235,7 @@ async def test_an_engine_may_fail_in_the_middle_of_a_text(bed: Bed) -> None:
         except EngineLost:
             assert last.finish is None
         else:
-            assert last.finish is not None  # it had made the whole text before it was killed
+            assert last.finish is not None  # the whole text was made before the kill
 
 
 async def test_ready_is_the_truth(real: Bed) -> None:
@@ -295,7 +295,7 @@ async def test_fifty_at_once_are_all_answered(bed: Bed) -> None:
 
 
 async def test_requests_one_after_the_other_are_all_answered(bed: Bed) -> None:
-    """Whatever the engine does with the connection of the last one."""
+    """An engine may keep or close the connection of the request before."""
     for _ in range(100):
         assert await bed.read(prompt(bed, max_new_tokens=2))
 
@@ -309,7 +309,7 @@ WHOLE_OR_NOT = pytest.mark.parametrize("whole", [False, True], ids=["streamed", 
 async def test_tgi_makes_as_many_tokens_as_asked_for(
     subtests: pytest.Subtests, whole: bool
 ) -> None:
-    """Above 1024 it would go on to the next multiple."""
+    """Above 1024 tokens TGI itself would go on to the next multiple."""
     async with beds.tgi(context_length=4096, whole=whole) as bed:
         for count in (1023, 1024, 1025, 1500, 2048, 3000):
             with subtests.test(str(count)):
@@ -323,7 +323,7 @@ async def test_tgi_makes_as_many_tokens_as_asked_for(
 
 @WHOLE_OR_NOT
 async def test_tgi_fills_a_context_that_is_no_multiple_of_its_1024_tokens(whole: bool) -> None:
-    """It ends at the last whole 1024 when the next would not fit."""
+    """TGI itself ends at the last multiple of 1024 tokens that fits."""
     async with beds.tgi(context_length=2048, whole=whole) as bed:
         text = await bed.read(prompt(bed, max_new_tokens=1500))
 
@@ -422,7 +422,7 @@ async def test_tgi_with_no_room_for_a_request_is_overloaded(whole: bool) -> None
 
 @pytest.mark.docker
 async def test_tgi_in_a_container(tgi_image: str, ports: Ports) -> None:
-    """The launch as TGI's engine makes it, its log from the first line to the last, and a text."""
+    """Run the engine's own launch, read its log to the last line of a start, and a text."""
     engine = Tgi(tgi_image)
     docker, spec = DockerBed(tgi_image, ports), beds.tgi_spec()
     launch = engine.launch(spec)

@@ -1,4 +1,4 @@
-"""What the engine `llamacpp` makes of answers that the real server seldom gives."""
+"""The engine `llamacpp`, with answers that the real server seldom gives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def engine() -> AsyncIterator[Llamacpp]:
 
 @pytest.fixture
 async def at_once() -> AsyncIterator[Llamacpp]:
-    """An engine of which nothing that has come waits for more."""
+    """An engine that gives each read at once."""
     engine = Llamacpp("llamacpp:0", Connections(keep_alive=False, gather=0))
     yield engine
     await engine.aclose()
@@ -50,20 +50,20 @@ def spec(weights: GgufWeights | None = None, **needs: Any) -> ModelSpec:
 
 
 def token(text: str, so_far: int) -> bytes:
-    """An event in the middle of a text; `so_far` tokens have been made with it."""
+    """Make an event in the middle of a text, with the count of tokens so far."""
     return event(
         {"content": text, "stop": False, "tokens_predicted": so_far, "tokens_evaluated": 4}
     )
 
 
 def last(reason: str = "limit", count: int = 3, text: str = "") -> bytes:
-    """The event after the last token."""
+    """Make the event after the last token."""
     counts = {"tokens_predicted": count, "tokens_evaluated": 4}
     return event({"content": text, "stop": True, "stop_type": reason} | counts)
 
 
 def error(code: int, kind: str = "server_error", **facts: Any) -> dict[str, Any]:
-    return {"error": {"code": code, "message": "it said no", "type": kind} | facts}
+    return {"error": {"code": code, "message": "some reason", "type": kind} | facts}
 
 
 async def generate(engine: Llamacpp, *answers: Answer) -> list[Chunk]:
@@ -102,7 +102,7 @@ async def test_a_character_may_be_split_between_reads(at_once: Llamacpp) -> None
     assert "".join(chunk.text for chunk in chunks) == " žluť 🙂"
 
 
-async def test_tokens_without_text_are_counted_with_the_next_that_has_some(
+async def test_tokens_without_text_are_counted_in_the_next_chunk(
     at_once: Llamacpp,
 ) -> None:
     """The text is empty while a token may begin a stop sequence, or is half a character."""
@@ -114,7 +114,7 @@ async def test_tokens_without_text_are_counted_with_the_next_that_has_some(
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("stop_type", "reason"),
     [
         ("eos", FinishReason.STOP),
         ("limit", FinishReason.LENGTH),
@@ -123,9 +123,9 @@ async def test_tokens_without_text_are_counted_with_the_next_that_has_some(
     ],
 )
 async def test_the_finish_has_the_reason_of_llamacpp(
-    engine: Llamacpp, said: str, reason: FinishReason
+    engine: Llamacpp, stop_type: str, reason: FinishReason
 ) -> None:
-    assert (await generate(engine, stream(last(said))))[-1].finish == ended(reason)
+    assert (await generate(engine, stream(last(stop_type))))[-1].finish == ended(reason)
 
 
 def body(error: dict[str, Any]) -> bytes:
@@ -141,10 +141,10 @@ TOO_LONG = error(400, "exceed_context_size_error", n_prompt_tokens=500, n_ctx=12
         (plain(400, body(TOO_LONG)), PromptTooLong, "500 tokens, and tiny reads fewer than 128"),
         (stream(event(TOO_LONG)), PromptTooLong, "500 tokens"),
         (plain(429, body(error(429))), EngineOverloaded, "tiny is overloaded"),
-        (plain(400, body(error(400))), InvalidParameter, "it said no"),
-        (plain(500, body(error(500))), EngineFailed, "it said no"),
-        (plain(503, body(error(503, "unavailable_error"))), EngineFailed, "it said no"),
-        (stream(token(" a", 1), event(error(500))), EngineFailed, "it said no"),
+        (plain(400, body(error(400))), InvalidParameter, "some reason"),
+        (plain(500, body(error(500))), EngineFailed, "some reason"),
+        (plain(503, body(error(503, "unavailable_error"))), EngineFailed, "some reason"),
+        (stream(token(" a", 1), event(error(500))), EngineFailed, "some reason"),
         (plain(500, b'{"error":"flat"}'), EngineFailed, 'HTTP 500: {"error":"flat"}'),
         (plain(500, b'{"detail":"x"}'), EngineFailed, "HTTP 500"),
         (plain(404, b"", content_type="text/plain"), EngineFailed, r"HTTP 404: \(empty\)"),
@@ -160,7 +160,7 @@ TOO_LONG = error(400, "exceed_context_size_error", n_prompt_tokens=500, n_ctx=12
         (stream(token(" a", 1), end="cut"), EngineLost, "broke the connection"),
     ],
 )
-async def test_another_answer_is_an_error_that_says_what_came(
+async def test_any_other_answer_is_an_error_that_quotes_it(
     engine: Llamacpp, answer: Answer, kind: type[ServiceError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
@@ -186,7 +186,7 @@ async def test_nothing_is_read_after_the_finish(engine: Llamacpp) -> None:
     assert len(chunks) == 1
 
 
-async def test_closing_it_ends_the_request(engine: Llamacpp) -> None:
+async def test_closing_a_text_ends_its_request(engine: Llamacpp) -> None:
     async with serving(stream(token(" a", 1), end="hold")) as server:
         async with aclosing(engine.generate(server.url, spec(), PROMPT)) as chunks:
             await anext(chunks)
@@ -194,7 +194,7 @@ async def test_closing_it_ends_the_request(engine: Llamacpp) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"),
+    ("prompt", "fields"),
     [
         pytest.param(
             Prompt("x"),
@@ -221,7 +221,7 @@ async def test_closing_it_ends_the_request(engine: Llamacpp) -> None:
     ],
 )
 async def test_the_request_names_every_sampler(
-    engine: Llamacpp, prompt: Prompt, said: dict[str, Any]
+    engine: Llamacpp, prompt: Prompt, fields: dict[str, Any]
 ) -> None:
     async with serving(stream(last())) as server:
         async for _ in engine.generate(server.url, spec(), prompt):
@@ -230,7 +230,7 @@ async def test_the_request_names_every_sampler(
     [(path, request)] = server.requests
     always = {"prompt": "x", "stream": True, "min_p": 0.0}
     assert path == "/completion"
-    assert request | always | said == request
+    assert request | always | fields == request
     assert ("seed" in request) == (prompt.seed is not None)
 
 
@@ -250,7 +250,7 @@ async def test_the_request_names_every_sampler(
         pytest.param(
             {"event": "downloading", "file": "m.gguf", "completed_bytes": 21, "total_bytes": 20},
             Progress(Phase.DOWNLOADING_WEIGHTS, 21, 20, "bytes", 1.0, "downloading m.gguf"),
-            id="a download of more than was said",
+            id="a download of more than its total",
         ),
         pytest.param({"event": "loading", "file": "m"}, Progress(Phase.LOADING_WEIGHTS), id="load"),
         pytest.param({"event": "serving", "host": "h", "port": 1}, None, id="serving"),
@@ -263,7 +263,7 @@ def test_a_line_of_the_worker_is_progress(line: dict[str, Any], progress: Progre
 
 
 @pytest.mark.parametrize("line", ["", "{", "llama_model_load: loading", "[]", '"loading"'])
-def test_what_llamacpp_itself_writes_is_no_progress(line: str) -> None:
+def test_a_line_of_llamacpp_itself_is_no_progress(line: str) -> None:
     assert progress_in(line) is None
 
 
@@ -353,7 +353,7 @@ def test_the_cause_is_the_message_of_the_worker_or_an_error_of_llamacpp(
         ),
     ],
 )
-def test_the_launch_is_what_the_entry_says(
+def test_the_launch_follows_the_entry(
     engine: Llamacpp,
     weights: GgufWeights,
     needs: dict[str, Any],

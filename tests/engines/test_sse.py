@@ -1,4 +1,4 @@
-"""The parser of events, and the one request behind a generation."""
+"""The parser of events, and the requests behind a generation."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_an_event_may_be_large_but_not_endless() -> None:
             parser.feed(large)
 
 
-async def test_post_sends_json_and_yields_what_each_read_has_brought(
+async def test_post_sends_json_and_yields_the_events_of_each_read(
     connections: Connections,
 ) -> None:
     async with serving(stream(b"data: a\n\ndata: b\n\ndata: ", b"c\n\n", b": ping\n\n")) as server:
@@ -114,7 +114,7 @@ async def test_a_refusal_has_the_whole_body_however_it_comes(connections: Connec
     assert refused.value.body == b'{"error":"no"}'
 
 
-async def test_of_an_endless_refusal_only_the_beginning_is_read(
+async def test_only_the_beginning_of_an_endless_refusal_is_read(
     connections: Connections,
 ) -> None:
     pieces = [b"x" * 4096] * 8
@@ -142,10 +142,10 @@ def test_a_refusal_shows_its_body_to_people(body: bytes, text: str) -> None:
 async def test_fetch_sends_json_and_gives_the_json_of_the_answer(
     connections: Connections,
 ) -> None:
-    async with serving(plain(200, b'{"a":', b"1}", header="X-Said: Yes")) as server:
+    async with serving(plain(200, b'{"a":', b"1}", header="X-Some: Yes")) as server:
         body, headers = await sse.fetch(connections, f"{server.url}/go", {"é": [1, None]})
 
-    assert (body, headers[b"x-said"]) == (b'{"a":1}', b"Yes")
+    assert (body, headers[b"x-some"]) == (b'{"a":1}', b"Yes")
     assert server.requests == [("/go", {"é": [1, None]})]
 
 
@@ -153,7 +153,7 @@ async def test_fetch_sends_json_and_gives_the_json_of_the_answer(
     ("status", "content_type"),
     [(422, "application/json"), (200, "text/event-stream"), (200, "text/plain")],
 )
-async def test_what_is_no_json_is_a_refusal_to_fetch(
+async def test_an_answer_that_is_no_json_is_a_refusal_to_fetch(
     connections: Connections, status: int, content_type: str
 ) -> None:
     async with serving(plain(status, b'{"error":"no"}', content_type=content_type)) as server:
@@ -163,7 +163,7 @@ async def test_what_is_no_json_is_a_refusal_to_fetch(
     assert (refused.value.status, refused.value.body) == (status, b'{"error":"no"}')
 
 
-async def test_of_an_endless_answer_only_the_beginning_is_fetched(
+async def test_only_the_beginning_of_an_endless_answer_is_fetched(
     connections: Connections,
 ) -> None:
     pieces = [b"x" * 4096] * 8
@@ -174,7 +174,7 @@ async def test_of_an_endless_answer_only_the_beginning_is_fetched(
     assert len(body) == 10_000
 
 
-async def test_what_is_cut_while_it_is_fetched_is_a_failure_of_the_engine(
+async def test_an_answer_cut_while_fetched_is_a_failure_of_the_engine(
     connections: Connections,
 ) -> None:
     cut = stream(b'{"a":', end="cut", content_type="application/json")
@@ -182,10 +182,10 @@ async def test_what_is_cut_while_it_is_fetched_is_a_failure_of_the_engine(
         with pytest.raises(EngineLost, match="broke the connection"):
             await sse.fetch(connections, server.url, {})
     with pytest.raises(EngineLost, match=r"broke the connection: .+"):
-        await sse.fetch(connections, nobody(), {})
+        await sse.fetch(connections, unused_url(), {})
 
 
-async def test_cancelling_who_fetches_closes_the_connection(connections: Connections) -> None:
+async def test_cancelling_a_fetch_closes_the_connection(connections: Connections) -> None:
     held = stream(b'{"a":', end="hold", content_type="application/json")
     async with serving(held) as server:
         fetching = asyncio.create_task(sse.fetch(connections, server.url, {}))
@@ -202,12 +202,12 @@ async def test_a_cut_connection_is_a_failure_of_the_engine(connections: Connecti
             await anext(batches)
 
 
-async def test_nobody_listening_is_a_failure_of_the_engine(connections: Connections) -> None:
+async def test_a_refused_connection_is_a_failure_of_the_engine(connections: Connections) -> None:
     with pytest.raises(EngineFailed, match=r"broke the connection: .+"):
-        await anext(sse.post(connections, nobody(), {}))
+        await anext(sse.post(connections, unused_url(), {}))
 
 
-async def test_closing_it_closes_the_connection(connections: Connections) -> None:
+async def test_closing_a_post_closes_the_connection(connections: Connections) -> None:
     async with serving(stream(b"data: a\n\n", end="hold")) as server:
         async with aclosing(sse.post(connections, server.url, {})) as batches:
             await anext(batches)
@@ -216,7 +216,9 @@ async def test_closing_it_closes_the_connection(connections: Connections) -> Non
         await server.until_left()
 
 
-async def test_cancelling_its_reader_closes_the_connection(connections: Connections) -> None:
+async def test_cancelling_the_reader_of_a_post_closes_the_connection(
+    connections: Connections,
+) -> None:
     async with serving(stream(b"data: a\n\n", end="hold")) as server:
         seen = asyncio.Event()
 
@@ -243,10 +245,10 @@ async def test_answers_is_true_of_a_200_alone(
 
 
 async def test_answers_never_raises(connections: Connections) -> None:
-    assert await sse.answers(connections, nobody()) is False
+    assert await sse.answers(connections, unused_url()) is False
 
 
-def nobody() -> str:
-    """A URL at which nothing listens."""
+def unused_url() -> str:
+    """Return a URL at which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
