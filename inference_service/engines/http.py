@@ -46,7 +46,7 @@ class Connections:
         self._closed = False
 
     async def ask(self, method: str, url: str, body: bytes | None = None) -> Answer:
-        """Send a request, whose body is JSON if any, and return the answer with its head.
+        """Send a request, and return the answer when its head has come. A body is JSON.
 
         An engine may close a kept connection just as it is used again. In that case the engine has
         read nothing of the request, which is sent again on another connection. Raises OSError when
@@ -139,11 +139,11 @@ class _Connection(asyncio.Protocol):
 
 
 class Answer:
-    """The answer to one request; iterating over it gives the bytes of its body that have come.
+    """The answer to one request, as an iterator over the bytes of its body.
 
-    The first bytes and the end are given at once. Between them, reads are 10 ms apart (`gather`),
-    so that more bytes can come: engines write each token by itself, and a thousand tokens in a
-    second are so passed on in a hundred reads.
+    Each step gives all bytes that have come. The first bytes and the end are given at once. Steps
+    between them are 10 ms apart (`gather`), so that more bytes can come: engines write each token
+    by itself, and a thousand tokens in a second are so passed on in a hundred steps.
 
     Call `close` in any case. Before the end of the answer `close` closes the connection, by which
     the engine learns that its caller has left.
@@ -279,7 +279,7 @@ class Answer:
         self._read_at = loop.time()
 
     def _complete(self) -> bool:
-        """Whether no more bytes can be added to those that are held."""
+        """Return whether no more bytes can be added to those that are held."""
         return self._ended or self._size > AHEAD
 
     async def _changed(self) -> None:

@@ -22,7 +22,7 @@ _LARGEST_REFUSAL = 16 << 10
 
 
 class Refusal(Exception):
-    """An answer that is an error of HTTP, or not of the type that was asked for."""
+    """An answer with an error status, or of another type than the request wants."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"HTTP {status}")

@@ -1,10 +1,10 @@
-"""The end of a text before its stop sequence, for engines that send the sequence along."""
+"""The end of a text before its stop sequence, where engines send that along."""
 
 from __future__ import annotations
 
 
 class StopFilter:
-    """A filter that holds text back while it may be the beginning of a stop sequence."""
+    """A filter that holds back text with which a stop sequence may begin."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = stop

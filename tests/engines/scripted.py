@@ -106,7 +106,7 @@ class ScriptedServer:
 
 @asynccontextmanager
 async def serving(*answers: Answer) -> AsyncGenerator[ScriptedServer]:
-    """Run a server that plays these answers, for each of which there must be a request."""
+    """Run a server that plays these answers, each of which must be used."""
     script = ScriptedServer(answers)
     server = await asyncio.start_server(script.connected, "127.0.0.1", 0)
     async with server:

@@ -422,7 +422,7 @@ async def test_tgi_with_no_room_for_a_request_is_overloaded(whole: bool) -> None
 
 @pytest.mark.docker
 async def test_tgi_in_a_container(tgi_image: str, ports: Ports) -> None:
-    """Run the engine's own launch, read its log to the last line of a start, and a text."""
+    """Run the engine's own launch, and read the log of its start and a text."""
     engine = Tgi(tgi_image)
     docker, spec = DockerBed(tgi_image, ports), beds.tgi_spec()
     launch = engine.launch(spec)

@@ -50,7 +50,7 @@ def spec(weights: GgufWeights | None = None, **needs: Any) -> ModelSpec:
 
 
 def token(text: str, so_far: int) -> bytes:
-    """Make an event in the middle of a text, with the count of tokens so far."""
+    """Make an event in the middle of a text, after `so_far` tokens."""
     return event(
         {"content": text, "stop": False, "tokens_predicted": so_far, "tokens_evaluated": 4}
     )

@@ -10,7 +10,7 @@ from inference_service.engines.stops import StopFilter
 
 
 def through(stop: tuple[str, ...], *pieces: str) -> tuple[list[str], str, bool]:
-    """Return the text that each piece lets pass, the rest, and whether a sequence was met."""
+    """Return the texts that pass, the rest, and whether a sequence was met."""
     stops = StopFilter(stop)
     return [stops.feed(piece) for piece in pieces], stops.rest(), stops.hit
 

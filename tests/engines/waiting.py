@@ -1,4 +1,4 @@
-"""Waits that end with a sentence when what they wait for does not happen."""
+"""Waits that fail with a sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PATIENCE = 10.0  # seconds; only a test that fails waits so long
 
 
 async def soon(awaitable: Awaitable[T], what: str, seconds: float = _PATIENCE) -> T:
-    """Await it. After so many seconds the test fails with `what`: "the client left"."""
+    """Return the result of `awaitable`. The test fails with `what` after some seconds."""
     try:
         async with asyncio.timeout(seconds) as limit:
             return await awaitable

@@ -1,4 +1,4 @@
-"""The progress of TGI's start, with the bytes of weights that its log does not report.
+"""The progress of TGI's start, with the bytes that its log does not report.
 
 The bytes are counted in the cache of huggingface_hub, which holds each file as `blobs/<etag>`, and
 as `blobs/<etag>.incomplete` until it is complete
@@ -55,7 +55,7 @@ _decode = msgspec.json.Decoder(_Repository).decode
 
 
 class _Pending(Generic[T]):
-    """A generator whose next item a task awaits, so that two can be awaited at once."""
+    """A generator with a task for its next item, so that two can be awaited."""
 
     def __init__(self, items: AsyncGenerator[T]) -> None:
         self._items = items
@@ -86,7 +86,7 @@ class _Pending(Generic[T]):
 
 
 class Download:
-    """The progress of one start: the lines of the log, merged with the bytes on the disk."""
+    """The progress of one start, from its log and from the bytes on the disk."""
 
     def __init__(self, launch: Launch, instance: Instance, look_every: float) -> None:
         self._model_id = launch.model_id

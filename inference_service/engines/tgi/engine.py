@@ -47,7 +47,7 @@ class _Step:
 
     @property
     def goes_on(self) -> bool:
-        """Whether another step can continue the text."""
+        """True where another step can continue the text."""
         full = self.reason is FinishReason.LENGTH and self.count >= self.limit
         return full and not self.fills_context
 
@@ -195,7 +195,7 @@ class Tgi:
         raise EngineLost("ended its answer before the text was finished")
 
     async def _count(self, url: str, prompt: Prompt) -> int:
-        """Count the tokens of the prompt, which TGI reports only at an end of its own."""
+        """Count the prompt's tokens, which TGI reports only at an end of its own."""
         body = msgspec.json.encode({"inputs": prompt.text})
         try:
             with closing(await self._connections.ask("POST", f"{url}/tokenize", body)) as answer:

@@ -50,7 +50,7 @@ class Details(msgspec.Struct):
 
     @property
     def reason(self) -> FinishReason:
-        """Why the text ended."""
+        """The reason for which the text ended."""
         return _REASONS.get(self.finish_reason, FinishReason.STOP)
 
 
@@ -75,7 +75,7 @@ _tokens_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class NoRoom(Exception):
-    """A context that is too small for prompt and text, with `room` tokens for the text."""
+    """A context with only `room` tokens for the text, fewer than the request has."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def request(prompt: Prompt, text: str, limit: int) -> dict[str, Any]:
 
 
 def read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], Details | None]:
-    """Return the texts of the tokens in the first `most` events, and the end of the text."""
+    """Return the texts of up to `most` tokens, and the end of the text if it came."""
     try:
         events = _decoder.decode_lines(lines)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -125,7 +125,7 @@ def read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], Details |
 
 
 def read_whole(body: bytes, headers: Mapping[bytes, bytes]) -> tuple[list[str], Details]:
-    """Return the texts of the tokens in an answer of `/generate`, and the end of the text."""
+    """Return the texts of the tokens and the end in an answer of `/generate`."""
     try:
         details = _whole_decoder.decode(body).details
         details.input_length = int(headers.get(b"x-prompt-tokens", 0))

@@ -35,7 +35,7 @@ async def hub() -> AsyncGenerator[Hub]:
 
 
 class Start:
-    """A start of TGI that a test plays, with the progress that is not found yet."""
+    """A start of TGI that a test plays, and its progress."""
 
     def __init__(self) -> None:
         self.instance = FakeInstance("tgi-model", 8080)

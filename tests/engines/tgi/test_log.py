@@ -43,7 +43,7 @@ def span_text(message: str, level: str = "INFO") -> str:
 
 
 def router_text(message: str, level: str = "INFO") -> str:
-    """Make a line of the router, with its file and the line in that before the message."""
+    """Make a line of the router, with its source and line number before the message."""
     return (
         f"{_head(level)} \x1b[2mtext_generation_router_v3\x1b[0m\x1b[2m:\x1b[0m "
         f"\x1b[2mbackends/v3/src/lib.rs\x1b[0m\x1b[2m:\x1b[0m\x1b[2m125:\x1b[0m {message}"
