@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
@@ -163,10 +163,10 @@ class FakeRuntime:
 
 
 class FakeEngine:
-    """Says "word word ..." as often as it is asked to.
+    """An engine whose texts are "word word ...".
 
-    While `may_answer` is closed it is not ready; while `may_speak` is closed it holds each token.
-    Models of which `gpu_needs` has the id want GPUs.
+    While `may_answer` is closed, the engine is not ready. While `may_speak` is closed, each token
+    is held. Models whose ids are in `gpu_needs` want GPUs.
     """
 
     name = "fake"
@@ -197,12 +197,11 @@ class FakeEngine:
             gpu_need=self.gpu_needs.get(spec.id, GpuNeed()),
         )
 
-    async def follow(
-        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
-    ) -> None:
-        async for line in instance.logs():
-            if line.startswith("load"):
-                moved(Progress(Phase.LOADING_WEIGHTS, message=line))
+    async def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
+        async with aclosing(instance.logs()) as lines:
+            async for line in lines:
+                if line.startswith("load"):
+                    yield Progress(Phase.LOADING_WEIGHTS, message=line)
 
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
@@ -234,5 +233,5 @@ class FakeEngine:
 
 
 def broken() -> EngineLost:
-    """What an engine raises that dies under a request."""
+    """Return the error of an engine that dies under a request."""
     return EngineLost("broke the connection")

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import httpx
 import pytest
 from docker.errors import NotFound
 
+from inference_service import server
 from inference_service.capacity.gpus import GpuError
-from inference_service.engines.tgi import download as tgi_download
+from inference_service.engines.tgi.engine import Tgi
 from inference_service.v1 import model_service_pb2 as pb
 from tests.command import command
 from tests.docker import images
@@ -304,7 +306,7 @@ async def test_the_pull_of_an_image_is_told_as_it_goes(
 async def test_the_download_of_weights_is_told_in_bytes(
     engine: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tgi_download, "_PAUSE", 0.1)
+    monkeypatch.setattr(server, "Tgi", partial(Tgi, look_every=0.1))
     models = catalog(tmp_path, large='env = { DOUBLE_DOWNLOAD_SECONDS = "3" }')
     async with Hub() as hub:
         for number in (0, 1):  # what the double downloads

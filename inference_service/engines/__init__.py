@@ -1,1 +1,1 @@
-"""How engines are launched and asked for tokens: each module is one `Engine`."""
+"""The engines: how each is launched, and asked for tokens."""

@@ -1,8 +1,8 @@
-"""The seam between a model's life and the program that makes its tokens."""
+"""The protocol `Engine`, between the service and the programs that make tokens."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -13,7 +13,7 @@ from inference_service.runtimes.base import Instance, Launch
 
 
 class FinishReason(IntEnum):
-    """Why a text ended; the numbers are those of the proto."""
+    """The reason for which a text ended, with the numbers of the proto."""
 
     STOP = 1
     LENGTH = 2
@@ -22,10 +22,10 @@ class FinishReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A checked request: every value is within the bounds that the proto names.
+    """A checked request: every value is within the bounds of the proto.
 
-    `temperature` 0 is greedy, `top_p` 1 and `top_k` 0 and `repetition_penalty` 1 are off, `seed`
-    None is a new one.
+    `temperature` 0 is greedy. `top_p` 1, `top_k` 0 and `repetition_penalty` 1 are off. `seed` None
+    is another seed at each request.
     """
 
     text: str
@@ -40,7 +40,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of a text; both counts as the engine tells them."""
+    """The end of a text, with the engine's own counts."""
 
     reason: FinishReason
     prompt_token_count: int
@@ -49,7 +49,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """All that the engine had made when it was read. The last one, and no other, has `finish`."""
+    """The tokens that have come since the chunk before. Only the last chunk has `finish`."""
 
     text: str
     token_count: int
@@ -57,36 +57,92 @@ class Chunk:
 
 
 class Engine(Protocol):
-    """A kind of engine. One object serves all models of that kind."""
+    """A kind of engine: how its program is launched, watched and asked. See each method.
+
+    One object serves all models of its kind, and all their runs, at the same time: it has no state
+    but its connections. It hides what is particular to its program, so that a model behaves the
+    same with each engine that it can have.
+
+    To add an engine:
+
+    1. Write a module here, or a folder where one module has more than 350 lines. `http`, `sse` and
+       `stops` do for programs that speak HTTP. A contract in pyproject.toml names each module.
+    2. Give `catalog.ModelSpec` a section for the facts of an entry: weights, memory, image.
+    3. Build the object in server.py, under the name of that section, and let
+       `serving/placement.py` choose it.
+    4. Give the tests a `Bed` with the real program, or a double of it (`tests/engines/beds.py`):
+       `tests/engines/test_contract.py` then tests what is promised here.
+    """
 
     @property
     def name(self) -> str:
-        """`tgi` or `llamacpp`."""
+        """The name in the catalog and in settings: `tgi`, `llamacpp`."""
 
     def launch(self, spec: ModelSpec) -> Launch:
-        """What it takes to run this model's engine."""
+        """Return what a runtime needs to run the engine of this model.
 
-    async def follow(
-        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
-    ) -> None:
-        """Tell `moved` how a start goes on, until the engine has ended. Heartbeats do not count."""
+        `spec` has the engine's section. Equal entries must give equal launches: by comparing them
+        the service learns whether a changed entry restarts the model, and whether the container of
+        an earlier service fits. The program is configured by environment and files alone. It
+        listens at the address in `address_env`, ends within `stop_grace` of SIGTERM, and works on
+        `concurrency` requests at once: further requests wait in the service's queue.
+        """
+
+    def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
+        """Yield how far a start has come, until the engine has ended.
+
+        The caller uses `aclosing`, and closes the generator when the engine is ready or the start
+        has failed. No task may be left then. Read `instance.logs()`, in `aclosing` too: it begins
+        with the lines that are kept, for the engine can have started before this call.
+
+        The service gives up a start in which nothing moves, and each new progress counts as a move:
+        do not yield heartbeats, or lines that a hung program repeats. The caller keeps phases and
+        fractions from going back. Progress is only shown, and `ready` alone ends a start. An error
+        raised here fails the start: where something cannot be read, log that and yield less.
+        """
 
     def cause(self, log: Sequence[str]) -> str:
-        """The line, or what stands in it, that tells best why the engine ended; may be empty."""
+        """Return the line of the log, or its part, that best explains the engine's end.
+
+        `log` are the last lines, oldest first. The cause goes into the error that callers get: a
+        person must be able to act on it. Empty where no line explains the end.
+        """
 
     async def ready(self, url: str) -> bool:
-        """Whether the engine answers. Never raises, and takes a few seconds at most."""
+        """Return whether the engine can answer requests now. Never raises.
+
+        The answer is False, within a few seconds, while the engine loads or hangs and when it is
+        gone. A start asks up to a hundred times a second. After that the service asks every few
+        seconds, and replaces an engine that is not ready for too long.
+        """
 
     def generate(
         self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
-        """Yield the text that continues the prompt. Closing it ends the request in the engine.
+        """Yield the text that continues the prompt, as it is made.
 
-        `whole` says that nobody looks at the text before it ends: the engine need not stream it.
+        The caller uses `aclosing`. Closing the generator ends the request in the engine, whose slot
+        is then free within a second. Tokens that come together leave in one chunk, and there is no
+        task or queue for each token. A slow caller slows the engine down: only a bounded number of
+        bytes is read ahead.
 
-        Raises InvalidParameter, PromptTooLong, EngineOverloaded, EngineFailed, or EngineLost when
-        the engine breaks off, as one does that dies.
+        - Every chunk but the last has text. The last chunk has the finish, and the rest of the text
+          if there is any. Tokens without text are counted in the next chunk.
+        - The text has neither the prompt nor special tokens. It ends before the first complete stop
+          sequence, wherever the engine's tokens begin and end. It has at most `max_new_tokens`
+          tokens, and ends with LENGTH where the context ends earlier.
+        - Each parameter works up to its bounds, as `Prompt` describes. Every sampler that `Prompt`
+          does not have is off. Equal requests with a seed, or with temperature 0, give equal texts.
+        - With `whole`, the caller reads the text only at its end: one chunk is enough, and the
+          engine need not stream.
+
+        Raises:
+            InvalidRequest: the engine refuses the request.
+            PromptTooLong: the prompt leaves no room for a token in the context.
+            EngineOverloaded: the engine has no slot for the request.
+            EngineLost: the engine broke off, as one does that dies. Another may repeat the request.
+            EngineFailed: the engine failed, or its answer makes no sense; with what it sent.
         """
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections. No other method is called after that."""

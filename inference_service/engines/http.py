@@ -1,8 +1,8 @@
-"""HTTP/1.1 towards engines, on connections that are kept as long as they let it.
+"""HTTP/1.1 towards engines, on connections that are kept as long as engines keep them.
 
-aiohttp's client took a quarter of a short text's CPU on gRPC more than this, and a third with 64
-callers (docs/performance.md). This is a write, llhttp's parser (httptools) and a read. What it
-leaves out, engines on loopback have no use for: TLS, proxies, redirects, cookies, compression.
+This client is a write, llhttp's parser (httptools) and a read. In place of aiohttp's, it saves a
+quarter of the CPU of a short text on gRPC, and a third with 64 callers (docs/performance.md). It
+has no TLS, proxies, redirects, cookies or compression: engines on loopback use none of them.
 """
 
 from __future__ import annotations
@@ -14,31 +14,43 @@ from typing import Self
 
 import httptools
 
-_KEPT = 15.0  # seconds without use after which a connection is closed
-_CONNECT = 30.0  # seconds; the kernel accepts for an engine that is only busy
-_AHEAD = 1 << 16  # bytes that are held for a slow reader, above what one read brings
-_TOGETHER = 0.01  # seconds from one read to the next; see Answer
+AHEAD = 1 << 16  # bytes that are held for a slow reader, beyond those of one read
 
 
 class Connections:
     """Connections to any number of engines, each used by one request at a time.
 
-    There is no limit on their number, nor on the time of an answer: that is for the caller, who
-    alone knows how long a text may take. With `keep_alive` False each request has its own.
+    Neither their number nor the time of an answer has a limit: only the caller knows how long a
+    text may take. With `keep_alive` False, each request has a connection of its own. Times are in
+    seconds:
+
+    - `kept_for`: a connection that is not used for so long is closed.
+    - `connect_timeout`: a busy engine does not need it, as its kernel accepts connections for it.
+    - `gather`: between two reads of an answer, see `Answer`.
     """
 
-    def __init__(self, *, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        *,
+        keep_alive: bool,
+        kept_for: float = 15.0,
+        connect_timeout: float = 30.0,
+        gather: float = 0.01,
+    ) -> None:
+        self.gather = gather
         self._keep_alive = keep_alive
+        self._kept_for = kept_for
+        self._connect_timeout = connect_timeout
         self._idle: dict[str, list[_Connection]] = {}  # by host and port, the last used last
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def ask(self, method: str, url: str, body: bytes | None = None) -> Answer:
-        """Send a request, with JSON if it has a body, and return the answer when its head is there.
+        """Send a request, and return the answer when its head has come. A body is JSON.
 
-        An engine may close a connection that it kept just as it is used again. Then nothing of the
-        request was read, and it is sent on another. Raises OSError: it cannot be reached, it breaks
-        off, or what it sends is no HTTP.
+        An engine may close a kept connection just as it is used again. In that case the engine has
+        read nothing of the request, which is sent again on another connection. Raises OSError when
+        the engine cannot be reached, breaks off, or sends something else than HTTP.
         """
         host, target = _parts(url)
         head = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\n"
@@ -56,7 +68,7 @@ class Connections:
         return await Answer(self, await self._connect(host)).begun(request)
 
     def release(self, connection: _Connection) -> None:
-        """Take back a connection whose answer has been read whole."""
+        """Take back a connection whose answer has been read to its end."""
         if self._closed or not self._keep_alive:
             connection.transport.abort()
             return
@@ -64,10 +76,10 @@ class Connections:
         connection.used_at = loop.time()
         self._idle.setdefault(connection.host, []).append(connection)
         if self._sweeper is None:
-            self._sweeper = loop.call_later(_KEPT, self._sweep)
+            self._sweeper = loop.call_later(self._kept_for, self._sweep)
 
     async def aclose(self) -> None:
-        """Close those that are kept, and the others when their answers are closed."""
+        """Close the kept connections now, and each other one when its answer is closed."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -80,29 +92,30 @@ class Connections:
         loop = asyncio.get_running_loop()
         address, _, port = host.rpartition(":")
         try:
-            async with asyncio.timeout(_CONNECT):
+            async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(
                     lambda: _Connection(host), address.strip("[]"), int(port)
                 )
         except TimeoutError:
-            raise TimeoutError(f"{host} does not accept a connection in {_CONNECT:g} s") from None
+            limit = f"{self._connect_timeout:g} s"
+            raise TimeoutError(f"{host} does not accept a connection in {limit}") from None
         return connection
 
     def _sweep(self) -> None:
         self._sweeper = None
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - _KEPT
+        oldest = loop.time() - self._kept_for
         for host, connections in [*self._idle.items()]:
             while connections and connections[0].used_at <= oldest:
                 connections.pop(0).transport.abort()
             if not connections:
                 del self._idle[host]
         if self._idle:
-            self._sweeper = loop.call_later(_KEPT, self._sweep)
+            self._sweeper = loop.call_later(self._kept_for, self._sweep)
 
 
 class _Connection(asyncio.Protocol):
-    """A socket, and the answer that is read from it now, if any."""
+    """A socket, with the answer that is being read from it, if any."""
 
     transport: asyncio.Transport
 
@@ -115,7 +128,7 @@ class _Connection(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        if self.answer is None:  # nobody has asked
+        if self.answer is None:  # there was no request
             self.transport.abort()
         else:
             self.answer.feed(data)
@@ -126,14 +139,14 @@ class _Connection(asyncio.Protocol):
 
 
 class Answer:
-    """The answer to one request: what comes of its body, as many bytes at once as have come.
+    """The answer to one request, as an iterator over the bytes of its body.
 
-    The first bytes are given at once, and so is the end. Between them 10 ms pass from one read to
-    the next, in which more can come: engines write each token by itself, and whoever passes on a
-    thousand in a second does so a hundred times.
+    Each step gives all bytes that have come. The first bytes and the end are given at once. Steps
+    between them are 10 ms apart (`gather`), so that more bytes can come: engines write each token
+    by itself, and a thousand tokens in a second are so passed on in a hundred steps.
 
-    `close` it in any case. Before its end that closes the connection, which is how engines learn
-    that nobody listens.
+    Call `close` in any case. Before the end of the answer `close` closes the connection, by which
+    the engine learns that its caller has left.
     """
 
     def __init__(self, connections: Connections, connection: _Connection) -> None:
@@ -144,13 +157,14 @@ class Answer:
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._size = 0
-        self._framed = False  # its end is told, and not only by the end of the connection
+        self._framed = False  # it has a length or is chunked: it can end before the connection does
         self._ended = False
         self._reusable = False
         self._error: OSError | None = None
         self._read_at = -math.inf
+        self._gather_time = connections.gather
         self._gathering = False
-        self._change: asyncio.Future[None] | None = None  # that somebody waits for
+        self._change: asyncio.Future[None] | None = None  # for the reader that waits
         connection.answer = self
 
     @property
@@ -162,7 +176,7 @@ class Answer:
     async def begun(self, request: bytes) -> Self:
         """Send the request, and return when the head of the answer has come.
 
-        Raises ConnectionResetError when nothing at all has come.
+        Raises ConnectionResetError when the connection ends before the first byte of an answer.
         """
         try:
             self._connection.transport.write(request)
@@ -184,15 +198,15 @@ class Answer:
         await self._gather()
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
-        if self._size > _AHEAD:
+        if self._size > AHEAD:
             self._connection.transport.resume_reading()
         self._size = 0
         return body
 
     def close(self) -> None:
-        """Give the connection back, or close it if there is more to come. Not twice."""
+        """Release the connection, or close it if the answer goes on. Must not be called twice."""
         self._connection.answer = None
-        del self._parser  # it refers to its answer: no work for the garbage collector
+        del self._parser  # it refers to this answer, and a cycle is work for the garbage collector
         if self._reusable and not self._connection.transport.is_closing():
             self._connection.transport.resume_reading()
             self._connections.release(self._connection)
@@ -200,14 +214,14 @@ class Answer:
             self._connection.transport.abort()
 
     def feed(self, data: bytes) -> None:
-        """Take what the engine has sent."""
+        """Take bytes that the engine has sent."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             if not self._ended:
                 self._fail(ConnectionAbortedError(f"what the engine sent is no HTTP: {error}"))
             self._connection.transport.abort()
-        if self._size > _AHEAD:
+        if self._size > AHEAD:
             self._connection.transport.pause_reading()
         if not self._gathering or self._complete():
             self._wake()
@@ -225,10 +239,10 @@ class Answer:
             kind = ConnectionAbortedError if self.status else ConnectionResetError
             self._fail(kind("the engine closed the connection"))
 
-    # What the parser calls.
+    # The parser calls these.
 
     def on_message_begin(self) -> None:
-        """Refuse a second answer: there was one request."""
+        """Refuse a second answer to the one request."""
         if self._ended:
             raise ValueError("more than the answer")
 
@@ -253,7 +267,7 @@ class Answer:
 
     async def _gather(self) -> None:
         loop = asyncio.get_running_loop()
-        soonest = self._read_at + _TOGETHER
+        soonest = self._read_at + self._gather_time
         if loop.time() < soonest and not self._complete():
             self._gathering = True
             timer = loop.call_at(soonest, self._wake)
@@ -265,11 +279,11 @@ class Answer:
         self._read_at = loop.time()
 
     def _complete(self) -> bool:
-        """Whether nothing can be added to what is held."""
-        return self._ended or self._size > _AHEAD
+        """Return whether no more bytes can be added to those that are held."""
+        return self._ended or self._size > AHEAD
 
     async def _changed(self) -> None:
-        """Wait until more has come. Raises what has broken the connection, once all is read."""
+        """Wait for more bytes. Raises the connection's error after the last byte was read."""
         if self._error is None:
             self._change = asyncio.get_running_loop().create_future()
             await self._change
@@ -286,6 +300,6 @@ class Answer:
 
 
 def _parts(url: str) -> tuple[str, str]:
-    """Host with port, and the rest, of `http://127.0.0.1:8080/generate`."""
+    """Split `http://127.0.0.1:8080/generate` into the host with its port, and the rest."""
     host, _, path = url.removeprefix("http://").partition("/")
     return host, f"/{path}"

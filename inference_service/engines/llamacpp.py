@@ -1,14 +1,14 @@
-"""llama.cpp, as `inference_service.worker` serves it: in a process, or in the image of `deploy/`.
+"""The engine llama.cpp, which `inference_service.worker` serves in a process or in Docker.
 
-The routes are those of llama.cpp's `tools/server/README.md`. Streaming is always on: the server
-notices that a caller has left only when it writes to it.
+Docker uses the image of `deploy/`. The routes are those of llama.cpp's `tools/server/README.md`.
+Every request streams, because the server notices only as it writes that its client has left.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -62,17 +62,17 @@ _decoder = msgspec.json.Decoder(_Event)
 
 
 class Llamacpp:
-    """The engine `llamacpp`. `image` is what Docker runs; in a process it is not needed."""
+    """The engine `llamacpp`, in containers of `image` or in processes."""
 
     name = "llamacpp"
 
-    def __init__(self, image: str) -> None:
+    def __init__(self, image: str, connections: Connections | None = None) -> None:
         self._image = image
-        # It promises to keep connections alive, and closes them at the end of each stream.
-        self._connections = Connections(keep_alive=False)
+        # The server promises to keep connections alive, but closes each at the end of its stream.
+        self._connections = connections or Connections(keep_alive=False)
 
     def launch(self, spec: ModelSpec) -> Launch:
-        """Configure the worker; its environment is described in `worker/__init__.py`."""
+        # `worker/__init__.py` describes the environment.
         needs = spec.llamacpp
         assert needs is not None, "the catalog has a section for each engine that is chosen"
         return Launch(
@@ -87,31 +87,11 @@ class Llamacpp:
             concurrency=needs.slots,
         )
 
-    async def follow(
-        self, launch: Launch, instance: Instance, moved: Callable[[Progress], None]
-    ) -> None:
-        """Its log tells everything."""
-        async for line in instance.logs():
-            if (said := self.progress(line)) is not None:
-                moved(said)
-
-    def progress(self, line: str) -> Progress | None:
-        """The worker's own lines are JSON; what llama.cpp writes is not."""
-        match _object(line):
-            case {
-                "event": "downloading",
-                "file": str(file),
-                "completed_bytes": int(done),
-                "total_bytes": int(total),
-            }:
-                fraction = min(1.0, done / total) if total else None
-                phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
-                return Progress(phase, done, total, "bytes", fraction, message)
-            case {"event": "verifying"}:
-                return Progress(Phase.DOWNLOADING_WEIGHTS, message="checking the file's sha256")
-            case {"event": "loading"}:
-                return Progress(Phase.LOADING_WEIGHTS)
-        return None
+    async def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
+        async with aclosing(instance.logs()) as lines:
+            async for line in lines:
+                if (progress := progress_in(line)) is not None:
+                    yield progress
 
     def cause(self, log: Sequence[str]) -> str:
         """Return the worker's message as it failed, else the last line of llama.cpp.
@@ -136,25 +116,23 @@ class Llamacpp:
         return message or (plain[-1] if plain else "")
 
     async def ready(self, url: str) -> bool:
-        """`/health` is 503 while the model loads."""
-        return await sse.answers(self._connections, f"{url}/health")
+        return await sse.answers(self._connections, f"{url}/health")  # 503 while the model loads
 
     async def generate(
         self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
-        """Stream `POST /completion`."""
         try:
             stream = sse.post(self._connections, f"{url}/completion", _request(prompt))
-            silent = 0
+            unsent = 0  # tokens that had no text so far
             async with aclosing(stream) as batches:
                 async for lines in batches:
                     chunk = _chunk(spec, lines)
                     if not chunk.text and not chunk.finish:
-                        silent += chunk.token_count
+                        unsent += chunk.token_count
                         continue
-                    if silent:
-                        chunk = replace(chunk, token_count=chunk.token_count + silent)
-                        silent = 0
+                    if unsent:
+                        chunk = replace(chunk, token_count=chunk.token_count + unsent)
+                        unsent = 0
                     yield chunk
                     if chunk.finish:
                         return
@@ -163,8 +141,26 @@ class Llamacpp:
         raise EngineLost("ended its answer before the text was finished")
 
     async def aclose(self) -> None:
-        """Close the connections."""
         await self._connections.aclose()
+
+
+def progress_in(line: str) -> Progress | None:
+    """Return the progress that a line reports. Lines of the worker are JSON, others are not."""
+    match _object(line):
+        case {
+            "event": "downloading",
+            "file": str(file),
+            "completed_bytes": int(done),
+            "total_bytes": int(total),
+        }:
+            fraction = min(1.0, done / total) if total else None
+            phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
+            return Progress(phase, done, total, "bytes", fraction, message)
+        case {"event": "verifying"}:
+            return Progress(Phase.DOWNLOADING_WEIGHTS, message="checking the file's sha256")
+        case {"event": "loading"}:
+            return Progress(Phase.LOADING_WEIGHTS)
+    return None
 
 
 def _environment(spec: ModelSpec, needs: LlamacppNeeds) -> dict[str, str]:
@@ -184,18 +180,18 @@ def _environment(spec: ModelSpec, needs: LlamacppNeeds) -> dict[str, str]:
 
 
 def _request(prompt: Prompt) -> dict[str, Any]:
-    """Every sampler that the contract does not name is off; llama.cpp's own defaults are not."""
+    """Make the body of a request. Samplers that the contract does not have are off."""
     request: dict[str, Any] = {
         "prompt": prompt.text,
         "n_predict": prompt.max_new_tokens,
         "temperature": prompt.temperature,
         "top_p": prompt.top_p,
         "top_k": prompt.top_k,
-        "min_p": 0.0,
+        "min_p": 0.0,  # llama.cpp's default is on
         "repeat_penalty": prompt.repetition_penalty,
         "stop": prompt.stop,
         "stream": True,
-        # A prompt that is partly in the cache is computed in other batches, whose rounding differs.
+        # The batches of a prompt that is partly in the cache are others, and round differently.
         "cache_prompt": prompt.seed is None and prompt.temperature > 0,
     }
     if prompt.seed is not None:
@@ -204,7 +200,7 @@ def _request(prompt: Prompt) -> dict[str, Any]:
 
 
 def _chunk(spec: ModelSpec, lines: bytes) -> Chunk:
-    """One chunk of all the events that have come."""
+    """Make one chunk of the events that have come together."""
     try:
         events = _decoder.decode_lines(lines)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""Server-sent events as engines send them, and the HTTP requests behind a generation.
+"""Server-sent events of engines, and the HTTP requests behind a generation.
 
-The format is the WHATWG's (https://html.spec.whatwg.org/multipage/server-sent-events.html), of
-which engines use `data` fields and comments. TGI up to 2.0.4 leaves out the space after the colon.
+Of the WHATWG's format (https://html.spec.whatwg.org/multipage/server-sent-events.html), engines use
+`data` fields and comments. TGI up to 2.0.4 leaves out the space after the colon.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import msgspec
 from inference_service.engines.http import Answer, Connections
 from inference_service.errors import EngineFailed, EngineLost
 
-_BEGIN = b"\n\ndata:"  # of an event, with the end of the one before
+_BEGIN = b"\n\ndata:"  # the end of an event, and the beginning of the next
 _LARGEST_EVENT = 1 << 20
 _LARGEST_REFUSAL = 16 << 10
-_LARGEST_ANSWER = 4 << 20
 
 
 class Refusal(Exception):
-    """The engine answered with an error status and this body."""
+    """An answer with an error status, or of another type than the request wants."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"HTTP {status}")
@@ -32,20 +31,20 @@ class Refusal(Exception):
 
     @property
     def text(self) -> str:
-        """The beginning of the body, for people."""
+        """The beginning of the body, as one line for people."""
         return " ".join(self.body.decode(errors="replace").split())[:300] or "(empty)"
 
 
 class EventParser:
-    """Cuts bytes into events, wherever the network has split them."""
+    """A parser that cuts bytes into events, wherever the network has split them."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """The JSON of each event that `data` completes, on a line of its own; comments are dropped.
+        """Return the JSON of each event that `data` completes, on a line of its own.
 
-        Lines may begin with a space, and one that is empty says nothing.
+        Comments are dropped. Lines may begin with a space, and may be empty.
         """
         data = self._rest + data
         if b"\r" in data:
@@ -59,22 +58,21 @@ class EventParser:
 def _lines(events: bytes) -> bytes:
     lines = events.replace(_BEGIN, b"\n")
     if len(events) - len(lines) == (len(_BEGIN) - 1) * lines.count(b"\n"):
-        return lines  # each line was the data of an event: all that a healthy engine sends
+        return lines  # each event was one line of data: healthy engines send nothing else
     return b"\n".join(filter(None, map(_data, events.split(b"\n\n"))))
 
 
 def _data(event: bytes) -> bytes:
-    # Where an event has several, the newline between them is one between two tokens of its JSON.
+    # Lines of one event are joined by a newline, which JSON allows only where it allows a space.
     return b" ".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
 
 
 async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[bytes]:
-    """Send `body` as JSON and yield the events of the answer, as many at once as have come.
+    """Send `body` as JSON and yield the events of the answer that have come together.
 
-    See `EventParser.feed` for how they stand there.
-
-    Closing it closes the connection, which is how engines learn that nobody listens. Raises Refusal
-    when the engine answers with an error status, and EngineLost when it breaks off.
+    `EventParser.feed` describes the format. Closing the generator closes the connection, by which
+    the engine learns that its caller has left. Raises Refusal when the answer is no stream of
+    events, and EngineLost when the engine breaks off.
     """
     parser = EventParser()
     try:
@@ -86,14 +84,16 @@ async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[
         raise _lost(error) from error
 
 
-async def fetch(connections: Connections, url: str, body: Any) -> tuple[bytes, dict[bytes, bytes]]:
-    """Send `body` as JSON and return the JSON of the answer, with its headers.
+async def fetch(
+    connections: Connections, url: str, body: Any, most: int = 4 << 20
+) -> tuple[bytes, dict[bytes, bytes]]:
+    """Send `body` as JSON and return the answer's JSON, with its headers.
 
-    Cancelling it closes the connection. Raises what `post` does.
+    `most` bytes are read. Cancelling the call closes the connection. Raises what `post` raises.
     """
     try:
         with closing(await _asked(connections, url, body, "application/json")) as answer:
-            return await _beginning(answer, _LARGEST_ANSWER), answer.headers
+            return await _beginning(answer, most), answer.headers
     except OSError as error:
         raise _lost(error) from error
 
@@ -120,7 +120,7 @@ async def _beginning(answer: Answer, size: int) -> bytes:
 
 
 async def answers(connections: Connections, url: str) -> bool:
-    """Whether a GET of `url` gives 200 within a few seconds."""
+    """Return whether a GET of `url` gives 200 within a few seconds."""
     try:
         async with asyncio.timeout(5):
             with closing(await connections.ask("GET", url)) as answer:

@@ -1,10 +1,10 @@
-"""Ends a text before its stop sequence, for engines that send the sequence along."""
+"""The end of a text before its stop sequence, where engines send that along."""
 
 from __future__ import annotations
 
 
 class StopFilter:
-    """Passes text on, holding back what may be the beginning of a stop sequence."""
+    """A filter that holds back text with which a stop sequence may begin."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = stop
@@ -13,11 +13,11 @@ class StopFilter:
         self.hit_at = 0  # where the sequence ends, in the text that was fed with its end
 
     def feed(self, text: str) -> str:
-        """What of the text so far is certainly before any stop sequence. Nothing after a hit."""
+        """Return the text that is surely before any stop sequence. After a hit there is none."""
         if self.hit or not self._stop:
             return "" if self.hit else text
         text = self._held + text
-        # The one that is complete first, as an engine finds it that looks after each token.
+        # The sequence that is complete first: an engine that looks after each token finds that one.
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
             end, begin = min(found)
@@ -28,12 +28,12 @@ class StopFilter:
         return text[: len(text) - keep]
 
     def rest(self) -> str:
-        """What was held back and turned out to be text, once no more comes."""
+        """Return the text that is held back, when no more text comes."""
         held, self._held = self._held, ""
         return held
 
     @staticmethod
     def _overlap(text: str, stop: str) -> int:
-        """The length of the longest end of `text` with which `stop` begins."""
+        """Return the length of the longest end of `text` that is a beginning of `stop`."""
         longest = min(len(text), len(stop) - 1)
         return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

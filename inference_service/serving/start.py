@@ -50,7 +50,7 @@ class Start:
             await asyncio.sleep(pause)
 
     async def _reports(self, instance: Instance) -> None:
-        await self._entry.engine.follow(self._entry.launch, instance, self._moved)
+        await self._follow(self._entry.engine.progress(self._entry.launch, instance))
         await asyncio.Event().wait()  # the end of the log is not the end of the race
 
     async def _follow(self, steps: AsyncGenerator[Progress]) -> None:

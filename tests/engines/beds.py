@@ -1,4 +1,4 @@
-"""Each engine, running, with what only the program behind it can tell."""
+"""Running engines, with facts that only their programs have."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from inference_service.runtimes.base import Instance
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
 from tests.doubles.tgi.process import started
+from tests.engines.waiting import soon
 from tests.fakes import FakeEngine, broken, spec
 from tests.runtimes import processes
 
 
 @dataclass(frozen=True)
 class Text:
-    """A whole text; `chunks` are as they came."""
+    """A whole text, in the chunks that came."""
 
     chunks: tuple[Chunk, ...]
 
@@ -40,9 +41,9 @@ class Text:
 
 
 class Bed(ABC):
-    """One engine that serves `spec` at `url`. `opening` is a prompt that it continues well.
+    """One engine that serves `spec` at `url`.
 
-    `whole` is how `read` asks.
+    `opening` is a prompt for a long text. `whole` is the argument of `read` for `generate`.
     """
 
     engine: Engine
@@ -56,18 +57,18 @@ class Bed(ABC):
         return self.engine.generate(self.url, self.spec, prompt)
 
     async def read(self, prompt: Prompt) -> Text:
-        """The whole text."""
+        """Return the whole text."""
         chunks = self.engine.generate(self.url, self.spec, prompt, whole=self.whole)
         async with aclosing(chunks):
             return Text(tuple([chunk async for chunk in chunks]))
 
     @abstractmethod
     async def count(self, text: str) -> int:
-        """The tokens of a prompt, by the engine's own tokenizer."""
+        """Count the tokens of a prompt with the engine's own tokenizer."""
 
     @abstractmethod
     async def busy(self) -> int:
-        """The requests that the engine has, waiting ones too."""
+        """Count the requests that the engine has, with those in its queue."""
 
     @abstractmethod
     async def kill(self) -> None:
@@ -144,7 +145,7 @@ class TgiBed(_Served):
 
 @asynccontextmanager
 async def fake() -> AsyncGenerator[Bed]:
-    """The fake."""
+    """Run the fake engine."""
     engine = FakeEngine()
     yield FakeBed(engine)
     assert engine.open == 0
@@ -152,21 +153,21 @@ async def fake() -> AsyncGenerator[Bed]:
 
 @asynccontextmanager
 async def llamacpp(ports: Ports, **changes: object) -> AsyncGenerator[Bed]:
-    """A worker with the model that the package carries; `changes` are fields of its section."""
+    """Run a worker with the model of the package; `changes` are fields of its section."""
     entry = Catalog.load().find("story-mini")
     assert entry.llamacpp is not None
     needs = entry.llamacpp.model_copy(update=changes)
     entry = entry.model_copy(update={"llamacpp": needs})
     engine = Llamacpp("")
     async with ProcessRuntime(ports).run(engine.launch(entry)) as instance:
-        await _logged(instance, '"serving"')
+        await soon(_logged(instance, '"serving"'), "the worker serves", 60)
         (pid,) = processes.with_variable(f"LLAMACPP_PORT={instance.port}")
         yield LlamacppBed(engine, entry, instance.url, pid)
         await engine.aclose()
 
 
 def tgi_spec(context_length: int = 2048) -> ModelSpec:
-    """A model for TGI, whose double knows every name."""
+    """Make an entry for TGI, whose double has a model of each name."""
     weights = {"repo": "some/model"}
     entry = {
         "id": f"tgi-double-{os.getpid()}",
@@ -181,7 +182,7 @@ def tgi_spec(context_length: int = 2048) -> ModelSpec:
 async def tgi(
     context_length: int = 2048, *, whole: bool = False, **changes: str
 ) -> AsyncGenerator[Bed]:
-    """TGI's double, launched as the engine wants it; `changes` are variables of it."""
+    """Run TGI's double with the launch of the engine; `changes` are its variables."""
     engine, entry = Tgi(""), tgi_spec(context_length)
     env = {**engine.launch(entry).env, "MAX_TOTAL_TOKENS": str(context_length)}
     del env["HF_HOME"]  # the volume of a container

@@ -7,17 +7,9 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from inference_service.engines import http as connections
 from inference_service.runtimes.ports import Ports
 from tests.engines import beds
 from tests.engines.beds import Bed
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that has come waits for more."""
-    monkeypatch.setattr(connections, "_TOGETHER", 0)
-
 
 Open = Callable[[], AbstractAsyncContextManager[Bed]]
 
@@ -43,14 +35,14 @@ async def bed(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Be
 
 @pytest.fixture(params=_REAL)
 async def real(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
-    """Every engine that has a program behind it."""
+    """Every engine with a program."""
     async with _open(request.param, ports) as bed:
         yield bed
 
 
 @pytest.fixture(params=_REAL)
 async def slow(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[Bed]:
-    """The same, with work for seconds when it has thirty requests."""
+    """Every engine with a program, which works for seconds on thirty requests."""
     if request.param == "llamacpp":
         async with beds.llamacpp(ports, slots=1) as bed:
             yield bed

@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that answers as it is told, byte for byte."""
+"""An HTTP server on loopback that plays scripted answers, byte for byte."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tests.engines.waiting import soon
+
 End = Literal["done", "cut", "hold"]
 
-# Client and server share a loop: after so many turns of it, what was written has been read.
-_TURNS = 25
+# Client and server share a loop, and after so many of its cycles the client has read the bytes.
+_CYCLES = 25
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Each piece is a read of its own for the client; then the body is `done`, the connection is
-    `cut` in the middle of it, or it is held until the client has left."""
+    """An answer, each piece of which is a read of its own for the client.
+
+    At its end the body is `done`, the connection is `cut` in the middle of the body, or held until
+    the client has left.
+    """
 
     head: str
     pieces: Sequence[bytes]
@@ -27,7 +32,7 @@ class Answer:
 
 
 def stream(*pieces: bytes, end: End = "done", content_type: str = "text/event-stream") -> Answer:
-    """An answer 200 of which nobody knows the length."""
+    """Make an answer 200 without a length."""
     head = f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked"
     chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]
     if end == "done":
@@ -38,21 +43,21 @@ def stream(*pieces: bytes, end: End = "done", content_type: str = "text/event-st
 def plain(
     status: int, *pieces: bytes, content_type: str = "application/json", header: str = "x: y"
 ) -> Answer:
-    """An answer with its length, and with one header more."""
+    """Make an answer with its length, and with one header more."""
     length = sum(map(len, pieces))
     head = f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\n{header}"
     return Answer(f"{head}\r\ncontent-length: {length}", pieces)
 
 
 def event(data: object) -> bytes:
-    """One server-sent event of JSON."""
+    """Make one server-sent event of JSON."""
     return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
 
 
 class ScriptedServer:
-    """Gives each request the next of `answers`.
+    """A server that gives each request the next of `answers`.
 
-    `answered` is set when all pieces of one are read, `left` when a held client goes.
+    `answered` is set when all pieces of an answer are read, `left` when a held client leaves.
     """
 
     def __init__(self, answers: Sequence[Answer]) -> None:
@@ -62,6 +67,12 @@ class ScriptedServer:
         self.left = asyncio.Event()
         self.url = ""
         self.handlers: set[asyncio.Task[None]] = set()
+
+    async def until_answered(self) -> None:
+        await soon(self.answered.wait(), "all pieces of an answer are read")
+
+    async def until_left(self) -> None:
+        await soon(self.left.wait(), "the client closes the connection that is held")
 
     def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.handlers.add(asyncio.create_task(self._handle(reader, writer)))
@@ -85,7 +96,7 @@ class ScriptedServer:
         for piece in answer.pieces:
             writer.write(piece)
             await writer.drain()
-            for _ in range(_TURNS):
+            for _ in range(_CYCLES):
                 await asyncio.sleep(0)
         self.answered.set()
         if answer.end == "hold":
@@ -95,14 +106,14 @@ class ScriptedServer:
 
 @asynccontextmanager
 async def serving(*answers: Answer) -> AsyncGenerator[ScriptedServer]:
-    """A server that plays these answers; at the end, all of them must have been asked for."""
+    """Run a server that plays these answers, each of which must be used."""
     script = ScriptedServer(answers)
     server = await asyncio.start_server(script.connected, "127.0.0.1", 0)
     async with server:
         script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             yield script
-            await asyncio.gather(*script.handlers)
+            await soon(asyncio.gather(*script.handlers), "the end of each answer")
         finally:
             for handler in script.handlers:
                 handler.cancel()

@@ -1,19 +1,18 @@
-"""What every `Engine` promises: see `inference_service/engines/base.py`. The programs are real.
+"""The promises of every `Engine`, with real programs: see `inference_service/engines/base.py`.
 
-The fake takes part where it plays what is promised; it has no context and no stop sequences.
+The fake engine takes part, but in tests of the context and of stop sequences: it has neither.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from inference_service.engines.base import FinishReason, Prompt
+from inference_service.engines.base import Engine, FinishReason, Prompt
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.tgi import log as tgi_log
 from inference_service.engines.tgi.engine import Tgi
@@ -25,16 +24,19 @@ from inference_service.errors import (
     PromptTooLong,
     ServiceError,
 )
+from inference_service.runtimes.base import Exit
 from inference_service.runtimes.ports import Ports
 from tests.engines import beds
 from tests.engines.beds import Bed, Text
+from tests.engines.waiting import soon, until
+from tests.fakes import FakeEngine, FakeInstance, spec
 from tests.runtimes.beds import DockerBed
 
-SOON = 1.0  # the seconds in which an engine notices that nobody listens any more
+SOON = 1.0  # the seconds in which an engine notices that its caller has left
 
 GREEDY = Prompt("", max_new_tokens=40, temperature=0)
 WILD = Prompt("", max_new_tokens=20, temperature=2, top_p=1)
-# Repeats itself, and so comes to no end by itself.
+# This text repeats itself, so that it has no end of its own.
 ENDLESS = Prompt("", max_new_tokens=200, temperature=0, repetition_penalty=0.3)
 
 
@@ -56,7 +58,7 @@ async def test_tokens_are_counted_as_the_engine_counts_them(bed: Bed) -> None:
         text = await bed.read(prompt(bed, text=opening))
 
         assert text.finish.prompt_token_count == await bed.count(opening)
-        # The token that ends a text is no part of it: some engines count it with the last chunk.
+        # Some engines count the token that ends a text in the last chunk, others do not.
         ended = text.finish.reason is FinishReason.STOP
         unsent = text.finish.completion_token_count - sum(c.token_count for c in text.chunks)
         assert unsent in ({0, 1} if ended else {0})
@@ -122,11 +124,11 @@ async def test_a_text_ends_before_a_stop_sequence(real: Bed, subtests: pytest.Su
 
             assert str(text) == whole[: whole.index(stop)]
             assert text.finish.reason is FinishReason.STOP_SEQUENCE
-            assert text.finish.completion_token_count < 200  # 40, and what came on the way
+            assert text.finish.completion_token_count < 200  # 40, and some on the way
 
 
 async def of_length(bed: Bed, tokens: int) -> str:
-    """A prompt of so many tokens."""
+    """Make a prompt of so many tokens."""
     text = bed.opening + " the" * (tokens - await bed.count(bed.opening))
     assert await bed.count(text) == tokens
     return text
@@ -164,33 +166,26 @@ async def test_a_text_that_is_left_before_it_ends_is_not_made(bed: Bed) -> None:
     await idle(bed)
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return when the engine says so, of which no event tells."""
-    async with asyncio.timeout(SOON):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 async def idle(bed: Bed) -> None:
-    """Return when the engine has no requests; that takes a moment at most."""
+    """Return when the engine has no requests, within a second."""
 
     async def idle() -> bool:
         return not await bed.busy()
 
-    await until(idle)
+    await until(idle, "the engine has no requests", SOON)
 
 
 async def gone(bed: Bed) -> None:
-    """Return when the engine is not ready any more."""
+    """Return when the engine is not ready any more, within a second."""
 
     async def gone() -> bool:
         return not await bed.engine.ready(bed.url)
 
-    await until(gone)
+    await until(gone, "the engine is not ready any more", SOON)
 
 
 async def many(bed: Bed) -> list[asyncio.Task[Text]]:
-    """Thirty texts under way: the first is being made, and not all can have begun."""
+    """Start thirty texts, of which the engine works on some and queues the others."""
     tasks = [
         asyncio.create_task(bed.read(prompt(bed, ENDLESS, max_new_tokens=400))) for _ in range(30)
     ]
@@ -198,11 +193,11 @@ async def many(bed: Bed) -> list[asyncio.Task[Text]]:
     async def most() -> bool:
         return await bed.busy() >= 25
 
-    await until(most)
+    await until(most, "the engine has most of the thirty requests", SOON)
     return tasks
 
 
-async def test_the_engine_is_free_soon_after_all_have_left(slow: Bed) -> None:
+async def test_the_engine_is_free_soon_after_all_callers_have_left(slow: Bed) -> None:
     tasks = await many(slow)
     for task in tasks:
         task.cancel()
@@ -213,7 +208,7 @@ async def test_the_engine_is_free_soon_after_all_have_left(slow: Bed) -> None:
     assert await slow.read(prompt(slow, max_new_tokens=1))
 
 
-async def test_an_engine_that_is_killed_fails_all_that_it_has(slow: Bed) -> None:
+async def test_an_engine_that_is_killed_fails_all_its_requests(slow: Bed) -> None:
     tasks = await many(slow)
     async with aclosing(slow.generate(prompt(slow))) as chunks:
         await slow.kill()
@@ -240,7 +235,7 @@ async def test_an_engine_may_fail_in_the_middle_of_a_text(bed: Bed) -> None:
         except EngineLost:
             assert last.finish is None
         else:
-            assert last.finish is not None  # it had made the whole text before it was killed
+            assert last.finish is not None  # the whole text was made before the kill
 
 
 async def test_ready_is_the_truth(real: Bed) -> None:
@@ -266,11 +261,28 @@ async def test_ready_never_raises_and_takes_seconds_at_most(answer: bytes | None
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     engines = (Llamacpp(""), Tgi(""))
-    async with server, asyncio.timeout(10):
-        assert await asyncio.gather(*(engine.ready(url) for engine in engines)) == [False, False]
+    async with server:
+        asked = asyncio.gather(*(engine.ready(url) for engine in engines))
+        assert await soon(asked, "each engine's `ready` returns") == [False, False]
         left.set()
         for engine in engines:
             await engine.aclose()
+
+
+@pytest.mark.parametrize("engine", [FakeEngine(), Llamacpp(""), Tgi("")], ids=lambda e: e.name)
+async def test_progress_ends_with_the_engine_and_counts_no_heartbeats(engine: Engine) -> None:
+    instance = FakeInstance("some-engine", 8080)
+    for line in ("still waiting", "", "{}"):
+        instance.log.append(line)
+    launch = FakeEngine().launch(spec())
+    steps = engine.progress(launch, instance)
+    reading = asyncio.create_task(anext(steps, None))
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+
+    instance.die(Exit(1))
+
+    assert await soon(reading, "the end of the progress after that of the engine") is None
 
 
 async def test_fifty_at_once_are_all_answered(bed: Bed) -> None:
@@ -283,7 +295,7 @@ async def test_fifty_at_once_are_all_answered(bed: Bed) -> None:
 
 
 async def test_requests_one_after_the_other_are_all_answered(bed: Bed) -> None:
-    """Whatever the engine does with the connection of the last one."""
+    """An engine may keep or close the connection of the request before."""
     for _ in range(100):
         assert await bed.read(prompt(bed, max_new_tokens=2))
 
@@ -297,7 +309,7 @@ WHOLE_OR_NOT = pytest.mark.parametrize("whole", [False, True], ids=["streamed", 
 async def test_tgi_makes_as_many_tokens_as_asked_for(
     subtests: pytest.Subtests, whole: bool
 ) -> None:
-    """Above 1024 it would go on to the next multiple."""
+    """Above 1024 tokens TGI itself would go on to the next multiple."""
     async with beds.tgi(context_length=4096, whole=whole) as bed:
         for count in (1023, 1024, 1025, 1500, 2048, 3000):
             with subtests.test(str(count)):
@@ -311,7 +323,7 @@ async def test_tgi_makes_as_many_tokens_as_asked_for(
 
 @WHOLE_OR_NOT
 async def test_tgi_fills_a_context_that_is_no_multiple_of_its_1024_tokens(whole: bool) -> None:
-    """It ends at the last whole 1024 when the next would not fit."""
+    """TGI itself ends at the last multiple of 1024 tokens that fits."""
     async with beds.tgi(context_length=2048, whole=whole) as bed:
         text = await bed.read(prompt(bed, max_new_tokens=1500))
 
@@ -377,7 +389,7 @@ async def test_silence_of_tgi_is_waited_for_and_comments_are_no_text() -> None:
             async def busy() -> bool:
                 return bool(await bed.busy())
 
-            await until(busy)
+            await until(busy, "the engine has the request", SOON)
             waiting.cancel()
             await asyncio.wait([waiting])
         await idle(bed)
@@ -410,7 +422,7 @@ async def test_tgi_with_no_room_for_a_request_is_overloaded(whole: bool) -> None
 
 @pytest.mark.docker
 async def test_tgi_in_a_container(tgi_image: str, ports: Ports) -> None:
-    """The launch as TGI's engine makes it, its log from the first line to the last, and a text."""
+    """Run the engine's own launch, and read the log of its start and a text."""
     engine = Tgi(tgi_image)
     docker, spec = DockerBed(tgi_image, ports), beds.tgi_spec()
     launch = engine.launch(spec)
@@ -422,7 +434,7 @@ async def test_tgi_in_a_container(tgi_image: str, ports: Ports) -> None:
                     phases.add(progress.phase)
                 if "Connected" in line:
                     break
-        await until(lambda: engine.ready(instance.url))
+        await until(lambda: engine.ready(instance.url), "the engine is ready")
         wanted = Prompt("[[say:Hello from a container.]]", max_new_tokens=50)
         async with aclosing(engine.generate(instance.url, spec, wanted)) as chunks:
             text = "".join([chunk.text async for chunk in chunks])

@@ -1,4 +1,4 @@
-"""Connections to engines, with servers that do as each test says."""
+"""Connections to engines, with servers that follow scripts of the tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 
-from inference_service.engines import http as module
-from inference_service.engines.http import Answer, Connections
+from inference_service.engines.http import AHEAD, Answer, Connections
+from tests.engines.waiting import soon, until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -21,7 +21,7 @@ Script = Callable[["Server", Reader, Writer], Awaitable[None]]
 
 
 class Server:
-    """Follows the next script on each connection that is made."""
+    """A server that follows the next script on each new connection."""
 
     def __init__(self, scripts: tuple[Script, ...]) -> None:
         self._scripts = list(scripts)
@@ -39,7 +39,7 @@ class Server:
             writer.close()
 
     async def asked(self, reader: Reader) -> bytes:
-        """The body of the next request."""
+        """Read the next request, and return its body."""
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
         length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
@@ -48,15 +48,14 @@ class Server:
 
 @asynccontextmanager
 async def serving(*scripts: Script, host: str = "127.0.0.1") -> AsyncGenerator[Server]:
-    """A server whose scripts must all have been followed, to their ends."""
+    """Run a server, each of whose scripts must come to its end."""
     served = Server(scripts)
     listener = await asyncio.start_server(served.connected, host, 0)
     shown = f"[{host}]" if ":" in host else host
     served.url = f"http://{shown}:{listener.sockets[0].getsockname()[1]}"
     async with listener:
         yield served
-        async with asyncio.timeout(20):
-            await asyncio.gather(*served.tasks)
+        await soon(asyncio.gather(*served.tasks), "the end of each script; some wait for a close")
     assert not served._scripts
 
 
@@ -68,9 +67,11 @@ async def connections() -> AsyncIterator[Connections]:
 
 
 @pytest.fixture
-def endlessly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More is waited for as long as more can come."""
-    monkeypatch.setattr(module, "_TOGETHER", 3600)
+async def patient() -> AsyncIterator[Connections]:
+    """Connections that gather bytes as long as more can come."""
+    connections = Connections(keep_alive=True, gather=3600)
+    yield connections
+    await connections.aclose()
 
 
 async def once(served: Server, reader: Reader, writer: Writer) -> None:
@@ -80,7 +81,7 @@ async def once(served: Server, reader: Reader, writer: Writer) -> None:
 
 async def answers_and_waits(served: Server, reader: Reader, writer: Writer) -> None:
     await once(served, reader, writer)
-    assert await reader.read() == b""  # it is the client that closes
+    assert await reader.read() == b""  # the client closes
 
 
 def _has_ipv6() -> bool:
@@ -152,7 +153,7 @@ async def test_a_kept_connection_that_is_closed_meanwhile_is_not_used(
         assert await body(await connections.ask("GET", served.url)) == b"ok"
         gone.set()
         await served.tasks[0]
-        await asyncio.sleep(0.05)  # the client's side may or may not know by now: both must do
+        await asyncio.sleep(0.05)  # the client may or may not know of it by now: both must work
         assert await body(await connections.ask("GET", served.url)) == b"ok"
 
 
@@ -184,7 +185,7 @@ async def test_a_new_connection_that_is_closed_unread_is_an_error(
             await connections.ask("GET", served.url)
 
 
-async def test_nobody_there_is_an_error(connections: Connections) -> None:
+async def test_a_refused_connection_is_an_error(connections: Connections) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -192,10 +193,8 @@ async def test_nobody_there_is_an_error(connections: Connections) -> None:
         await connections.ask("GET", url)
 
 
-async def test_one_who_does_not_accept_is_an_error(
-    connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_CONNECT", 0.1)
+async def test_an_engine_that_does_not_accept_is_an_error() -> None:
+    connections = Connections(keep_alive=True, connect_timeout=0.1)
     with socket.socket() as listener, socket.socket() as fills:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -227,17 +226,17 @@ async def test_an_answer_is_the_same_wherever_it_is_split(
         assert await body(answer) == b"abcde"
 
 
-async def test_what_follows_is_gathered_until_the_end(
-    connections: Connections, endlessly: None, monkeypatch: pytest.MonkeyPatch
+async def test_later_bytes_are_gathered_until_the_end(
+    patient: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fed: asyncio.Queue[bytes] = asyncio.Queue()
     feed = Answer.feed
 
-    def told(answer: Answer, data: bytes) -> None:
+    def noted(answer: Answer, data: bytes) -> None:
         feed(answer, data)
         fed.put_nowait(data)
 
-    monkeypatch.setattr(Answer, "feed", told)
+    monkeypatch.setattr(Answer, "feed", noted)
     steps = [asyncio.Event() for _ in range(3)]
 
     async def slow(served: Server, reader: Reader, writer: Writer) -> None:
@@ -248,27 +247,27 @@ async def test_what_follows_is_gathered_until_the_end(
             writer.write(piece)
 
     async with serving(slow) as served:
-        with closing(await connections.ask("GET", served.url)) as answer:
+        with closing(await patient.ask("GET", served.url)) as answer:
             assert await anext(answer) == b"abc"
             rest = asyncio.create_task(anext(answer))
-            await fed.get()
+            await soon(fed.get(), "the first bytes")
             for step in steps:
                 assert not rest.done()
                 step.set()
-                await fed.get()
+                await soon(fed.get(), "the bytes of the next step")
             assert await rest == b"defghi"
             with pytest.raises(StopAsyncIteration):
                 await anext(answer)
 
 
-async def test_it_is_gathered_for_a_moment_only(connections: Connections) -> None:
+async def test_later_bytes_are_gathered_for_a_moment_only(connections: Connections) -> None:
     async def slow(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\nabc")
         for read in reads:
             await read.wait()
             writer.write(b"def")
-        assert await reader.read() == b""  # it is the client that closes
+        assert await reader.read() == b""  # the client closes
 
     reads = [asyncio.Event() for _ in range(2)]
     async with serving(slow) as served:
@@ -279,8 +278,8 @@ async def test_it_is_gathered_for_a_moment_only(connections: Connections) -> Non
                 assert await anext(answer) == b"def"
 
 
-async def test_what_has_come_is_given_at_once_and_before_the_error_that_ends_it(
-    connections: Connections, endlessly: None
+async def test_bytes_are_given_at_once_and_before_the_error_after_them(
+    patient: Connections,
 ) -> None:
     read = asyncio.Event()
 
@@ -291,7 +290,7 @@ async def test_what_has_come_is_given_at_once_and_before_the_error_that_ends_it(
         writer.write(b"def")
 
     async with serving(cut) as served:
-        answer = await connections.ask("GET", served.url)
+        answer = await patient.ask("GET", served.url)
         with closing(answer):
             assert await anext(answer) == b"abc"
             read.set()
@@ -301,7 +300,9 @@ async def test_what_has_come_is_given_at_once_and_before_the_error_that_ends_it(
                 await anext(answer)
 
 
-async def test_what_has_come_with_an_error_is_given_before_it(connections: Connections) -> None:
+async def test_bytes_that_come_with_an_error_are_given_before_the_error(
+    connections: Connections,
+) -> None:
     async def garbles(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -327,7 +328,7 @@ async def test_a_body_without_a_length_ends_with_the_connection(connections: Con
 
 
 @pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"])
-async def test_what_is_no_http_is_an_error(connections: Connections, data: bytes) -> None:
+async def test_an_answer_that_is_no_http_is_an_error(connections: Connections, data: bytes) -> None:
     async def other(served: Server, reader: Reader, writer: Writer) -> None:
         await served.asked(reader)
         writer.write(data)
@@ -339,7 +340,7 @@ async def test_what_is_no_http_is_an_error(connections: Connections, data: bytes
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["with it", "after it"])
-async def test_a_connection_that_says_more_than_the_answer_is_closed(
+async def test_a_connection_with_more_than_the_answer_is_closed(
     connections: Connections, late: bool
 ) -> None:
     more = asyncio.Event()
@@ -358,12 +359,12 @@ async def test_a_connection_that_says_more_than_the_answer_is_closed(
     async with serving(chatters, once) as served:
         assert await body(await connections.ask("GET", served.url)) == b"ok"
         more.set()
-        async with asyncio.timeout(5):  # long before it would be closed for want of use
-            await served.tasks[0]
+        # An unused connection is closed after 15 seconds.
+        await soon(served.tasks[0], "the client closes the connection", 5)
         assert await body(await connections.ask("GET", served.url)) == b"ok"
 
 
-async def test_a_connection_of_which_the_engine_says_that_it_closes_is_not_kept(
+async def test_a_connection_that_the_engine_will_close_is_not_kept(
     connections: Connections,
 ) -> None:
     async def once(served: Server, reader: Reader, writer: Writer) -> None:
@@ -376,20 +377,22 @@ async def test_a_connection_of_which_the_engine_says_that_it_closes_is_not_kept(
             assert await body(await connections.ask("GET", served.url)) == b"ok"
 
 
-async def test_a_connection_is_used_again_although_nobody_has_read_the_answer(
+async def test_a_connection_is_used_again_although_its_answer_was_not_read(
     connections: Connections,
 ) -> None:
-    large = b"x" * (module._AHEAD + 1)
+    large = b"x" * (AHEAD + 1)
 
     async def twice(served: Server, reader: Reader, writer: Writer) -> None:
         for _ in range(2):
             await served.asked(reader)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(large) + large)
 
+    async def ended() -> bool:
+        return answer._ended
+
     async with serving(twice) as served:
         with closing(await connections.ask("GET", served.url)) as answer:
-            while not answer._ended:  # noqa: ASYNC110  # there is no event for that
-                await asyncio.sleep(0)
+            await until(ended, "the client has the whole answer")
         assert await body(await connections.ask("GET", served.url)) == large
 
 
@@ -416,11 +419,11 @@ async def test_cancelling_the_request_closes_the_connection(connections: Connect
 
     async with serving(silent) as served:
         asking = asyncio.create_task(connections.ask("GET", served.url))
-        await asked.wait()
+        await soon(asked.wait(), "the request")
         asking.cancel()
 
 
-async def test_a_slow_reader_holds_the_engine_up(connections: Connections, endlessly: None) -> None:
+async def test_a_slow_reader_holds_the_engine_up(patient: Connections) -> None:
     piece = b"x" * 65536
     sent = 0
     full = asyncio.Event()
@@ -442,25 +445,23 @@ async def test_a_slow_reader_holds_the_engine_up(connections: Connections, endle
             sent += 1
 
     async with serving(eager) as served:
-        with closing(await connections.ask("GET", served.url)) as answer:
-            await full.wait()
+        with closing(await patient.ask("GET", served.url)) as answer:
+            await soon(full.wait(), "the server is held up", 60)
             held = sum(map(len, answer._body))
-            assert sent < total  # what lies between is the kernel's, and that of the server here
-            assert held <= module._AHEAD + 256 * 1024  # what one read of asyncio brings at most
+            assert sent < total  # the rest is in buffers of the kernel and of this server
+            assert held <= AHEAD + 256 * 1024  # the most that one read of asyncio brings
             assert sum([len(data) async for data in answer]) == total * len(piece)
 
 
-async def test_a_connection_is_not_kept_for_ever(
-    connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_KEPT", 0.05)
+async def test_a_connection_is_not_kept_for_ever() -> None:
+    connections = Connections(keep_alive=True, kept_for=0.05)
 
     async with serving(answers_and_waits, answers_and_waits) as served:
         answers = [await connections.ask("GET", served.url) for _ in range(2)]
         assert [await body(answer) for answer in answers] == [b"ok", b"ok"]
 
 
-async def test_closing_closes_what_is_kept_and_keeps_nothing_more(
+async def test_closing_closes_kept_connections_and_keeps_no_more(
     connections: Connections,
 ) -> None:
     async with serving(answers_and_waits, answers_and_waits) as served:

@@ -1,4 +1,4 @@
-"""What the engine `llamacpp` makes of answers that the real server seldom gives."""
+"""The engine `llamacpp`, with answers that the real server seldom gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.engines.llamacpp import Llamacpp
+from inference_service.engines.http import Connections
+from inference_service.engines.llamacpp import Llamacpp, progress_in
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -34,6 +35,14 @@ async def engine() -> AsyncIterator[Llamacpp]:
     await engine.aclose()
 
 
+@pytest.fixture
+async def at_once() -> AsyncIterator[Llamacpp]:
+    """An engine that gives each read at once."""
+    engine = Llamacpp("llamacpp:0", Connections(keep_alive=False, gather=0))
+    yield engine
+    await engine.aclose()
+
+
 def spec(weights: GgufWeights | None = None, **needs: Any) -> ModelSpec:
     weights = weights or GgufWeights(repo="a/tiny", file="tiny.gguf")
     llamacpp = LlamacppNeeds(memory="1GB", weights=weights, **needs)  # type: ignore[arg-type]
@@ -41,20 +50,20 @@ def spec(weights: GgufWeights | None = None, **needs: Any) -> ModelSpec:
 
 
 def token(text: str, so_far: int) -> bytes:
-    """An event in the middle of a text; `so_far` tokens have been made with it."""
+    """Make an event in the middle of a text, after `so_far` tokens."""
     return event(
         {"content": text, "stop": False, "tokens_predicted": so_far, "tokens_evaluated": 4}
     )
 
 
 def last(reason: str = "limit", count: int = 3, text: str = "") -> bytes:
-    """The event after the last token."""
+    """Make the event after the last token."""
     counts = {"tokens_predicted": count, "tokens_evaluated": 4}
     return event({"content": text, "stop": True, "stop_type": reason} | counts)
 
 
 def error(code: int, kind: str = "server_error", **facts: Any) -> dict[str, Any]:
-    return {"error": {"code": code, "message": "it said no", "type": kind} | facts}
+    return {"error": {"code": code, "message": "some reason", "type": kind} | facts}
 
 
 async def generate(engine: Llamacpp, *answers: Answer) -> list[Chunk]:
@@ -66,11 +75,10 @@ def ended(reason: FinishReason, count: int = 3) -> Finish:
     return Finish(reason, 4, count)
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_each_read_is_a_chunk_and_the_last_has_the_finish(engine: Llamacpp) -> None:
+async def test_each_read_is_a_chunk_and_the_last_has_the_finish(at_once: Llamacpp) -> None:
     answer = stream(token(" a", 1) + token(" b", 2), b":\n\n", token(" c", 3), last())
 
-    assert await generate(engine, answer) == [
+    assert await generate(at_once, answer) == [
         Chunk(" a b", 2),
         Chunk(" c", 1),
         Chunk("", 0, ended(FinishReason.LENGTH)),
@@ -87,28 +95,26 @@ async def test_all_that_comes_in_one_read_is_one_chunk(engine: Llamacpp) -> None
     assert chunks[0].finish == ended(FinishReason.LENGTH, 400)
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_a_character_may_be_split_between_reads(engine: Llamacpp) -> None:
+async def test_a_character_may_be_split_between_reads(at_once: Llamacpp) -> None:
     data = token(" žluť", 1) + token(" 🙂", 2) + last(count=2)
-    chunks = await generate(engine, stream(*(data[at : at + 1] for at in range(len(data)))))
+    chunks = await generate(at_once, stream(*(data[at : at + 1] for at in range(len(data)))))
 
     assert "".join(chunk.text for chunk in chunks) == " žluť 🙂"
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_tokens_without_text_are_counted_with_the_next_that_has_some(
-    engine: Llamacpp,
+async def test_tokens_without_text_are_counted_in_the_next_chunk(
+    at_once: Llamacpp,
 ) -> None:
     """The text is empty while a token may begin a stop sequence, or is half a character."""
     answer = stream(token(" a", 1), token("", 2), token("", 3), token("語", 4), last(count=4))
 
-    chunks = await generate(engine, answer)
+    chunks = await generate(at_once, answer)
 
     assert [(chunk.text, chunk.token_count) for chunk in chunks] == [(" a", 1), ("語", 3), ("", 0)]
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("stop_type", "reason"),
     [
         ("eos", FinishReason.STOP),
         ("limit", FinishReason.LENGTH),
@@ -117,9 +123,9 @@ async def test_tokens_without_text_are_counted_with_the_next_that_has_some(
     ],
 )
 async def test_the_finish_has_the_reason_of_llamacpp(
-    engine: Llamacpp, said: str, reason: FinishReason
+    engine: Llamacpp, stop_type: str, reason: FinishReason
 ) -> None:
-    assert (await generate(engine, stream(last(said))))[-1].finish == ended(reason)
+    assert (await generate(engine, stream(last(stop_type))))[-1].finish == ended(reason)
 
 
 def body(error: dict[str, Any]) -> bytes:
@@ -135,10 +141,10 @@ TOO_LONG = error(400, "exceed_context_size_error", n_prompt_tokens=500, n_ctx=12
         (plain(400, body(TOO_LONG)), PromptTooLong, "500 tokens, and tiny reads fewer than 128"),
         (stream(event(TOO_LONG)), PromptTooLong, "500 tokens"),
         (plain(429, body(error(429))), EngineOverloaded, "tiny is overloaded"),
-        (plain(400, body(error(400))), InvalidParameter, "it said no"),
-        (plain(500, body(error(500))), EngineFailed, "it said no"),
-        (plain(503, body(error(503, "unavailable_error"))), EngineFailed, "it said no"),
-        (stream(token(" a", 1), event(error(500))), EngineFailed, "it said no"),
+        (plain(400, body(error(400))), InvalidParameter, "some reason"),
+        (plain(500, body(error(500))), EngineFailed, "some reason"),
+        (plain(503, body(error(503, "unavailable_error"))), EngineFailed, "some reason"),
+        (stream(token(" a", 1), event(error(500))), EngineFailed, "some reason"),
         (plain(500, b'{"error":"flat"}'), EngineFailed, 'HTTP 500: {"error":"flat"}'),
         (plain(500, b'{"detail":"x"}'), EngineFailed, "HTTP 500"),
         (plain(404, b"", content_type="text/plain"), EngineFailed, r"HTTP 404: \(empty\)"),
@@ -154,7 +160,7 @@ TOO_LONG = error(400, "exceed_context_size_error", n_prompt_tokens=500, n_ctx=12
         (stream(token(" a", 1), end="cut"), EngineLost, "broke the connection"),
     ],
 )
-async def test_another_answer_is_an_error_that_says_what_came(
+async def test_any_other_answer_is_an_error_that_quotes_it(
     engine: Llamacpp, answer: Answer, kind: type[ServiceError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
@@ -175,20 +181,20 @@ async def test_errors_have_the_facts_that_callers_need(engine: Llamacpp) -> None
 async def test_nothing_is_read_after_the_finish(engine: Llamacpp) -> None:
     async with serving(stream(last(), end="hold")) as server:
         chunks = [chunk async for chunk in engine.generate(server.url, spec(), PROMPT)]
-        await server.left.wait()
+        await server.until_left()
 
     assert len(chunks) == 1
 
 
-async def test_closing_it_ends_the_request(engine: Llamacpp) -> None:
+async def test_closing_a_text_ends_its_request(engine: Llamacpp) -> None:
     async with serving(stream(token(" a", 1), end="hold")) as server:
         async with aclosing(engine.generate(server.url, spec(), PROMPT)) as chunks:
             await anext(chunks)
-        await server.left.wait()
+        await server.until_left()
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"),
+    ("prompt", "fields"),
     [
         pytest.param(
             Prompt("x"),
@@ -215,7 +221,7 @@ async def test_closing_it_ends_the_request(engine: Llamacpp) -> None:
     ],
 )
 async def test_the_request_names_every_sampler(
-    engine: Llamacpp, prompt: Prompt, said: dict[str, Any]
+    engine: Llamacpp, prompt: Prompt, fields: dict[str, Any]
 ) -> None:
     async with serving(stream(last())) as server:
         async for _ in engine.generate(server.url, spec(), prompt):
@@ -224,7 +230,7 @@ async def test_the_request_names_every_sampler(
     [(path, request)] = server.requests
     always = {"prompt": "x", "stream": True, "min_p": 0.0}
     assert path == "/completion"
-    assert request | always | said == request
+    assert request | always | fields == request
     assert ("seed" in request) == (prompt.seed is not None)
 
 
@@ -244,7 +250,7 @@ async def test_the_request_names_every_sampler(
         pytest.param(
             {"event": "downloading", "file": "m.gguf", "completed_bytes": 21, "total_bytes": 20},
             Progress(Phase.DOWNLOADING_WEIGHTS, 21, 20, "bytes", 1.0, "downloading m.gguf"),
-            id="a download of more than was said",
+            id="a download of more than its total",
         ),
         pytest.param({"event": "loading", "file": "m"}, Progress(Phase.LOADING_WEIGHTS), id="load"),
         pytest.param({"event": "serving", "host": "h", "port": 1}, None, id="serving"),
@@ -252,19 +258,17 @@ async def test_the_request_names_every_sampler(
         pytest.param({}, None, id="an empty object"),
     ],
 )
-def test_a_line_of_the_worker_is_progress(
-    engine: Llamacpp, line: dict[str, Any], progress: Progress | None
-) -> None:
-    assert engine.progress(json.dumps(line)) == progress
+def test_a_line_of_the_worker_is_progress(line: dict[str, Any], progress: Progress | None) -> None:
+    assert progress_in(json.dumps(line)) == progress
 
 
 @pytest.mark.parametrize("line", ["", "{", "llama_model_load: loading", "[]", '"loading"'])
-def test_what_llamacpp_itself_writes_is_no_progress(engine: Llamacpp, line: str) -> None:
-    assert engine.progress(line) is None
+def test_a_line_of_llamacpp_itself_is_no_progress(line: str) -> None:
+    assert progress_in(line) is None
 
 
-def test_the_check_of_a_file_is_part_of_its_download(engine: Llamacpp) -> None:
-    progress = engine.progress('{"event":"verifying","file":"m"}')
+def test_the_check_of_a_file_is_part_of_its_download() -> None:
+    progress = progress_in('{"event":"verifying","file":"m"}')
 
     assert progress is not None
     assert progress.phase is Phase.DOWNLOADING_WEIGHTS
@@ -349,7 +353,7 @@ def test_the_cause_is_the_message_of_the_worker_or_an_error_of_llamacpp(
         ),
     ],
 )
-def test_the_launch_is_what_the_entry_says(
+def test_the_launch_follows_the_entry(
     engine: Llamacpp,
     weights: GgufWeights,
     needs: dict[str, Any],

@@ -1,4 +1,4 @@
-"""The parser of events, and the one request behind a generation."""
+"""The parser of events, and the requests behind a generation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from inference_service.engines import sse
 from inference_service.engines.http import Connections
 from inference_service.errors import EngineFailed, EngineLost
 from tests.engines.scripted import plain, serving, stream
+from tests.engines.waiting import soon
 
 ONE = b'data: {"text":"caf\xc3\xa9"}\n\n'
 STREAM = ONE + b"data:bare\n\n" + b": a comment\n\n" + b"data: last\n\n"
@@ -80,7 +81,7 @@ def test_an_event_may_be_large_but_not_endless() -> None:
             parser.feed(large)
 
 
-async def test_post_sends_json_and_yields_what_each_read_has_brought(
+async def test_post_sends_json_and_yields_the_events_of_each_read(
     connections: Connections,
 ) -> None:
     async with serving(stream(b"data: a\n\ndata: b\n\ndata: ", b"c\n\n", b": ping\n\n")) as server:
@@ -113,14 +114,14 @@ async def test_a_refusal_has_the_whole_body_however_it_comes(connections: Connec
     assert refused.value.body == b'{"error":"no"}'
 
 
-async def test_of_an_endless_refusal_only_the_beginning_is_read(
+async def test_only_the_beginning_of_an_endless_refusal_is_read(
     connections: Connections,
 ) -> None:
     pieces = [b"x" * 4096] * 8
     async with serving(stream(*pieces, end="hold", content_type="text/plain")) as server:
         with pytest.raises(sse.Refusal) as refused:
             await anext(sse.post(connections, server.url, {}))
-        await server.left.wait()
+        await server.until_left()
 
     assert 0 < len(refused.value.body) <= 16 << 10
     assert refused.value.text == "x" * 300
@@ -141,10 +142,10 @@ def test_a_refusal_shows_its_body_to_people(body: bytes, text: str) -> None:
 async def test_fetch_sends_json_and_gives_the_json_of_the_answer(
     connections: Connections,
 ) -> None:
-    async with serving(plain(200, b'{"a":', b"1}", header="X-Said: Yes")) as server:
+    async with serving(plain(200, b'{"a":', b"1}", header="X-Some: Yes")) as server:
         body, headers = await sse.fetch(connections, f"{server.url}/go", {"é": [1, None]})
 
-    assert (body, headers[b"x-said"]) == (b'{"a":1}', b"Yes")
+    assert (body, headers[b"x-some"]) == (b'{"a":1}', b"Yes")
     assert server.requests == [("/go", {"é": [1, None]})]
 
 
@@ -152,7 +153,7 @@ async def test_fetch_sends_json_and_gives_the_json_of_the_answer(
     ("status", "content_type"),
     [(422, "application/json"), (200, "text/event-stream"), (200, "text/plain")],
 )
-async def test_what_is_no_json_is_a_refusal_to_fetch(
+async def test_an_answer_that_is_no_json_is_a_refusal_to_fetch(
     connections: Connections, status: int, content_type: str
 ) -> None:
     async with serving(plain(status, b'{"error":"no"}', content_type=content_type)) as server:
@@ -162,19 +163,18 @@ async def test_what_is_no_json_is_a_refusal_to_fetch(
     assert (refused.value.status, refused.value.body) == (status, b'{"error":"no"}')
 
 
-async def test_of_an_endless_answer_only_the_beginning_is_fetched(
-    connections: Connections, monkeypatch: pytest.MonkeyPatch
+async def test_only_the_beginning_of_an_endless_answer_is_fetched(
+    connections: Connections,
 ) -> None:
-    monkeypatch.setattr(sse, "_LARGEST_ANSWER", 10_000)
     pieces = [b"x" * 4096] * 8
     async with serving(stream(*pieces, end="hold", content_type="application/json")) as server:
-        body, _ = await sse.fetch(connections, server.url, {})
-        await server.left.wait()
+        body, _ = await sse.fetch(connections, server.url, {}, most=10_000)
+        await server.until_left()
 
     assert len(body) == 10_000
 
 
-async def test_what_is_cut_while_it_is_fetched_is_a_failure_of_the_engine(
+async def test_an_answer_cut_while_fetched_is_a_failure_of_the_engine(
     connections: Connections,
 ) -> None:
     cut = stream(b'{"a":', end="cut", content_type="application/json")
@@ -182,16 +182,16 @@ async def test_what_is_cut_while_it_is_fetched_is_a_failure_of_the_engine(
         with pytest.raises(EngineLost, match="broke the connection"):
             await sse.fetch(connections, server.url, {})
     with pytest.raises(EngineLost, match=r"broke the connection: .+"):
-        await sse.fetch(connections, nobody(), {})
+        await sse.fetch(connections, unused_url(), {})
 
 
-async def test_cancelling_who_fetches_closes_the_connection(connections: Connections) -> None:
+async def test_cancelling_a_fetch_closes_the_connection(connections: Connections) -> None:
     held = stream(b'{"a":', end="hold", content_type="application/json")
     async with serving(held) as server:
         fetching = asyncio.create_task(sse.fetch(connections, server.url, {}))
-        await server.answered.wait()
+        await server.until_answered()
         fetching.cancel()
-        await server.left.wait()
+        await server.until_left()
 
 
 async def test_a_cut_connection_is_a_failure_of_the_engine(connections: Connections) -> None:
@@ -202,21 +202,23 @@ async def test_a_cut_connection_is_a_failure_of_the_engine(connections: Connecti
             await anext(batches)
 
 
-async def test_nobody_listening_is_a_failure_of_the_engine(connections: Connections) -> None:
+async def test_a_refused_connection_is_a_failure_of_the_engine(connections: Connections) -> None:
     with pytest.raises(EngineFailed, match=r"broke the connection: .+"):
-        await anext(sse.post(connections, nobody(), {}))
+        await anext(sse.post(connections, unused_url(), {}))
 
 
-async def test_closing_it_closes_the_connection(connections: Connections) -> None:
+async def test_closing_a_post_closes_the_connection(connections: Connections) -> None:
     async with serving(stream(b"data: a\n\n", end="hold")) as server:
         async with aclosing(sse.post(connections, server.url, {})) as batches:
             await anext(batches)
             assert not server.left.is_set()
 
-        await server.left.wait()
+        await server.until_left()
 
 
-async def test_cancelling_its_reader_closes_the_connection(connections: Connections) -> None:
+async def test_cancelling_the_reader_of_a_post_closes_the_connection(
+    connections: Connections,
+) -> None:
     async with serving(stream(b"data: a\n\n", end="hold")) as server:
         seen = asyncio.Event()
 
@@ -226,10 +228,10 @@ async def test_cancelling_its_reader_closes_the_connection(connections: Connecti
                     seen.set()
 
         reader = asyncio.create_task(read())
-        await seen.wait()
+        await soon(seen.wait(), "the first events")
         reader.cancel()
 
-        await server.left.wait()
+        await server.until_left()
 
 
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (204, False), (503, False)])
@@ -243,10 +245,10 @@ async def test_answers_is_true_of_a_200_alone(
 
 
 async def test_answers_never_raises(connections: Connections) -> None:
-    assert await sse.answers(connections, nobody()) is False
+    assert await sse.answers(connections, unused_url()) is False
 
 
-def nobody() -> str:
-    """A URL at which nothing listens."""
+def unused_url() -> str:
+    """Return a URL at which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"http://127.0.0.1:{server.getsockname()[1]}"

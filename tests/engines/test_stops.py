@@ -1,4 +1,4 @@
-"""Where a text ends that must not hold certain sequences."""
+"""The filter that ends a text before a stop sequence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from inference_service.engines.stops import StopFilter
 
 
 def through(stop: tuple[str, ...], *pieces: str) -> tuple[list[str], str, bool]:
-    """What each piece lets through, what is left at the end, and whether a sequence was met."""
+    """Return the texts that pass, the rest, and whether a sequence was met."""
     stops = StopFilter(stop)
     return [stops.feed(piece) for piece in pieces], stops.rest(), stops.hit
 
@@ -41,7 +41,7 @@ def test_a_text_ends_before_its_first_stop_sequence(
     assert through(stop, *pieces) == (passed, rest, hit)
 
 
-def test_what_was_held_back_is_given_once() -> None:
+def test_text_that_was_held_back_is_given_once() -> None:
     stops = StopFilter(("END",))
     stops.feed("E")
 
@@ -71,7 +71,7 @@ def test_random_texts_in_random_pieces_end_where_a_plain_search_ends_them() -> N
 
 
 def word(chance: random.Random, shortest: int, longest: int) -> str:
-    """A word of few letters, so that sequences overlap often."""
+    """Make a word of few letters, so that sequences overlap often."""
     return "".join(chance.choices("abc", k=chance.randint(shortest, longest)))
 
 

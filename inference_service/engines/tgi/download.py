@@ -1,30 +1,35 @@
-"""How many bytes of a model's weights TGI has, of which its log says nothing.
+"""The progress of TGI's start, with the bytes that its log does not report.
 
-They are counted where they grow: in the cache of huggingface_hub, which holds each file as
-`blobs/<etag>`, and as `blobs/<etag>.incomplete` until it is complete
-(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). Which files TGI takes is decided
-in its `server/text_generation_server/utils/hub.py`, and how large they are the hub tells. All of it
-is for show: where something cannot be had, less is seen of the start, which goes on.
+The bytes are counted in the cache of huggingface_hub, which holds each file as `blobs/<etag>`, and
+as `blobs/<etag>.incomplete` until it is complete
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). TGI chooses its files in
+`server/text_generation_server/utils/hub.py`, and the hub reports their sizes. All of it is only
+shown: where something cannot be read, the start goes on and shows less.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import PurePosixPath
-from types import TracebackType
-from typing import Self
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from inference_service.engines.tgi import log as tgi_log
 from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Instance, Launch
 
-_PAUSE = 2.0  # seconds between two looks, each of which costs a process in the container
-_PATIENCE = 5.0  # seconds, with the hub
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PATIENCE = 5.0  # seconds for the answer of the hub
 _HUB = "https://huggingface.co"
 
 _STARTS = "Download file: "
@@ -49,66 +54,113 @@ class _Repository(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Repository).decode
 
 
-class Download:
-    """The download of one start; `moved` is told of bytes as they come."""
+class _Pending(Generic[T]):
+    """A generator with a task for its next item, so that two can be awaited."""
 
-    def __init__(
-        self,
-        launch: Launch,
-        instance: Instance,
-        moved: Callable[[Progress], None],
-    ) -> None:
+    def __init__(self, items: AsyncGenerator[T]) -> None:
+        self._items = items
+        self.task = asyncio.create_task(self._next())
+        self.ended = False
+
+    def take(self) -> T | None:
+        """Return the item that has come and await the next, or None at the end."""
+        self.ended = True
+        if (item := self.task.result()) is not None:
+            self.ended = False
+            self.task = asyncio.create_task(self._next())
+        return item
+
+    def cancel(self) -> None:
+        """End the generator without waiting for its clean-up."""
+        self.ended = True
+        self.task.cancel()
+
+    async def aclose(self) -> None:
+        """End the generator."""
+        self.cancel()
+        await asyncio.wait([self.task])
+        await self._items.aclose()
+
+    async def _next(self) -> T | None:
+        return await anext(self._items, None)
+
+
+class Download:
+    """The progress of one start, from its log and from the bytes on the disk."""
+
+    def __init__(self, launch: Launch, instance: Instance, look_every: float) -> None:
+        self._model_id = launch.model_id
         self._env = launch.env
         self._instance = instance
-        self._moved = moved
-        self._said = self._counted = Progress(Phase.DOWNLOADING_WEIGHTS)
+        self._look_every = look_every
+        self._line = self._files = Progress(Phase.DOWNLOADING_WEIGHTS)  # the last, the last count
         self._bytes = 0
-        self._total: int | None = None  # None until the hub was asked, 0 where it did not say
-        self._watch: asyncio.Task[None] | None = None
+        self._total: int | None = None  # None until the hub was asked, 0 without an answer
+        self._looks: _Pending[Progress] | None = None  # None until the first file is downloaded
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def progress(self) -> AsyncGenerator[Progress]:
+        """Yield the progress until the log ends. Closing it ends the looks at the disk too."""
+        async with aclosing(_Pending(self._lines())) as lines:
+            try:
+                while True:
+                    tasks = [s.task for s in (lines, self._looks) if s and not s.ended]
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                    if (looked := self._looked()) is not None:
+                        yield looked
+                    if lines.task.done():
+                        if (line := lines.take()) is None:
+                            return
+                        yield self._after(line)
+            finally:
+                if self._looks is not None:
+                    await self._looks.aclose()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+    async def _lines(self) -> AsyncGenerator[Progress]:
+        async with aclosing(self._instance.logs()) as lines:
+            async for line in lines:
+                if (progress := tgi_log.progress(line)) is not None:
+                    yield progress
 
-    def heard(self, said: Progress) -> Progress:
-        """What there is to tell after the log has said this."""
-        if said.phase is not Phase.DOWNLOADING_WEIGHTS or said.message.startswith("Convert"):
-            if self._watch is not None:
-                self._watch.cancel()
-            return said
-        if self._watch is None and said.message.startswith(_STARTS):
-            suffix = PurePosixPath(said.message.removeprefix(_STARTS).strip()).suffix
-            self._watch = asyncio.create_task(self._look_on(suffix))
-        self._said = said
-        if said.unit:
-            self._counted = said
-            if said.completed == said.total:
+    def _after(self, line: Progress) -> Progress:
+        """Note the progress of a line, and return it with the bytes on the disk."""
+        if line.phase is not Phase.DOWNLOADING_WEIGHTS or line.message.startswith("Convert"):
+            if self._looks is not None:
+                self._looks.cancel()  # and awaited at the end, as a call to Docker can take long
+            return line
+        if self._looks is None and line.message.startswith(_STARTS):
+            suffix = PurePosixPath(line.message.removeprefix(_STARTS).strip()).suffix
+            self._looks = _Pending(self._look(suffix))
+        self._line = line
+        if line.unit:
+            self._files = line
+            if line.completed == line.total:
                 self._bytes = self._total or self._bytes
-        return self._told()
+        return self._merged()
 
-    def _told(self) -> Progress:
-        counted = self._counted
-        if not self._bytes:  # a fraction of the files might be more than that of the bytes
-            asking = self._watch is not None and self._total is None
-            return replace(self._said, fraction=None) if asking else self._said
-        fraction = self._bytes / self._total if self._total else counted.fraction
-        message = self._said.message
-        if counted.total and not self._said.unit:
-            message += f" ({counted.completed} of {counted.total} files)"
+    def _merged(self) -> Progress:
+        line, files = self._line, self._files
+        if not self._bytes:  # the fraction of the files can be above that of the bytes to come
+            asking = self._looks and not self._looks.ended and self._total is None
+            return replace(line, fraction=None) if asking else line
+        fraction = self._bytes / self._total if self._total else files.fraction
+        message = line.message
+        if files.total and not line.unit:
+            message += f" ({files.completed} of {files.total} files)"
         phase, total = Phase.DOWNLOADING_WEIGHTS, self._total or 0
         return Progress(phase, self._bytes, total, "bytes", fraction, message)
 
-    async def _look_on(self, suffix: str) -> None:
-        """Tell of the bytes until nobody wants to know."""
+    def _looked(self) -> Progress | None:
+        """Return the progress of a look, if one is over. After an error there are no more looks."""
+        if self._looks is None or self._looks.ended or not self._looks.task.done():
+            return None
+        try:
+            return self._looks.take()
+        except Exception:
+            log.exception("%s: its download is shown without bytes", self._model_id)
+            return None
+
+    async def _look(self, suffix: str) -> AsyncGenerator[Progress]:
+        """Yield the progress with the bytes on the disk, once there are some."""
         home = self._env.get("HF_HOME", "")
         cache = self._env.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
         folder = f"{cache}/models--{self._env['MODEL_ID'].replace('/', '--')}/blobs"
@@ -118,12 +170,12 @@ class Download:
         while True:
             if found := await self._instance.disk_usage(blobs or [folder]):
                 self._bytes = min(found, self._total or found)
-                self._moved(self._told())
-            await asyncio.sleep(_PAUSE)
+                yield self._merged()
+            await asyncio.sleep(self._look_every)
 
     async def _sizes(self, suffix: str) -> dict[str, int]:
-        """The bytes of each file of weights, by its etag; nothing where the hub does not say."""
-        # Imported here: it has 9 MB, and most starts find their weights on the disk.
+        """Return the bytes of each file of weights, by etag; nothing without the hub's answer."""
+        # Imported here: aiohttp takes 9 MB, and most starts find their weights on the disk.
         import aiohttp
 
         endpoint, token = (
@@ -139,7 +191,7 @@ class Download:
                 hub.get(url, headers=headers) as response,
             ):
                 files = _decode(await response.read()).siblings
-        except (aiohttp.ClientError, OSError, ValueError):  # the last: it is not the hub's JSON
+        except (aiohttp.ClientError, OSError, ValueError):  # a ValueError: not the hub's JSON
             return {}
         return {
             file.lfs.sha256 if file.lfs else file.blob_id: file.size

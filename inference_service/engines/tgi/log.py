@@ -1,7 +1,8 @@
-"""What TGI's log says of a start. Its lines are hints; `/health` alone is the truth.
+"""Progress and causes in TGI's log. Its lines are hints, and only `/health` is the truth.
 
-With JSON_OUTPUT two shapes share one stream: the launcher's `{"fields": {"message": ...}}` and the
-router's `{"message": ...}`. Fatal errors come as plain text on the same stream.
+Lines are those of `launcher/src/main.rs` at tag v3.3.7. With JSON_OUTPUT two shapes share one
+stream: the launcher's `{"fields": {"message": ...}}` and the router's `{"message": ...}`. Fatal
+errors come as plain text on the same stream.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ _PHASES = (
 
 _RAISED = re.compile(r"^[\w.]*(Error|Exception)\b.*: ")
 
-# Said by every crash, and never its cause.
+# Lines of every crash, which are never its cause.
 _EPILOGUE = re.compile(
     r"^(Error: \w+$|Shutting down|Shard .* standard error|Terminating"
-    # Said of a request that was refused.
+    # Lines of a request that was refused.
     r"|Input validation error|`\w+`)"
 )
 
 
 def message(line: str) -> tuple[str, str]:
-    """The level and the message of a line, in any of the shapes."""
+    """Split a line of any shape into its level and its message."""
     if line.startswith("{"):
         try:
             record = json.loads(line)
@@ -56,7 +57,7 @@ def message(line: str) -> tuple[str, str]:
 
 
 def progress(line: str) -> Progress | None:
-    """The phase of which a line speaks; heartbeats and chatter give None."""
+    """Return the progress that a line reports; None for heartbeats and other lines."""
     _, text = message(line)
     phase = next((phase for start, phase in _PHASES if text.startswith(start)), None)
     if phase is None:
@@ -68,15 +69,19 @@ def progress(line: str) -> Progress | None:
 
 
 def cause(log: Sequence[str]) -> str:
-    """The line that tells best why TGI ended: the last one of an error, else the last."""
-    said = [(level, text.strip()) for level, text in map(message, log) if text.strip()]
-    said = [(level, text) for level, text in said if not _EPILOGUE.match(text)]
-    errors = [text for level, text in said if level == "ERROR"]
-    told = next((text for text in errors if "encountered an error" in text or "\n" in text), None)
-    best = told or (errors[0] if errors else said[-1][1] if said else "")
+    """Return the message that best explains TGI's end: an error, or else the last one.
+
+    An error with a traceback explains more than one without. Of several, the first is the cause.
+    """
+    messages = [(level, text.strip()) for level, text in map(message, log) if text.strip()]
+    messages = [(level, text) for level, text in messages if not _EPILOGUE.match(text)]
+    errors = [text for level, text in messages if level == "ERROR"]
+    traced = (text for text in errors if "encountered an error" in text or "\n" in text)
+    last = messages[-1][1] if messages else ""
+    best = next(traced, errors[0] if errors else last)
     lines = [line.strip() for line in best.splitlines() if line.strip()]
     if not lines:
         return ""
-    # A traceback ends with the exception, after which some go on for lines: the last one advises.
+    # A traceback ends with the exception, whose text can have more lines: the last one has advice.
     raised = [line for line in lines if _RAISED.match(line)]
     return "; ".join(dict.fromkeys([*raised[-1:], lines[-1]]))

@@ -1,4 +1,4 @@
-"""The bytes of a download, of which TGI's log says nothing."""
+"""The bytes of a download, which TGI's log does not report."""
 
 from __future__ import annotations
 
@@ -6,30 +6,26 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
-from inference_service.engines.tgi import download as tgi_download
 from inference_service.engines.tgi.engine import Tgi
 from inference_service.lifecycle import Phase, Progress
 from tests.doubles.hub import Hub
 from tests.engines.beds import tgi_spec
+from tests.engines.waiting import soon
 from tests.fakes import FakeInstance
 
 REPO = "some/model"
+OFTEN = 0.005  # seconds from one look to the next
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tgi_download, "_PAUSE", 0.005)
 
 
 @pytest.fixture
 async def hub() -> AsyncGenerator[Hub]:
-    """A hub whose model has 6000 bytes of weights, among much else."""
+    """A hub whose model has 6000 bytes of weights, and other files."""
     async with Hub() as hub:
         sizes = {ONE: 4000, TWO: 2000, "pytorch_model.bin": 5000, "training_args.bin": 300}
         sizes |= {"config.json": 20, "onnx/model.safetensors": 900, "args.safetensors": 10}
@@ -39,95 +35,116 @@ async def hub() -> AsyncGenerator[Hub]:
 
 
 class Start:
-    """A start of TGI that a test plays, as far as it is told."""
+    """A start of TGI that a test plays, and its progress."""
 
     def __init__(self) -> None:
         self.instance = FakeInstance("tgi-model", 8080)
         self.paths: list[str] = []
-        self.told: list[Progress] = []
+        self.steps: list[Progress] = []
         self.looked = asyncio.Event()
+        self.looks = 0
+        self.may_look = asyncio.Event()
+        self.may_look.set()
+        self.fault: Exception | None = None
         self._more = asyncio.Event()
 
         async def disk_usage(paths: list[str]) -> int | None:
             self.paths = paths
+            self.looks += 1
             self.looked.set()
+            await self.may_look.wait()
+            if self.fault is not None:
+                raise self.fault
             return self.instance.usage
 
         self.instance.disk_usage = disk_usage  # type: ignore[method-assign, assignment]
 
-    def moved(self, progress: Progress) -> None:
-        self.told.append(progress)
-        self._more.set()
+    async def follow(self, steps: AsyncGenerator[Progress]) -> None:
+        """Note each step until the start is over."""
+        async for step in steps:
+            self.steps.append(step)
+            self._more.set()
 
     def log(self, message: str) -> None:
-        """Write a line as the launcher does."""
+        """Write a line of the launcher."""
         self.instance.log.append(json.dumps({"level": "INFO", "fields": {"message": message}}))
 
-    async def tells(self, **facts: object) -> Progress:
-        """The next progress with these fields; what was told before it is forgotten."""
+    async def find(self, **facts: object) -> Progress:
+        """Return the next progress with these fields, and drop those before it."""
+        return await soon(self._next(facts), f"progress with {facts}")
+
+    async def _next(self, facts: Mapping[str, object]) -> Progress:
         while True:
-            while self.told:
-                said = self.told.pop(0)
-                if all(getattr(said, name) == fact for name, fact in facts.items()):
-                    assert said.phase is Phase.DOWNLOADING_WEIGHTS
-                    return said
+            while self.steps:
+                step = self.steps.pop(0)
+                if all(getattr(step, name) == fact for name, fact in facts.items()):
+                    return step
             self._more.clear()
             await self._more.wait()
 
 
 @asynccontextmanager
-async def starting(env: Mapping[str, str]) -> AsyncGenerator[Start]:
-    engine, start = Tgi(""), Start()
+async def progress(
+    start: Start, env: Mapping[str, str]
+) -> AsyncGenerator[tuple[Start, AsyncGenerator[Progress]]]:
+    engine = Tgi("", look_every=OFTEN)
     launch = engine.launch(tgi_spec())
     launch = replace(launch, env={**launch.env, **env})
-    following = asyncio.create_task(engine.follow(launch, start.instance, start.moved))
-    try:
-        yield start
-        start.instance.log.close()
-        await following
-    finally:
-        following.cancel()
-        await asyncio.wait([following])
-        await engine.aclose()
+    async with aclosing(engine.progress(launch, start.instance)) as steps:
+        yield start, steps
+    await engine.aclose()
 
 
-async def test_bytes_are_told_with_their_total_and_the_files(hub: Hub) -> None:
+@asynccontextmanager
+async def starting(env: Mapping[str, str]) -> AsyncGenerator[Start]:
+    async with progress(Start(), env) as (start, steps):
+        following = asyncio.create_task(start.follow(steps))
+        try:
+            yield start
+            start.instance.log.close()
+            await soon(following, "the end of the progress after that of the log")
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+
+
+async def test_bytes_are_reported_with_their_total_and_the_files(hub: Hub) -> None:
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.log("Starting check and download process for some/model")
         start.log(f"Download file: {ONE}")
         start.instance.usage = 1024
-        first = await start.tells(unit="bytes")
+        first = await start.find(unit="bytes")
         assert (first.completed, first.total, first.fraction) == (1024, 6000, 1024 / 6000)
         assert first.message == f"Download file: {ONE}"
 
         start.log("Download: [1/2] -- ETA: 0:01:02")
-        assert await start.tells(message="Download: [1/2] -- ETA: 0:01:02") == replace(
+        assert await start.find(message="Download: [1/2] -- ETA: 0:01:02") == replace(
             first, message="Download: [1/2] -- ETA: 0:01:02"
         )
         start.log(f"Download file: {TWO}")
         start.instance.usage = 5120
-        second = await start.tells(completed=5120)
+        second = await start.find(completed=5120)
         assert second.message == f"Download file: {TWO} (1 of 2 files)"
 
         start.instance.usage = 8192  # whole blocks, of which the last are not full
-        assert (await start.tells(completed=6000)).fraction == 1.0
+        assert (await start.find(completed=6000)).fraction == 1.0
 
 
-async def test_what_comes_faster_than_a_look_is_told_at_its_end(hub: Hub) -> None:
+async def test_a_download_that_is_faster_than_a_look_is_reported_at_its_end(hub: Hub) -> None:
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.log(f"Download file: {ONE}")
         start.instance.usage = 1
-        await start.tells(total=6000)
+        await start.find(total=6000)
         start.instance.usage = None
         start.log("Download: [2/2] -- ETA: 0")
-        assert (await start.tells(completed=6000)).fraction == 1.0
+        assert (await start.find(completed=6000)).fraction == 1.0
 
 
-async def test_the_files_are_looked_for_where_they_are_as_the_hub_names_them(hub: Hub) -> None:
+async def test_the_files_on_the_disk_have_the_names_of_the_hub(hub: Hub) -> None:
     async with starting({"HF_ENDPOINT": hub.url, "HF_HOME": "/cache"}) as start:
         start.log("Download file: pytorch_model.bin")
         start.instance.usage = 1024
-        assert (await start.tells(unit="bytes")).total == 5000
+        assert (await start.find(unit="bytes")).total == 5000
 
     (blob, partial) = start.paths
     assert partial == f"{blob}.incomplete"
@@ -142,9 +159,9 @@ async def test_a_gated_model_needs_the_token(hub: Hub, token: str) -> None:
     async with starting({"HF_ENDPOINT": hub.url, "HF_TOKEN": token}) as start:
         start.log(f"Download file: {ONE}")
         start.instance.usage = 1024
-        told = await start.tells(unit="bytes")
+        found = await start.find(unit="bytes")
 
-    assert (told.total, told.fraction) == ((6000, 1024 / 6000) if token == "good" else (0, None))
+    assert (found.total, found.fraction) == ((6000, 1024 / 6000) if token == "good" else (0, None))
 
 
 @pytest.mark.parametrize("fault", ["refuses", "fails", "is no hub"])
@@ -159,55 +176,102 @@ async def test_without_the_hub_there_are_bytes_without_a_total(hub: Hub, fault: 
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.log(f"Download file: {ONE}")
         start.instance.usage = 2048
-        first = await start.tells(unit="bytes")
+        first = await start.find(unit="bytes")
         assert (first.completed, first.total, first.fraction) == (2048, 0, None)
         assert start.paths == ["/data/hub/models--some--model/blobs"]
 
         start.log("Download: [1/2] -- ETA: 0:01:02")
-        assert (await start.tells(fraction=0.5)).completed == 2048
+        assert (await start.find(fraction=0.5)).completed == 2048
 
 
 @pytest.mark.parametrize("usage", [None, 0])
-async def test_where_bytes_cannot_be_counted_files_are(hub: Hub, usage: int | None) -> None:
+async def test_files_are_counted_where_bytes_cannot_be(hub: Hub, usage: int | None) -> None:
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.instance.usage = usage
         start.log(f"Download file: {ONE}")
-        await start.looked.wait()
+        await soon(start.looked.wait(), "a look")
         start.log("Download: [1/2] -- ETA: 0:01:02")
-        told = await start.tells(unit="files")
+        found = await start.find(unit="files")
 
-    assert (told.completed, told.total, told.fraction) == (1, 2, 0.5)
+    assert (found.completed, found.total, found.fraction) == (1, 2, 0.5)
 
 
-async def test_until_the_hub_has_said_there_is_no_fraction_that_would_have_to_fall() -> None:
+async def test_before_the_answer_of_the_hub_there_is_no_fraction_that_could_fall() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with starting(
             {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         ) as start:
             start.log(f"Download file: {ONE}")
             start.log("Download: [1/2] -- ETA: 0:01:02")
-            assert (await start.tells(unit="files")).fraction is None
+            assert (await start.find(unit="files")).fraction is None
 
 
-async def test_a_model_that_is_here_is_not_asked_for(hub: Hub) -> None:
+async def test_the_hub_is_not_asked_for_weights_on_the_disk(hub: Hub) -> None:
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.log("Starting check and download process for some/model")
         start.log("Files are already present on the host. Skipping download.")
         start.log("Successfully downloaded weights for some/model")
-        await start.tells(message="Successfully downloaded weights for some/model")
+        await start.find(message="Successfully downloaded weights for some/model")
 
     assert hub.requests == []
     assert start.paths == []
 
 
-@pytest.mark.parametrize("line", ["Starting shard", "Convert: [1/2] -- Took: 0:00:07"])
-async def test_after_the_download_nobody_looks(hub: Hub, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "phase"),
+    [
+        ("Starting shard", Phase.LOADING_WEIGHTS),
+        ("Convert: [1/2] -- Took: 0:00:07", Phase.DOWNLOADING_WEIGHTS),
+    ],
+)
+async def test_there_are_no_looks_after_the_download(hub: Hub, line: str, phase: Phase) -> None:
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.log(f"Download file: {ONE}")
         start.instance.usage = 1024
-        await start.tells(unit="bytes")
-        (watch,) = (task for task in asyncio.all_tasks() if "_look_on" in repr(task))
+        await start.find(unit="bytes")
         start.log(line)
-        await asyncio.wait([watch])
+        assert (await start.find(message=line)).phase is phase
+        looks = start.looks
+        await asyncio.sleep(10 * OFTEN)
+        assert start.looks == looks
 
-        assert start.told[-1].message == line
+
+async def test_an_error_of_a_look_is_logged_and_the_start_goes_on(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with starting({"HF_ENDPOINT": hub.url}) as start:
+        start.fault = RuntimeError("odd")
+        start.log(f"Download file: {ONE}")
+        await soon(start.looked.wait(), "a look")
+        start.log(f"Download file: {TWO}")
+        start.log("Download: [1/2] -- ETA: 0:01:02")
+        assert (await start.find(unit="files")).fraction == 0.5
+        start.log("Starting shard")
+        await start.find(phase=Phase.LOADING_WEIGHTS)
+
+    assert start.looks == 1
+    (record,) = caplog.records
+    assert "is shown without bytes" in record.message
+    assert record.exc_info is not None and record.exc_info[1] is start.fault
+
+
+@pytest.mark.parametrize("moment", ["the hub is asked", "a look", "a pause"])
+async def test_closing_the_progress_leaves_no_task(hub: Hub, moment: str) -> None:
+    tasks = asyncio.all_tasks()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = hub.url
+        if moment == "the hub is asked":
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with progress(Start(), {"HF_ENDPOINT": url}) as (start, steps):
+            start.instance.usage = 1024
+            start.log(f"Download file: {ONE}")
+            if moment == "a look":
+                start.may_look.clear()
+            await soon(anext(steps), "the line of the log")
+            if moment == "a look":
+                await soon(start.looked.wait(), "a look")
+            elif moment == "a pause":
+                await soon(anext(steps), "the bytes of a look")
+            assert asyncio.all_tasks() > tasks
+
+    assert asyncio.all_tasks() == tasks

@@ -1,4 +1,4 @@
-"""What the engine `tgi` makes of answers that a real TGI seldom gives."""
+"""The engine `tgi`, with answers that a real TGI seldom gives."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import HubWeights, ModelSpec, TgiNeeds
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.http import Connections
 from inference_service.engines.tgi.engine import Tgi
 from inference_service.errors import (
     EngineFailed,
@@ -33,18 +34,26 @@ async def engine() -> AsyncIterator[Tgi]:
     await engine.aclose()
 
 
+@pytest.fixture
+async def at_once() -> AsyncIterator[Tgi]:
+    """An engine that gives each read at once."""
+    engine = Tgi("tgi:3.3.7", connections=Connections(keep_alive=True, gather=0))
+    yield engine
+    await engine.aclose()
+
+
 def spec(**needs: Any) -> ModelSpec:
     tgi = TgiNeeds(memory="1GB", weights=HubWeights(repo="a/tiny"), **needs)  # type: ignore[arg-type]
     return ModelSpec(id="tiny", hf_name="a/tiny", context_length=128, tgi=tgi)
 
 
 def token(text: str, *, special: bool = False) -> bytes:
-    """An event in the middle of a text."""
+    """Make an event in the middle of a text."""
     return event({"index": 1, "token": _token(text, special), "details": None})
 
 
 def last(text: str, reason: str = "length", *, count: int = 3, special: bool = False) -> bytes:
-    """The event of the last token."""
+    """Make the event of the last token."""
     details = {"finish_reason": reason, "generated_tokens": count, "seed": 7, "input_length": 4}
     data = {"token": _token(text, special), "generated_text": "whatever", "details": details}
     return event(data | {"index": count})
@@ -71,11 +80,10 @@ def ended(reason: FinishReason, count: int = 3) -> Finish:
     return Finish(reason, 4, count)
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_each_read_is_a_chunk_and_the_last_has_the_finish(engine: Tgi) -> None:
+async def test_each_read_is_a_chunk_and_the_last_has_the_finish(at_once: Tgi) -> None:
     answer = stream(token(" a") + token(" b"), b":\n\n", last(" c"))
 
-    assert await generate(engine, PROMPT, answer) == [
+    assert await generate(at_once, PROMPT, answer) == [
         Chunk(" a b", 2),
         Chunk(" c", 1, ended(FinishReason.LENGTH)),
     ]
@@ -92,7 +100,7 @@ async def test_all_that_comes_in_one_read_is_one_chunk(engine: Tgi) -> None:
 
 
 def whole(*tokens: str, reason: str = "length", header: str = "X-Prompt-Tokens: 4") -> Answer:
-    """The answer of `/generate`."""
+    """Make an answer of `/generate`."""
     details = {"finish_reason": reason, "generated_tokens": len(tokens), "seed": 7, "prefill": []}
     listed = [_token(text, text.startswith("<")) for text in tokens]
     data = {"generated_text": "whatever", "details": details | {"tokens": listed}}
@@ -100,7 +108,7 @@ def whole(*tokens: str, reason: str = "length", header: str = "X-Prompt-Tokens: 
 
 
 async def fetch(engine: Tgi, prompt: Prompt, *answers: Answer) -> tuple[list[Chunk], list[str]]:
-    """The chunks of a text that nobody reads before its end, and the paths that were asked."""
+    """Return the chunks of a whole text, and the paths of its requests."""
     async with serving(*answers) as server:
         chunks = engine.generate(server.url, spec(), prompt, whole=True)
         return [chunk async for chunk in chunks], [path for path, _ in server.requests]
@@ -130,12 +138,11 @@ async def test_a_whole_text_that_may_stop_within_a_token_is_streamed(engine: Tgi
     assert paths == ["/generate_stream"]
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_a_character_may_be_split_between_reads(engine: Tgi) -> None:
+async def test_a_character_may_be_split_between_reads(at_once: Tgi) -> None:
     data = token(" žluť") + last(" 🙂")
     answer = stream(*(data[at : at + 1] for at in range(len(data))))
 
-    assert text(await generate(engine, PROMPT, answer)) == " žluť 🙂"
+    assert text(await generate(at_once, PROMPT, answer)) == " žluť 🙂"
 
 
 async def test_special_tokens_count_but_are_no_text(engine: Tgi) -> None:
@@ -149,17 +156,16 @@ async def test_special_tokens_count_but_are_no_text(engine: Tgi) -> None:
     ]
 
 
-@pytest.mark.usefixtures("at_once")
-async def test_tokens_without_text_are_counted_with_the_next_that_has_some(engine: Tgi) -> None:
+async def test_tokens_without_text_are_counted_in_the_next_chunk(at_once: Tgi) -> None:
     answer = stream(token(""), token(""), token("語"), last(" b", count=4))
 
-    chunks = await generate(engine, PROMPT, answer)
+    chunks = await generate(at_once, PROMPT, answer)
 
     assert [(chunk.text, chunk.token_count) for chunk in chunks] == [("語", 3), (" b", 1)]
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("finish_reason", "reason"),
     [
         ("eos_token", FinishReason.STOP),
         ("length", FinishReason.LENGTH),
@@ -167,9 +173,9 @@ async def test_tokens_without_text_are_counted_with_the_next_that_has_some(engin
     ],
 )
 async def test_the_finish_has_the_reason_of_tgi(
-    engine: Tgi, said: str, reason: FinishReason
+    engine: Tgi, finish_reason: str, reason: FinishReason
 ) -> None:
-    chunks = await generate(engine, PROMPT, stream(last(" a", said)))
+    chunks = await generate(engine, PROMPT, stream(last(" a", finish_reason)))
 
     assert chunks[-1].finish == ended(reason)
 
@@ -192,7 +198,7 @@ async def test_a_stop_sequence_in_the_last_token_is_no_matter_of_length(engine: 
     assert chunks[-1].finish == ended(FinishReason.STOP_SEQUENCE)
 
 
-async def test_what_is_held_back_for_a_stop_sequence_comes_at_the_end(engine: Tgi) -> None:
+async def test_text_held_back_for_a_stop_sequence_comes_at_the_end(engine: Tgi) -> None:
     prompt = dataclasses.replace(PROMPT, stop=("END",))
 
     assert text(await generate(engine, prompt, stream(token(" a"), last(" EN")))) == " a EN"
@@ -202,7 +208,7 @@ async def test_what_is_held_back_for_a_stop_sequence_comes_at_the_end(engine: Tg
 async def test_a_stop_sequence_within_a_token_ends_the_text_though_tgi_goes_on(
     engine: Tgi, together: bool
 ) -> None:
-    """TGI looks for a sequence at the end of its text only, which `.` is not after `."`."""
+    """TGI looks for a sequence only at the end of its text, and `."` does not end with `.`."""
     prompt = dataclasses.replace(PROMPT, stop=(".",))
     tokens = [token(" a"), token("", special=True), token('."'), token(" b"), token(" c")]
     async with serving(
@@ -211,7 +217,7 @@ async def test_a_stop_sequence_within_a_token_ends_the_text_though_tgi_goes_on(
     ) as server:
         async with aclosing(engine.generate(server.url, spec(), prompt)) as chunks:
             got = [chunk async for chunk in chunks]
-        await server.left.wait()
+        await server.until_left()
 
     assert text(got) == " a"
     assert got[-1].finish == ended(FinishReason.STOP_SEQUENCE, 3)
@@ -225,7 +231,7 @@ async def test_tokens_beyond_the_limit_are_cut_off_and_the_prompt_is_counted(eng
     ) as server:
         prompt = Prompt("Once upon", max_new_tokens=4)
         chunks = [chunk async for chunk in engine.generate(server.url, spec(), prompt)]
-        await server.left.wait()
+        await server.until_left()
 
     assert chunks == [Chunk(" a b", 2), Chunk(" c d", 2, Finish(FinishReason.LENGTH, 2, 4))]
     assert [path for path, _ in server.requests] == ["/generate_stream", "/tokenize"]
@@ -246,7 +252,9 @@ async def test_a_prompt_that_cannot_be_counted_is_a_failure(engine: Tgi, answer:
 
 
 @pytest.mark.parametrize("stop", [(), (" b",)], ids=["no stop", "held back"])
-async def test_the_limit_gives_what_was_held_back(engine: Tgi, stop: tuple[str, ...]) -> None:
+async def test_the_limit_gives_the_text_that_was_held_back(
+    engine: Tgi, stop: tuple[str, ...]
+) -> None:
     prompt = Prompt("once", max_new_tokens=1, stop=stop)
 
     chunks = await generate(engine, prompt, stream(token(" ")), plain(200, b"[{}]"))
@@ -320,7 +328,7 @@ TOO_LONG = "Input validation error: `inputs` must have less than 127 tokens. Giv
         (stream(token(" a"), end="cut"), EngineFailed, "broke the connection"),
     ],
 )
-async def test_another_answer_is_an_error_that_says_what_came(
+async def test_any_other_answer_is_an_error_that_quotes_it(
     engine: Tgi, answer: Answer, kind: type[ServiceError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
@@ -341,7 +349,7 @@ async def test_another_answer_is_an_error_that_says_what_came(
         (whole(" a", header="X-Prompt-Tokens: four"), EngineFailed, "not its own"),
     ],
 )
-async def test_another_answer_than_a_whole_text_is_an_error_that_says_what_came(
+async def test_any_other_answer_than_a_whole_text_is_an_error_that_quotes_it(
     engine: Tgi, answer: Answer, kind: type[ServiceError], message: str
 ) -> None:
     with pytest.raises(ServiceError, match=message) as caught:
@@ -370,11 +378,11 @@ async def test_errors_have_the_facts_that_callers_need(engine: Tgi) -> None:
     assert too_long.value.metadata == {"context_length": "128"}
 
 
-async def test_closing_it_ends_the_request(engine: Tgi) -> None:
+async def test_closing_a_text_ends_its_request(engine: Tgi) -> None:
     async with serving(stream(token(" a"), end="hold")) as server:
         async with aclosing(engine.generate(server.url, spec(), PROMPT)) as chunks:
             await anext(chunks)
-        await server.left.wait()
+        await server.until_left()
 
 
 @pytest.mark.parametrize(
@@ -386,7 +394,7 @@ async def test_closing_it_ends_the_request(engine: Tgi) -> None:
         pytest.param(
             Prompt("x", temperature=0, top_p=0.5, top_k=3, seed=1),
             {"do_sample": False},
-            id="temperature 0 is greedy, and nothing else is said",
+            id="temperature 0 is greedy, and nothing else is sent",
         ),
         pytest.param(
             Prompt("x", temperature=1.5, top_p=1.0),
@@ -427,14 +435,16 @@ async def test_the_request_has_only_what_tgi_accepts(
 
 
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (503, False)])
-async def test_it_is_ready_when_its_health_is_200(engine: Tgi, status: int, ready: bool) -> None:
+async def test_the_engine_is_ready_when_its_health_is_200(
+    engine: Tgi, status: int, ready: bool
+) -> None:
     async with serving(plain(status)) as server:
         assert await engine.ready(server.url) is ready
 
     assert server.requests == [("/health", None)]
 
 
-def test_the_launch_is_what_the_entry_says(engine: Tgi) -> None:
+def test_the_launch_follows_the_entry(engine: Tgi) -> None:
     plain_launch = engine.launch(spec())
     own = engine.launch(
         spec(image="mine", gpus="all", env={"MODEL_ID": "/data/x", "NUM_SHARD": "1"})
@@ -460,7 +470,7 @@ def test_the_launch_is_what_the_entry_says(engine: Tgi) -> None:
         ({"env": {"NUM_SHARD": "few"}}, GpuNeed()),
     ],
 )
-def test_the_launch_says_what_it_needs_of_gpus(
+def test_the_launch_has_the_need_for_gpus(
     engine: Tgi, entry: dict[str, Any], need: GpuNeed
 ) -> None:
     launch = engine.launch(spec(**entry))

@@ -1,4 +1,4 @@
-"""What TGI's log says, in the shapes in which version 3.3.7 writes it."""
+"""Progress and causes in TGI's log, in the shapes of version 3.3.7."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shape = Callable[[str, str], str]
 
 
 def launcher_json(message: str, level: str = "INFO") -> str:
-    """The launcher, and the Python shards whose lines it passes on."""
+    """Make a line of the launcher, which passes on those of the Python shards."""
     record = {"timestamp": TIME, "level": level, "fields": {"message": message}}
     span = {"rank": 0, "name": "shard-manager"}
     target = {"target": "text_generation_launcher", "span": span, "spans": [span]}
@@ -24,7 +24,7 @@ def launcher_json(message: str, level: str = "INFO") -> str:
 
 
 def router_json(message: str, level: str = "INFO") -> str:
-    """The router: flattened."""
+    """Make a line of the router, which is flattened."""
     record = {"timestamp": TIME, "level": level, "message": message}
     place = {"filename": "router/src/server.rs", "line_number": 1741}
     return json.dumps(record | {"target": "text_generation_router::server"} | place)
@@ -35,7 +35,7 @@ def launcher_text(message: str, level: str = "INFO") -> str:
 
 
 def span_text(message: str, level: str = "INFO") -> str:
-    """The launcher within a span, whose fields follow the message."""
+    """Make a line of the launcher within a span, whose fields follow the message."""
     return (
         f"{_head(level)} \x1b[1mshard-manager\x1b[0m: \x1b[2mtext_generation_launcher\x1b[0m"
         f"\x1b[2m:\x1b[0m {message} \x1b[2m\x1b[3mrank\x1b[0m\x1b[2m=\x1b[0m0\x1b[0m"
@@ -43,7 +43,7 @@ def span_text(message: str, level: str = "INFO") -> str:
 
 
 def router_text(message: str, level: str = "INFO") -> str:
-    """The router names its file, and the line in it, before the message."""
+    """Make a line of the router, with its source and line number before the message."""
     return (
         f"{_head(level)} \x1b[2mtext_generation_router_v3\x1b[0m\x1b[2m:\x1b[0m "
         f"\x1b[2mbackends/v3/src/lib.rs\x1b[0m\x1b[2m:\x1b[0m\x1b[2m125:\x1b[0m {message}"
@@ -51,7 +51,7 @@ def router_text(message: str, level: str = "INFO") -> str:
 
 
 def plain_text(message: str, level: str = "INFO") -> str:
-    """The launcher with NO_COLOR."""
+    """Make a line of the launcher with NO_COLOR."""
     return f"{TIME} {level.rjust(5)} download: text_generation_launcher: {message}"
 
 
@@ -105,8 +105,8 @@ LINES: dict[str, Phase | None] = {
 def test_a_line_names_its_phase_in_every_shape(shape: Shape) -> None:
     lines = {line: tgi_log.progress(shape(line, "INFO")) for line in LINES}
 
-    assert {line: said.phase if said else None for line, said in lines.items()} == LINES
-    assert all(said is None or said.message.startswith(line) for line, said in lines.items())
+    assert {line: step.phase if step else None for line, step in lines.items()} == LINES
+    assert all(step is None or step.message.startswith(line) for line, step in lines.items())
 
 
 def test_the_phases_of_a_start_never_go_back() -> None:
@@ -148,7 +148,7 @@ def test_a_line_counts_the_files(
         f"{TIME}  INFO",
     ],
 )
-def test_a_line_that_is_none_of_tgis_says_nothing(line: str) -> None:
+def test_a_line_of_another_shape_is_no_progress(line: str) -> None:
     assert tgi_log.progress(line) is None
 
 
@@ -159,9 +159,9 @@ TRACE = (
 SHUTDOWN = launcher_json("Shutting down shards")
 
 
-def crash(*said: str, error: str) -> list[str]:
-    """The end of the log of a launcher that gives up."""
-    return [launcher_json("Using prefix caching = True"), *said, SHUTDOWN, f"Error: {error}"]
+def crash(*lines: str, error: str) -> list[str]:
+    """Make the end of the log of a launcher that gives up."""
+    return [launcher_json("Using prefix caching = True"), *lines, SHUTDOWN, f"Error: {error}"]
 
 
 @pytest.mark.parametrize(
@@ -270,11 +270,11 @@ def crash(*said: str, error: str) -> list[str]:
             id="as text with colours",
         ),
         pytest.param(
-            ["exec format error", "  "], "exec format error", id="not TGI at all: its last words"
+            ["exec format error", "  "], "exec format error", id="not TGI at all: the last line"
         ),
         pytest.param(["Error: DownloadError", SHUTDOWN], "", id="nothing but the epilogue"),
         pytest.param([], "", id="no line"),
     ],
 )
-def test_a_log_tells_the_cause_of_a_death(log: list[str], cause: str) -> None:
+def test_the_cause_of_a_crash_is_in_its_log(log: list[str], cause: str) -> None:
     assert tgi_log.cause(log) == cause
