@@ -68,7 +68,7 @@ class RunningEngine:
     async def run(self, launch: Launch, gpus: GpuShare | None = None) -> AsyncGenerator[Instance]:
         yield Running(self.container_name(launch), self._port)
 
-    def lingers(self, launch: Launch) -> bool:
+    def removal_pending(self, launch: Launch) -> bool:
         return False
 
     async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:

@@ -82,7 +82,7 @@ class FakeRuntime:
         self.changed = asyncio.Event()
         self.refusal: Exception | None = None
         self.stop_refusal: Exception | None = None
-        self.lingering: set[str] = set()
+        self.unremoved: set[str] = set()
 
     def container_name(self, launch: Launch) -> str:
         return f"tgi-{launch.model_id}"
@@ -106,7 +106,7 @@ class FakeRuntime:
         if refusal is not None:
             raise refusal
         name = self.container_name(launch)
-        self.lingering.discard(launch.model_id)
+        self.unremoved.discard(launch.model_id)
         if name in self.running:
             raise LaunchError(f"the name {name} is taken")
         taken = {running.port for running in self.running.values()}
@@ -125,7 +125,7 @@ class FakeRuntime:
             finally:
                 refusal, self.stop_refusal = self.stop_refusal, None
                 if refusal is not None:
-                    self.lingering.add(launch.model_id)
+                    self.unremoved.add(launch.model_id)
                     raise refusal
                 del self.running[name]
                 instance.log.close()
@@ -133,14 +133,14 @@ class FakeRuntime:
                     instance.exit.set_result(Exit(0))
                 self._notify()
 
-    def lingers(self, launch: Launch) -> bool:
-        return launch.model_id in self.lingering
+    def removal_pending(self, launch: Launch) -> bool:
+        return launch.model_id in self.unremoved
 
     def removes_at_last(self) -> None:
         """Complete the pending removals."""
-        for model_id in self.lingering:
+        for model_id in self.unremoved:
             del self.running[f"tgi-{model_id}"]
-        self.lingering.clear()
+        self.unremoved.clear()
 
     async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
         return {}

@@ -1,0 +1,1 @@
+"""All that knows gRPC and Protobuf: methods, messages, statuses, and the server."""

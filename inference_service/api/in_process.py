@@ -1,8 +1,8 @@
-"""A channel without a wire, for who calls the service in its own process.
+"""A channel without a wire, for callers in the same process.
 
-gRPC has one for other languages ("in-process transport"), and none for Python. To a stub it is a
-channel of grpc.aio, and to the handlers a server. Messages are passed as they are, by reference:
-nobody changes one that was passed.
+gRPC has such a channel for other languages ("in-process transport"), and none for Python. To a stub
+it is a channel of grpc.aio, and to the handlers a server. Messages are passed by reference, and
+neither side changes a message that was passed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Channel:
-    """Calls the handlers of `services`, which are named in full, as in the path of a method.
+    """A channel to the handlers of `services`, by full name, as in the path of a method.
 
-    Each call is handled in a task of its own, which is cancelled when its caller goes. A handler of
-    a stream writes; it does not yield.
+    Each call has a task of its own, which is cancelled when its caller leaves. A handler of a
+    stream writes; it does not yield.
     """
 
     def __init__(self, services: Mapping[str, Handlers]) -> None:
@@ -41,14 +41,14 @@ class Channel:
             context.leave()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # What else these are given tells how to serialize.
+    # The further arguments say how to serialize, which is not needed here.
 
     def unary_unary(self, method: str, *_: object, **__: object) -> Callable[..., Call]:
-        """What calls a method that has one answer; `method` is its path, `/service/name`."""
+        """Return a caller of a method with one answer; `method` is its path, `/service/name`."""
         return partial(self._call, self._handler(method, "unary_unary"))
 
     def unary_stream(self, method: str, *_: object, **__: object) -> Callable[..., Call]:
-        """What calls a method that answers with a stream."""
+        """Return a caller of a method that answers with a stream."""
         return partial(self._call, self._handler(method, "unary_stream"))
 
     def _handler(self, method: str, kind: str) -> Callable[..., Any]:
@@ -75,10 +75,10 @@ async def _unimplemented(_: object, context: _Context) -> None:
 
 
 class Call:
-    """Gives the answer when it is awaited, or the messages of a stream when it is iterated.
+    """One call: awaited it gives the answer, iterated the messages of a stream.
 
-    Either raises AioRpcError, or CancelledError where the caller itself has cancelled the call.
-    A call that nobody holds any more is cancelled.
+    Either raises AioRpcError, or CancelledError where the caller itself has cancelled the call. A
+    call without any reference is cancelled.
     """
 
     def __init__(self, context: _Context) -> None:
@@ -109,9 +109,10 @@ class Call:
 
 
 class _Context:
-    """One call: as much of `grpc.aio.ServicerContext` as the handlers use, and the caller's side.
+    """The state of one call: what handlers use of `grpc.aio.ServicerContext`, and the caller's
+    side.
 
-    `messages` are those that the caller has not taken: one, and the one that a `write` waits with.
+    `messages` are those that the caller has not taken yet: one, and one with which a `write` waits.
     """
 
     def __init__(self, running: set[_Context], metadata: Metadata, timeout: float | None) -> None:
@@ -141,12 +142,12 @@ class _Context:
         return None if expiry is None else max(0.0, expiry.when() - self._loop.time())
 
     async def send_initial_metadata(self, _: Metadata) -> None:
-        """Nobody asks for it."""
+        """Do nothing: no caller in this process reads it."""
 
     async def write(self, message: object) -> None:
-        """Return when the message before it was taken: who reads slowly slows the engine down.
+        """Send a message, and return when the one before was taken.
 
-        A message whose `write` is cancelled is not sent.
+        So a slow reader slows the engine down. A message whose `write` is cancelled is not sent.
         """
         if self._status is not None:
             raise grpc.aio.UsageError("the call has ended")
@@ -171,7 +172,7 @@ class _Context:
         await self.abort(status.code, status.details, status.trailing_metadata or ())
 
     def handled(self, task: asyncio.Task[Any]) -> None:
-        """End the call as its handler has ended."""
+        """End the call in the way in which its handler has ended."""
         self._running.remove(self)
         self.task = None  # the traceback of what it raised leads back to this
         if task.cancelled():
@@ -184,7 +185,7 @@ class _Context:
             self._end(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}")
 
     async def arrival(self) -> None:
-        """Return when there is a message, or the call has ended well; else raise how it ended."""
+        """Return when there is a message, or the call has ended well. Raises any other end."""
         if self._status is None and not self.messages:
             self._arrived = self._arrived or self._loop.create_future()
             try:
@@ -201,7 +202,7 @@ class _Context:
             raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details)
 
     def leave(self) -> None:
-        """The caller has gone, if that still means something."""
+        """Note that the caller has left, and cancel the call if it runs."""
         if self._status is None or self.messages:
             self._left = True
             self._cut(grpc.StatusCode.CANCELLED)

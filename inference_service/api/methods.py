@@ -1,6 +1,6 @@
-"""The methods of the service as gRPC serves them: each call ends with its answer or its status.
+"""The gate that every call passes, on the wire or not: a call ends with its answer or its status.
 
-They are wrapped once, and not by an interceptor, which grpc.aio awaits anew for each call.
+Each method is wrapped once, and not by an interceptor, which grpc.aio awaits anew for each call.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Handlers = dict[str, "grpc.RpcMethodHandler[Any, Any]"]  # by the name of the me
 
 
 def handlers(add: Callable[..., None], servicer: object) -> Handlers:
-    """What the generated `add_..._to_server` would give to a server.
+    """Return the methods that the generated `add_..._to_server` would add to a server.
 
-    A server that is given it enters it twice, once in its table of registered methods; grpc.aio
-    waits for the next call of each of those, so that every call would pay for all of them.
+    A server enters such methods twice, once in its table of registered methods. grpc.aio waits for
+    the next call of each of those, so that every call would pay for all of them.
     """
     collector = _Collector()
     add(servicer, collector)
@@ -34,20 +34,20 @@ def handlers(add: Callable[..., None], servicer: object) -> Handlers:
 
 
 class _Collector:
-    """As much of a server as the generated code needs."""
+    """The part of a server that the generated code needs."""
 
     def __init__(self) -> None:
         self.handlers: Handlers = {}
 
     def add_generic_rpc_handlers(self, _: object) -> None:
-        """They come by the other method, too."""
+        """Ignore them: the other method adds the same."""
 
     def add_registered_method_handlers(self, _: str, handlers: Handlers) -> None:
         self.handlers |= handlers
 
 
 def guarded(unguarded: Handlers) -> Handlers:
-    """The same, but that each ends a call that raises with the status of what it raised."""
+    """Return the same methods, which end a call that raises with the status of its error."""
     return {method: _guarded(handler) for method, handler in unguarded.items()}
 
 
@@ -65,7 +65,7 @@ def _guarded(handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
 
 
 def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Bytes that are no message become an error that the wrapped handler raises."""
+    """Return a parser that makes an error of bytes that are no message, for `_ending` to raise."""
 
     def parse(data: bytes) -> Any:
         try:
@@ -77,10 +77,11 @@ def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def _opened(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Send the headers of a stream before it is handled.
+    """Return a handler that sends the headers of a stream first.
 
-    gRPC else sends them with the first message, and never ends a call in which a time limit or a
-    stop has cut off that write: its status would send them again, and the caller waits for ever.
+    Otherwise gRPC sends the headers with the first message. When a time limit or a stop cuts off
+    that write, the status would send the headers again: gRPC refuses, and the caller waits for
+    ever.
     """
 
     async def opened(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -98,7 +99,7 @@ def _ending(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
             return await handle(request, context)
         except Exception as error:
             if isinstance(error, grpc.aio.InternalError):
-                # Where the caller has gone while a message was on its way, gRPC cancels this now.
+                # The caller has left while a message was on its way: gRPC cancels this task now.
                 await asyncio.sleep(1)
             await _abort(context, error)
 

@@ -1,4 +1,4 @@
-"""Errors of the service become gRPC statuses here, by the one table in errors.proto."""
+"""From the errors of the service to gRPC statuses, by the one table in errors.proto."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from inference_service.v1 import errors_pb2
 
 DOMAIN = "inference-service"
 
-# gRPC sends a status in trailers, which together may have 8 KiB; each text stands in two of them,
-# once in base64.
+# gRPC sends a status in trailers, which together may have 8 KiB. Each text is in two of them, once
+# in base64.
 _LONGEST_MESSAGE = 500
 _LONGEST_LOG = 1500
 
 
 def rule(reason: str) -> errors_pb2.ErrorRule:
-    """How a reason is shown on the wire."""
+    """Return the rule of a reason: its codes, and its advice."""
     value = errors_pb2.ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{reason}"]
     found: errors_pb2.ErrorRule = value.GetOptions().Extensions[errors_pb2.error_rule]
     return found
 
 
 def status_of(error: ServiceError) -> status_pb2.Status:
-    """The status with its details: one ErrorInfo, and what else helps."""
+    """Return the status with its details: one ErrorInfo, and what else helps."""
     shown = rule(error.reason)
     sent = int(error.metadata.get("sent_token_count", 0))
     code = shown.code_after_first_token if sent and shown.code_after_first_token else shown.code
@@ -53,14 +53,14 @@ def status_of(error: ServiceError) -> status_pb2.Status:
 
 
 def _shortened(text: str, size: int) -> str:
-    """The text, or so much of it that it has at most `size` bytes."""
+    """Return the text, cut to at most `size` bytes."""
     if len(data := text.encode()) <= size:
         return text
     return data[: size - 3].decode(errors="ignore") + "..."
 
 
 def _last(log: tuple[str, ...]) -> list[str]:
-    """The last lines that fit, oldest first; the very last one in any case."""
+    """Return the last lines that fit, oldest first; the very last one in any case."""
     lines: list[str] = []
     room = _LONGEST_LOG
     for line in reversed(log):

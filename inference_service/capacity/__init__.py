@@ -1,0 +1,1 @@
+"""Memory and GPUs: what models claim, and which of them make room."""

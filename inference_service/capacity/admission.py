@@ -45,7 +45,7 @@ class Tenant(Protocol):
         """The end of the last use."""
 
     @property
-    def lingers(self) -> bool:
+    def removal_pending(self) -> bool:
         """Whether the run is over, but its instance is not removed yet and may use its memory."""
 
     async def evict(self) -> bool:
@@ -101,7 +101,7 @@ class Admission:
         self._limits = {gpu.id: gpu.limit_bytes for gpu in gpus}
         self._capacity = {MEMORY: capacity_bytes} | self._limits
         self._claims: dict[str, Claim] = {}
-        self._lingering: dict[str, Claim] = {}
+        self._unremoved: dict[str, Claim] = {}
         self._kept: dict[str, tuple[str, ...]] = {}  # see `keep`
         self._queue: deque[Claim] = deque()
         self._changed = asyncio.Event()
@@ -178,16 +178,16 @@ class Admission:
 
     def _held(self) -> list[Claim]:
         """Return the claims of all that run, and of those that could not be removed yet."""
-        self._lingering = {id: c for id, c in self._lingering.items() if c.tenant.lingers}
-        return [*(self._lingering | self._claims).values()]
+        self._unremoved = {id: c for id, c in self._unremoved.items() if c.tenant.removal_pending}
+        return [*(self._unremoved | self._claims).values()]
 
     def _leave(self, claim: Claim) -> None:
         if claim in self._queue:
             self._queue.remove(claim)
             return
         del self._claims[claim.model_id]
-        if claim.tenant.lingers:
-            self._lingering[claim.model_id] = claim
+        if claim.tenant.removal_pending:
+            self._unremoved[claim.model_id] = claim
         else:
             self._inherit(claim)
 
@@ -212,7 +212,7 @@ class Admission:
         # there.
         starting = {id for claim in self._claims.values() if claim.settling for id in claim.gpu_ids}
         for claim in self._held():
-            if claim.model_id == newcomer:  # what lingers of it goes before it starts
+            if claim.model_id == newcomer:  # what is left of it is removed before it starts
                 continue
             tenant = claim.tenant
             evictable = tenant.evictable and starting.isdisjoint(claim.gpu_ids)
@@ -236,7 +236,7 @@ class Admission:
 
     async def _change(self) -> None:
         # A second at most: a run becomes evictable by the mere passing of its minimum time, too,
-        # and what lingers is removed without notice.
+        # and a pending removal ends without notice.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await self._changed.wait()

@@ -157,7 +157,7 @@ class Runtime(Protocol):
         Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
         """
 
-    def lingers(self, launch: Launch) -> bool:
+    def removal_pending(self, launch: Launch) -> bool:
         """Return whether the removal of this launch's engine is pending.
 
         A removal is pending when leaving `run` has failed to remove the engine, which may still use

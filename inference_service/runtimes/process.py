@@ -86,7 +86,7 @@ class ProcessRuntime:
             finally:
                 await instance.stop(grace)
 
-    def lingers(self, launch: Launch) -> bool:
+    def removal_pending(self, launch: Launch) -> bool:
         """Return False: a process cannot refuse SIGKILL."""
         return False
 

@@ -1,0 +1,1 @@
+"""Models for their callers, and the runs of engines that serve them."""

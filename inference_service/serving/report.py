@@ -71,7 +71,7 @@ class Report:
 
     def ready(self, instance: Instance, *, learns: bool) -> None:
         """Enter READY, and learn from the start if it was a whole one."""
-        self._forecast.saw(None, _now())
+        self._forecast.note(None, _now())
         if learns:
             self._start_times.record(self._start_key, self._forecast.phases)
         self._enter(State.READY, container=instance.name, port=instance.port)
@@ -122,7 +122,7 @@ class Report:
 
     def _show(self, status: Status) -> None:
         if status.state is State.STARTING:
-            self._forecast.saw(status.progress, _now())
+            self._forecast.note(status.progress, _now())
             status = self._forecasted(status)
         self.status = status
         self._change.set()

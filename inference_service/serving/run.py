@@ -144,8 +144,8 @@ class Run:
         return self.leases.used_at
 
     @property
-    def lingers(self) -> bool:
-        return self.entry.runtime.lingers(self.entry.launch)
+    def removal_pending(self) -> bool:
+        return self.entry.runtime.removal_pending(self.entry.launch)
 
     async def evict(self) -> bool:
         if not self.evictable:

@@ -1,7 +1,7 @@
-"""What starts take on this machine, learnt from past ones, and what is left of one that runs.
+"""The times of past starts on this machine, and the forecast of a start from them.
 
-Only the time is learnt that a start takes again: what a phase has fetched (bytes, files) is in the
-cache the next time. How long fetching takes is told by its own rate.
+Only time that a start takes again is learnt: what a phase has fetched (bytes, files) is in the
+cache the next time. The time of fetching is forecast by its own rate.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _KEPT = 5
 
 
 class StartTimes:
-    """The last five starts of each model. `path` keeps them over a restart; None does not."""
+    """The times of the last five starts of each model; `path` keeps them over a restart."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._past = {} if path is None else _read(path)
 
     def past(self, key: str) -> Past:
-        """What the last starts took; empty when there were none."""
+        """Return the times of the last starts; empty when there were none."""
         return self._past.get(key, {})
 
     def record(self, key: str, phases: Mapping[Phase, float]) -> None:
-        """Learn from a start that has come to its end. Never raises."""
+        """Learn from a start that has reached READY. Never raises."""
         past = self._past.setdefault(key, {})
         for phase, seconds in phases.items():
             past[phase] = [*past.get(phase, ()), round(seconds, 3)][-_KEPT:]
@@ -55,9 +55,9 @@ class StartTimes:
 
 
 class Forecast:
-    """How far one start has come, and what is left of it; times are on any one clock.
+    """The forecast of one start; times are in seconds, on any one clock.
 
-    Nothing is known of a model that has never been started, nor while one waits for memory.
+    Nothing is known of a model that has never been started, nor while a model waits for memory.
     """
 
     def __init__(self, past: Past, now: float) -> None:
@@ -70,16 +70,16 @@ class Forecast:
 
     @property
     def usual(self) -> float | None:
-        """The seconds of a whole start that finds all it needs here."""
+        """The seconds of a whole start that has nothing to fetch; None when nothing is known."""
         return sum(map(statistics.median, self._past.values())) if self._past else None
 
     @property
     def phases(self) -> dict[Phase, float]:
-        """What those phases took that are over and that the next start has too."""
+        """The seconds of the phases that are over, and that the next start has too."""
         return {phase: s for phase, s in self._took.items() if phase not in self._fetched}
 
-    def saw(self, progress: Progress | None, now: float) -> None:
-        """Note what the start does; None is its end."""
+    def note(self, progress: Progress | None, now: float) -> None:
+        """Note the progress of the start; None is its end."""
         last = self._progress
         if last is not None and last.unit:
             self._fetched.add(last.phase)
@@ -92,15 +92,15 @@ class Forecast:
         self._progress = progress
 
     def remaining(self, now: float) -> float | None:
-        """Seconds until the model is ready, as in past starts; None when that is not known."""
+        """Return the seconds until the model is ready, in the median; None when not known."""
         return None if self._waits else self._left(now, statistics.median)
 
     def at_best(self, now: float) -> float | None:
-        """The same, as in the fastest of past starts; waiting for memory counts as nothing."""
+        """Return the same for the fastest of past starts; waiting for memory counts as 0."""
         return self._left(now, min)
 
     def fraction(self, now: float) -> float | None:
-        """The share of the whole start that is done, 0 to 1; it never falls."""
+        """Return the share of the whole start that is done, 0 to 1; it never falls."""
         remaining = self.remaining(now)
         if remaining is None:
             return None

@@ -145,7 +145,7 @@ class Site(FakeRuntime):
 
     @property
     def left_behind(self) -> bool:
-        return bool(self.lingering)
+        return bool(self.unremoved)
 
     @property
     def there(self) -> FakeInstance | None:

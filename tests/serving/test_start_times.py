@@ -16,8 +16,8 @@ def started(times: StartTimes, *steps: tuple[float, Progress]) -> None:
     """Learn from a start; each step is the time at which something was told, and what."""
     forecast = Forecast(times.past("m"), 0.0)
     for now, progress in steps:
-        forecast.saw(progress, now)
-    forecast.saw(None, 20.0)
+        forecast.note(progress, now)
+    forecast.note(None, 20.0)
     times.record("m", forecast.phases)
 
 
@@ -76,7 +76,7 @@ def test_a_place_that_cannot_be_written_to_costs_nothing_else(
 
 def test_nothing_is_foretold_of_a_first_start() -> None:
     forecast = Forecast({}, 0.0)
-    forecast.saw(Progress(Phase.LOADING_WEIGHTS, fraction=0.5), 1.0)
+    forecast.note(Progress(Phase.LOADING_WEIGHTS, fraction=0.5), 1.0)
 
     assert forecast.usual is None
     assert forecast.remaining(2.0) is None
@@ -88,9 +88,9 @@ def test_what_is_left_is_judged_by_the_median_and_at_best_by_the_fastest() -> No
     forecast = Forecast(PAST, 0.0)
     assert (forecast.usual, forecast.remaining(0.0), forecast.at_best(0.0)) == (10.0, 10.0, 9.0)
 
-    forecast.saw(Progress(Phase.CREATING_CONTAINER), 0.0)
+    forecast.note(Progress(Phase.CREATING_CONTAINER), 0.0)
     assert forecast.remaining(0.5) == 9.5
-    forecast.saw(Progress(Phase.LOADING_WEIGHTS), 1.0)
+    forecast.note(Progress(Phase.LOADING_WEIGHTS), 1.0)
     assert (forecast.remaining(4.0), forecast.at_best(4.0)) == (6.0, 5.0)
     assert forecast.fraction(4.0) == 0.4
     assert forecast.remaining(60.0) == 0.0  # it takes longer than ever
@@ -99,7 +99,7 @@ def test_what_is_left_is_judged_by_the_median_and_at_best_by_the_fastest() -> No
 
 def test_while_something_is_fetched_its_rate_counts() -> None:
     forecast = Forecast(PAST, 0.0)
-    forecast.saw(Progress(Phase.PULLING_IMAGE, 25, 100, "bytes", 0.25), 0.0)
+    forecast.note(Progress(Phase.PULLING_IMAGE, 25, 100, "bytes", 0.25), 0.0)
 
     assert forecast.remaining(10.0) == 30.0 + 10.0
     assert forecast.fraction(10.0) == 0.2
@@ -107,20 +107,20 @@ def test_while_something_is_fetched_its_rate_counts() -> None:
 
 def test_waiting_for_memory_is_not_foretold_and_counts_for_nothing() -> None:
     forecast = Forecast(PAST, 0.0)
-    forecast.saw(Progress(Phase.WAITING, message="waits"), 0.0)
+    forecast.note(Progress(Phase.WAITING, message="waits"), 0.0)
     assert forecast.remaining(50.0) is None
     assert forecast.at_best(50.0) == 9.0
 
-    forecast.saw(Progress(Phase.CREATING_CONTAINER), 100.0)
+    forecast.note(Progress(Phase.CREATING_CONTAINER), 100.0)
     assert forecast.fraction(101.0) == pytest.approx(0.1)
 
 
 def test_the_fraction_never_falls_though_what_is_left_may_grow() -> None:
     forecast = Forecast(PAST, 0.0)
-    forecast.saw(Progress(Phase.PULLING_IMAGE, 90, 100, "bytes", 0.9), 0.0)
+    forecast.note(Progress(Phase.PULLING_IMAGE, 90, 100, "bytes", 0.9), 0.0)
     high = forecast.fraction(90.0)
     assert high == pytest.approx(90 / 110)
 
-    forecast.saw(Progress(Phase.PULLING_IMAGE, 90, 1000, "bytes", 0.09), 91.0)
+    forecast.note(Progress(Phase.PULLING_IMAGE, 90, 1000, "bytes", 0.09), 91.0)
     assert (forecast.remaining(91.0) or 0) > 900
     assert forecast.fraction(91.0) == high

@@ -1,0 +1,1 @@
+"""The engine `tgi`: text-generation-inference of Hugging Face."""

@@ -107,7 +107,7 @@ class DockerRuntime:
                 if failed or not self._leaving:
                     await self._remove_or_retry(launch, failed)
 
-    def lingers(self, launch: Launch) -> bool:
+    def removal_pending(self, launch: Launch) -> bool:
         return launch.model_id in self._pending
 
     async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:

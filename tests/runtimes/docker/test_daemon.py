@@ -112,13 +112,13 @@ async def not_removed(bed: DockerBed, daemon: Daemon) -> AsyncGenerator[Instance
             await bed.serves(instance)
             waiting = asyncio.create_task(instance.wait())
             await asyncio.to_thread(daemon.stop)
-    assert bed.runtime.lingers(launch)
+    assert bed.runtime.removal_pending(launch)
 
     await asyncio.to_thread(daemon.start)
     yield instance
     async with within(PROMPTLY, "the end of the engine was not reported"):
         assert isinstance(await waiting, Exit)
-    assert not bed.runtime.lingers(launch)
+    assert not bed.runtime.removal_pending(launch)
     assert bed.left(launch) == []
 
 
@@ -127,7 +127,9 @@ async def test_the_daemon_is_away_at_the_stop_and_removes_when_it_is_back(
 ) -> None:
     bed = open_bed(url=daemon.url, removal_interval=0.05)
     async with not_removed(bed, daemon):
-        await until(lambda: not bed.runtime.lingers(bed.launch()), "the container was not removed")
+        await until(
+            lambda: not bed.runtime.removal_pending(bed.launch()), "the container was not removed"
+        )
 
 
 async def test_an_engine_that_could_not_be_removed_can_be_adopted(
