@@ -28,7 +28,7 @@ Log = Iterable[str]  # the last lines of an engine's log, oldest first
 
 
 class ServiceError(Exception):
-    """An error that a caller is meant to see; as it is, a fault of this service.
+    """An error that callers see; the class itself is a fault of this service.
 
     The message is one sentence that a person can act on, and `metadata` holds its changing parts.
     `retry_after` is in seconds; `field` is the request field at fault.
@@ -54,7 +54,7 @@ class ServiceError(Exception):
 
 
 class ModelNotFound(ServiceError):
-    """A model that the catalog does not have; `nearest` is the id that is most alike, if any is."""
+    """A model that the catalog does not have; `nearest` is the most similar id."""
 
     reason = "MODEL_NOT_FOUND"
 
@@ -100,7 +100,7 @@ class InvalidRequest(InvalidParameter):
 
 
 class PromptTooLong(ServiceError):
-    """A prompt that alone fills the model's context, with what the engine says of it."""
+    """A prompt that alone fills the context; `detail` is the engine's own figure."""
 
     reason = "PROMPT_TOO_LONG"
 
@@ -212,7 +212,7 @@ class InsufficientMemory(ServiceError):
 
 
 class InsufficientGpus(InsufficientMemory):
-    """A model for which no GPU, or no number of GPUs that its engine can use, is enough.
+    """A model for which no GPU, or no usable number of GPUs, is enough.
 
     `need` is in bytes, or None where the catalog does not say; `limits` are those of each GPU.
     """
@@ -233,7 +233,7 @@ class InsufficientGpus(InsufficientMemory):
 
 
 class ModelStopped(ServiceError):
-    """A model that somebody stopped while the caller waited for it or used it."""
+    """A model that was stopped while the caller waited for or used the model."""
 
     reason = "MODEL_STOPPED"
 
@@ -263,7 +263,7 @@ class QueueFull(ServiceError):
 
 
 class DeadlineTooShort(ServiceError):
-    """A deadline that passes before the model is ready for the request; times are in seconds."""
+    """A deadline before the model is ready for the request; times are in seconds."""
 
     reason = "DEADLINE_TOO_SHORT"
 
@@ -342,7 +342,7 @@ class StopFailed(ServiceError):
 
 
 class LaunchError(Exception):
-    """Why a runtime could not run an engine; a run makes a StartFailed of it."""
+    """The reason for which a runtime could not run an engine; callers see StartFailed."""
 
 
 def _because(cause: str) -> str:

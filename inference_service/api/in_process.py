@@ -24,7 +24,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Channel:
-    """A channel to the handlers of `services`, by full name, as in the path of a method.
+    """A channel to the handlers of `services`, which are by full name.
 
     Each call has a task of its own, which is cancelled when its caller leaves. A handler of a
     stream writes; it does not yield.

@@ -47,7 +47,7 @@ class _Collector:
 
 
 def guarded(unguarded: Handlers) -> Handlers:
-    """Return the same methods, which end a call that raises with the status of its error."""
+    """Return the same methods, which end a failed call with its status."""
     return {method: _guarded(handler) for method, handler in unguarded.items()}
 
 
@@ -65,7 +65,7 @@ def _guarded(handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
 
 
 def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Return a parser that makes an error of bytes that are no message, for `_ending` to raise."""
+    """Return a parser that makes an error of unreadable bytes, for `_ending` to raise."""
 
     def parse(data: bytes) -> Any:
         try:

@@ -28,7 +28,7 @@ _LONGEST_SHOWN = 1e10  # seconds from now: some centuries, and Timestamp ends wi
 
 
 def model(view: View) -> pb.Model:
-    """Return the model as it was when it was looked at."""
+    """Return the message of a view."""
     status = view.status
     message = pb.Model(
         id=view.id,
@@ -70,7 +70,7 @@ def status(status: Status, queue_position: int, now: float) -> pb.GenerateStream
 
 
 def plan(quote: Quote, usual_start: float | None) -> pb.StartPlan:
-    """Return what a start would claim, and its usual seconds."""
+    """Return the plan of a start, with its usual seconds."""
     gpus = [
         pb.GpuPlan(
             gpu_id=id,
@@ -106,7 +106,7 @@ def change(change: Change[Shown | None]) -> pb.WatchModelsResponse:
 
 
 def reload(reload: Reload) -> pb.ReloadCatalogResponse:
-    """Return what another catalog has changed."""
+    """Return the changes of another catalog."""
     return pb.ReloadCatalogResponse(
         added_model_ids=reload.added,
         changed_model_ids=reload.changed,

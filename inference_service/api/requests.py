@@ -1,4 +1,4 @@
-"""From the messages of the proto to the objects of the service, checked on the way."""
+"""From the messages of the proto to checked objects of the service."""
 
 from __future__ import annotations
 

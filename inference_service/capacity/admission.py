@@ -1,4 +1,4 @@
-"""Admission of runs by the memory that they need, in the order of arrival, with eviction."""
+"""Admission of runs to memory and GPUs, in the order of arrival, with eviction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tenant(Protocol):
 
     @property
     def settled(self) -> bool:
-        """Whether the start is over, so that the run takes no more GPU memory than it has."""
+        """Whether the start is over, and with it the growth of GPU memory."""
 
     @property
     def evictable(self) -> bool:
@@ -46,7 +46,7 @@ class Tenant(Protocol):
 
     @property
     def removal_pending(self) -> bool:
-        """Whether the run is over, but its instance is not removed yet and may use its memory."""
+        """Whether the run is over, but its instance may still use memory."""
 
     async def evict(self) -> bool:
         """Stop the run if it is still evictable; return when it is gone, or False."""
@@ -69,7 +69,7 @@ class Claim:
 
     @property
     def gpus(self) -> GpuShare | None:
-        """The GPUs of a granted claim; None where it gets none that are counted."""
+        """The GPUs of a granted claim; None without any that are counted."""
         return self._admission.share(self)
 
     @property
@@ -84,7 +84,7 @@ class Claim:
 
     @property
     def gpu_ids(self) -> tuple[str, ...]:
-        """The GPUs of which it holds memory."""
+        """The GPUs of which the claim holds memory."""
         return tuple(id for id in self.amounts if id != MEMORY)
 
 
@@ -107,20 +107,20 @@ class Admission:
         self._changed = asyncio.Event()
 
     def free(self, name: str) -> int:
-        """Return the bytes that no model has claimed of MEMORY, or of the GPU of this id."""
+        """Return the unclaimed bytes of MEMORY, or of the GPU of this id."""
         return self._capacity[name] - sum(c.amounts.get(name, 0) for c in self._held())
 
     def gpu_amounts(self, model_id: str) -> Amounts:
-        """Return what a model holds of each GPU; nothing where it does not run."""
+        """Return the bytes that a model holds of each GPU."""
         claim = self._claims.get(model_id)
         return {id: claim.amounts[id] for id in claim.gpu_ids} if claim else {}
 
     def keep(self, model_id: str, gpu_ids: tuple[str, ...]) -> None:
-        """Give these GPUs to the next start of a model, whose engine runs on them already."""
+        """Give a model the GPUs on which its engine runs already, at its next start."""
         self._kept[model_id] = gpu_ids
 
     def plan(self, demand: Demand) -> Plan:
-        """Return what the model would hold, and whom that evicts or makes it wait for.
+        """Return the amounts that a model would hold, and the evictions before that.
 
         Raises InsufficientMemory when the model can never fit.
         """
@@ -136,7 +136,7 @@ class Admission:
 
     @contextmanager
     def claim(self, tenant: Tenant) -> Iterator[Claim]:
-        """Queue a claim; leaving takes it out of the queue, or gives back what it holds.
+        """Queue a claim; leaving the block removes the claim, or gives back its memory.
 
         Raises InsufficientMemory when it can never be granted.
         """
@@ -167,7 +167,7 @@ class Admission:
         claim.inside = True
 
     def share(self, claim: Claim) -> GpuShare | None:
-        """Return the GPUs of a claim, with the mark up to which its engine may fill them."""
+        """Return the GPUs of a claim, with the mark for its engine."""
         before = [claim, *self._before(claim)]
         marks = [
             sum(c.amounts.get(gpu.id, 0) for c in before) / gpu.memory_bytes
@@ -177,7 +177,7 @@ class Admission:
         return GpuShare(claim.gpu_ids, min(marks)) if marks else None
 
     def _held(self) -> list[Claim]:
-        """Return the claims of all that run, and of those that could not be removed yet."""
+        """Return the claims of all runs, with those whose removal is pending."""
         self._unremoved = {id: c for id, c in self._unremoved.items() if c.tenant.removal_pending}
         return [*(self._unremoved | self._claims).values()]
 
@@ -219,7 +219,7 @@ class Admission:
             yield Resident(claim.model_id, claim.amounts, evictable, tenant.used_at, claim.settling)
 
     async def _make_room(self, claim: Claim) -> bool:
-        """Evict for the first claim in the queue, and grant it its memory when there is room."""
+        """Evict for the first claim in the queue, and grant the memory of that."""
         self._changed.clear()
         while self._queue[0] is claim:
             plan = self.plan(claim.tenant.demand)

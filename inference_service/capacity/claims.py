@@ -28,9 +28,9 @@ class GpuNeed:
 
 @dataclass(frozen=True, slots=True)
 class GpuShare:
-    """The GPUs that one start gets, in order, and the part of each up to which it may fill them.
+    """The GPUs of one start, in order, and the mark up to which to fill.
 
-    The part includes what others hold there already: it is a mark on the GPU, not an amount.
+    The mark is a part of the GPU, and includes what other models hold there already.
     """
 
     ids: tuple[str, ...]
@@ -39,7 +39,7 @@ class GpuShare:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The memory that a model needs at most, and its GPUs; None where it gets none."""
+    """The memory that a model needs at most, and its need of GPUs."""
 
     model_id: str
     memory_bytes: int
@@ -62,7 +62,7 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The amounts that a model would hold, and the models to evict first, if that is enough."""
+    """The amounts that a model would hold, and the models to evict first."""
 
     amounts: Amounts
     evicted: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class Quote:
 
 
 def gpu_options(need: GpuNeed, limits: Amounts) -> list[Amounts]:
-    """Return each way to meet a need with GPUs of these limits; none when there is no way.
+    """Return each way to meet a need with GPUs of these limits.
 
     On one GPU a model holds its need. Several GPUs it has to itself: its engine fills all alike, so
     no figure says how much others may hold of each. Smaller GPUs come first, and larger ones where

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class BackOff:
-    """A wait after each failure, twice as long as the last, up to a limit; times are in seconds."""
+    """A wait after each failure, doubled up to a limit; times are in seconds."""
 
     def __init__(
         self, first: float, longest: float, forgiven_after: float, clock: Callable[[], float]

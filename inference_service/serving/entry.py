@@ -1,4 +1,4 @@
-"""An entry of the catalog, with the runtime and the engine that were chosen for it."""
+"""An entry of the catalog, with its runtime and its engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from inference_service.runtimes.base import Launch, Runtime
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model of the catalog, and how it runs.
+    """A model of the catalog, with its runtime, engine and launch.
 
     Two entries are equal when the same engine would run in the same way: what the engine does not
     know of, such as the idle timeout, changes without a restart.
@@ -26,7 +26,7 @@ class Entry:
 
     @classmethod
     def of(cls, spec: ModelSpec, runtime: Runtime, engine: Engine) -> Entry:
-        """Return the entry with the launch that the engine makes of it."""
+        """Return the entry with the launch that the engine makes."""
         return cls(spec, runtime, engine, engine.launch(spec))
 
     @property

@@ -55,9 +55,9 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """The point at which a text goes on after its engine was lost, and why that was lost.
+    """The point at which a text goes on after the loss of its engine.
 
-    `token_count` is the number of tokens that were sent before.
+    `token_count` is the number of tokens that were sent before, `cause` the reason of the loss.
     """
 
     token_count: int

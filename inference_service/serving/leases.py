@@ -60,7 +60,7 @@ class Leases:
 
     @property
     def in_use(self) -> bool:
-        """Whether somebody has a lease, or waits for one."""
+        """Whether a caller has a lease, or waits for one."""
         return bool(self._out or self._waiters)
 
     @property
@@ -81,7 +81,7 @@ class Leases:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count as a user for the time of the block, so that the run is not idle before a lease."""
+        """Count a caller who waits for a lease, so that the run is not idle."""
         self._waiters += 1
         try:
             yield
@@ -102,7 +102,7 @@ class Leases:
         self._check_released()
 
     def use(self, idle_timeout: float | None) -> None:
-        """Note the end of a use, and the idle timeout until the next one; None is the entry's."""
+        """Note the end of a use, and the idle timeout after it (None: the entry's)."""
         self.used_at = self._clock()
         self._set_idle_timeout(self._entry.idle_timeout(self._default, idle_timeout))
 
@@ -126,7 +126,7 @@ class Leases:
         self._change.set()
 
     async def over(self) -> None:
-        """Return when the run has to end, which it has when its idle timeout ends."""
+        """Return when the run has to end, by a call of `end` or unused."""
         while not self._ended:
             self._change.clear()
             self._parked = self.in_use

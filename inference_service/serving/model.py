@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Model:
-    """A model of the catalog; `entry` is the wanted one, with which the next run begins.
+    """A model of the catalog; `entry` is that of the next run.
 
     Callers do not act on a status: they ask for a lease, a start or a stop, and get a fact.
     `changed` is called after each change of what is shown.
@@ -115,7 +115,7 @@ class Model:
         deadline: float = math.inf,
         notify: Notify | None = None,
     ) -> AsyncGenerator[Lease]:
-        """Hold the model in READY, starting it first if need be, and one slot of its engine.
+        """Hold the model in READY, after a start if needed, and one slot.
 
         `idle_timeout` (seconds) is in force after this lease until the next one; None is the
         entry's. Slots go round robin between callers. `deadline` is the moment at which the caller
@@ -191,7 +191,7 @@ class Model:
         await asyncio.shield(run.gone)
 
     async def logs(self, last: int, follow: bool) -> AsyncGenerator[str]:
-        """Yield the last lines of the engine that runs, or ran last; then new ones, if asked.
+        """Yield the last lines of the present or last engine, then new ones to follow.
 
         Raises NotRunning when the model has never been started.
         """
@@ -214,7 +214,7 @@ class Model:
         run = self._run
         self._removed = False
         self.entry = entry
-        if run is not None and run.leases.ended:  # its drain is somebody else's wish
+        if run is not None and run.leases.ended:  # its drain was asked for by another
             return run.replaced
         if run is not None and run.entry != entry:
             run.end(self._timing.drain, replaced=True)
@@ -225,7 +225,7 @@ class Model:
         return False
 
     def remove(self) -> None:
-        """Refuse callers, since the catalog does not have the model any more; drain and stop it."""
+        """Take the model out of the catalog: refuse callers, drain and stop."""
         self._removed = True
         if self._run is not None:
             self._run.end(self._timing.drain)

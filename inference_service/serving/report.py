@@ -40,7 +40,7 @@ class Report:
         return str(self.status.progress.phase if self.status.progress else Phase.WAITING)
 
     def now(self) -> Status:
-        """Return the status, with the forecast as it is now, and not at the last change."""
+        """Return the status with the forecast of this moment."""
         if self.status.state is not State.STARTING:
             return self.status
         return self._forecasted(self.status)

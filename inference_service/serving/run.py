@@ -1,4 +1,4 @@
-"""One run of a model's engine, told as one coroutine from the claim on memory to the end."""
+"""One run of an engine: one coroutine, from the claim on memory to the end."""
 
 from __future__ import annotations
 

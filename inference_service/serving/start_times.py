@@ -1,4 +1,4 @@
-"""The times of past starts on this machine, and the forecast of a start from them.
+"""The times of past starts on this machine, and forecasts by them.
 
 Only time that a start takes again is learnt: what a phase has fetched (bytes, files) is in the
 cache the next time. The time of fetching is forecast by its own rate.
@@ -23,7 +23,7 @@ _KEPT = 5
 
 
 class StartTimes:
-    """The times of the last five starts of each model; `path` keeps them over a restart."""
+    """The times of the last five starts of each model, kept in `path`."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -70,7 +70,7 @@ class Forecast:
 
     @property
     def usual(self) -> float | None:
-        """The seconds of a whole start that has nothing to fetch; None when nothing is known."""
+        """The seconds of a start with nothing to fetch; None when unknown."""
         return sum(map(statistics.median, self._past.values())) if self._past else None
 
     @property
@@ -100,7 +100,7 @@ class Forecast:
         return self._left(now, min)
 
     def fraction(self, now: float) -> float | None:
-        """Return the share of the whole start that is done, 0 to 1; it never falls."""
+        """Return the share of the start that is done, 0 to 1; never falling."""
         remaining = self.remaining(now)
         if remaining is None:
             return None

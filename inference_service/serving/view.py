@@ -1,4 +1,4 @@
-"""A model as it is shown, frozen at the moment at which it was looked at."""
+"""A model as callers see it, frozen at one moment."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A model that the catalog does not have any more, and of which nothing is left."""
+    """A model that was removed from the catalog, and of which nothing is left."""
 
     id: str

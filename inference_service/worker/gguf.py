@@ -41,7 +41,7 @@ def context_length(path: Path) -> int:
 
 
 def _metadata(file: BinaryIO) -> dict[str, str | int]:
-    """Read the keys that hold strings or integers, up to the last one that is needed.
+    """Read the keys that hold strings or integers, up to the last needed one.
 
     The vocabulary, hundreds of thousands of strings in some models, usually comes after them.
     """

@@ -65,7 +65,7 @@ def fetch(source: Source, sha256: str | None) -> Path:
 
 
 def _newest(source: Source, sha256: str | None) -> Path:
-    """Ask the hub for the revision's commit, and return the path of its file, cached by now."""
+    """Ask the hub for the revision's commit, and return the path of the file."""
     with hub_errors(source.repo, source.file, source.revision):
         remote = get_hf_file_metadata(
             hf_hub_url(source.repo, source.file, revision=source.revision)

@@ -108,7 +108,7 @@ def request(prompt: Prompt, text: str, limit: int) -> dict[str, Any]:
 
 
 def read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], Details | None]:
-    """Return the texts of up to `most` tokens, and the end of the text if it came."""
+    """Return the texts of up to `most` tokens, and the end if there."""
     try:
         events = _decoder.decode_lines(lines)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
