@@ -31,6 +31,8 @@ def context_length(path: Path) -> int:
     except (EOFError, UnicodeDecodeError, MemoryError, OverflowError) as error:
         raise _bad(f"{path} is damaged: its GGUF header ends early or makes no sense") from error
     architecture = metadata.get("general.architecture")
+    if architecture is None:
+        raise _bad(f"{path} is no model: its GGUF header names no architecture")
     for key in _NEEDED:
         value = metadata.get(f"{architecture}.{key}")
         if not isinstance(value, int) or value < 1:

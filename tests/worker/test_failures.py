@@ -46,7 +46,7 @@ async def test_configuration(start: Start, environment: dict[str, str], part: st
         (b"GGUF" + b"\xff" * 100, "damaged"),
         (header(LLAMA, ("llama.block_count", 0)), "llama.block_count (0)"),
         (header(LLAMA, ("llama.block_count", 1), ("llama.context_length", 0)), "context_length"),
-        (header(), "no usable"),
+        (header(), "names no architecture"),
     ],
 )
 async def test_a_file_that_is_no_model(
