@@ -84,7 +84,7 @@ class Instance(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of its container; see `Runtime.container_name`."""
+        """The name of the container; see `Runtime.container_name`."""
 
     @property
     def port(self) -> int:
@@ -152,7 +152,7 @@ class Runtime(Protocol):
 
         On leaving, the engine is stopped and removed, after a failure and a cancellation too. An
         engine has `launch.stop_grace` to end by itself; but after an error in the block, as when
-        the engine hangs, it is killed at once. Its name, port and memory are free then.
+        the engine hangs, it is killed at once. Then its name, port and memory are free.
 
         Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
         """

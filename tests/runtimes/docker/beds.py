@@ -23,7 +23,7 @@ Open = Callable[..., DockerBed]
 
 def copy_image(client: DockerClient, image: str, daemon: Daemon) -> None:
     """Copy an image of the machine's daemon to another one."""
-    daemon.client.images.load(b"".join(client.images.get(image).save(named=True)))
+    daemon.client.images.load(b"".join(client.images.get(image).save(named=image)))
 
 
 async def pull(bed: DockerBed, image: str) -> list[Progress]:
