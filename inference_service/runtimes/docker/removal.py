@@ -71,8 +71,12 @@ class PendingRemovals:
     ) -> None:
         while True:
             await asyncio.sleep(self._interval)
-            with contextlib.suppress(RuntimeUnavailable, LaunchError):
+            try:
                 await attempt()
                 break
+            except (RuntimeUnavailable, LaunchError):
+                continue
+            except Exception:  # a fault of this service must not make the claim on memory eternal
+                log.exception("fault in the removal of %s", container)
         log.warning("the container %s has been removed at last", container)
         del self._retries[model_id]

@@ -55,6 +55,18 @@ async def test_a_removal_is_retried_until_it_succeeds(
     assert "the container tgi-tiny has been removed at last" in caplog.text
 
 
+async def test_a_removal_is_retried_after_a_fault_too(
+    pending: PendingRemovals, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempt, had = attempts(KeyError("a fault"), None)
+
+    pending.add("tiny", "tgi-tiny", attempt)
+    await until_gone(pending, "tiny")
+
+    assert len(had) == 2
+    assert "fault in the removal of tgi-tiny" in caplog.text
+
+
 async def test_the_first_retry_comes_after_the_interval() -> None:
     pending = PendingRemovals(interval=600)
     attempt, had = attempts(None)
