@@ -122,6 +122,7 @@ async def test_bytes_are_reported_with_their_total_and_the_files(hub: Hub) -> No
             first, message="Download: [1/2] -- ETA: 0:01:02"
         )
         start.log(f"Download file: {TWO}")
+        await start.find(message=f"Download file: {TWO} (1 of 2 files)")
         start.instance.usage = 5120
         second = await start.find(completed=5120)
         assert second.message == f"Download file: {TWO} (1 of 2 files)"
