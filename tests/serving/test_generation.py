@@ -256,7 +256,7 @@ async def test_a_stop_ends_a_text_that_would_outlive_its_engine() -> None:
         text = Generation(model, Order(PROMPT, 60, resumes=True))
         reading = asyncio.create_task(Reader().read(text))
         engine.may_speak.clear()
-        await engine.spoke.wait()
+        await engine.generates()
         await model.stop(0)
         with pytest.raises(ModelStopped):
             await reading
