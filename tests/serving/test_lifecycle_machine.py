@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-import selectors
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -27,7 +26,7 @@ from hypothesis.stateful import (
 )
 
 from inference_service.capacity.admission import Admission
-from inference_service.capacity.claims import MEMORY, GpuShare
+from inference_service.capacity.claims import MEMORY
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.errors import (
     EngineDied,
@@ -43,17 +42,17 @@ from inference_service.errors import (
     StartStalled,
     StopFailed,
 )
-from inference_service.lifecycle import TRANSITIONS, Progress, State, Status
-from inference_service.runtimes.base import Exit, Launch
+from inference_service.lifecycle import TRANSITIONS, State, Status
+from inference_service.runtimes.base import Exit
 from inference_service.serving.entry import Entry
 from inference_service.serving.model import Model as Served
 from inference_service.serving.models import Models, Shown
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import View
-from tests.build import model as make_model
-from tests.build import timing
-from tests.fakes import FakeEngine, FakeInstance, FakeRuntime, broken, spec
+from tests.fakes import FakeEngine, FakeInstance, broken, spec
+from tests.serving.faulty_runtime import Site
+from tests.serving.manual_loop import ManualLoop
 
 MIB = 2**20
 CAPACITY = 100 * MIB
@@ -73,113 +72,7 @@ TIMING = Timing(
     healthy_spell=20.5,
 )
 STATES_IN_USE = (State.STARTING, State.READY)
-TICK = 1e-6  # a timer is late by so many seconds, and so never early by rounding
 SOON = 1e-3
-
-
-class ManualLoop(asyncio.SelectorEventLoop):
-    """A loop without waiting: `run` returns when nothing is left to do at the time it is then."""
-
-    def __init__(self) -> None:
-        self._now = self._until = 1000.0
-        self._turns = math.inf
-        self.tasks: set[asyncio.Task[Any]] = set()  # those that are not done
-        super().__init__(_Still(self))
-        self.set_task_factory(self._make)
-
-    def _make(self, _: object, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-        task = asyncio.Task[Any](coroutine, loop=self, **options)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
-
-    def time(self) -> float:
-        return self._now
-
-    def run(self, seconds: float = 0, turns: float = math.inf) -> None:
-        """Let so much time pass, or make only so many turns at the time it is."""
-        self._until = self._now + seconds
-        self._turns = turns
-        self.run_forever()
-
-    def waits(self, timeout: float | None) -> None:
-        """What the selector is asked, at each turn, instead of waiting for `timeout` seconds."""
-        self._turns -= 1
-        if timeout != 0:
-            due = math.inf if timeout is None else self._now + timeout + TICK
-            if due > self._until + 2 * TICK:
-                due = self._until
-                self.stop()
-            self._now = max(due, self._now)
-        if self._turns <= 0:
-            self.stop()
-
-
-class _Still(selectors.SelectSelector):
-    def __init__(self, loop: ManualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self._loop.waits(timeout)
-        return []
-
-
-class Site(FakeRuntime):
-    """A place for one model, where more can go wrong.
-
-    As with Docker, a removal that has begun is carried through, and what could not be removed goes
-    before the next start.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pull_refusal: Exception | None = None
-        self.may_remove = asyncio.Event()
-        self.may_remove.set()
-        self.left_at = 0.0  # when the last one was left
-
-    @property
-    def refuses(self) -> bool:
-        return any((self.pull_refusal, self.refusal, self.stop_refusal))
-
-    @property
-    def left_behind(self) -> bool:
-        return bool(self.unremoved)
-
-    @property
-    def there(self) -> FakeInstance | None:
-        """The instance, if any, but for one that could not be removed."""
-        return None if self.left_behind else next(iter(self.running.values()), None)
-
-    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        async with aclosing(super().pull(launch)) as pull:
-            async for progress in pull:
-                yield progress
-        refusal, self.pull_refusal = self.pull_refusal, None
-        if refusal is not None:
-            raise refusal
-
-    @asynccontextmanager
-    async def run(
-        self, launch: Launch, gpus: GpuShare | None = None
-    ) -> AsyncGenerator[FakeInstance]:
-        if self.left_behind:
-            self.removes_at_last()
-        async with super().run(launch, gpus) as instance:
-            try:
-                yield instance
-            finally:
-                self.left_at = asyncio.get_running_loop().time()
-                await self._remove()
-
-    async def _remove(self) -> None:
-        removal = asyncio.ensure_future(self.may_remove.wait())
-        try:
-            await asyncio.shield(removal)
-        except asyncio.CancelledError:
-            await asyncio.wait([removal])
-            raise
 
 
 class Ear(FakeEngine):
@@ -900,101 +793,3 @@ TestLives.settings = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-
-
-# What it has found.
-
-
-@asynccontextmanager
-async def held(tidying: float = 0) -> AsyncGenerator[tuple[Served, Site, asyncio.Task[None]]]:
-    """A READY model and one who holds it, until they are cut, and then tidies up for a while."""
-    site = Site()
-    served = make_model(spec(), site, timing=timing(back_off=0))
-    granted = asyncio.Event()
-
-    async def hold() -> None:
-        async with served.lease():
-            granted.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await asyncio.sleep(tidying)
-
-    holder = asyncio.create_task(hold())
-    await granted.wait()
-    yield served, site, holder
-    site.may_remove.set()
-    holder.cancel()
-    await asyncio.wait([holder])
-    await served.close(0)
-
-
-async def test_a_stop_at_the_very_end_of_a_crash_is_answered() -> None:
-    for turns in range(30):  # the crash is cleaned up within some of them
-        async with held() as (served, site, _), asyncio.timeout(5):
-            assert site.there is not None
-            site.there.die(Exit(1))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            try:
-                await served.stop(0)
-            except NotRunning:
-                assert served.status.state is State.FAILED
-            else:
-                assert served.status.state is State.STOPPED
-
-
-def test_a_later_stop_never_lengthens_the_drain() -> None:
-    async def stop_twice() -> None:
-        async with held() as (served, _, holder):
-            begun = asyncio.get_running_loop().time()
-            first = asyncio.create_task(served.stop(20))
-            await asyncio.sleep(15)
-            await served.stop(10)
-            await first
-            assert asyncio.get_running_loop().time() - begun < 20 + SOON
-            assert isinstance(holder.exception(), ModelStopped)
-
-    on_manual_time(stop_twice())
-
-
-def test_a_stop_may_come_while_a_request_that_was_cut_tidies_up() -> None:
-    async def stop_twice() -> None:
-        async with held(tidying=5) as (served, _, holder):
-            first = asyncio.create_task(served.stop(10))
-            await asyncio.sleep(12)
-            await served.stop(0)
-            await first
-            assert isinstance(holder.exception(), ModelStopped)
-
-    on_manual_time(stop_twice())
-
-
-def test_nobody_gets_an_engine_that_is_dead_and_not_removed_yet() -> None:
-    async def ask() -> None:
-        async with held() as (served, site, _):
-            site.may_remove.clear()
-            dead = site.there
-            assert dead is not None
-            dead.die(Exit(1))
-            await asyncio.sleep(1)
-            caller = asyncio.create_task(served.start())
-            await asyncio.sleep(1)
-            assert not caller.done()
-            site.may_remove.set()
-            await caller
-            assert site.there is not dead
-
-    on_manual_time(ask())
-
-
-def on_manual_time(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run it to its end, without waiting."""
-    loop = ManualLoop()
-    try:
-        task = loop.create_task(coroutine)
-        loop.run(seconds=3600)
-        assert task.done()
-        task.result()
-    finally:
-        loop.close()
