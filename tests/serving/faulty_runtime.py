@@ -12,11 +12,11 @@ from inference_service.runtimes.base import Launch
 from tests.fakes import FakeInstance, FakeRuntime
 
 
-class Site(FakeRuntime):
-    """A place for one model, where more can go wrong.
+class FaultyRuntime(FakeRuntime):
+    """A runtime of one model, with more faults and gates.
 
-    As with Docker, a removal that has begun is carried through, and what could not be removed goes
-    before the next start.
+    As with Docker, a removal that has begun is carried through, and an engine that could not be
+    removed is removed before the next start.
     """
 
     def __init__(self) -> None:
@@ -24,20 +24,16 @@ class Site(FakeRuntime):
         self.pull_refusal: Exception | None = None
         self.may_remove = asyncio.Event()
         self.may_remove.set()
-        self.left_at = 0.0  # when the last one was left
+        self.left_at = 0.0  # when the last run was left
 
     @property
     def refuses(self) -> bool:
         return any((self.pull_refusal, self.refusal, self.stop_refusal))
 
     @property
-    def left_behind(self) -> bool:
-        return bool(self.unremoved)
-
-    @property
-    def there(self) -> FakeInstance | None:
+    def current(self) -> FakeInstance | None:
         """The instance, if any, but for one that could not be removed."""
-        return None if self.left_behind else next(iter(self.running.values()), None)
+        return None if self.unremoved else next(iter(self.running.values()), None)
 
     async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
         async with aclosing(super().pull(launch)) as pull:
@@ -51,7 +47,7 @@ class Site(FakeRuntime):
     async def run(
         self, launch: Launch, gpus: GpuShare | None = None
     ) -> AsyncGenerator[FakeInstance]:
-        if self.left_behind:
+        if self.unremoved:
             self.removes_at_last()
         async with super().run(launch, gpus) as instance:
             try:

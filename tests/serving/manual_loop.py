@@ -1,4 +1,4 @@
-"""A clock of the test's own."""
+"""An event loop on a manual clock."""
 
 from __future__ import annotations
 
@@ -8,64 +8,76 @@ import selectors
 from collections.abc import Coroutine
 from typing import Any
 
-TICK = 1e-6  # a timer is late by so many seconds, and so never early by rounding
+TICK = 1e-6  # seconds by which each timer is late, so that none is early by rounding
 
 
 class ManualLoop(asyncio.SelectorEventLoop):
-    """A loop without waiting: `run` returns when nothing is left to do at the time it is then."""
+    """A loop that does not wait: `run` returns when no task can run at the time that it reaches.
+
+    `tasks` are those that are not done, and `faults` the errors of runs of a model, which have to
+    end without one.
+    """
 
     def __init__(self) -> None:
         self._now = self._until = 1000.0
-        self._turns = math.inf
-        self.tasks: set[asyncio.Task[Any]] = set()  # those that are not done
-        super().__init__(_Still(self))
+        self._iterations = math.inf
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.faults: list[BaseException] = []
+        super().__init__(_NoWait(self))
         self.set_task_factory(self._make)
 
     def _make(self, _: object, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         task = asyncio.Task[Any](coroutine, loop=self, **options)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if task.get_name().startswith("run of") and not task.cancelled():
+            self.faults += filter(None, [task.exception()])
 
     def time(self) -> float:
         return self._now
 
-    def run(self, seconds: float = 0, turns: float = math.inf) -> None:
-        """Let so much time pass, or make only so many turns at the time it is."""
+    def run(self, seconds: float = 0, iterations: float = math.inf) -> None:
+        """Let so many seconds pass, or make only so many iterations at the present time."""
         self._until = self._now + seconds
-        self._turns = turns
+        self._iterations = iterations
         self.run_forever()
 
-    def waits(self, timeout: float | None) -> None:
-        """What the selector is asked, at each turn, instead of waiting for `timeout` seconds."""
-        self._turns -= 1
+    def advance(self, timeout: float | None) -> None:
+        """Set the clock on, in each iteration, in place of a wait of `timeout` seconds."""
+        self._iterations -= 1
         if timeout != 0:
             due = math.inf if timeout is None else self._now + timeout + TICK
             if due > self._until + 2 * TICK:
                 due = self._until
                 self.stop()
             self._now = max(due, self._now)
-        if self._turns <= 0:
+        if self._iterations <= 0:
             self.stop()
 
 
-class _Still(selectors.SelectSelector):
+class _NoWait(selectors.SelectSelector):
+    """A selector that advances the clock of the loop in place of a wait."""
+
     def __init__(self, loop: ManualLoop) -> None:
         super().__init__()
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self._loop.waits(timeout)
+        self._loop.advance(timeout)
         return []
 
 
 def on_manual_time(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run it to its end, without waiting."""
+    """Run a coroutine to its end, on the clock of a ManualLoop."""
     loop = ManualLoop()
     try:
         task = loop.create_task(coroutine)
         loop.run(seconds=3600)
-        assert task.done()
+        assert task.done(), "the coroutine did not end within an hour of manual time"
         task.result()
     finally:
         loop.close()
