@@ -195,7 +195,7 @@ class Call:
 
     @property
     def waits(self) -> bool:
-        """Whether the call waits for a slot and takes it at once; `follow` awaits `notify` first."""
+        """Whether the call waits for a slot and takes it at once: `follow` has to notify first."""
         return self.queues and self.kind == "lease"
 
 
