@@ -147,7 +147,7 @@ def test_a_change_is_a_model_or_its_removal_or_the_end_of_the_snapshot() -> None
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_a_pinned_model_is_shown_as_such(pinned: bool) -> None:
+def test_a_pinned_model_is_shown_as_pinned(pinned: bool) -> None:
     assert replies.model(view(pinned=pinned)).pinned is pinned
 
 

@@ -26,10 +26,10 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def comes_to(caller: Awaitable[None]) -> None:
-    """Return when the caller has its slot."""
-    async with within(PROMPTLY, "the slot did not come"):
-        await caller
+async def comes_to(callers: Awaitable[object]) -> None:
+    """Return when the callers have their slots."""
+    async with within(PROMPTLY, "not every slot came"):
+        await callers
 
 
 async def test_slots_come_in_the_order_of_arrival_and_up_to_the_limit() -> None:
@@ -47,7 +47,7 @@ async def test_slots_come_in_the_order_of_arrival_and_up_to_the_limit() -> None:
         slots.give()
         await settle()
         assert had == list(range(expected))
-    await asyncio.gather(*users)
+    await comes_to(asyncio.gather(*users))
     assert slots.queued == 0
 
 
@@ -163,13 +163,13 @@ async def test_a_change_of_the_position_is_reported() -> None:
     await settle()
     positions: asyncio.Queue[int] = asyncio.Queue()
     second = asyncio.create_task(slots.take("a", notify=positions.put))
-    assert await positions.get() == 2
-
+    async with within(PROMPTLY, "the positions were not reported"):
+        assert await positions.get() == 2
+        slots.give()
+        assert await positions.get() == 1
+    await comes_to(first)
     slots.give()
-    assert await positions.get() == 1
-    await first
-    slots.give()
-    await second
+    await comes_to(second)
     assert positions.empty()
 
 
@@ -193,7 +193,7 @@ async def test_a_position_that_does_not_change_is_reported_again() -> None:
     times = [at for _, at in reports]
     assert all(later - sooner >= 0.05 for sooner, later in pairwise(times))
     slots.give()
-    await waiting
+    await comes_to(waiting)
 
 
 class Positions:
@@ -249,7 +249,7 @@ def test_the_position_of_the_last_arrival_is_when_its_slot_comes(
             await queue.give()
 
         assert queue.reported[last] == queue.came.index(last) - before + 1
-        await asyncio.gather(*queue.tasks)
+        await comes_to(asyncio.gather(*queue.tasks))
 
     asyncio.run(check())
 
@@ -285,7 +285,7 @@ async def test_a_deadline_before_which_no_slot_will_come_is_refused() -> None:
     assert slots.queued == 7
     for _ in range(7):
         slots.give()
-    await asyncio.gather(*users, patient)
+    await comes_to(asyncio.gather(*users, patient))
 
 
 async def test_an_engine_gets_no_more_requests_at_once_than_it_has_slots() -> None:
