@@ -18,7 +18,7 @@ from inference_service.serving.timing import Timing
 from tests.build import model as make_model
 from tests.build import timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
-from tests.waiting import SLOWLY, within
+from tests.waiting import SLOWLY, WHOLE, within
 
 MIB = 2**20
 
@@ -73,7 +73,7 @@ class House:
 @asynccontextmanager
 async def house(times: Timing | None = None) -> AsyncGenerator[House]:
     built = House(times or timing())
-    async with within(SLOWLY, "not every start and stop of a model came to an end"):
+    async with within(WHOLE, "not every start and stop of a model came to an end"):
         yield built
         for model in (built.small, built.other, built.large, built.huge):
             await model.close(0)
@@ -284,7 +284,7 @@ class Rack:
 @asynccontextmanager
 async def rack(gpus: Sequence[Gpu], **needs: GpuNeed | int) -> AsyncGenerator[Rack]:
     built = Rack(gpus, **needs)
-    async with within(SLOWLY, "not every start and stop of a model came to an end"):
+    async with within(WHOLE, "not every start and stop of a model came to an end"):
         yield built
         for model in built.models.values():
             await model.close(0)

@@ -28,7 +28,7 @@ from inference_service.serving.timing import Timing
 from tests.build import model as make_model
 from tests.build import timing
 from tests.fakes import FakeEngine, FakeRuntime, broken, spec
-from tests.waiting import SLOWLY, within
+from tests.waiting import WHOLE, within
 
 PROMPT = Prompt("once upon", max_new_tokens=6)
 TIMING = timing(poll_longest=0.001, back_off=0.01)
@@ -110,7 +110,7 @@ async def mortal(
 
     engine.on_loss = die
     healer = asyncio.create_task(heal())
-    async with within(SLOWLY, "the text and the model did not come to an end"):
+    async with within(WHOLE, "the text and the model did not come to an end"):
         yield model, runtime, engine
         healer.cancel()
         await model.close(0)

@@ -29,7 +29,7 @@ from inference_service.serving.timing import Timing
 from tests.build import generate, idle_in, reached, timing
 from tests.build import model as make_model
 from tests.fakes import FakeEngine, FakeRuntime, spec
-from tests.waiting import SLOWLY, within
+from tests.waiting import SLOWLY, WHOLE, within
 
 QUICK = timing(stall=30, poll_longest=0.001, back_off=60)
 
@@ -42,7 +42,7 @@ async def made(
     """Make a model over fakes; nothing of it may be left at the end."""
     runtime, engine = FakeRuntime(), FakeEngine(concurrency)
     model = make_model(spec(), runtime, engine, times)
-    async with within(SLOWLY, "not every lease, start and stop was answered"):
+    async with within(WHOLE, "not every lease, start and stop was answered"):
         yield model, runtime, engine
     for gate in (runtime.may_pull, runtime.may_run, runtime.may_leave, engine.may_speak):
         gate.set()

@@ -24,7 +24,7 @@ from inference_service.serving.timing import Timing
 from inference_service.serving.view import Removed, View
 from tests.build import QUICK, generate, idle_in, reached, timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
-from tests.waiting import SLOWLY, within
+from tests.waiting import SLOWLY, WHOLE, within
 
 IDS = ["tiny", "small", "large"]
 
@@ -67,7 +67,7 @@ class House:
 async def house(preload: str = "", timing: Timing = QUICK) -> AsyncGenerator[House]:
     house = House(preload=preload, timing=timing)
     try:
-        async with within(SLOWLY, "not every lease, start, stop and change came"):
+        async with within(WHOLE, "not every lease, start, stop and change came"):
             yield house
     finally:
         for gate in (house.runtime.may_leave, house.engine.may_speak):
