@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from inference_service.capacity.admission import Admission
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Engine, Prompt
+from inference_service.lifecycle import State
 from inference_service.runtimes.base import Runtime
 from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Lease
@@ -17,6 +19,7 @@ from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from tests.fakes import FakeEngine, FakeRuntime
 from tests.fakes import spec as make_spec
+from tests.waiting import SLOWLY, within
 
 _SETTINGS: dict[str, Any] = {
     "queue_size": 1024,
@@ -30,7 +33,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def timing(**changes: float) -> Timing:
-    """Times that no test meets, but for the given ones and for a quick poll."""
+    """Return times that no test reaches, but for the given ones and for a quick poll."""
     return Timing(**{**_SETTINGS, "poll": 0.001, **changes})
 
 
@@ -51,12 +54,26 @@ def model(
     return Model(entry, timing, admission, start_times or StartTimes())
 
 
-def speak(lease: Lease, prompt: Prompt) -> AsyncGenerator[Chunk]:
-    """Ask the engine of a lease."""
+async def generate(model: Model, count: int = 3) -> str:
+    """Take a lease, and return a text of `count` tokens from its engine."""
+    prompt = Prompt("once", max_new_tokens=count)
+    async with model.lease() as lease, aclosing(chunks(lease, prompt)) as text:
+        return "".join([chunk.text async for chunk in text])
+
+
+def chunks(lease: Lease, prompt: Prompt) -> AsyncGenerator[Chunk]:
+    """Ask the engine of a lease for a text."""
     return lease.entry.engine.generate(lease.instance.url, lease.entry.spec, prompt)
 
 
+async def reached(model: Model, state: State) -> None:
+    """Return as soon as the model is in this state."""
+    async with within(SLOWLY, f"{model.id} did not become {state}"):
+        while model.status.state is not state:
+            await model.report.change()
+
+
 def idle_in(model: Model) -> float:
-    """The seconds until the idle timeout of a model ends; inf where that is never."""
+    """Return the seconds until the idle timeout of a model ends; inf where that is never."""
     view = model.view()
     return math.inf if view.expire_time is None else view.expire_time - view.seen

@@ -1,4 +1,4 @@
-"""What tests in many folders need: ports, a Docker Engine with images on it, a registry."""
+"""Fixtures of all folders: ports, the Docker daemon with images on it, a registry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.docker.registry import Registry
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each reason to skip, however many tests it keeps from running."""
+    """Write one line for each reason to skip, with the number of its tests."""
     reasons = Counter(
         report.longrepr[2].removeprefix("Skipped: ")
         for report in terminalreporter.stats.get("skipped", [])
@@ -29,20 +29,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def state_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test learns from the services of this user, nor teaches them."""
+    """Keep the start times of tests apart from those of this user's services."""
     monkeypatch.setenv("INFERENCE_STATE_DIR", str(tmp_path_factory.mktemp("state")))
 
 
 @pytest.fixture
 def ports() -> Ports:
-    """A hundred ports below those that Linux hands out; another run of the tests has others."""
+    """Return 100 ports below those that Linux hands out, others than a second run of the tests."""
     first = 20_000 + os.getpid() % 100 * 100
     return Ports(first, first + 99)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_hub() -> Iterator[None]:
-    """Nobody asks the hub of Hugging Face; a test that needs one has its own."""
+    """Keep the tests from the hub of Hugging Face; a test that needs a hub has its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
         yield
@@ -50,7 +50,7 @@ def _no_hub() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[DockerClient]:
-    """The engine of this machine. Without one the test is skipped, or fails: see `needs`."""
+    """Return the daemon of this machine. Without one the test is skipped, or fails: see `needs`."""
     require_daemon()
     with closing(docker.from_env()) as client:
         yield client
@@ -58,13 +58,13 @@ def docker_client() -> Iterator[DockerClient]:
 
 @pytest.fixture(scope="session")
 def tgi_image(docker_client: DockerClient) -> str:
-    """The double of TGI as an image."""
+    """Return the image of TGI's double."""
     return images.tgi_double(docker_client)
 
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    """An empty registry on the loopback, which a test may stop and start."""
+    """Run an empty registry on the loopback, which a test may stop and start."""
     require_registry()
     with Registry() as registry:
         yield registry

@@ -1,5 +1,8 @@
-"""Stand-ins at the two seams. They keep state, as what they stand for does; the contract suites in
-`tests/runtimes` and `tests/engines` run against them too, which keeps them honest."""
+"""Fakes of a runtime and of an engine, with state as the real ones have.
+
+The contract suites in `tests/runtimes` and `tests/engines` run against the fakes too, so that they
+behave as the real ones do.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from inference_service.errors import EngineLost, LaunchError
 from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Exit, Instance, Launch
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
+from tests.waiting import SLOWLY, within
 
 
 def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB") -> ModelSpec:
-    """A catalog entry."""
+    """Return a model of the catalog."""
     weights = GgufWeights(repo="some/repo", file="model.gguf")
     return ModelSpec(
         id=model_id,
@@ -29,7 +33,7 @@ def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB
 
 
 class FakeInstance:
-    """An instance that runs until `die` is called or its run is left."""
+    """An instance that runs until a call of `die`, or until its run is left."""
 
     def __init__(self, name: str, port: int) -> None:
         self.name = name
@@ -120,7 +124,7 @@ class FakeRuntime:
             yield instance
         finally:
             try:
-                await asyncio.sleep(0)  # where a test may cancel it, as at each stop of a real one
+                await asyncio.sleep(0)  # a test may cancel the stop here, as that of a real one
                 await self.may_leave.wait()
             finally:
                 refusal, self.stop_refusal = self.stop_refusal, None
@@ -153,8 +157,9 @@ class FakeRuntime:
 
     async def instance(self, name: str = "tgi-tiny") -> FakeInstance:
         """Return the instance of this name as soon as it runs."""
-        while name not in self.running:
-            await self.changed.wait()
+        async with within(SLOWLY, f"{name} did not run"):
+            while name not in self.running:
+                await self.changed.wait()
         return self.running[name]
 
     def _notify(self) -> None:
@@ -179,7 +184,7 @@ class FakeEngine:
         self.failure: Exception | None = None
         self.gpu_needs: dict[str, GpuNeed] = {}
         self.open = 0
-        self.spoke = asyncio.Event()
+        self._generates = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -216,7 +221,7 @@ class FakeEngine:
         self.idle.clear()
         try:
             for count in range(1, prompt.max_new_tokens + 1):
-                self.spoke.set()
+                self._generates.set()
                 await self.may_speak.wait()
                 if self.failure is not None:
                     raise self.failure
@@ -227,6 +232,11 @@ class FakeEngine:
             self.open -= 1
             if not self.open:
                 self.idle.set()
+
+    async def generates(self) -> None:
+        """Return as soon as the first text has been asked for."""
+        async with within(SLOWLY, "no text was asked for"):
+            await self._generates.wait()
 
     async def aclose(self) -> None:
         pass

@@ -23,7 +23,7 @@ from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
 @dataclass(frozen=True)
 class Serving:
-    """What a test needs of a service."""
+    """A service that runs, and a client of each protocol."""
 
     service: Service
     channel: grpc.aio.Channel
@@ -59,7 +59,7 @@ class Failure:
 
 
 def failure(error: grpc.RpcError) -> Failure:
-    """What a call has failed with. There is exactly one ErrorInfo."""
+    """Return the status with which a call has failed. It has exactly one ErrorInfo."""
     assert isinstance(error, grpc.aio.AioRpcError)
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     assert isinstance(status, status_pb2.Status), error
@@ -77,14 +77,14 @@ def failure(error: grpc.RpcError) -> Failure:
 
 
 def free(port: int) -> bool:
-    """Whether nothing listens on this port of 127.0.0.1."""
+    """Return whether nothing listens on this port of 127.0.0.1."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def free_ports(count: int) -> str:
-    """A range of ports of which at least `count` are free, for the setting `ports`."""
-    for _ in range(1000):  # at random, since other tests may run beside these
+    """Return a range of `count` ports that are free now, for the setting `ports`."""
+    for _ in range(1000):  # at random, since another run of the tests may choose at the same time
         first = random.randrange(20000, 30000)
         if all(free(port) for port in range(first, first + count)):
             return f"{first}-{first + count - 1}"

@@ -1,4 +1,4 @@
-"""Bad input, over gRPC and REST: one clear error each, and nothing else is disturbed."""
+"""Bad input, over gRPC and REST: one clear error each, and the next request succeeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def service() -> AsyncGenerator[Serving]:
         yield running
 
 
-# What both protocols can carry: the change to a good request, the reason, and what must be said.
+# Of both protocols: the change to a good request, the reason, and a part of the message.
 REFUSED = [
     pytest.param({"model_id": "gpt2"}, "MODEL_NOT_FOUND", "did you mean 'gpt-2'", id="near id"),
     pytest.param({"model_id": "a/b"}, "MODEL_NOT_FOUND", "no model 'a/b'", id="id with a slash"),
@@ -78,24 +78,24 @@ async def check_good(service: Serving) -> None:
     assert (await service.http.post("/generate", json=GOOD)).status_code == 200
 
 
-@pytest.mark.parametrize(("change", "reason", "said"), REFUSED)
+@pytest.mark.parametrize(("change", "reason", "message"), REFUSED)
 async def test_refused_over_rest(
-    service: Serving, change: dict[str, Any], reason: str, said: str
+    service: Serving, change: dict[str, Any], reason: str, message: str
 ) -> None:
     for path in ("/generate", "/generate_stream"):
         response = await service.http.post(path, json=GOOD | change)
 
         assert response.status_code == HTTP[reason]
         assert list(response.json()) == ["detail"]
-        assert said in response.json()["detail"]
+        assert message in response.json()["detail"]
         assert len(response.json()["detail"]) < 300
         assert response.headers["x-error-reason"] == reason
     await check_good(service)
 
 
-@pytest.mark.parametrize(("change", "reason", "said"), REFUSED)
+@pytest.mark.parametrize(("change", "reason", "message"), REFUSED)
 async def test_refused_over_grpc(
-    service: Serving, change: dict[str, Any], reason: str, said: str
+    service: Serving, change: dict[str, Any], reason: str, message: str
 ) -> None:
     request = GOOD | change
     with pytest.raises(grpc.aio.AioRpcError) as unary:
@@ -105,11 +105,11 @@ async def test_refused_over_grpc(
             pass
 
     for error in (unary, stream):
-        told = failure(error.value)
-        assert (told.reason, told.code) == (reason, CODE[HTTP[reason]])
-        assert said in told.message
+        failed = failure(error.value)
+        assert (failed.reason, failed.code) == (reason, CODE[HTTP[reason]])
+        assert message in failed.message
         if reason != "MODEL_NOT_FOUND":
-            bad = told.details["BadRequest"]
+            bad = failed.details["BadRequest"]
             assert isinstance(bad, error_details_pb2.BadRequest)
             assert bad.field_violations[0].field in change
     await check_good(service)
@@ -129,7 +129,7 @@ async def test_accepted_over_both(service: Serving, change: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("field", ["temperature", "top_p", "repetition_penalty"])
-async def test_numbers_that_are_none(service: Serving, field: str, value: float) -> None:
+async def test_numbers_that_are_not_finite(service: Serving, field: str, value: float) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await service.stub.Generate(pb.GenerateRequest(**GOOD, **{field: value}))  # type: ignore[arg-type]
     assert failure(error.value).reason == "INVALID_PARAMETER"
@@ -143,7 +143,7 @@ async def test_numbers_that_are_none(service: Serving, field: str, value: float)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "field"),
     [
         pytest.param({"temperature": "hot"}, "temperature", id='temperature "hot"'),
         pytest.param({"max_new_tokens": "10"}, "max_new_tokens", id='max_new_tokens "10"'),
@@ -156,12 +156,12 @@ async def test_numbers_that_are_none(service: Serving, field: str, value: float)
     ],
 )
 async def test_types_that_only_json_can_get_wrong(
-    service: Serving, change: dict[str, Any], said: str
+    service: Serving, change: dict[str, Any], field: str
 ) -> None:
     response = await service.http.post("/generate", json=GOOD | change)
 
     assert (response.status_code, response.headers["x-error-reason"]) == (422, "INVALID_PARAMETER")
-    assert said in response.json()["detail"]
+    assert field in response.json()["detail"]
     await check_good(service)
 
 
@@ -193,7 +193,7 @@ async def test_model_ids_in_paths(service: Serving, action: str, path: str) -> N
     assert response.json()["detail"].startswith("no model ")
 
 
-async def test_stop_of_what_is_not_running(service: Serving) -> None:
+async def test_a_stop_of_a_model_that_does_not_run(service: Serving) -> None:
     response = await service.http.post("/models/gpt-2/stop")
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await service.stub.StopModel(pb.StopModelRequest(model_id="gpt-2"))

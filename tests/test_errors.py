@@ -83,7 +83,7 @@ EXAMPLES: dict[str, ServiceError] = {
 
 
 def kinds(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
-    """An error and all below it."""
+    """Yield a class of errors and all classes derived from it."""
     yield base
     for kind in base.__subclasses__():
         yield from kinds(kind)

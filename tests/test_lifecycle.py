@@ -1,4 +1,4 @@
-"""The states of a model, and how far a start is said to be."""
+"""The states of a model, and the progress of a start."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize(("old", "new"), sorted(ALLOWED))
-def test_a_model_moves_along_these_ways(old: State, new: State) -> None:
+def test_these_transitions_are_allowed(old: State, new: State) -> None:
     status = Status(old, since=1.0).enter(new, 2.0)
 
     assert (status.state, status.since) == (new, 2.0)
 
 
 @pytest.mark.parametrize(("old", "new"), sorted(set(itertools.product(State, State)) - ALLOWED))
-def test_a_model_moves_along_no_other_way(old: State, new: State) -> None:
+def test_no_other_transition_is_allowed(old: State, new: State) -> None:
     with pytest.raises(AssertionError, match=f"{old} -> {new} is not a transition"):
         Status(old).enter(new, 2.0)
 
@@ -50,12 +50,12 @@ FULL = Status(
 
 
 @pytest.mark.parametrize(("old", "new"), sorted(ALLOWED))
-def test_what_belonged_to_the_old_state_is_gone(old: State, new: State) -> None:
+def test_a_status_loses_the_facts_of_the_old_state(old: State, new: State) -> None:
     status = dataclasses.replace(FULL, state=old).enter(new, 2.0)
 
     assert status.progress is None
     assert status.started == (2.0 if new is State.STARTING else 1.0)
-    if new is State.STOPPING:  # the container is there until it is gone
+    if new is State.STOPPING:  # the container is there until the next state
         assert (status.container, status.port) == ("tgi-tiny", 8080)
     else:
         assert (status.container, status.port) == ("", 0)
@@ -99,25 +99,23 @@ PULLING, LOADING = Phase.PULLING_IMAGE, Phase.LOADING_WEIGHTS
             Progress(PULLING, fraction=0.3),
             Progress(PULLING, 7, fraction=0.2, message="b"),
             Progress(PULLING, fraction=0.3, message="b"),
-            id="a smaller share of more",
+            id="a smaller fraction of more",
         ),
         pytest.param(
             Progress(PULLING, fraction=0.3),
             Progress(PULLING, message="b"),
             Progress(PULLING, fraction=0.3, message="b"),
-            id="a share that is not known",
+            id="a fraction that is not known",
         ),
         pytest.param(
             Progress(PULLING),
             Progress(PULLING, message="b"),
             Progress(PULLING, message="b"),
-            id="never a share",
+            id="no fraction at any time",
         ),
     ],
 )
-def test_progress_is_shown_so_that_it_never_falls(
-    last: Progress | None, new: Progress, shown: Progress
-) -> None:
+def test_progress_never_falls(last: Progress | None, new: Progress, shown: Progress) -> None:
     assert new.after(last) == shown
 
 

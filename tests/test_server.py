@@ -1,4 +1,4 @@
-"""What the composition root puts together, and what it leaves out."""
+"""The composition: the modules that a service loads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-_HOLDS = """\
+_MODULES = """\
 import asyncio, json, sys
 from inference_service.server import running
 from inference_service.settings import Settings
@@ -23,13 +23,13 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("face", ["grpc", "rest"])
-def test_memory_is_not_taken_for_what_is_not_used(tmp_path: Path, face: str) -> None:
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_a_service_loads_no_library_that_it_does_not_use(tmp_path: Path, protocol: str) -> None:
     nowhere = {"DOCKER_HOST": f"unix://{tmp_path}/none", "INFERENCE_STATE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", _HOLDS, face]
+    command = [sys.executable, "-c", _MODULES, protocol]
     done = subprocess.run(command, env=os.environ | nowhere, stdout=subprocess.PIPE, check=True)
-    runtime, *held = json.loads(done.stdout)
+    runtime, *loaded = json.loads(done.stdout)
 
     assert runtime == "process"
-    assert ("fastapi" in held, "uvicorn" in held) == (face == "rest", face == "rest")
-    assert not {"docker", "requests", "huggingface_hub", "xllamacpp", "numpy"} & {*held}
+    assert ("fastapi" in loaded, "uvicorn" in loaded) == (protocol == "rest", protocol == "rest")
+    assert not {"docker", "requests", "huggingface_hub", "xllamacpp", "numpy"} & {*loaded}

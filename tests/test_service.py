@@ -30,6 +30,7 @@ from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import Failure, Serving, failure, free, free_ports, serving
 from tests.test_cli import children
+from tests.waiting import PROMPTLY, SLOWLY, until, within
 
 PROMPT = "Once upon a time"
 
@@ -44,7 +45,7 @@ T = TypeVar("T")
 
 
 def engines() -> list[int]:
-    """The engine processes that this process has."""
+    """Return the engine processes of this process."""
     found = []
     for status in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -60,8 +61,9 @@ def engines() -> list[int]:
 async def killed_after(engine: int, first: Awaitable[T]) -> T:
     """Await the first event of a text, then kill the engine, which cannot have ended the text.
 
-    The engine runs for two milliseconds at a time, and a text of 100 tokens takes it 50. It has the
-    core of this thread, and only when nobody else wants that: on a busy machine both wait.
+    The engine runs for two milliseconds at a time, and a text of 100 tokens takes 50. It runs on
+    the core of this thread, and only while no other process needs that core: on a busy machine both
+    wait.
     """
     task = asyncio.ensure_future(first)
     cores = os.sched_getaffinity(0)
@@ -71,7 +73,7 @@ async def killed_after(engine: int, first: Awaitable[T]) -> T:
         os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
     while not task.done():
         os.kill(engine, signal.SIGCONT)
-        time.sleep(0.002)  # noqa: ASYNC251  # the loop may not delay the next line
+        time.sleep(0.002)  # noqa: ASYNC251  # a busy loop would delay the next line
         os.kill(engine, signal.SIGSTOP)
         await asyncio.wait([task], timeout=0.02)
     os.kill(engine, signal.SIGKILL)
@@ -142,7 +144,7 @@ async def test_the_documented_python_example_runs_as_written(service: Serving) -
         assert response.json()["generated_text"].startswith("What is AI?")
 
 
-async def test_generate_starts_the_model_and_says_how_it_went(service: Serving) -> None:
+async def test_generate_starts_the_model_and_returns_a_summary(service: Serving) -> None:
     answer = await service.stub.Generate(
         pb.GenerateRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=7)
     )
@@ -177,7 +179,7 @@ async def test_temperature_0_and_a_seed_are_repeatable(service: Serving) -> None
         assert len(texts) == 1
 
 
-async def test_a_stream_tells_the_start_then_the_text_then_one_summary(service: Serving) -> None:
+async def test_a_stream_is_the_start_then_the_text_then_one_summary(service: Serving) -> None:
     request = pb.GenerateStreamRequest(
         model_id="story-mini", prompt=PROMPT, max_new_tokens=30, temperature=0, status_events=True
     )
@@ -233,7 +235,7 @@ async def test_stop_leaves_no_process_and_no_port(service: Serving) -> None:
     assert free(port)
 
 
-async def test_leaving_the_service_leaves_nothing() -> None:
+async def test_the_end_of_the_service_leaves_no_process_and_no_port() -> None:
     async with serving(ports=free_ports(4)) as service:
         port = (await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))).port
 
@@ -274,9 +276,7 @@ async def test_a_caller_that_leaves_ends_its_generation(service: Serving) -> Non
     )
     unary.cancel()
 
-    async with asyncio.timeout(1):
-        while model.view().active_count:  # noqa: ASYNC110 - nothing tells of a lease but its count
-            await asyncio.sleep(0.01)
+    await until(lambda: not model.view().active_count, "the leases were not given back", 1)
 
 
 async def test_a_deadline_during_a_cold_start_disturbs_no_other_caller(service: Serving) -> None:
@@ -303,14 +303,14 @@ async def test_a_text_that_takes_too_long_is_a_generation_timeout() -> None:
     assert failure(error.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_an_engine_killed_in_the_middle_of_a_stream_is_told_and_replaced() -> None:
+async def test_an_engine_killed_in_the_middle_of_a_stream_is_an_error_and_is_replaced() -> None:
     async with serving(ports=free_ports(4)) as service:
         await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
         [engine] = engines()
         request = pb.GenerateStreamRequest(
             model_id="story-mini", prompt=PROMPT, max_new_tokens=500, temperature=0
         )
-        # More than the engine has slots, so that some still wait when the first has ended.
+        # More than the engine has slots, so that some still wait when the first have ended.
         streams = [aiter(service.stub.GenerateStream(request)) for _ in range(32)]
         readers = [asyncio.ensure_future(anext(stream)) for stream in streams]
         await killed_after(engine, asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED))
@@ -327,26 +327,27 @@ async def test_an_engine_killed_in_the_middle_of_a_stream_is_told_and_replaced()
             return None
 
         failures = list(filter(None, await asyncio.gather(*map(end, readers, streams))))
-        assert "ENGINE_FAILED" in {told.reason for told in failures}
-        for told in failures:
-            assert told.reason in ("ENGINE_FAILED", "START_BACKING_OFF")  # some came after it
-            sent = int(told.metadata.get("sent_token_count", 0))
+        assert "ENGINE_FAILED" in {failed.reason for failed in failures}
+        for failed in failures:
+            assert failed.reason in ("ENGINE_FAILED", "START_BACKING_OFF")  # some came later
+            sent = int(failed.metadata.get("sent_token_count", 0))
             aborted, unavailable = grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE
-            assert told.code is (aborted if sent else unavailable)
-        assert len(failures) < 32  # those that had no text yet have it from the next engine
+            assert failed.code is (aborted if sent else unavailable)
+        assert len(failures) < 32  # texts without a token yet come from the next engine
         assert engines() not in ([], [engine])
 
 
-async def test_an_engine_that_dies_unused_is_told_with_its_cause() -> None:
+async def test_the_death_of_an_unused_engine_is_reported_with_its_cause() -> None:
     async with serving(ports=free_ports(4)) as service:
         await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
         [engine] = engines()
         watcher = service.stub.WatchModels(pb.WatchModelsRequest(model_id="story-mini"))
         os.kill(engine, signal.SIGKILL)
-        async for change in watcher:
-            model = change.model
-            if model.state == pb.MODEL_STATE_FAILED:
-                break
+        async with within(SLOWLY, "the model did not become FAILED"):
+            async for change in watcher:
+                model = change.model
+                if model.state == pb.MODEL_STATE_FAILED:
+                    break
         watcher.cancel()
         assert "exited with code -9" in model.last_error.message
         assert model.HasField("retry_time")
@@ -368,12 +369,12 @@ async def test_a_text_goes_on_after_its_engine_was_killed(service: Serving) -> N
 
     kinds = [event.WhichOneof("event") for event in events]
     assert kinds.count("resumption") == kinds.count("summary") == 1
-    seam, summary = events[kinds.index("resumption")].resumption, events[-1].summary
+    resumption, summary = events[kinds.index("resumption")].resumption, events[-1].summary
     before = sum(event.chunk.token_count for event in events[: kinds.index("resumption")])
     after = sum(event.chunk.token_count for event in events[kinds.index("resumption") :])
     assert "chunk" in kinds[kinds.index("resumption") :]
-    assert list(summary.resumptions) == [seam]
-    assert (seam.sent_token_count, "engine" in seam.cause) == (before, True)
+    assert list(summary.resumptions) == [resumption]
+    assert (resumption.sent_token_count, "engine" in resumption.cause) == (before, True)
     assert summary.completion_token_count in (before + after, before + after + 1)  # an end of text
     assert summary.prompt_token_count in range(3, 7)
 
@@ -452,7 +453,7 @@ async def test_a_request_that_is_no_message_is_an_invalid_parameter(service: Ser
 async def test_fields_that_the_contract_does_not_have_are_ignored_over_grpc(
     service: Serving,
 ) -> None:
-    """As proto3 asks, so that newer clients can talk to older services."""
+    """As in proto3, so that newer clients can call older services."""
     call: Any = service.channel.unary_unary("/inference_service.v1.ModelService/GetModel")
     request = pb.GetModelRequest(model_id="story-mini").SerializeToString() + b"\xfa\x3f\x01x"
 
@@ -495,7 +496,7 @@ async def test_a_generated_stub_of_the_sync_api_works_too(service: Serving) -> N
 
 
 async def test_a_reflection_client_lists_and_calls_the_service(service: Serving) -> None:
-    """`buf curl`, which knows of the contract only what reflection tells it."""
+    """`buf curl` knows the contract from reflection alone."""
 
     async def buf(*arguments: str) -> str:
         command = [str(Path(sys.executable).with_name("buf")), "curl", "--http2-prior-knowledge"]
@@ -514,7 +515,7 @@ async def test_a_reflection_client_lists_and_calls_the_service(service: Serving)
     assert json.loads(answer)["generatedText"].startswith("Once upon")
 
 
-async def test_a_plan_says_what_a_start_would_take(tmp_path: Path) -> None:
+async def test_a_plan_has_the_claim_of_a_start(tmp_path: Path) -> None:
     async with serving(ports=free_ports(4), memory="1.2GB") as service:
         ask = service.stub.StartModel
         await ask(pb.StartModelRequest(model_id="story-mini"))
@@ -522,7 +523,7 @@ async def test_a_plan_says_what_a_start_would_take(tmp_path: Path) -> None:
         plan = (await ask(pb.StartModelRequest(model_id="gpt-2", validate_only=True))).plan
         assert (plan.required_memory_bytes, plan.capacity_memory_bytes) == (10**9, 1_200_000_000)
         assert plan.free_memory_bytes == 1_200_000_000 - 256 * 2**20
-        assert plan.must_wait  # story-mini has not had its minimum time
+        assert plan.must_wait  # the minimum residency of story-mini is not over
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await ask(pb.StartModelRequest(model_id="mistral-7b", validate_only=True))
         refused = await service.http.post("/models/mistral-7b/start")
@@ -533,15 +534,13 @@ async def test_a_plan_says_what_a_start_would_take(tmp_path: Path) -> None:
     assert "12.0 GB" in refused.json()["detail"]
 
 
-async def test_a_request_can_bound_its_idle_time_and_no_more_than_the_operator_allows(
+async def test_a_request_sets_the_idle_timeout_up_to_the_limit_of_the_operator(
     service: Serving,
 ) -> None:
     request = pb.GenerateRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=2)
     request.idle_timeout.FromSeconds(0)
     await service.stub.Generate(request)
-    async with asyncio.timeout(10):
-        while engines():  # noqa: ASYNC110 - a process tells nobody of its end but its parent
-            await asyncio.sleep(0.02)
+    await until(lambda: not engines(), "the idle engine was not stopped")
 
     request.idle_timeout.FromSeconds(3601)
     with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -560,12 +559,13 @@ async def test_watchers_see_each_change_and_resume_without_loss(service: Serving
         request = pb.WatchModelsRequest(model_id="story-mini", after_revision=after)
         return aiter(service.stub.WatchModels(request))
 
-    async def until(
+    async def changes_until(
         changes: AsyncIterator[pb.WatchModelsResponse], state: pb.ModelState.ValueType
     ) -> list[pb.WatchModelsResponse]:
         seen: list[pb.WatchModelsResponse] = []
-        while not seen or seen[-1].model.state != state:
-            seen.append(await anext(changes))
+        async with within(SLOWLY, f"no change to {pb.ModelState.Name(state)} came"):
+            while not seen or seen[-1].model.state != state:
+                seen.append(await anext(changes))
         return seen
 
     changes = watch()
@@ -574,10 +574,10 @@ async def test_watchers_see_each_change_and_resume_without_loss(service: Serving
     assert snapshot.WhichOneof("event") == "snapshot_done"
 
     await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
-    started = await until(changes, pb.MODEL_STATE_READY)
+    started = await changes_until(changes, pb.MODEL_STATE_READY)
     await service.stub.StopModel(pb.StopModelRequest(model_id="story-mini"))
-    stopped = await until(changes, pb.MODEL_STATE_STOPPED)
-    again = await until(watch(after=snapshot.revision), pb.MODEL_STATE_STOPPED)
+    stopped = await changes_until(changes, pb.MODEL_STATE_STOPPED)
+    again = await changes_until(watch(after=snapshot.revision), pb.MODEL_STATE_STOPPED)
 
     revisions = [change.revision for change in started + stopped]
     assert revisions == sorted(set(revisions))
@@ -588,14 +588,15 @@ async def test_watchers_see_each_change_and_resume_without_loss(service: Serving
     assert (await anext(foreign)).WhichOneof("event") == "snapshot_done"
 
 
-async def test_a_watcher_is_told_of_the_end_of_the_service() -> None:
+async def test_a_watch_ends_with_the_service() -> None:
     async with serving(ports=free_ports(4)) as service:
         changes = aiter(service.stub.WatchModels(pb.WatchModelsRequest()))
         await anext(changes)
         await service.service.models.close(0)
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            async for _ in changes:
-                pass
+            async with within(PROMPTLY, "the watch did not end"):
+                async for _ in changes:
+                    pass
 
     assert failure(error.value).reason == "SHUTTING_DOWN"
 
@@ -630,7 +631,7 @@ async def test_server_sent_changes_resume_by_their_id(service: Serving) -> None:
     assert unknown.status_code == 404
 
 
-async def test_logs_are_told_of_a_model_that_runs_and_of_a_start_that_failed(
+async def test_logs_are_those_of_the_run_and_are_kept_after_it(
     service: Serving, tmp_path: Path
 ) -> None:
     def read(**fields: Any) -> AsyncIterator[pb.StreamLogsResponse]:
@@ -646,8 +647,9 @@ async def test_logs_are_told_of_a_model_that_runs_and_of_a_start_that_failed(
 
     await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
     follower = read(follow=True, tail_line_count=1000)
-    while '"serving"' not in (await anext(follower)).line:  # its last line, soon after READY
-        pass
+    async with within(PROMPTLY, "the last line of a start did not come"):
+        while '"serving"' not in (await anext(follower)).line:
+            pass
     kept = [answer.line async for answer in read()]
     assert '"serving"' in kept[-1]
     assert (await service.http.get("/models/story-mini/logs?tail_line_count=1")).text == (
@@ -693,7 +695,9 @@ async def test_three_hundred_at_once_are_all_answered(service: Serving) -> None:
     assert len(engines()) == 1
 
 
-async def test_a_start_is_foretold_from_the_starts_of_earlier_runs(tmp_path: Path) -> None:
+async def test_the_forecast_of_a_start_is_by_the_starts_of_an_earlier_service(
+    tmp_path: Path,
+) -> None:
     plan = pb.StartModelRequest(model_id="story-mini", validate_only=True)
     settings: dict[str, Any] = {"ports": free_ports(4), "state_dir": tmp_path}
     async with serving(**settings) as service:
@@ -742,7 +746,7 @@ async def test_a_deadline_that_a_start_cannot_meet_is_refused_and_the_start_goes
         assert (await service.stub.Generate(request, timeout=60)).generated_text.startswith(PROMPT)
 
 
-async def test_whoever_waits_for_a_turn_is_told_the_place(service: Serving) -> None:
+async def test_the_queue_position_is_reported_to_each_caller_that_waits(service: Serving) -> None:
     request = pb.GenerateStreamRequest(
         model_id="story-mini", prompt=PROMPT, max_new_tokens=100, status_events=True
     )
@@ -757,26 +761,27 @@ async def test_whoever_waits_for_a_turn_is_told_the_place(service: Serving) -> N
         for child in children(os.getpid())
         if b"inference_service.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
-    os.kill(engine, signal.SIGSTOP)  # else a text may end while others still arrive
+    os.kill(engine, signal.SIGSTOP)  # so that no text ends while others still arrive
     try:
         texts = asyncio.gather(*(events() for _ in range(60)))
-        while model.view().queued_count < 60 - 8:  # noqa: ASYNC110  # there is no event for that
-            await asyncio.sleep(0.01)
+        await until(lambda: model.view().queued_count == 60 - 8, "not all 52 were in the queue")
     finally:
         os.kill(engine, signal.SIGCONT)
-    places = []
+    positions = []
     for seen in await texts:
         statuses = [event.status for event in seen if event.WhichOneof("event") == "status"]
         assert {status.model_state for status in statuses} <= {pb.MODEL_STATE_READY}
-        told = [status.queue_position for status in statuses]
-        assert told == sorted(set(told), reverse=True)
+        reported = [status.queue_position for status in statuses]
+        assert reported == sorted(set(reported), reverse=True)
         assert seen[-1].WhichOneof("event") == "summary"
-        places += told[:1]
-    assert len(places) == 60 - 8  # all but those that the engine works on at once
-    assert sorted(places) == list(range(1, 60 - 8 + 1))
+        positions += reported[:1]
+    assert len(positions) == 60 - 8  # all but those that have a slot at once
+    assert sorted(positions) == list(range(1, 60 - 8 + 1))
 
 
-async def test_a_reload_restarts_what_has_changed_and_nothing_is_lost(tmp_path: Path) -> None:
+async def test_a_reload_restarts_the_models_that_have_changed_after_their_drain(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "models.toml"
     weights = Path(inference_service.__file__).parent / "story_mini" / "story-mini.gguf"
 
@@ -822,9 +827,10 @@ async def test_a_reload_restarts_what_has_changed_and_nothing_is_lost(tmp_path: 
 
         write(("one", "256MiB"))
         watcher = service.stub.WatchModels(pb.WatchModelsRequest())
-        async for change in watcher:
-            if change.WhichOneof("event") == "snapshot_done":
-                break
+        async with within(PROMPTLY, "the snapshot did not end"):
+            async for change in watcher:
+                if change.WhichOneof("event") == "snapshot_done":
+                    break
         response = await service.http.post("/catalog:reload")
         assert response.json()["removed_model_ids"] == ["two", "three"]
         stub: Any = health_pb2_grpc.HealthStub(service.channel)
@@ -833,8 +839,9 @@ async def test_a_reload_restarts_what_has_changed_and_nothing_is_lost(tmp_path: 
         refused = await service.http.post("/models/two/start")
         assert refused.status_code == 404
         removed: set[str] = set()
-        while removed != {"two", "three"}:
-            change = await anext(aiter(watcher))
-            removed |= {change.removed_model_id} - {""}
+        async with within(SLOWLY, "the watch did not show the removed models"):
+            while removed != {"two", "three"}:
+                change = await anext(aiter(watcher))
+                removed |= {change.removed_model_id} - {""}
         watcher.cancel()
         assert engines() == [kept]

@@ -1,4 +1,4 @@
-"""A documented model on the embedded engine, its weights from a hub of the test's own."""
+"""Documented models on the embedded engine, with weights from a hub of the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-async def test_gpt_2_is_fetched_and_told_as_it_goes(
+async def test_the_download_of_gpt_2_is_reported(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Hub() as hub, serving(ports=free_ports(4)) as service:
@@ -32,9 +32,9 @@ async def test_gpt_2_is_fetched_and_told_as_it_goes(
         )
         events = [event async for event in service.stub.GenerateStream(request)]
 
-        told = [e.status.start_progress for e in events if e.WhichOneof("event") == "status"]
+        reports = [e.status.start_progress for e in events if e.WhichOneof("event") == "status"]
         downloads = [
-            p for p in told if p.phase == pb.START_PHASE_DOWNLOADING_WEIGHTS and p.total_count
+            p for p in reports if p.phase == pb.START_PHASE_DOWNLOADING_WEIGHTS and p.total_count
         ]
         assert downloads[-1].completed_count == downloads[-1].total_count == WEIGHTS.stat().st_size
         assert len({p.completed_count for p in downloads}) > 2
@@ -48,7 +48,9 @@ async def test_gpt_2_is_fetched_and_told_as_it_goes(
         assert again.status_code == 200
 
 
-async def test_a_gated_model_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_of_a_gated_model_names_the_token(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repo, file = "tensorblock/Llama-2-7b-chat-hf-GGUF", "Llama-2-7b-chat-hf-Q4_K_M.gguf"
     async with Hub() as hub, serving(ports=free_ports(4)) as service:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -61,7 +63,9 @@ async def test_a_gated_model_says_what_to_do(cache: Path, monkeypatch: pytest.Mo
     assert "HF_TOKEN" in answer.json()["detail"]
 
 
-async def test_no_hub_is_told_as_such(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_of_a_hub_that_does_not_answer_names_its_address(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Hub() as hub, serving(ports=free_ports(4)) as service:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         await hub.refuse()
@@ -72,7 +76,7 @@ async def test_no_hub_is_told_as_such(cache: Path, monkeypatch: pytest.MonkeyPat
     assert hub.url in answer.json()["detail"]
 
 
-async def test_weights_that_are_damaged_on_the_way_are_not_used(
+async def test_weights_that_were_damaged_in_the_download_are_not_used(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Hub() as hub, serving(ports=free_ports(4)) as service:

@@ -1,4 +1,4 @@
-"""The model file in the package: small, whole, and with the metadata without which it babbles."""
+"""The model file in the package: small, whole, and with the metadata for sensible text."""
 
 import struct
 from io import BytesIO
@@ -47,11 +47,11 @@ def metadata() -> dict[str, object]:
     }
 
 
-def test_it_is_small_enough_for_a_package() -> None:
+def test_the_file_is_small_enough_for_a_package() -> None:
     assert 1_000_000 < FILE.stat().st_size < 5_000_000
 
 
-def test_it_is_the_model_that_the_catalog_means(metadata: dict[str, object]) -> None:
+def test_the_file_is_the_model_of_the_catalog(metadata: dict[str, object]) -> None:
     assert metadata["general.name"] == "story-mini"
     assert metadata["general.architecture"] == "llama"
     assert metadata["llama.context_length"] == 512
@@ -64,7 +64,7 @@ def test_text_is_split_as_in_training(metadata: dict[str, object]) -> None:
     assert metadata["tokenizer.ggml.add_space_prefix"] is False
 
 
-def test_its_special_tokens_are_control_tokens(metadata: dict[str, object]) -> None:
+def test_special_tokens_are_control_tokens(metadata: dict[str, object]) -> None:
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     assert isinstance(tokens, list)
     assert isinstance(types, list)
@@ -76,7 +76,7 @@ def test_its_special_tokens_are_control_tokens(metadata: dict[str, object]) -> N
     assert metadata["tokenizer.ggml.eos_token_id"] == tokens.index("<|eos|>")
 
 
-def test_its_chat_template_uses_its_own_tokens(metadata: dict[str, object]) -> None:
+def test_the_chat_template_uses_tokens_of_the_model(metadata: dict[str, object]) -> None:
     template = metadata["tokenizer.chat_template"]
     assert isinstance(template, str)
 

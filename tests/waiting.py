@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 PROMPTLY = 5.0  # seconds, on a busy machine too
 SLOWLY = 60.0  # seconds, for what may take a while
+WHOLE = 100.0  # seconds, for a whole test: more than for each wait, less than pytest's 120
 
 
 @asynccontextmanager

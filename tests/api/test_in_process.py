@@ -1,4 +1,4 @@
-"""What a channel promises to the bridge, with a wire and without one."""
+"""The channel of the bridge, with a wire and without one: the same behaviour."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ from inference_service.api.methods import Handlers, handlers
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import failure
+from tests.waiting import PROMPTLY, within
 
-LARGE = "x" * 2**16  # a thousand are more than a wire holds
+LARGE = "x" * 2**16  # a wire holds fewer than a thousand of these
 NO_MODEL = Status(code=5, message="no model “é”")
 NO_MODEL.details.add().Pack(ErrorInfo(reason="MODEL_NOT_FOUND", domain="inference-service"))
 
 
 class Scripted(pb_grpc.ModelServiceServicer):
-    """A generation does what its prompt says; a stream first writes its texts, and then does it.
+    """A servicer whose generations do as their prompt says, such as "hang".
 
-    A stream has `max_new_tokens` texts, all of them `model_id`. `left` is set when one ends.
+    A stream first writes `max_new_tokens` texts, all of them `model_id`. `entered` is set when a
+    handler does as its prompt says, and `left` when a handler ends.
     """
 
     def __init__(self) -> None:
         self.entered = asyncio.Event()
         self.left = asyncio.Event()
         self.written = 0
-        self.note: Callable[[Any], object] = lambda context: None  # is given the context of each
+        self.note: Callable[[Any], object] = lambda context: None  # called with each context
         self.request: Any = None
         self.task: asyncio.Task[Any] | None = None
 
@@ -97,7 +99,7 @@ class Bed:
         return pb_grpc.ModelServiceStub(self.channel).GenerateStream(request, **options)
 
     def call(self, kind: str, prompt: str = "", **options: Any) -> Call:
-        """Of either kind, so that what holds for both is written once."""
+        """Make a call of either kind, for tests of both."""
         if kind == "unary":
             return Call(unary := self.generate(prompt, **options), lambda: answer(unary))
         return Call(stream := self.stream(prompt, **options), lambda: texts(stream))
@@ -105,7 +107,7 @@ class Bed:
 
 @dataclass(frozen=True)
 class Call:
-    """A call, and what waits for its end."""
+    """A call, and a wait for its end."""
 
     made: Any
     end: Callable[[], Any]
@@ -137,7 +139,7 @@ def services(servicer: Scripted) -> dict[str, Handlers]:
 async def in_process(servicer: Scripted, services: dict[str, Handlers]) -> AsyncGenerator[Bed]:
     channel = Channel(services)
     yield Bed(servicer, channel)
-    async with asyncio.timeout(5):
+    async with within(PROMPTLY, "the channel was not closed"):
         await channel.close()
 
 
@@ -159,11 +161,23 @@ def bed(request: pytest.FixtureRequest) -> Bed:
     return bed
 
 
+async def has_entered(bed: Bed) -> None:
+    """Return when a handler does as its prompt says."""
+    async with within(PROMPTLY, "the call did not come to its handler"):
+        await bed.servicer.entered.wait()
+
+
+async def has_left(bed: Bed) -> None:
+    """Return when a handler has ended."""
+    async with within(PROMPTLY, "the handler did not end"):
+        await bed.servicer.left.wait()
+
+
 both_kinds = pytest.mark.parametrize("kind", ["unary", "stream"])
 
 
 async def quiet() -> None:
-    """Return when nobody in this loop has anything to do, but what waits for a wire or a clock."""
+    """Return when every task of this loop waits for a wire or a clock."""
     for _ in range(50):
         await asyncio.sleep(0)
 
@@ -176,7 +190,9 @@ async def test_an_answer(bed: Bed) -> None:
 
 
 @both_kinds
-async def test_what_a_handler_knows_of_its_caller(bed: Bed, kind: str) -> None:
+async def test_a_handler_knows_metadata_deadline_and_peer_of_its_caller(
+    bed: Bed, kind: str
+) -> None:
     known: list[Any] = []
 
     def note(context: Any) -> None:
@@ -191,7 +207,7 @@ async def test_what_a_handler_knows_of_its_caller(bed: Bed, kind: str) -> None:
     assert isinstance(peer, str)
 
 
-async def test_two_wait_for_one_answer(bed: Bed) -> None:
+async def test_one_answer_can_be_awaited_twice(bed: Bed) -> None:
     call = bed.generate(model_id="a")
 
     assert [one.generated_text for one in await asyncio.gather(answer(call), answer(call))] == [
@@ -207,7 +223,7 @@ async def test_a_stream(bed: Bed, count: int) -> None:
 
 async def test_a_stream_that_is_read_when_it_has_ended(bed: Bed) -> None:
     call = bed.stream(count=1)
-    await bed.servicer.left.wait()
+    await has_left(bed)
 
     assert await texts(call) == ["a"]
 
@@ -217,12 +233,12 @@ async def test_an_error_has_its_details(bed: Bed, kind: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await bed.call(kind, "abort with details").end()
 
-    told = failure(error.value)
-    assert (told.code, told.message) == (grpc.StatusCode.NOT_FOUND, "no model “é”")
-    assert told.reason == "MODEL_NOT_FOUND"
+    failed = failure(error.value)
+    assert (failed.code, failed.message) == (grpc.StatusCode.NOT_FOUND, "no model “é”")
+    assert failed.reason == "MODEL_NOT_FOUND"
 
 
-async def test_an_error_comes_after_what_was_written(bed: Bed) -> None:
+async def test_an_error_comes_after_the_messages_that_were_written(bed: Bed) -> None:
     stream = aiter(bed.stream("abort", count=3))
 
     assert [(await anext(stream)).chunk.text for _ in range(3)] == ["a"] * 3
@@ -246,7 +262,7 @@ async def test_a_fault_is_unknown_and_logged_once(
 
 
 @pytest.mark.parametrize("method", [f"/{SERVICE}/Nonsense", "/nobody.Nobody/Generate"])
-async def test_a_method_that_is_not_there(bed: Bed, method: str) -> None:
+async def test_a_method_that_does_not_exist_is_unimplemented(bed: Bed, method: str) -> None:
     unary, stream = bed.channel.unary_unary(method), bed.channel.unary_stream(method)
 
     for end in (answer(unary(b"")), texts(stream(b""))):
@@ -257,7 +273,7 @@ async def test_a_method_that_is_not_there(bed: Bed, method: str) -> None:
 
 
 @both_kinds
-async def test_cancelled_before_it_began(bed: Bed, kind: str) -> None:
+async def test_a_call_can_be_cancelled_before_it_begins(bed: Bed, kind: str) -> None:
     call = bed.call(kind, "hang")
     call.made.cancel()
 
@@ -266,32 +282,30 @@ async def test_cancelled_before_it_began(bed: Bed, kind: str) -> None:
 
 
 @both_kinds
-async def test_cancelled_while_somebody_waits(bed: Bed, kind: str) -> None:
+async def test_the_cancel_of_a_call_ends_its_wait_and_its_handler(bed: Bed, kind: str) -> None:
     call = bed.call(kind, "hang")
     waiting = asyncio.create_task(call.end())
-    await bed.servicer.entered.wait()
+    await has_entered(bed)
     call.made.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    async with asyncio.timeout(5):
-        await bed.servicer.left.wait()
+    await has_left(bed)
 
 
 @both_kinds
-async def test_cancelled_with_who_waits(bed: Bed, kind: str) -> None:
-    call = bed.call(kind, "hang")  # held, for one that is not is cancelled in any case
+async def test_the_cancel_of_a_wait_ends_the_handler(bed: Bed, kind: str) -> None:
+    call = bed.call(kind, "hang")  # referenced, since a call without a reference is cancelled too
     waiting = asyncio.create_task(call.end())
-    await bed.servicer.entered.wait()
+    await has_entered(bed)
     waiting.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    async with asyncio.timeout(5):
-        await bed.servicer.left.wait()
+    await has_left(bed)
 
 
-async def test_cancelled_after_its_end(bed: Bed) -> None:
+async def test_a_cancel_after_the_end_changes_nothing(bed: Bed) -> None:
     unary, stream = bed.generate(model_id="a"), bed.stream(count=1)
     await unary
     await texts(stream)
@@ -301,11 +315,11 @@ async def test_cancelled_after_its_end(bed: Bed) -> None:
     assert (await unary).generated_text == "a"
 
 
-async def test_cancelled_with_messages_on_the_way(bed: Bed) -> None:
+async def test_a_cancel_drops_the_messages_on_the_way(bed: Bed) -> None:
     call = bed.stream(count=2)
     stream = aiter(call)
     await anext(stream)
-    await bed.servicer.left.wait()
+    await has_left(bed)
     await quiet()
     call.cancel()
 
@@ -315,9 +329,9 @@ async def test_cancelled_with_messages_on_the_way(bed: Bed) -> None:
 
 @both_kinds
 async def test_a_handler_that_is_cancelled_from_inside(in_process: Bed, kind: str) -> None:
-    """Over a wire its caller waits for ever."""
+    """Over a wire, the caller waits for ever."""
     call = in_process.call(kind, "hang")
-    await in_process.servicer.entered.wait()
+    await has_entered(in_process)
     assert in_process.servicer.task is not None
     in_process.servicer.task.cancel()
 
@@ -331,8 +345,7 @@ async def test_a_deadline(bed: Bed, kind: str) -> None:
     left: list[float] = []
     bed.servicer.note = lambda context: left.append(context.time_remaining())
     call = bed.call(kind, "hang", timeout=0.2)
-    async with asyncio.timeout(5):
-        await bed.servicer.left.wait()
+    await has_left(bed)
     await quiet()
 
     assert 0 < left[0] < 0.3  # gRPC rounds it
@@ -354,13 +367,12 @@ async def test_an_answer_within_the_deadline(bed: Bed) -> None:
     assert await bed.generate(timeout=60)
 
 
-async def test_who_does_not_read_holds_the_writer_and_can_go(bed: Bed) -> None:
+async def test_a_reader_that_does_not_read_holds_the_writer_and_can_leave(bed: Bed) -> None:
     call = bed.stream(text=LARGE, count=10_000)
     await anext(aiter(call))
     call.cancel()
 
-    async with asyncio.timeout(5):
-        await bed.servicer.left.wait()
+    await has_left(bed)
     assert 0 < bed.servicer.written < 1000
 
 
@@ -413,11 +425,11 @@ async def test_a_handler_that_goes_on_after_its_caller_cannot_write(
     await quiet()
     call.cancel()
 
-    async with asyncio.timeout(5):
+    async with within(PROMPTLY, "the write was not refused"):
         await refused.wait()
 
 
-async def test_messages_are_passed_as_they_are(in_process: Bed) -> None:
+async def test_messages_are_passed_without_a_copy(in_process: Bed) -> None:
     request = pb.GenerateRequest(model_id="a")
     await pb_grpc.ModelServiceStub(in_process.channel).Generate(request)
 
@@ -425,29 +437,27 @@ async def test_messages_are_passed_as_they_are(in_process: Bed) -> None:
 
 
 @both_kinds
-async def test_a_call_that_nobody_holds_is_cancelled(in_process: Bed, kind: str) -> None:
+async def test_a_call_without_a_reference_is_cancelled(in_process: Bed, kind: str) -> None:
     call = in_process.call(kind, "hang")
-    await in_process.servicer.entered.wait()
+    await has_entered(in_process)
     del call
 
-    async with asyncio.timeout(5):
-        await in_process.servicer.left.wait()
+    await has_left(in_process)
 
 
-async def test_a_stream_that_nobody_reads_on_is_cancelled(in_process: Bed) -> None:
+async def test_a_stream_whose_reader_has_left_is_cancelled(in_process: Bed) -> None:
     async for _ in in_process.stream(count=10):
         break
 
-    async with asyncio.timeout(5):
-        await in_process.servicer.left.wait()
+    await has_left(in_process)
 
 
 @both_kinds
-async def test_a_call_that_nobody_waits_for_tells_no_log(
+async def test_the_error_of_a_call_without_a_waiter_is_not_logged(
     bed: Bed, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     call = bed.call(kind, "abort")
-    await bed.servicer.left.wait()
+    await has_left(bed)
     await quiet()
     del call
     gc.collect()
@@ -461,8 +471,8 @@ async def test_a_call_that_nobody_waits_for_tells_no_log(
 async def test_nothing_is_left_of_a_call(
     in_process: Bed, kind: str, prompt: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even for the collector."""
-    caplog.set_level(logging.CRITICAL)  # a record of a fault would hold the call
+    """Nothing is left for the garbage collector either."""
+    caplog.set_level(logging.CRITICAL)  # a record of a fault has a reference to the call
     contexts: list[weakref.ref[Any]] = []
     in_process.servicer.note = lambda context: contexts.append(weakref.ref(context))
     gc.collect()
@@ -492,20 +502,19 @@ async def test_a_thousand_calls_at_once(bed: Bed) -> None:
 
 
 @both_kinds
-async def test_closing_cancels_what_runs(bed: Bed, kind: str) -> None:
+async def test_a_close_cancels_the_calls_that_run(bed: Bed, kind: str) -> None:
     waiting = asyncio.create_task(bed.call(kind, "hang").end())
-    await bed.servicer.entered.wait()
+    await has_entered(bed)
     await bed.channel.close()
 
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    async with asyncio.timeout(5):
-        await bed.servicer.left.wait()
+    await has_left(bed)
 
 
-async def test_closing_waits_for_the_handlers(in_process: Bed) -> None:
+async def test_a_close_waits_for_the_handlers(in_process: Bed) -> None:
     call = in_process.generate("hang")
-    await in_process.servicer.entered.wait()
+    await has_entered(in_process)
     await in_process.channel.close()
 
     assert in_process.servicer.left.is_set()
@@ -514,7 +523,7 @@ async def test_closing_waits_for_the_handlers(in_process: Bed) -> None:
 
 
 async def test_health(bed: Bed) -> None:
-    """Its servicer is the library's own."""
+    """The servicer is that of the library."""
     stub: Any = health_pb2_grpc.HealthStub(bed.channel)
 
     answer = await stub.Check(health_pb2.HealthCheckRequest())

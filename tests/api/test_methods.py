@@ -1,4 +1,4 @@
-"""The handlers, over the wire."""
+"""The wrapper of every method, over the wire."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from inference_service.errors import ServiceError
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import failure
+from tests.waiting import PROMPTLY, SLOWLY, within
 
 
 class Raising(pb_grpc.ModelServiceServicer):
-    """Raises `error` from each call, in a stream after one chunk, or with `cuts` in its midst.
+    """A servicer that raises `error` in each call, in a stream after one chunk.
 
-    A log has no end.
+    With `cuts`, the write of the chunk is cut. A log has no end.
     """
 
     error: BaseException = ServiceError("no")
@@ -78,12 +79,12 @@ async def test_an_error_ends_a_call_with_its_status(
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await pb_grpc.ModelServiceStub(channel).GetModel(pb.GetModelRequest())
 
-    told = failure(error.value)
-    assert (told.code, told.message) == (grpc.StatusCode.NOT_FOUND, "tiny is not running")
-    assert (told.reason, told.metadata) == ("CONTAINER_NOT_RUNNING", {"model_id": "tiny"})
+    failed = failure(error.value)
+    assert (failed.code, failed.message) == (grpc.StatusCode.NOT_FOUND, "tiny is not running")
+    assert (failed.reason, failed.metadata) == ("CONTAINER_NOT_RUNNING", {"model_id": "tiny"})
 
 
-async def test_an_error_ends_a_stream_after_what_was_sent(
+async def test_an_error_ends_a_stream_after_the_messages_that_were_sent(
     service: tuple[Raising, grpc.aio.Channel],
 ) -> None:
     servicer, channel = service
@@ -108,14 +109,14 @@ async def test_an_error_ends_a_stream_whose_first_write_was_cut(
     stream = pb_grpc.ModelServiceStub(channel).GenerateStream(pb.GenerateStreamRequest())
 
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        async with asyncio.timeout(10):
+        async with within(SLOWLY, "the stream did not end"):
             async for _ in stream:
                 pass
 
     assert failure(error.value).reason == "MODEL_STOPPED"
 
 
-async def test_a_fault_is_internal_and_tells_the_log_alone(
+async def test_a_fault_is_internal_and_its_text_is_in_the_log_alone(
     service: tuple[Raising, grpc.aio.Channel], caplog: pytest.LogCaptureFixture
 ) -> None:
     servicer, channel = service
@@ -124,9 +125,9 @@ async def test_a_fault_is_internal_and_tells_the_log_alone(
     with caplog.at_level(logging.ERROR), pytest.raises(grpc.aio.AioRpcError) as error:
         await pb_grpc.ModelServiceStub(channel).GetModel(pb.GetModelRequest())
 
-    told = failure(error.value)
-    assert (told.code, told.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
-    assert "secret" not in told.message
+    failed = failure(error.value)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "secret" not in failed.message
     assert "a secret" in caplog.text
 
 
@@ -137,13 +138,14 @@ async def test_a_slow_reader_that_leaves_is_no_fault(
     stream = pb_grpc.ModelServiceStub(channel).StreamLogs(pb.StreamLogsRequest())
     await stream.read()
     seen = 0
-    while seen != servicer.written:  # until there is no more room on the way
+    while seen != servicer.written:  # until the buffers on the way are full
         seen = servicer.written
         await asyncio.sleep(0.1)
 
     with caplog.at_level(logging.ERROR):
         await channel.close()
-        await servicer.left.wait()
+        async with within(PROMPTLY, "the handler did not end"):
+            await servicer.left.wait()
 
     assert not caplog.records
 
@@ -192,7 +194,7 @@ async def test_the_longest_error_fits_into_the_trailers(
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await pb_grpc.ModelServiceStub(channel).GetModel(pb.GetModelRequest())
 
-    told = failure(error.value)
-    assert (told.code, told.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
-    assert told.message.startswith(letter * 100)
-    assert len(told.details) == 4
+    failed = failure(error.value)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert failed.message.startswith(letter * 100)
+    assert len(failed.details) == 4

@@ -1,4 +1,4 @@
-"""The objects of the service are shown as the proto says."""
+"""The objects of the service as messages of the proto."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.fakes import FakeEngine, FakeRuntime, spec
 
 
 def view(status: Status | None = None, **changes: Any) -> View:
-    """A model with this status, as it was 100 seconds after the beginning of time."""
+    """Return the view of a model with this status, seen 100 seconds after 1970."""
     facts: dict[str, Any] = {
         "id": "tiny",
         "hf_name": "some/tiny",
@@ -64,7 +64,7 @@ def test_a_model_that_never_ran_is_stopped() -> None:
     assert replies.model(view()) == replies.model(make_model().view()) == expected
 
 
-def test_who_uses_a_model_is_shown() -> None:
+def test_the_requests_of_a_model_are_counted() -> None:
     shown = replies.model(view(active_count=3, queued_count=2))
 
     assert (shown.active_request_count, shown.queued_request_count) == (3, 2)
@@ -102,7 +102,7 @@ def test_a_start_is_shown_with_its_progress() -> None:
     )
 
 
-def test_a_start_of_which_nothing_is_known_waits() -> None:
+def test_a_start_without_progress_is_in_the_phase_waiting() -> None:
     event = replies.status(Status(State.STARTING, started=100.0), 0, 99.0).status
 
     assert event.start_progress.phase == pb.START_PHASE_WAITING
@@ -147,7 +147,7 @@ def test_a_change_is_a_model_or_its_removal_or_the_end_of_the_snapshot() -> None
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_a_pinned_model_is_shown_as_such(pinned: bool) -> None:
+def test_a_pinned_model_is_shown_as_pinned(pinned: bool) -> None:
     assert replies.model(view(pinned=pinned)).pinned is pinned
 
 
@@ -159,7 +159,7 @@ def test_a_pinned_model_is_shown_as_such(pinned: bool) -> None:
         pytest.param(1e300, None, id="beyond all clocks"),
     ],
 )
-async def test_a_model_that_nobody_uses_is_shown_with_its_end(
+async def test_an_unused_model_is_shown_with_the_end_of_its_idle_timeout(
     idle: float, seconds: int | None
 ) -> None:
     model = make_model(timing=timing(idle=idle))
@@ -176,7 +176,7 @@ async def test_a_model_that_nobody_uses_is_shown_with_its_end(
         assert seconds - 5 < left <= seconds
 
 
-async def test_a_plan_tells_what_a_start_would_take() -> None:
+async def test_a_plan_has_the_claim_of_a_start() -> None:
     admission, runtime = Admission(100 * 2**20), FakeRuntime()
     first, second = (
         make_model(spec(name), runtime, FakeEngine(), admission=admission)
@@ -201,7 +201,7 @@ async def test_a_plan_tells_what_a_start_would_take() -> None:
     await first.stop()
 
 
-async def test_a_plan_tells_what_it_would_take_of_each_gpu() -> None:
+async def test_a_plan_has_the_claim_on_each_gpu() -> None:
     engine, runtime = FakeEngine(), FakeRuntime()
     engine.gpu_needs = {"first": GpuNeed(30), "second": GpuNeed(40)}
     admission = Admission(10**9, [Gpu("a", 60, 50), Gpu("b", 60, 60)])
@@ -225,7 +225,7 @@ async def test_a_plan_tells_what_it_would_take_of_each_gpu() -> None:
     assert replies.model(first.view()).gpu_memory_bytes == 0
 
 
-def test_a_plan_that_can_never_be_is_refused() -> None:
+def test_a_plan_for_a_model_that_can_never_fit_is_refused() -> None:
     with pytest.raises(InsufficientMemory):
         make_model(admission=Admission(2**20)).quote()
 

@@ -1,4 +1,4 @@
-"""Requests are checked as the proto says."""
+"""The checks of requests, by the rules of the proto."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def request(kind: Any = pb.GenerateRequest, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_what_is_not_set_has_the_default_of_the_proto(kind: Any) -> None:
+def test_a_field_that_is_not_set_has_the_default_of_the_proto(kind: Any) -> None:
     assert requests.prompt(request(kind), spec()) == Prompt(
         "once",
         max_new_tokens=200,
@@ -40,7 +40,7 @@ def test_what_is_not_set_has_the_default_of_the_proto(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_what_is_set_is_passed_on(kind: Any) -> None:
+def test_a_field_that_is_set_is_passed_on(kind: Any) -> None:
     given = request(
         kind,
         max_new_tokens=1,
@@ -55,7 +55,7 @@ def test_what_is_set_is_passed_on(kind: Any) -> None:
     assert requests.prompt(given, spec()) == Prompt("once", 1, 0.0, 1.0, 3, 2.0, 0, ("a", "b"))
 
 
-# What is within the bounds of each field, and what is beyond.
+# For each field, values within the bounds, and values beyond them.
 BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
     ("max_new_tokens", [1, 128], [0, -1, 129, LARGEST, -LARGEST - 1]),
     ("temperature", [0.0, -0.0, TINY, 2.0], [-TINY, 2.0 + 2 * LEAST]),
@@ -140,7 +140,7 @@ def test_no_text_of_the_caller_is_repeated(field: str, value: Any) -> None:
     assert refused.value.message == f"{field} {RULES[field]}"
 
 
-def test_every_mistake_is_told_and_the_first_is_the_field() -> None:
+def test_the_message_has_every_mistake_and_the_field_is_the_first() -> None:
     wrong = {field: beyond[0] for field, _, beyond in BOUNDS}
 
     with pytest.raises(InvalidParameter) as refused:
@@ -160,7 +160,7 @@ def test_the_most_tokens_are_those_of_the_models_context() -> None:
 
 
 @pytest.mark.parametrize(("given", "full"), [({}, True), (True, True), (False, False)])
-def test_the_text_has_the_prompt_unless_it_is_told_not_to(given: Any, full: bool) -> None:
+def test_the_text_has_the_prompt_unless_the_request_excludes_it(given: Any, full: bool) -> None:
     fields = {} if given == {} else {"return_full_text": given}
 
     assert requests.full_text(request(**fields)) is full
@@ -195,7 +195,7 @@ def test_another_drain_is_refused(request_: pb.StopModelRequest) -> None:
 
 
 @pytest.mark.parametrize("kind", [*REQUESTS, pb.StartModelRequest])
-def test_an_idle_time_is_from_nothing_to_the_cap_of_the_service(kind: Any) -> None:
+def test_an_idle_timeout_is_from_nothing_to_the_limit_of_the_service(kind: Any) -> None:
     def asked(seconds: int, nanos: int = 0) -> Any:
         return kind(idle_timeout=duration_pb2.Duration(seconds=seconds, nanos=nanos))
 
@@ -212,7 +212,7 @@ def test_an_idle_time_is_from_nothing_to_the_cap_of_the_service(kind: Any) -> No
 
 
 @pytest.mark.parametrize(("given", "count"), [({}, 100), (0, 0), (1, 1), (1000, 1000)])
-def test_a_reader_of_logs_wants_up_to_a_thousand_lines(given: Any, count: int) -> None:
+def test_a_reader_of_logs_gets_up_to_a_thousand_lines(given: Any, count: int) -> None:
     fields = {} if given == {} else {"tail_line_count": given}
 
     assert requests.tail_line_count(pb.StreamLogsRequest(**fields)) == count
@@ -227,7 +227,7 @@ def test_another_number_of_lines_is_refused(count: int) -> None:
     assert refused.value.field == "tail_line_count"
 
 
-async def test_a_caller_is_a_proxys_word_or_a_key_or_an_address() -> None:
+async def test_a_caller_is_named_by_a_proxy_or_by_a_key_or_by_an_address() -> None:
     callers: list[str] = []
 
     async def handle(request: bytes, context: Any) -> bytes:
@@ -241,8 +241,8 @@ async def test_a_caller_is_a_proxys_word_or_a_key_or_an_address() -> None:
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary("/s/m")
-        key, word = ("authorization", "Bearer one"), ("x-caller", "10.0.0.7")
-        for metadata in ((), (key,), (key, word)):
+        key, name = ("authorization", "Bearer one"), ("x-caller", "10.0.0.7")
+        for metadata in ((), (key,), (key, name)):
             await call(b"", metadata=metadata)
     await server.stop(0)
 

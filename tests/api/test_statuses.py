@@ -1,4 +1,4 @@
-"""Errors of the service, as statuses of gRPC: the one table."""
+"""Errors of the service as statuses of gRPC, by the table in the contract."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_errors_share_a_reason_only_with_the_class_that_they_derive_from() -> No
 
 
 def details(status: status_pb2.Status, *kinds: type[Message]) -> list[Message]:
-    """The details, which must be of these kinds, in this order."""
+    """Return the details, which must be of these kinds, in this order."""
     found = [kind() for kind in kinds]
     assert len(found) == len(status.details)
     assert all(p.Unpack(message) for p, message in zip(status.details, found, strict=True))
@@ -63,7 +63,7 @@ def test_a_status_has_the_code_the_message_and_one_error_info(name: str) -> None
     assert (info.reason, info.domain, info.metadata) == (error.reason, DOMAIN, error.metadata)
 
 
-def test_a_status_has_all_that_an_error_knows() -> None:
+def test_a_status_has_all_facts_of_an_error() -> None:
     error = ServiceError("top_k is odd", field="top_k", retry_after=1.25, log=["a", "b"])
 
     _, bad, retry, debug = details(
@@ -111,11 +111,11 @@ def test_the_code_after_the_first_token_is_that_of_the_rule(
     ("given", "kept"),
     [
         pytest.param(["a", "b"], ["a", "b"], id="all of it"),
-        pytest.param(["a" * 700, "b" * 700, "c" * 700], ["b" * 700, "c" * 700], id="what fits"),
+        pytest.param(["a" * 700, "b" * 700, "c" * 700], ["b" * 700, "c" * 700], id="the last two"),
         pytest.param(["x", "é" * 5000], ["x", "é" * 373 + "..."], id="no half of a character"),
     ],
 )
-def test_the_last_lines_of_a_log_are_told(given: list[str], kept: list[str]) -> None:
+def test_a_status_has_the_last_lines_of_a_log(given: list[str], kept: list[str]) -> None:
     status = status_of(ServiceError("no", log=given))
 
     _, debug = details(status, error_details_pb2.ErrorInfo, error_details_pb2.DebugInfo)

@@ -1,4 +1,4 @@
-"""Who is let in, who makes room, and who waits."""
+"""Admission: the models that start, that make room, and that wait."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from inference_service.serving.timing import Timing
 from tests.build import model as make_model
 from tests.build import timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
+from tests.waiting import SLOWLY, WHOLE, within
 
 MIB = 2**20
 
@@ -45,9 +46,7 @@ def resident(name: str, size: int, used_at: float, evictable: bool = True) -> Re
             ("b",),
             id="never one in use",
         ),
-        pytest.param(
-            7, [resident("a", 1, 1), resident("b", 6, 2)], ("b",), id="none that need not go"
-        ),
+        pytest.param(7, [resident("a", 1, 1), resident("b", 6, 2)], ("b",), id="none without need"),
     ],
 )
 def test_evictions(need: int, residents: list[Resident], expected: tuple[str, ...] | None) -> None:
@@ -55,7 +54,7 @@ def test_evictions(need: int, residents: list[Resident], expected: tuple[str, ..
 
 
 class House:
-    """Models of 4, 4 and 8 MiB (times ten) on a machine of 100 MiB."""
+    """Models of 40, 40, 80 and 200 MiB on a machine of 100 MiB."""
 
     def __init__(self, times: Timing) -> None:
         self.runtime, self.engine = FakeRuntime(), FakeEngine()
@@ -74,16 +73,19 @@ class House:
 @asynccontextmanager
 async def house(times: Timing | None = None) -> AsyncGenerator[House]:
     built = House(times or timing())
-    yield built
-    for model in (built.small, built.other, built.large, built.huge):
-        await model.close(0)
+    async with within(WHOLE, "not every start and stop of a model came to an end"):
+        yield built
+        for model in (built.small, built.other, built.large, built.huge):
+            await model.close(0)
     assert built.runtime.running == {}
     assert built.admission.free(MEMORY) == 100 * MIB
 
 
 async def waits(model: Model) -> None:
-    while not (model.status.progress and model.status.progress.phase is Phase.WAITING):
-        await model.report.change()
+    """Return as soon as the model waits for memory or for a GPU."""
+    async with within(SLOWLY, f"{model.id} did not wait for a claim"):
+        while not (model.status.progress and model.status.progress.phase is Phase.WAITING):
+            await model.report.change()
 
 
 async def test_models_that_fit_run_side_by_side() -> None:
@@ -95,7 +97,7 @@ async def test_models_that_fit_run_side_by_side() -> None:
         assert h.admission.free(MEMORY) == 20 * MIB
 
 
-async def test_what_could_not_be_removed_keeps_its_memory_until_it_has_gone() -> None:
+async def test_an_engine_keeps_its_claim_until_it_is_removed() -> None:
     async with house() as h:
         await h.small.start()
         h.runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
@@ -112,13 +114,13 @@ async def test_what_could_not_be_removed_keeps_its_memory_until_it_has_gone() ->
         assert h.admission.free(MEMORY) == 20 * MIB
 
 
-async def test_what_could_not_be_removed_starts_again_in_the_memory_that_it_has() -> None:
+async def test_a_model_whose_engine_could_not_be_removed_starts_again_in_its_claim() -> None:
     async with house(timing(back_off=0)) as h:
         await h.large.start()
         h.runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
         with pytest.raises(StopFailed):
             await h.large.stop()
-        h.runtime.running.clear()  # as if by a stranger
+        h.runtime.running.clear()  # somebody else removes the engine
 
         await h.large.start()
         assert h.admission.free(MEMORY) == 20 * MIB
@@ -126,7 +128,7 @@ async def test_what_could_not_be_removed_starts_again_in_the_memory_that_it_has(
         assert h.admission.free(MEMORY) == 100 * MIB
 
 
-async def test_the_least_recently_used_makes_room() -> None:
+async def test_the_least_recently_used_model_makes_room() -> None:
     async with house() as h:
         third = make_model(
             spec("third", memory="40MiB"),
@@ -162,7 +164,7 @@ async def test_a_model_in_use_is_waited_for_and_never_evicted() -> None:
         assert set(h.runtime.running) == {"tgi-large"}
 
 
-async def test_nobody_overtakes_a_large_model_that_waits() -> None:
+async def test_a_small_model_does_not_overtake_a_large_one_that_waits() -> None:
     async with house() as h:
         async with h.small.lease():
             large = asyncio.create_task(h.large.start())
@@ -176,7 +178,7 @@ async def test_nobody_overtakes_a_large_model_that_waits() -> None:
         assert h.runtime.started == ["tgi-small", "tgi-large", "tgi-other"]
 
 
-async def test_what_can_never_fit_is_refused_at_once_and_each_time() -> None:
+async def test_a_model_that_can_never_fit_is_refused_at_once_and_each_time() -> None:
     async with house() as h:
         await h.small.start()
         for _ in range(2):
@@ -200,7 +202,7 @@ async def test_a_stop_ends_the_wait_for_memory() -> None:
         await h.other.start()  # the queue is free again
 
 
-async def test_a_model_keeps_its_place_for_a_minimum_time() -> None:
+async def test_a_model_is_not_evicted_before_its_minimum_residency() -> None:
     async with house(timing(residency=0.3)) as h:
         await h.small.start()
         begun = asyncio.get_running_loop().time()
@@ -211,7 +213,7 @@ async def test_a_model_keeps_its_place_for_a_minimum_time() -> None:
         assert set(h.runtime.running) == {"tgi-large"}
 
 
-async def test_a_pinned_model_makes_no_room() -> None:
+async def test_a_pinned_model_is_not_evicted() -> None:
     async with house() as h:
         pinned = make_model(
             spec("pinned", memory="40MiB").model_copy(update={"pinned": True}),
@@ -225,7 +227,7 @@ async def test_a_pinned_model_makes_no_room() -> None:
         await pinned.stop()
 
 
-async def test_a_failed_start_gives_its_memory_back() -> None:
+async def test_a_failed_start_gives_its_claim_back() -> None:
     async with house() as h:
         h.runtime.refusal = RuntimeError("boom")
         with pytest.raises(Exception, match="boom"):
@@ -242,7 +244,7 @@ async def test_many_models_share_memory_without_a_deadlock() -> None:
                 async with model.lease():
                     await asyncio.sleep(0)
 
-        async with asyncio.timeout(30):
+        async with within(30, "not every model had its leases"):
             await asyncio.gather(*(use(m) for m in (h.small, h.large, h.other) for _ in range(3)))
 
 
@@ -254,7 +256,7 @@ TWO = (Gpu("gpu-0", 100 * GB, 100 * GB), Gpu("gpu-1", 50 * GB, 50 * GB))
 
 
 class Rack:
-    """Models that want GPUs, each so many GB or more."""
+    """Models that need GPUs, with the GB of each, or its whole need."""
 
     def __init__(self, gpus: Sequence[Gpu], **needs: GpuNeed | int) -> None:
         self.runtime, self.engine = FakeRuntime(), FakeEngine()
@@ -282,13 +284,14 @@ class Rack:
 @asynccontextmanager
 async def rack(gpus: Sequence[Gpu], **needs: GpuNeed | int) -> AsyncGenerator[Rack]:
     built = Rack(gpus, **needs)
-    yield built
-    for model in built.models.values():
-        await model.close(0)
+    async with within(WHOLE, "not every start and stop of a model came to an end"):
+        yield built
+        for model in built.models.values():
+            await model.close(0)
     assert [built.admission.free(gpu.id) for gpu in gpus] == [gpu.limit_bytes for gpu in gpus]
 
 
-async def test_models_share_a_gpu_each_up_to_a_mark_above_the_last() -> None:
+async def test_models_share_a_gpu_each_up_to_a_fraction_above_the_last() -> None:
     async with rack(ONE, first=30, second=20, third=30) as r:
         for name in ("first", "second", "third"):
             await r[name].start()
@@ -302,7 +305,7 @@ async def test_models_share_a_gpu_each_up_to_a_mark_above_the_last() -> None:
         assert r.admission.free("gpu-0") == 0
 
 
-async def test_what_does_not_fit_a_gpu_evicts_the_least_recently_used_of_it() -> None:
+async def test_a_model_that_does_not_fit_a_gpu_evicts_the_least_recently_used_of_it() -> None:
     async with rack(TWO, old=40, other=92, new=50, plain=8) as r:
         for name in ("old", "other", "plain"):
             await r[name].start()
@@ -336,7 +339,7 @@ async def test_without_a_figure_a_model_has_all_gpus_to_itself() -> None:
         assert r.share("greedy") == GpuShare(("gpu-0", "gpu-1"), 0.8)  # fills both alike
 
 
-async def test_models_that_want_no_gpu_do_not_count() -> None:
+async def test_models_that_need_no_gpu_have_no_share() -> None:
     async with rack(ONE, greedy=GpuNeed()) as r:
         plain = make_model(spec("plain"), r.runtime, r.engine, admission=r.admission)
         await r["greedy"].start()
@@ -347,7 +350,7 @@ async def test_models_that_want_no_gpu_do_not_count() -> None:
         await plain.stop()
 
 
-async def test_where_no_gpu_is_known_nothing_is_counted() -> None:
+async def test_where_no_gpu_is_known_no_model_has_a_share() -> None:
     async with rack((), one=500, two=GpuNeed()) as r:
         await r["one"].start()
         await r["two"].start()
@@ -357,16 +360,18 @@ async def test_where_no_gpu_is_known_nothing_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("need", "said"),
+    ("need", "message"),
     [
         (GpuNeed(200 * GB), "needs 200.0 GB of GPU memory, and models can have 100.0 GB and 50.0"),
         (GpuNeed(count=3), "needs 3 GPUs, and models can have 100.0 GB and 50.0 GB of the GPUs"),
         (GpuNeed(120 * GB, 2), "needs 2 GPUs with 120.0 GB of GPU memory"),
     ],
 )
-async def test_what_can_never_fit_the_gpus_is_refused_at_once(need: GpuNeed, said: str) -> None:
+async def test_a_model_that_can_never_fit_the_gpus_is_refused_at_once(
+    need: GpuNeed, message: str
+) -> None:
     async with rack(TWO, huge=need) as r:
-        with pytest.raises(InsufficientMemory, match=said) as refused:
+        with pytest.raises(InsufficientMemory, match=message) as refused:
             r["huge"].begin()
 
     assert refused.value.metadata == {
@@ -384,13 +389,13 @@ async def test_models_on_one_gpu_start_one_after_the_other() -> None:
         for name in ("second", "third"):
             starts.append(asyncio.create_task(r[name].start()))
             await waits(r[name])
-        told = r["third"].status.progress
+        progress = r["third"].status.progress
         plain = make_model(spec("plain"), r.runtime, FakeEngine(), admission=r.admission)
 
-        await plain.start()  # those that wait for a GPU do not hold up others
+        await plain.start()  # models that wait for a GPU do not delay the others
         assert r.running == {"first", "plain"}
-        assert told is not None
-        assert told.message == "waits until first, second has started on the same GPU"
+        assert progress is not None
+        assert progress.message == "waits until first, second has started on the same GPU"
 
         r.engine.may_answer.set()
         await asyncio.gather(*starts)
@@ -411,7 +416,7 @@ async def test_two_gpus_start_two_models_at_once() -> None:
         assert r.admission.gpu_amounts("second") == {"gpu-0": 40 * GB}
 
 
-async def test_a_start_takes_what_leaves_its_gpu_meanwhile() -> None:
+async def test_a_start_takes_what_is_given_back_on_its_gpu_meanwhile() -> None:
     async with rack(ONE, first=30, second=20, third=10) as r:
         await r["first"].start()
         r.engine.may_answer.clear()
@@ -420,7 +425,7 @@ async def test_a_start_takes_what_leaves_its_gpu_meanwhile() -> None:
         starts.append(asyncio.create_task(r["third"].start()))
         await waits(r["third"])
 
-        await r["first"].stop()  # its 30 GB are below the mark of the second
+        await r["first"].stop()  # its 30 GB are below the fraction of the second
         r.engine.may_answer.set()
         await asyncio.gather(*starts)
 
@@ -429,7 +434,7 @@ async def test_a_start_takes_what_leaves_its_gpu_meanwhile() -> None:
         assert r.share("third") == GpuShare(("gpu-0",), 0.6)
 
 
-async def test_nobody_makes_room_on_a_gpu_on_which_another_starts() -> None:
+async def test_no_model_is_evicted_from_a_gpu_on_which_another_starts() -> None:
     async with rack(ONE, first=30, second=20, third=40) as r:
         await r["first"].start()
         r.engine.may_answer.clear()
@@ -445,7 +450,7 @@ async def test_nobody_makes_room_on_a_gpu_on_which_another_starts() -> None:
         assert r.admission.gpu_amounts("second") == {"gpu-0": 20 * GB}
 
 
-async def test_a_start_takes_nothing_of_one_that_has_not_begun() -> None:
+async def test_a_start_takes_nothing_from_a_start_that_waits() -> None:
     async with rack(ONE, first=30, second=20) as r:
         r.engine.may_answer.clear()
         start = asyncio.create_task(r["first"].start())
@@ -460,14 +465,14 @@ async def test_a_start_takes_nothing_of_one_that_has_not_begun() -> None:
         assert r.admission.gpu_amounts("first") == {"gpu-0": 30 * GB}
 
 
-async def test_engines_that_run_already_keep_their_gpus() -> None:
+async def test_engines_that_are_adopted_keep_their_gpus() -> None:
     async with rack(TWO, one=10, two=10, new=10) as r:
         r.engine.may_answer.clear()
         for name in ("one", "two"):
-            r.admission.keep(name, ("gpu-0",))  # gpu-1 would be chosen
+            r.admission.keep(name, ("gpu-0",))  # without this, gpu-1 is chosen
             r[name].begin()
         await r.runtime.instance("tgi-one")
-        await r.runtime.instance("tgi-two")  # which does not wait for the first
+        await r.runtime.instance("tgi-two")  # without a wait for the first
 
         assert r.admission.gpu_amounts("one") == {"gpu-0": 10 * GB}
         assert r.admission.gpu_amounts("two") == {"gpu-0": 10 * GB}
@@ -478,7 +483,7 @@ async def test_engines_that_run_already_keep_their_gpus() -> None:
         assert r.admission.gpu_amounts("one") == {"gpu-1": 10 * GB}
 
 
-async def test_an_engine_that_runs_already_takes_nothing_of_one_that_leaves() -> None:
+async def test_an_engine_that_is_adopted_takes_nothing_that_another_gives_back() -> None:
     async with rack(ONE, one=10, two=10) as r:
         r.engine.may_answer.clear()
         for name in ("one", "two"):
@@ -491,7 +496,7 @@ async def test_an_engine_that_runs_already_takes_nothing_of_one_that_leaves() ->
         assert r.admission.gpu_amounts("two") == {"gpu-0": 10 * GB}
 
 
-async def test_engines_on_a_gpu_that_has_gone_get_another() -> None:
+async def test_an_engine_whose_gpu_is_not_there_any_more_gets_another() -> None:
     async with rack(ONE, one=10) as r:
         r.admission.keep("one", ("gpu-9",))
         await r["one"].start()

@@ -1,4 +1,4 @@
-"""Claims on memory and GPUs: which ways there are, and which models make room."""
+"""Claims on memory and GPUs: the ways to grant one, and the models that make room."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ claims = st.fixed_dictionaries({MEMORY: sizes}, optional=dict.fromkeys(GPUS, siz
 
 @st.composite
 def machines(draw: st.DrawFn) -> tuple[Amounts, list[Resident]]:
-    """A machine with models in it, which need not fit: a limit may have been lowered."""
+    """Draw a machine and its models, which may exceed it: a limit may have been lowered."""
     capacity = {name: draw(st.integers(4, 16)) for name in (MEMORY, *GPUS)}
     residents = [
         Resident(
@@ -38,12 +38,12 @@ def machines(draw: st.DrawFn) -> tuple[Amounts, list[Resident]]:
 
 
 def fits(need: Amounts, capacity: Amounts, residents: list[Resident], gone: Iterable[str]) -> bool:
-    stay = [resident.amounts for resident in residents if resident.model_id not in gone]
-    return all(sum(c.get(n, 0) for c in stay) + size <= capacity[n] for n, size in need.items())
+    kept = [resident.amounts for resident in residents if resident.model_id not in gone]
+    return all(sum(c.get(n, 0) for c in kept) + size <= capacity[n] for n, size in need.items())
 
 
 def ways(need: Amounts, capacity: Amounts, residents: list[Resident]) -> list[tuple[str, ...]]:
-    """Every set of models that may go and whose going is enough."""
+    """Return every set of evictable models whose eviction is enough."""
     may_go = [resident.model_id for resident in residents if resident.evictable]
     subsets = chain.from_iterable(combinations(may_go, n) for n in range(len(may_go) + 1))
     return [gone for gone in subsets if fits(need, capacity, residents, gone)]
@@ -96,7 +96,7 @@ def resident(name: str, claim: Amounts, used_at: float = 0, settling: bool = Fal
         pytest.param(
             [resident("a", {"gpu-a": 19}, 2), resident("b", {"gpu-b": 6}, 1)],
             "gpu-b",
-            id="the one whose model was used longest ago",
+            id="the one with the least recently used model",
         ),
         pytest.param(
             [
@@ -106,18 +106,18 @@ def resident(name: str, claim: Amounts, used_at: float = 0, settling: bool = Fal
                 resident("c", {"gpu-b": 6}, 3),
             ],
             "gpu-a",
-            id="that one, even at the price of two",
+            id="the same, although it takes two evictions",
         ),
         pytest.param(
             [resident("a", {"gpu-a": 16, "gpu-b": 8}, 2), resident("b", {"gpu-b": 8}, 1)],
             "gpu-a",
-            id="the one where fewer have to go",
+            id="the one with fewer evictions",
         ),
         pytest.param(
             [resident("a", {"gpu-a": 20, "gpu-b": 3})], "gpu-b", id="the fuller one after that"
         ),
         pytest.param(
-            [resident("a", {"gpu-b": 1}, settling=True)], "gpu-a", id="one where nobody starts"
+            [resident("a", {"gpu-b": 1}, settling=True)], "gpu-a", id="one without a start"
         ),
         pytest.param(
             [resident("a", {"gpu-b": 1}, settling=True), resident("b", {"gpu-a": 19})],
@@ -139,10 +139,12 @@ def test_a_model_for_one_gpu_gets(residents: list[Resident], chosen: str) -> Non
         pytest.param(GpuNeed(5), [{"c": 5}, {"a": 5}, {"b": 5}], id="any one, the smallest first"),
         pytest.param(GpuNeed(9), [{"a": 9}, {"b": 9}], id="any that is large enough"),
         pytest.param(GpuNeed(20), [{"a": 10, "b": 10}], id="two, whole"),
-        pytest.param(GpuNeed(21), [], id="never: it cannot be cut in three"),
-        pytest.param(GpuNeed(15, 3), [{"c": 6, "a": 10, "b": 10}], id="three that it asks for"),
+        pytest.param(
+            GpuNeed(21), [], id="none: two are too small, and a model is not split in three"
+        ),
+        pytest.param(GpuNeed(15, 3), [{"c": 6, "a": 10, "b": 10}], id="three, as the need says"),
         pytest.param(GpuNeed(19, 3), [], id="three of which one is too small"),
-        pytest.param(GpuNeed(15, 1), [], id="one that it asks for, and that is too small"),
+        pytest.param(GpuNeed(15, 1), [], id="one, as the need says, and all are too small"),
         pytest.param(GpuNeed(), [{"a": 10, "b": 10, "c": 6}], id="all of them"),
         pytest.param(
             GpuNeed(count=1), [{"a": 10}, {"b": 10}, {"c": 6}], id="one whole, the largest first"

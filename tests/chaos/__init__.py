@@ -1,1 +1,1 @@
-"""Faults on a whole service with real engines, and what each has cost its callers."""
+"""Faults on a whole service with real engines, and their effect on callers."""

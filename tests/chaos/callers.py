@@ -1,4 +1,4 @@
-"""Callers of a model over every face of the service, each of which notes how it was answered."""
+"""Callers of a model over every protocol of the service, which note their answers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import failure
+from tests.waiting import within
 
 Kind = Literal["Generate", "GenerateStream", "/generate", "/generate_stream"]
 
@@ -28,9 +29,9 @@ _PATIENCE = 90  # seconds, on a machine that others keep busy too
 
 
 class Caller:
-    """One call. `answers` has a reason, `TEXT` or `LOST` for each end that it was told of.
+    """One call. `answers` has a reason, `TEXT` or `LOST` for each end of the call.
 
-    `message` is that of the last error.
+    There has to be one. `message` is that of the last error.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Caller:
     ) -> None:
         self.answers: list[str] = []
         self.message = ""
-        self.reading = asyncio.Event()  # a first token has come
+        self.reading = asyncio.Event()  # the first token has come
         self.retry_after = 0.0
         self._stub, self._http, self._body = stub, http, body
         kinds: dict[Kind, Callable[[], Awaitable[None]]] = {
@@ -50,9 +51,14 @@ class Caller:
         self.task = asyncio.ensure_future(kinds[kind]())
 
     async def vanish(self) -> None:
-        """Break off without a word. A call that has ended already is left as it is."""
+        """Break the call off, unless it has ended."""
         self.task.cancel()
         await asyncio.wait([self.task])
+
+    async def read(self) -> None:
+        """Return when the first token has come."""
+        async with within(_PATIENCE, "a stream had no first token"):
+            await self.reading.wait()
 
     async def _generate(self) -> None:
         try:
@@ -60,7 +66,7 @@ class Caller:
         except grpc.aio.AioRpcError as error:
             self._refused(error)
         else:
-            self._told(TEXT if response.generated_text else "an empty text")
+            self._answer(TEXT if response.generated_text else "an empty text")
 
     async def _generate_stream(self) -> None:
         call = self._stub.GenerateStream(pb.GenerateStreamRequest(**self._body))
@@ -69,7 +75,7 @@ class Caller:
                 if event.WhichOneof("event") == "chunk":
                     self.reading.set()
                 elif event.WhichOneof("event") == "summary":
-                    self._told(TEXT if self.reading.is_set() else "an empty text")
+                    self._answer(TEXT if self.reading.is_set() else "an empty text")
         except grpc.aio.AioRpcError as error:
             self._refused(error)
         finally:
@@ -79,10 +85,10 @@ class Caller:
         try:
             response = await self._http.post("/generate", json=self._body)
         except httpx.TransportError:
-            return self._told(LOST)
+            return self._answer(LOST)
         if response.status_code != 200:
             return self._failed(response)
-        self._told(TEXT if response.json()["generated_text"] else "an empty text")
+        self._answer(TEXT if response.json()["generated_text"] else "an empty text")
 
     async def _rest_generate_stream(self) -> None:
         try:
@@ -98,37 +104,37 @@ class Caller:
                     if name == "data":
                         self._event(event, json.loads(value))
         except httpx.TransportError:
-            self._told(LOST)
+            self._answer(LOST)
 
     def _event(self, event: str, data: dict[str, Any]) -> None:
         if event == "chunk":
             self.reading.set()
         elif event == "summary":
-            self._told(TEXT if self.reading.is_set() else "an empty text")
+            self._answer(TEXT if self.reading.is_set() else "an empty text")
         elif event == "error":
             self.message = data["detail"]
-            self._told(data["reason"])
+            self._answer(data["reason"])
 
     def _failed(self, response: httpx.Response) -> None:
         self.message = response.json()["detail"]
-        self._told(response.headers["x-error-reason"])
+        self._answer(response.headers["x-error-reason"])
 
     def _refused(self, error: grpc.aio.AioRpcError) -> None:
         if not error.trailing_metadata() and error.code() is grpc.StatusCode.UNAVAILABLE:
-            return self._told(LOST)  # gRPC's own word: there is nobody to say more
-        told = failure(error)
-        self.message = told.message
-        retry = told.details.get("RetryInfo")
+            return self._answer(LOST)  # a status of gRPC itself: the service did not answer
+        failed = failure(error)
+        self.message = failed.message
+        retry = failed.details.get("RetryInfo")
         if isinstance(retry, error_details_pb2.RetryInfo):
             self.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
-        self._told(told.reason)
+        self._answer(failed.reason)
 
-    def _told(self, answer: str) -> None:
+    def _answer(self, answer: str) -> None:
         self.answers.append(answer)
 
 
 class Crowd:
-    """Callers at once, of kinds by turns."""
+    """Callers that call at once, one of each kind after the other."""
 
     def __init__(
         self,
@@ -138,19 +144,19 @@ class Crowd:
         body: Any,
         kinds: tuple[Kind, ...],
     ) -> None:
-        turns = itertools.islice(itertools.cycle(kinds), count)
-        self.callers = [Caller(kind, stub, http, body) for kind in turns]
+        each = itertools.islice(itertools.cycle(kinds), count)
+        self.callers = [Caller(kind, stub, http, body) for kind in each]
 
     async def reading(self) -> None:
-        """Return when each has had a first token."""
-        async with asyncio.timeout(_PATIENCE):
+        """Return when each caller has its first token."""
+        async with within(_PATIENCE, "not each stream had a first token"):
             for caller in self.callers:
                 await caller.reading.wait()
 
     async def answered(self) -> None:
-        """Return when every call has ended, or after a time in which each should have."""
+        """Return when every call has ended, or after the time in which each has to end."""
         await asyncio.wait([caller.task for caller in self.callers], timeout=_PATIENCE)
 
     async def vanish(self) -> None:
-        """All break off at once."""
+        """Break all calls off at once."""
         await asyncio.gather(*(caller.vanish() for caller in self.callers))

@@ -1,4 +1,4 @@
-"""A bed for faults, and the table at the end."""
+"""Trials of faults, and the table at the end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pytest_terminal_summary(
 
 @pytest.fixture
 def faulty(docker_client: DockerClient, pytestconfig: pytest.Config) -> Faulty:
-    """Trials on the engine that DOCKER_HOST names; each makes a row, and fails unless clean."""
+    """Make trials on the daemon of DOCKER_HOST; each makes a row, and fails unless it is clean."""
 
     @asynccontextmanager
     async def trial(
@@ -50,7 +50,8 @@ def faulty(docker_client: DockerClient, pytestconfig: pytest.Config) -> Faulty:
     ) -> AsyncGenerator[Trial]:
         row = Row(fault)
         pytestconfig.stash[_REPORT].rows.append(row)
-        # gRPC's thread and its files go with the last of its objects, and the test has some still.
+        # gRPC ends its thread and closes its files with its last object. This channel keeps both
+        # open, so that they are no difference between the start and the end of the trial.
         async with grpc.aio.insecure_channel("127.0.0.1:1"):
             client = docker.from_env()
             trial = Trial(row, client, _MODEL, model_id, free_ports(8), allowed, new_client())
@@ -69,7 +70,7 @@ def faulty(docker_client: DockerClient, pytestconfig: pytest.Config) -> Faulty:
 
 @pytest.fixture
 def tgi(tmp_path: Path, tgi_image: str) -> Callable[..., dict[str, object]]:
-    """Settings of a service in Docker with one model on TGI's double; `env` is the double's."""
+    """Make settings of a service with one model on TGI's double; `env` is that of the double."""
 
     def settings(**env: object) -> dict[str, object]:
         path = tmp_path / "catalog.toml"

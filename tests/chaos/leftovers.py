@@ -1,4 +1,4 @@
-"""What this process and its service hold: containers, ports, processes, threads, tasks, files."""
+"""Leftovers of a service: containers, ports, processes, threads, tasks and files."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.service import free
 
 Held = Counter[str]
 
-# asyncio's own threads, of which there are never more than a few; no loop of ours ends them.
+# Threads of asyncio's pool: a few at most, and no loop of ours ends them.
 _SHARED = "asyncio_"
 
-# What a service that runs may keep of its connection to Docker: threads and sockets, both bounded.
+# A service that runs keeps threads and sockets for its connection to Docker, both bounded.
 _POOLED = ("thread docker_", "file of unix")
 
 
 def held(service: str, ports: range) -> Held:
-    """What is held now, by what it is. Ports are those of engines, by number."""
-    gc.collect()  # the Docker SDK leaves sockets to it
+    """Count the things that exist now, by name. `ports` are those of engines."""
+    gc.collect()  # the Docker SDK leaves sockets to the collector
     label = f"inference-service.service={service}"
-    with closing(docker.from_env()) as client:  # of its own: a client keeps up to 25 connections
+    with closing(docker.from_env()) as client:  # a new one: a client keeps up to 25 connections
         ours = client.containers.list(all=True, ignore_removed=True, filters={"label": label})
     found = Counter(f"container {container.name}" for container in ours)
     found.update(f"port {port}" for port in ports if not free(port))
@@ -41,9 +41,9 @@ def held(service: str, ports: range) -> Held:
 
 
 async def left_behind(before: Held, look: Callable[[], Held], *, running: bool) -> list[str]:
-    """What is held now and was not before, and does not go within a few seconds.
+    """Return the things that are new since `before` and do not end within a few seconds.
 
-    With `running`, the service is still there, and keeps its connections to Docker.
+    With `running`, the service still runs, and keeps its connections to Docker.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + 5
@@ -57,22 +57,22 @@ async def left_behind(before: Held, look: Callable[[], Held], *, running: bool) 
 
 
 def _children() -> Iterator[str]:
-    """The processes that this one has started, zombies too."""
+    """Yield the children of this process, zombies too."""
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process has ended meanwhile
             name, _, rest = path.read_text().partition("(")[2].rpartition(")")
             if int(rest.split()[1]) == os.getpid():
                 yield name
 
 
 def _files() -> Iterator[str]:
-    """The open files, sockets by their family."""
+    """Yield the open files, sockets by their family."""
     families = {
         f"socket:[{line.split()[column]}]": family
         for family, column in (("tcp", 9), ("tcp6", 9), ("unix", 6))
         for line in Path("/proc/self/net", family).read_text().splitlines()[1:]
     }
     for path in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # the one of this listing
+        with suppress(OSError):  # the file of this listing
             target = os.readlink(path)
             yield families.get(target, target.partition(":[")[0])

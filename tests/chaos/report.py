@@ -1,4 +1,4 @@
-"""The table of a run: what each fault did to the callers, and what was left of it."""
+"""The table of faults: the answers of the callers, and the leftovers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class Row:
     calls: int = 0
     answered: int = 0
     wrong: list[str] = field(default_factory=list)  # answers that do not fit the fault
-    left: list[str] = field(default_factory=list)  # what should have gone, and has not
+    left: list[str] = field(default_factory=list)  # leftovers
     healthy: float | None = None  # seconds from the fault to the next text
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The row as the table shows it."""
+        """The row as texts."""
         healthy = "never" if self.healthy is None else f"{self.healthy:.2f} s"
         counts = (self.calls, self.answered, len(self.wrong), len(self.left))
         return (self.fault, *map(str, counts), healthy)
 
 
 class Report:
-    """The rows of this run, in the order in which they came."""
+    """The rows of all trials, in order."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []

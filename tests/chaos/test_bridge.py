@@ -1,4 +1,4 @@
-"""The bridge, as a program of its own, is killed; its callers are lost and nobody else."""
+"""A kill of the bridge as a program of its own; only its own callers are lost."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.chaos.callers import LOST, TEXT
 from tests.chaos.conftest import Faulty
 from tests.chaos.trial import ENDLESS, SHORT
 from tests.service import Serving, free, free_ports
+from tests.waiting import SLOWLY, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 
@@ -22,16 +23,12 @@ Settings = Callable[..., dict[str, Any]]
 
 @asynccontextmanager
 async def bridge(service: Serving, port: int) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """`rest-bridge` before the service, as soon as it listens."""
+    """Run `rest-bridge` before the service, from the moment at which it listens."""
     flags = [f"--target={service.service.target}", f"--port={port}", "--no-access-log"]
     command = (sys.executable, "-m", "rest_bridge", *flags)
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     try:
-        async with asyncio.timeout(60):
-            while True:
-                if not free(port):
-                    break
-                await asyncio.sleep(0.02)
+        await until(lambda: not free(port), "the bridge did not listen", SLOWLY)
         yield process
     finally:
         if process.returncode is None:

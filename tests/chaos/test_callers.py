@@ -1,4 +1,4 @@
-"""Callers that come all at once, and callers that go without a word."""
+"""Callers that come all at once, and callers that break off."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.chaos.callers import STREAMS, TEXT
 from tests.chaos.conftest import Faulty
 from tests.chaos.trial import ENDLESS, SHORT, Trial
 from tests.service import Serving
+from tests.waiting import PROMPTLY, within
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 
@@ -46,18 +47,18 @@ async def test_more_callers_than_the_engine_takes(faulty: Faulty, tgi: Settings)
 async def test_five_hundred_clients_vanish_amid_streams(faulty: Faulty, tgi: Settings) -> None:
     settings = tgi(MAX_CONCURRENT_REQUESTS=1000, DOUBLE_TOKENS_PER_SECOND=5)
     async with (
-        faulty("500 clients vanish amid streams, 20 stay") as trial,
+        faulty("500 clients vanish amid streams, 20 wait") as trial,
         trial.serving(**settings) as service,
     ):
-        stay = trial.call(service, 20, SHORT | {"max_new_tokens": 20}, STREAMS)
+        waiting = trial.call(service, 20, SHORT | {"max_new_tokens": 20}, STREAMS)
         vanish = trial.passers_by(service, 500, ENDLESS, STREAMS)
         await vanish.reading()
         trial.strike()
         await vanish.vanish()
         await trial.heal(service)
-        await stay.answered()
+        await waiting.answered()
         await until_at_rest(service, trial)
-        assert [caller.answers for caller in stay.callers] == [[TEXT]] * 20
+        assert [caller.answers for caller in waiting.callers] == [[TEXT]] * 20
         assert not any(caller.answers for caller in vanish.callers)
 
 
@@ -80,8 +81,8 @@ async def test_a_stop_amid_streams_and_a_queue(faulty: Faulty, tgi: Settings) ->
 
 
 async def until_queued(service: Serving, trial: Trial, count: int) -> None:
-    """Return when so many requests wait for their turn."""
-    async with asyncio.timeout(30):
+    """Return when so many requests wait for a slot."""
+    async with within(30, f"there were not {count} requests in the queue"):
         while True:
             if (await trial.model(service)).queued_request_count == count:
                 return
@@ -90,20 +91,20 @@ async def until_queued(service: Serving, trial: Trial, count: int) -> None:
 
 async def test_clients_hang_up_in_the_middle_of_an_upload(faulty: Faulty, tgi: Settings) -> None:
     async with (
-        faulty("200 clients hang up amid an upload, 20 stay") as trial,
+        faulty("200 clients hang up amid an upload, 20 wait") as trial,
         trial.serving(**tgi()) as service,
     ):
-        stay = trial.call(service, 20)
+        waiting = trial.call(service, 20)
         url = service.http.base_url
         trial.strike()
         await asyncio.gather(*(half_an_upload(url.host, url.port or 0) for _ in range(200)))
-        await stay.answered()
+        await waiting.answered()
         await trial.heal(service)
-        assert [caller.answers for caller in stay.callers] == [[TEXT]] * 20
+        assert [caller.answers for caller in waiting.callers] == [[TEXT]] * 20
 
 
 async def half_an_upload(host: str, port: int) -> None:
-    """Announce a megabyte, send some of it, and go."""
+    """Announce a megabyte, send a part of it, and close the connection."""
     _, writer = await asyncio.open_connection(host, port)
     head = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: 1000000\r\n\r\n".encode() + b'{"prompt": "' + b"x" * 1000)
@@ -112,9 +113,9 @@ async def half_an_upload(host: str, port: int) -> None:
 
 
 async def until_at_rest(service: Serving, trial: Trial) -> None:
-    """Return when neither the service nor the engine works for anybody."""
+    """Return when neither the service nor the engine has a request."""
     port = (await trial.model(service)).port
-    async with asyncio.timeout(5):
+    async with within(PROMPTLY, "the requests of callers that vanished did not end"):
         while True:
             model = await trial.model(service)
             metrics = (await trial.http.get(f"http://127.0.0.1:{port}/metrics")).text

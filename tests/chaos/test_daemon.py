@@ -1,4 +1,4 @@
-"""Docker goes away and comes back, its pulls break off, its disk is full."""
+"""Faults of the Docker daemon: restarts, a pull that is cut, a full disk."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from tests.docker.daemon import Daemon
 from tests.docker.needs import require_private_daemon
 from tests.docker.registry import Registry
 from tests.runtimes.tap import Tap
+from tests.waiting import SLOWLY, within
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 
 Settings = Callable[..., dict[str, Any]]
 
-_DISK = 3_000_000_000  # in memory, of which it takes what it needs
+_DISK = 3_000_000_000  # bytes; a disk in memory, which takes only as much as it holds
 
 ABSENT = {"ENGINE_FAILED", "START_FAILED", "START_BACKING_OFF", "RUNTIME_UNAVAILABLE"}
 
 
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[Daemon]:
-    """An engine of one's own, whose containers end with it; one for all, since it costs seconds."""
+    """Run a daemon whose containers end with it; one for all tests, since a start takes seconds."""
     require_private_daemon()
     with Daemon(disk_bytes=_DISK) as daemon:
         images.tgi_double(daemon.client)
@@ -41,7 +42,7 @@ def mortal() -> Iterator[Daemon]:
 async def test_restarted(
     faulty: Faulty, tgi: Settings, mortal: Daemon, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """Killed, it leaves engines that live until the next one ends them."""
+    """A daemon that is killed leaves engines, which the next daemon ends."""
     monkeypatch.setenv("DOCKER_HOST", mortal.url)
     settings = tgi(DOUBLE_TOKENS_PER_SECOND=50, GRACEFUL_TERMINATION_TIMEOUT=1)
     async with (
@@ -61,7 +62,7 @@ async def test_restarted(
 async def test_restarted_with_live_restore(
     faulty: Faulty, tgi: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine lives on, but not its port: the proxy behind that one ends with dockerd."""
+    """The engine lives on, but not its port: the proxy behind the port ends with dockerd."""
     require_private_daemon()
     with Daemon(live_restore=True, disk_bytes=_DISK) as daemon:
         images.tgi_double(daemon.client)
@@ -102,7 +103,8 @@ async def test_a_pull_is_cut(
         ):
             forget_images(trial.client)
             crowd = trial.call(service, 20)
-            await tap.held.wait()
+            async with within(SLOWLY, "the pull did not come to the point at which it is cut"):
+                await tap.held.wait()
             trial.strike()
             tap.drop()
             await crowd.answered()
@@ -138,12 +140,12 @@ async def test_a_full_disk(
 
 
 def forget_images(client: DockerClient) -> None:
-    """Have the engine pull again what it needs."""
+    """Remove all images, so that the daemon pulls them again."""
     for image in client.images.list():
         client.images.remove(str(image.id), force=True)
 
 
 def resize(daemon: Daemon, size: int) -> None:
-    """Make the engine's disk as large as this."""
+    """Set the size of the daemon's disk."""
     disk = daemon.folder / "data"
     subprocess.run(["mount", "-o", f"remount,size={size}", "tmpfs", disk], check=True)

@@ -1,4 +1,4 @@
-"""The engine dies, outgrows its memory, or hangs."""
+"""Faults of TGI's double: a death, too little memory, a hang."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from tests.chaos.callers import STREAMS, TEXT
 from tests.chaos.conftest import Faulty
 from tests.chaos.trial import ENDLESS
 from tests.service import Serving
+from tests.waiting import SLOWLY, within
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 
 Settings = Callable[..., dict[str, Any]]
 
-# Has the kernel choose the engine, and not this program, when the container's memory is full.
+# Makes the kernel kill the engine, and not this program, when the container's memory is full.
 _OUTGROW = """
 import glob, os
 for path in glob.glob('/proc/[0-9]*/oom_score_adj'):
@@ -39,18 +40,19 @@ def signalled(container: Container, number: signal.Signals) -> None:
 async def until_state(
     service: Serving, model_id: str, wanted: Callable[[pb.Model], bool]
 ) -> pb.Model:
-    """The model, as soon as it is as wanted."""
+    """Return the model as soon as it is as wanted."""
     call = service.stub.WatchModels(pb.WatchModelsRequest(model_id=model_id))
-    async for change in call:
-        if change.WhichOneof("event") == "model" and wanted(change.model):
-            call.cancel()
-            return change.model
+    async with within(SLOWLY, "the model did not come into the wanted state"):
+        async for change in call:
+            if change.WhichOneof("event") == "model" and wanted(change.model):
+                call.cancel()
+                return change.model
     raise AssertionError("the watch has ended")
 
 
 @asynccontextmanager
 async def failing(service: Serving, model_id: str) -> AsyncGenerator[asyncio.Task[str]]:
-    """Watch the model through a fault; why it FAILED, although it may be READY again soon after."""
+    """Watch the model during a fault, for the message of FAILED: it may be READY again soon."""
 
     def failed(model: pb.Model) -> bool:
         watching.set()
@@ -61,7 +63,8 @@ async def failing(service: Serving, model_id: str) -> AsyncGenerator[asyncio.Tas
 
     watching = asyncio.Event()
     watch = asyncio.create_task(message())
-    await watching.wait()
+    async with within(SLOWLY, "the watch did not begin"):
+        await watching.wait()
     yield watch
     await watch
 
@@ -114,7 +117,7 @@ async def test_killed_amid_streams(faulty: Faulty, tgi: Settings) -> None:
         assert [caller.answers for caller in crowd.callers] == [["ENGINE_FAILED"]] * 20
 
 
-async def test_killed_amid_streams_that_outlive_it(faulty: Faulty, tgi: Settings) -> None:
+async def test_killed_amid_streams_with_resumptions(faulty: Faulty, tgi: Settings) -> None:
     async with (
         faulty("kill -9 amid 20 streams that resume") as trial,
         trial.serving(**tgi(DOUBLE_TOKENS_PER_SECOND=50)) as service,
@@ -147,7 +150,7 @@ async def test_out_of_memory_amid_streams(faulty: Faulty, tgi: Settings) -> None
 
 
 async def test_hangs_amid_streams(faulty: Faulty, tgi: Settings) -> None:
-    """The engine is there, and its port: only its silence tells."""
+    """The engine runs, and its port is open: only its silence shows the fault."""
     allowed = {"ENGINE_FAILED", "START_BACKING_OFF"}
     settings = tgi(DOUBLE_TOKENS_PER_SECOND=50) | {"hang_timeout": 1}
     async with (

@@ -1,4 +1,4 @@
-"""What looks for leftovers finds each kind of them."""
+"""The search for leftovers finds each kind."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_each_kind_is_seen_and_goes(docker_client: DockerClient, tgi_image
     } <= set(found)
     await asyncio.wait([task])
     left = held(SERVICE, ports) - before
-    assert set(left) <= {"file of unix"}  # of the client above
+    assert set(left) <= {"file of unix"}  # of `docker_client`
 
 
 async def test_a_volume_in_use_is_seen(docker_client: DockerClient, tgi_image: str) -> None:

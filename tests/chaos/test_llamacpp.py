@@ -1,4 +1,4 @@
-"""The embedded engine dies, or hangs."""
+"""Faults of the embedded engine: a death, a hang."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.service import Serving
 pytestmark = [
     pytest.mark.docker,
     pytest.mark.chaos,
-]  # for the footprint, which has containers in it
+]  # docker, since the leftovers count containers
 
 
 LONG = {"prompt": PROMPT, "max_new_tokens": 400}
@@ -35,7 +35,7 @@ async def test_killed_amid_streams(faulty: Faulty) -> None:
         trial.serving(runtime="process") as service,
     ):
         crowd = trial.call(service, 8, LONG, STREAMS)
-        await crowd.callers[0].reading.wait()
+        await crowd.callers[0].read()
         trial.strike()
         await signalled(trial, service, signal.SIGKILL)
         await crowd.answered()
@@ -50,7 +50,7 @@ async def test_hangs_amid_streams(faulty: Faulty) -> None:
         trial.serving(runtime="process", hang_timeout=1) as service,
     ):
         crowd = trial.call(service, 8, LONG, STREAMS)
-        await crowd.callers[0].reading.wait()
+        await crowd.callers[0].read()
         trial.strike()
         await signalled(trial, service, signal.SIGSTOP)
         await trial.call(service, 8).answered()

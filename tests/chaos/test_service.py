@@ -1,4 +1,4 @@
-"""The service itself is killed, and what it leaves is taken over; a port is lost to a stranger."""
+"""A kill of the service, whose engines are adopted, and a port that another program takes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.chaos.conftest import Faulty
 from tests.chaos.trial import ENDLESS, SHORT, Trial
 from tests.command import Command, command
 from tests.service import serving
+from tests.waiting import SLOWLY, within
 
 pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 
@@ -28,7 +29,7 @@ Call = Callable[..., Crowd]
 
 @asynccontextmanager
 async def apart(trial: Trial, settings: dict[str, Any]) -> AsyncGenerator[tuple[Command, Call]]:
-    """The service as a process of its own, and what calls its model so many times at once."""
+    """Run the service as a process of its own, and yield a function that calls its model."""
     async with (
         command(**settings) as service,
         grpc.aio.insecure_channel(service.target) as channel,
@@ -44,8 +45,8 @@ async def apart(trial: Trial, settings: dict[str, Any]) -> AsyncGenerator[tuple[
         yield service, call
 
 
-async def taken_over(trial: Trial, settings: dict[str, Any], before: Container) -> None:
-    """The next service goes on with the engine that runs, as it is."""
+async def adopted(trial: Trial, settings: dict[str, Any], before: Container) -> None:
+    """Check that the next service adopts the engine, without a restart."""
     async with serving(**settings) as service:
         await trial.heal(service)
         now = trial.container()
@@ -64,7 +65,7 @@ async def test_killed_amid_streams(faulty: Faulty, tgi: Settings) -> None:
             trial.strike()
             await service.kill()
             await crowd.answered()
-        await taken_over(trial, settings, before)
+        await adopted(trial, settings, before)
         assert [caller.answers for caller in crowd.callers] == [[LOST]] * 10
 
 
@@ -78,13 +79,16 @@ async def test_killed_while_the_engine_loads(faulty: Faulty, tgi: Settings) -> N
             trial.strike()
             await service.kill()
             await crowd.answered()
-        await taken_over(trial, settings, before)
+        await adopted(trial, settings, before)
         assert [caller.answers for caller in crowd.callers] == [[LOST]] * 20
 
 
 async def loading(service: Command, model_id: str) -> None:
     """Return when the engine loads its weights."""
-    async with grpc.aio.insecure_channel(service.target) as channel:
+    async with (
+        within(SLOWLY, "the engine did not load its weights"),
+        grpc.aio.insecure_channel(service.target) as channel,
+    ):
         request = pb.WatchModelsRequest(model_id=model_id)
         async for change in pb_grpc.ModelServiceStub(channel).WatchModels(request):
             if change.model.start_progress.phase == pb.START_PHASE_LOADING_WEIGHTS:
@@ -92,12 +96,12 @@ async def loading(service: Command, model_id: str) -> None:
 
 
 class Stolen(Ports):
-    """Ports of which a stranger takes the next `left`, each after it was found free."""
+    """Ports of which another program takes the next `left`, each after it was found free."""
 
-    def __init__(self, ports: str, strangers: ExitStack) -> None:
+    def __init__(self, ports: str, thefts: ExitStack) -> None:
         first, _, last = ports.partition("-")
         super().__init__(int(first), int(last))
-        self._strangers = strangers
+        self._thefts = thefts
         self.left = 0
 
     @contextmanager
@@ -105,18 +109,18 @@ class Stolen(Ports):
         with super().claim(avoid) as port:
             if self.left:
                 self.left -= 1
-                self._strangers.enter_context(socket.create_server(("127.0.0.1", port)))
+                self._thefts.enter_context(socket.create_server(("127.0.0.1", port)))
             yield port
 
 
 async def test_a_port_is_taken_between_choice_and_start(faulty: Faulty, tgi: Settings) -> None:
     async with faulty("two ports taken between choice and start") as trial:
-        with ExitStack() as strangers:
-            ports = Stolen(trial.ports, strangers)
+        with ExitStack() as thefts:
+            ports = Stolen(trial.ports, thefts)
             async with trial.serving(claims=ports, **tgi()) as service:
                 ports.left = 2
                 trial.strike()
                 await trial.call(service, 20).answered()
                 await trial.heal(service)
                 assert ports.left == 0
-                strangers.close()
+                thefts.close()

@@ -1,4 +1,4 @@
-"""One fault on a whole service: from a service at rest, through the fault, to one at rest."""
+"""One fault on a whole service, which is at rest before it and after it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Trial:
     http: httpx.AsyncClient
     crowds: list[Crowd] = field(default_factory=list)
     struck_at: float = 0.0
-    rest_at: str = ""  # where REST is asked; by default, the service itself
+    rest_at: str = ""  # the URL for calls on REST; by default that of the service
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What tells a service of this trial from all others."""
+        """Settings that keep a service of this trial apart from all others."""
         return {
             "service_name": self.service_name,
             "volume": self.service_name,
@@ -50,16 +50,16 @@ class Trial:
         }
 
     def held(self) -> Held:
-        """What there is now of the service and of this process."""
+        """Count the things of the service and of this process."""
         first, _, last = self.ports.partition("-")
         return held(self.service_name, range(int(first), int(last) + 1))
 
     def container(self) -> Container:
-        """The engine's container."""
+        """Return the container of the engine."""
         return self.client.containers.get(f"{self.service_name}-tgi-{self.model_id}")
 
     async def model(self, service: Serving) -> pb.Model:
-        """The model as the service tells it."""
+        """Return the model as the service shows it."""
         return (await service.stub.GetModel(pb.GetModelRequest(model_id=self.model_id))).model
 
     def call(
@@ -73,17 +73,17 @@ class Trial:
     def passers_by(
         self, service: Serving, count: int, body: Any = SHORT, kinds: tuple[Kind, ...] = ALL
     ) -> Crowd:
-        """The same, but nobody will wait for an answer."""
+        """Call the model `count` times at once; the answers are not judged."""
         self.http.base_url = self.rest_at or service.http.base_url
         body = body | {"model_id": self.model_id}
         return Crowd(service.stub, self.http, count, body, kinds)
 
     def strike(self) -> None:
-        """Say that the fault happens now."""
+        """Note that the fault happens now."""
         self.struck_at = time.monotonic()
 
     async def heal(self, service: Serving) -> None:
-        """Call until a text comes, each time after the wait that the refusal has asked for."""
+        """Call until a text comes, and wait before each retry for as long as the refusal says."""
         while time.monotonic() < self.struck_at + 90:
             crowd = self.call(service, 1, kinds=("Generate",))
             await crowd.answered()
@@ -93,7 +93,7 @@ class Trial:
             await asyncio.sleep(max(0.05, crowd.callers[0].retry_after))
 
     async def judge(self) -> None:
-        """Note how each caller was answered."""
+        """Note the answers of each caller."""
         fitting = {TEXT, *self.allowed}
         for crowd in self.crowds:
             await crowd.answered()
@@ -103,12 +103,12 @@ class Trial:
                 wrong = [answer for answer in caller.answers if answer not in fitting]
                 self.row.wrong += [f"{answer} ({caller.message})" for answer in wrong]
                 if caller.task.done():
-                    caller.task.result()  # a caller with a fault of its own is a fault of the test
+                    caller.task.result()  # raises what is a fault of the test, not of the service
                 else:
                     await caller.vanish()
 
     def verdict(self) -> None:
-        """Fail unless all was as it should be."""
+        """Fail if an answer was wrong or missing, or anything is left."""
         row = self.row
         assert row.calls == row.answered, f"{row.fault}: not every caller had one answer"
         assert not row.wrong, f"{row.fault}: answered with {sorted(set(row.wrong))}"
@@ -117,9 +117,9 @@ class Trial:
 
     @asynccontextmanager
     async def serving(self, **settings: Any) -> AsyncGenerator[Serving]:
-        """A service at rest; at the end the model is stopped, and nothing is left of it.
+        """Run a service; at the end its model is stopped, and leftovers are noted.
 
-        It has served before, and so opened what a service opens once.
+        The service has served before, and so has opened all that a service opens once.
         """
         async with serving(**self.settings | settings) as service:
             await self.served(service)
@@ -138,7 +138,7 @@ class Trial:
         await self.stopped(service)
 
     async def at_rest(self, service: Serving) -> None:
-        """Wait until the service works for nobody; what it still counts then is left behind."""
+        """Wait until the service has no request; requests that do not end are leftovers."""
         end = time.monotonic() + 5
         while True:
             model = await self.model(service)
@@ -161,7 +161,7 @@ class Trial:
         self.http = new_client()
 
     def forget_volume(self) -> None:
-        """Remove the volume of the weights; one that is in use is left behind."""
+        """Remove the volume of the weights; a volume that is in use is a leftover."""
         try:
             self.client.volumes.get(self.service_name).remove()
         except NotFound:
@@ -171,5 +171,5 @@ class Trial:
 
 
 def new_client() -> httpx.AsyncClient:
-    """A client for any number of callers at once."""
+    """Return a client for any number of callers at once."""
     return httpx.AsyncClient(timeout=60, trust_env=False, limits=httpx.Limits(max_connections=None))

@@ -7,8 +7,8 @@ import pytest
 
 from inference_service.v1 import model_service_pb2 as pb
 from tests.rest_bridge.conftest import Bridge
-from tests.rest_bridge.deadline import within
 from tests.rest_bridge.scripted import ScriptedService
+from tests.waiting import within
 
 JSON = {"content-type": "application/json"}
 LIMIT = 4 * 1024 * 1024

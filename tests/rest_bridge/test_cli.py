@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from rest_bridge.cli import main
-from tests.rest_bridge.deadline import within
 from tests.rest_bridge.loopback import open_client
 from tests.rest_bridge.scripted import ScriptedService, chunk
+from tests.waiting import within
 
 RUNNING = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
 

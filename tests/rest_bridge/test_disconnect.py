@@ -10,9 +10,9 @@ import pytest
 from rest_bridge import Settings, create_app
 from rest_bridge.service import Channel
 from tests.rest_bridge.conftest import Bridge
-from tests.rest_bridge.deadline import within
 from tests.rest_bridge.loopback import open_client, serve_http
 from tests.rest_bridge.scripted import ScriptedService, chunk, summary
+from tests.waiting import within
 
 ENOUGH: dict[str, Any] = {"model_id": "gpt-2", "prompt": "Hello"}
 GENERATIONS = [

@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from rest_bridge import server
 from rest_bridge.server import Embedded
-from tests.rest_bridge.deadline import within
 from tests.rest_bridge.loopback import open_client
+from tests.waiting import within
 
 
 async def empty(scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,8 +9,8 @@ import pytest
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge import Settings
 from tests.rest_bridge.conftest import Bridge
-from tests.rest_bridge.deadline import within
 from tests.rest_bridge.scripted import ScriptedService, chunk, failure, status, summary
+from tests.waiting import within
 
 ENOUGH: dict[str, Any] = {"model_id": "gpt-2", "prompt": "Hello"}
 STREAMS = [("/generate_stream", ENOUGH), ("/generate", ENOUGH | {"stream": True})]

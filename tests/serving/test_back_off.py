@@ -6,6 +6,8 @@ from inference_service.serving.back_off import BackOff
 
 
 class Clock:
+    """A clock that a test sets."""
+
     def __init__(self) -> None:
         self.now = 100.0
 

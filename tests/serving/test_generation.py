@@ -1,4 +1,4 @@
-"""A text and the engines that it outlives."""
+"""One text, over the loss of its engine."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ from inference_service.serving.timing import Timing
 from tests.build import model as make_model
 from tests.build import timing
 from tests.fakes import FakeEngine, FakeRuntime, broken, spec
+from tests.waiting import WHOLE, within
 
 PROMPT = Prompt("once upon", max_new_tokens=6)
 TIMING = timing(poll_longest=0.001, back_off=0.01)
 
 
 class Mortal(FakeEngine):
-    """Is lost after so many tokens of each request in turn; `on_loss` does the rest."""
+    """An engine that is lost after the given number of tokens of each request.
+
+    `on_loss` is called at each loss.
+    """
 
     def __init__(self, *losses: int) -> None:
         super().__init__()
@@ -62,7 +66,7 @@ class Mortal(FakeEngine):
 
 
 class Reader:
-    """Takes what a stream gives."""
+    """The reader of a stream, with the texts, resumptions and states that came."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -78,7 +82,7 @@ class Reader:
         self.resumptions.append(resumption)
         self.has_resumed.set()
 
-    async def notify(self, status: Status, place: int) -> None:
+    async def notify(self, status: Status, position: int) -> None:
         self.states.append(status.state)
 
     async def read(self, generation: Generation) -> str:
@@ -90,7 +94,7 @@ class Reader:
 async def mortal(
     *losses: int, dies: bool = True, times: Timing = TIMING
 ) -> AsyncGenerator[tuple[Model, FakeRuntime, Mortal]]:
-    """A model whose engine is lost; `dies` tells whether it is gone, or only its connection."""
+    """Make a model whose engine is lost: it dies, or without `dies` only its connection breaks."""
     runtime, engine = FakeRuntime(), Mortal(*losses)
     model = make_model(spec(), runtime, engine, times)
 
@@ -99,20 +103,21 @@ async def mortal(
             engine.may_answer.clear()
             runtime.running["tgi-tiny"].die(Exit(137))
 
-    async def heal() -> None:  # another engine answers as soon as it runs
+    async def heal() -> None:  # the next engine answers as soon as it runs
         while True:
             await runtime.changed.wait()
             engine.may_answer.set()
 
     engine.on_loss = die
     healer = asyncio.create_task(heal())
-    yield model, runtime, engine
-    healer.cancel()
-    await model.close(0)
+    async with within(WHOLE, "the text and the model did not come to an end"):
+        yield model, runtime, engine
+        healer.cancel()
+        await model.close(0)
     assert (runtime.running, engine.open) == ({}, 0)
 
 
-async def test_an_engine_lost_before_the_first_token_is_replaced_unseen() -> None:
+async def test_the_caller_does_not_see_that_an_engine_was_lost_before_the_first_token() -> None:
     async with mortal(0) as (model, runtime, engine):
         reader, text = Reader(), Generation(model, Order(PROMPT, 60))
 
@@ -125,13 +130,13 @@ async def test_an_engine_lost_before_the_first_token_is_replaced_unseen() -> Non
         assert text.outcome().finish.completion_token_count == 6
 
 
-async def test_an_engine_that_lives_is_asked_again_where_a_connection_broke() -> None:
+async def test_an_engine_whose_connection_broke_is_asked_again() -> None:
     async with mortal(0, dies=False) as (model, runtime, _):
         assert await Reader().read(Generation(model, Order(PROMPT, 60))) == " word" * 6
         assert runtime.started == ["tgi-tiny"]
 
 
-async def test_an_engine_lost_twice_before_the_first_token_is_told() -> None:
+async def test_a_second_loss_before_the_first_token_is_an_error() -> None:
     async with mortal(0, 0) as (model, _, _engine):
         reader = Reader()
         with pytest.raises(EngineLost) as lost:
@@ -140,7 +145,7 @@ async def test_an_engine_lost_twice_before_the_first_token_is_told() -> None:
         assert reader.texts == []
 
 
-async def test_a_whole_text_is_begun_anew_and_has_nothing_twice() -> None:
+async def test_a_whole_text_starts_anew_and_has_no_token_twice() -> None:
     async with mortal(4) as (model, runtime, engine):
         text = Generation(model, Order(PROMPT, 60))
         assert await text.whole() == " word" * 6
@@ -151,13 +156,13 @@ async def test_a_whole_text_is_begun_anew_and_has_nothing_twice() -> None:
         assert text.outcome().finish.completion_token_count == 6
 
 
-async def test_a_whole_text_outlives_one_engine_and_no_more() -> None:
+async def test_a_whole_text_starts_anew_only_once() -> None:
     async with mortal(4, 4) as (model, _, _engine):
         with pytest.raises(EngineLost):
             await Generation(model, Order(PROMPT, 60)).whole()
 
 
-async def test_a_stream_ends_with_its_engine_unless_it_asks_for_more() -> None:
+async def test_a_stream_without_resumptions_ends_with_its_engine() -> None:
     async with mortal(4) as (model, runtime, _):
         reader = Reader()
         with pytest.raises(EngineLost) as lost:
@@ -167,7 +172,7 @@ async def test_a_stream_ends_with_its_engine_unless_it_asks_for_more() -> None:
         assert runtime.started == ["tgi-tiny"]
 
 
-async def test_a_stream_that_asks_for_it_goes_on_from_what_was_sent() -> None:
+async def test_a_stream_with_resumptions_goes_on_after_the_text_that_was_sent() -> None:
     async with mortal(4) as (model, runtime, engine):
         reader, text = Reader(), Generation(model, Order(PROMPT, 60, resumes=True))
 
@@ -182,7 +187,7 @@ async def test_a_stream_that_asks_for_it_goes_on_from_what_was_sent() -> None:
         assert State.STARTING in reader.states
 
 
-async def test_a_text_outlives_three_engines() -> None:
+async def test_a_text_has_at_most_three_resumptions() -> None:
     async with mortal(1, 1, 1) as (model, _, _engine):
         reader, text = Reader(), Generation(model, Order(PROMPT, 60, resumes=True))
         assert await reader.read(text) == " word" * 6
@@ -219,7 +224,7 @@ async def test_a_text_that_fills_the_context_at_its_resumption_is_whole() -> Non
         assert text.outcome().finish.completion_token_count == 3
 
 
-async def test_a_text_for_which_no_engine_starts_ends_with_what_was_sent() -> None:
+async def test_a_text_for_which_no_engine_starts_ends_with_the_count_that_was_sent() -> None:
     async with mortal(2) as (model, runtime, _):
         await model.start()
         runtime.refusal = LaunchError("no space left")
@@ -231,7 +236,7 @@ async def test_a_text_for_which_no_engine_starts_ends_with_what_was_sent() -> No
         assert end.value.metadata["model_id"] == "tiny"
 
 
-async def test_a_refusal_in_the_middle_of_a_text_is_told_as_it_is() -> None:
+async def test_a_refusal_in_the_middle_of_a_text_is_passed_on_unchanged() -> None:
     async with mortal() as (model, _, engine):
         reader = Reader()
 
@@ -251,19 +256,19 @@ async def test_a_back_off_that_is_too_long_is_not_waited_for() -> None:
         assert runtime.started == ["tgi-tiny"]
 
 
-async def test_a_stop_ends_a_text_that_would_outlive_its_engine() -> None:
+async def test_a_stop_ends_a_text_with_resumptions() -> None:
     async with mortal() as (model, _, engine):
         text = Generation(model, Order(PROMPT, 60, resumes=True))
         reading = asyncio.create_task(Reader().read(text))
         engine.may_speak.clear()
-        await engine.spoke.wait()
+        await engine.generates()
         await model.stop(0)
         with pytest.raises(ModelStopped):
             await reading
         engine.may_speak.set()
 
 
-async def test_a_stop_comes_before_a_replacement() -> None:
+async def test_a_model_that_is_stopped_gets_no_engine_for_a_resumption() -> None:
     async with mortal(2) as (model, runtime, engine):
         runtime.may_leave.clear()
         stops = []
@@ -282,7 +287,7 @@ async def test_a_stop_comes_before_a_replacement() -> None:
         assert runtime.started == ["tgi-tiny"]
 
 
-async def test_a_caller_that_leaves_while_its_engine_is_replaced_leaves_nothing() -> None:
+async def test_a_caller_that_leaves_while_its_engine_is_replaced_keeps_no_lease() -> None:
     async with mortal(2, times=timing(back_off=30)) as (model, _, _engine):
         reader = Reader()
         reading = asyncio.create_task(
@@ -295,7 +300,7 @@ async def test_a_caller_that_leaves_while_its_engine_is_replaced_leaves_nothing(
         assert model.view().active_count == 0
 
 
-async def test_a_silence_is_too_long_and_a_slow_reader_is_none() -> None:
+async def test_a_silent_engine_is_a_timeout_and_a_slow_reader_is_not() -> None:
     async with mortal() as (model, _, engine):
         text = Generation(model, Order(Prompt("once", max_new_tokens=3), 0.05))
         slow = Reader()

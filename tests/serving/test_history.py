@@ -13,7 +13,7 @@ async def collect(history: History[int], after: int) -> list[int]:
         return [change.item async for change in changes]
 
 
-async def test_a_watcher_gets_what_was_and_what_comes() -> None:
+async def test_a_watcher_gets_the_changes_since_a_revision_and_the_new_ones() -> None:
     history: History[int] = History()
     start = history.revision
     history.append(1)
@@ -26,7 +26,7 @@ async def test_a_watcher_gets_what_was_and_what_comes() -> None:
     assert await reader == list(range(1, 500))
 
 
-async def test_a_watcher_that_is_too_slow_is_let_go() -> None:
+async def test_the_changes_of_a_watcher_that_is_too_slow_end() -> None:
     history: History[int] = History(size=10)
     start = history.revision
     async with aclosing(history.after(start)) as changes:
@@ -40,7 +40,7 @@ async def test_a_watcher_that_is_too_slow_is_let_go() -> None:
     assert history.keeps(history.revision - 10)
 
 
-async def test_revisions_of_an_earlier_run_are_foreign() -> None:
+async def test_revisions_of_an_earlier_service_are_not_kept() -> None:
     earlier: History[int] = History()
     for item in range(100):
         earlier.append(item)

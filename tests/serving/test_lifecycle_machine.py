@@ -1,20 +1,19 @@
-"""The lives of several models in one memory, driven in any order, on a clock of the test's own.
+"""The runs of several models in one memory, in any order of events, on a manual clock.
 
-The machine acts on a manager as callers, engines, runtimes and time do, and stops the loop between
-any two of its turns. After each step it checks what docs/architecture.md promises. Each bug that it
-has found stands below it as a test of its own.
+The machine acts on `Models` as callers, engines, runtimes and time do, and stops the loop between
+any two of its iterations. After each step it checks the promises of docs/architecture.md. Each bug
+that it has found has a test of its own in `test_run_ends.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import selectors
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -27,7 +26,7 @@ from hypothesis.stateful import (
 )
 
 from inference_service.capacity.admission import Admission
-from inference_service.capacity.claims import MEMORY, GpuShare
+from inference_service.capacity.claims import MEMORY
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.errors import (
     EngineDied,
@@ -43,17 +42,17 @@ from inference_service.errors import (
     StartStalled,
     StopFailed,
 )
-from inference_service.lifecycle import TRANSITIONS, Progress, State, Status
-from inference_service.runtimes.base import Exit, Launch
+from inference_service.lifecycle import TRANSITIONS, State, Status
+from inference_service.runtimes.base import Exit
 from inference_service.serving.entry import Entry
 from inference_service.serving.model import Model as Served
 from inference_service.serving.models import Models, Shown
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import View
-from tests.build import model as make_model
-from tests.build import timing
-from tests.fakes import FakeEngine, FakeInstance, FakeRuntime, broken, spec
+from tests.fakes import FakeEngine, FakeInstance, broken, spec
+from tests.serving.faulty_runtime import FaultyRuntime
+from tests.serving.manual_loop import ManualLoop
 
 MIB = 2**20
 CAPACITY = 100 * MIB
@@ -73,138 +72,32 @@ TIMING = Timing(
     healthy_spell=20.5,
 )
 STATES_IN_USE = (State.STARTING, State.READY)
-TICK = 1e-6  # a timer is late by so many seconds, and so never early by rounding
 SOON = 1e-3
 
 
-class ManualLoop(asyncio.SelectorEventLoop):
-    """A loop without waiting: `run` returns when nothing is left to do at the time it is then."""
+class ProbedEngine(FakeEngine):
+    """An engine that calls `hangs` when its silence is so long that it has to be replaced."""
 
-    def __init__(self) -> None:
-        self._now = self._until = 1000.0
-        self._turns = math.inf
-        self.tasks: set[asyncio.Task[Any]] = set()  # those that are not done
-        super().__init__(_Still(self))
-        self.set_task_factory(self._make)
-
-    def _make(self, _: object, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-        task = asyncio.Task[Any](coroutine, loop=self, **options)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
-
-    def time(self) -> float:
-        return self._now
-
-    def run(self, seconds: float = 0, turns: float = math.inf) -> None:
-        """Let so much time pass, or make only so many turns at the time it is."""
-        self._until = self._now + seconds
-        self._turns = turns
-        self.run_forever()
-
-    def waits(self, timeout: float | None) -> None:
-        """What the selector is asked, at each turn, instead of waiting for `timeout` seconds."""
-        self._turns -= 1
-        if timeout != 0:
-            due = math.inf if timeout is None else self._now + timeout + TICK
-            if due > self._until + 2 * TICK:
-                due = self._until
-                self.stop()
-            self._now = max(due, self._now)
-        if self._turns <= 0:
-            self.stop()
-
-
-class _Still(selectors.SelectSelector):
-    def __init__(self, loop: ManualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self._loop.waits(timeout)
-        return []
-
-
-class Site(FakeRuntime):
-    """A place for one model, where more can go wrong.
-
-    As with Docker, a removal that has begun is carried through, and what could not be removed goes
-    before the next start.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pull_refusal: Exception | None = None
-        self.may_remove = asyncio.Event()
-        self.may_remove.set()
-        self.left_at = 0.0  # when the last one was left
-
-    @property
-    def refuses(self) -> bool:
-        return any((self.pull_refusal, self.refusal, self.stop_refusal))
-
-    @property
-    def left_behind(self) -> bool:
-        return bool(self.unremoved)
-
-    @property
-    def there(self) -> FakeInstance | None:
-        """The instance, if any, but for one that could not be removed."""
-        return None if self.left_behind else next(iter(self.running.values()), None)
-
-    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        async with aclosing(super().pull(launch)) as pull:
-            async for progress in pull:
-                yield progress
-        refusal, self.pull_refusal = self.pull_refusal, None
-        if refusal is not None:
-            raise refusal
-
-    @asynccontextmanager
-    async def run(
-        self, launch: Launch, gpus: GpuShare | None = None
-    ) -> AsyncGenerator[FakeInstance]:
-        if self.left_behind:
-            self.removes_at_last()
-        async with super().run(launch, gpus) as instance:
-            try:
-                yield instance
-            finally:
-                self.left_at = asyncio.get_running_loop().time()
-                await self._remove()
-
-    async def _remove(self) -> None:
-        removal = asyncio.ensure_future(self.may_remove.wait())
-        try:
-            await asyncio.shield(removal)
-        except asyncio.CancelledError:
-            await asyncio.wait([removal])
-            raise
-
-
-class Ear(FakeEngine):
-    """An engine that knows when it has been silent for so long that it has to be replaced."""
-
-    def __init__(self, lost: Callable[[], None]) -> None:
+    def __init__(self, hangs: Callable[[], None]) -> None:
         super().__init__(CONCURRENCY)
         self.answered_at = -math.inf
-        self._lost = lost
+        self._hangs = hangs
 
     async def ready(self, url: str) -> bool:
         now = asyncio.get_running_loop().time()
         if answers := await super().ready(url):
             self.answered_at = now
         elif now - self.answered_at >= TIMING.hang:
-            self._lost()
+            self._hangs()
         return answers
 
 
 @dataclass(eq=False)
 class Wait:
-    """A caller who is known to wait for a turn, and the turns that others have had meanwhile."""
+    """The wait of a caller for a slot, and the slots that others have had meanwhile."""
 
     calls: list[Call]
-    turns: Counter[str] = field(default_factory=Counter)
+    slots: Counter[str] = field(default_factory=Counter)
 
     @property
     def goes_on(self) -> bool:
@@ -213,33 +106,33 @@ class Wait:
 
 @dataclass(eq=False)
 class Model:
-    """One model, and what the machine has seen and done. A life is known by its number."""
+    """One model, with the events and acts that the machine has seen. Runs have numbers."""
 
     spec: ModelSpec
-    site: Site = field(default_factory=Site)
-    engine: Ear = field(init=False)
-    first: ModelSpec = field(init=False)
-    entry: ModelSpec = field(init=False)
-    ran: ModelSpec = field(init=False)
+    runtime: FaultyRuntime = field(default_factory=FaultyRuntime)
+    engine: ProbedEngine = field(init=False)
+    first_spec: ModelSpec = field(init=False)  # of the first catalog
+    wanted_spec: ModelSpec = field(init=False)  # of the present catalog
+    run_spec: ModelSpec = field(init=False)  # with which the run began
     state: State = State.STOPPED
-    life: int = 0
-    stopped: int = 0  # the last life that somebody stopped
-    faulty: int = 0  # the last one that may fail
-    harmed: int = 0  # the last one whose engine died or hung
-    cut_at: float = math.inf  # when that stop has to have cut what still runs
+    run: int = 0
+    stopped: int = 0  # the last run that a caller, a reload or a close has stopped
+    faulty: int = 0  # the last run that may fail
+    harmed: int = 0  # the last run whose engine died or hung
+    cut_at: float = math.inf  # when the stop of `stopped` has to have cut its leases
     ready_at: float = 0.0
-    ready_life: int = 0
+    ready_run: int = 0
     used_at: float = 0.0
     perhaps_used_at: float = 0.0
-    may_go_at: float = 0.0  # for being idle, and when it must have gone
-    must_go_at: float = 0.0
+    may_go_at: float = 0.0  # the earliest end of the idle timeout
+    must_go_at: float = 0.0  # the latest
     failures: int = 0  # in a row
     retry_at: float = -math.inf
     waits: dict[str, Wait] = field(default_factory=dict)  # by caller
 
     def __post_init__(self) -> None:
-        self.engine = Ear(self.hangs)
-        self.first = self.entry = self.ran = self.spec  # as the catalog was, and is; as it began
+        self.engine = ProbedEngine(self.hangs)
+        self.first_spec = self.wanted_spec = self.run_spec = self.spec
 
     @property
     def own_idle(self) -> float:
@@ -247,25 +140,25 @@ class Model:
 
     @property
     def size(self) -> int:
-        assert self.ran.llamacpp is not None
-        return self.ran.llamacpp.memory
+        assert self.run_spec.llamacpp is not None
+        return self.run_spec.llamacpp.memory
 
     @property
     def serves(self) -> bool:
-        return self.state is State.READY and self.harmed != self.life
+        return self.state is State.READY and self.harmed != self.run
 
     @property
     def engine_runs(self) -> bool:
-        return self.site.there is not None and not self.site.there.exit.done()
+        return self.runtime.current is not None and not self.runtime.current.exit.done()
 
     @property
     def may_stall(self) -> bool:
-        return not (self.site.may_pull.is_set() and self.engine.may_answer.is_set())
+        return not (self.runtime.may_pull.is_set() and self.engine.may_answer.is_set())
 
     def hangs(self) -> None:
-        """Its engine has been silent for too long; while it loads, that is no fault."""
+        """Note a silence of the engine that is too long; during a start it is no fault."""
         if self.state is not State.STARTING:
-            self.faulty = self.harmed = self.life
+            self.faulty = self.harmed = self.run
 
 
 Kind = Literal["lease", "start", "follow", "begin", "stop"]
@@ -273,20 +166,20 @@ Kind = Literal["lease", "start", "follow", "begin", "stop"]
 
 @dataclass(eq=False)
 class Call:
-    """One caller. `since` is the first life whose errors may be its answer."""
+    """One caller. `since` is the first run whose errors may be the answer."""
 
     model: Model
     kind: Kind
     caller: str = ""
     idle: float | None = None
     drain: float = 0.0
-    lingers: bool = False
+    tidies_up: bool = False
     since: int = 0
-    instance: FakeInstance | None = None  # what a lease is for
-    ends: bool = False  # the caller's block is on its way out
+    instance: FakeInstance | None = None  # of the lease
+    ends: bool = False  # the block of the lease is being left
     cancelled: bool = False
     asked: bool = False
-    due: int = 0  # the life that it waited for when that was READY
+    due: int = 0  # the run that was READY while the call waited for it
     task: asyncio.Task[None] = field(init=False)
     end: asyncio.Future[None] = field(init=False)
 
@@ -296,19 +189,19 @@ class Call:
 
     @property
     def queues(self) -> bool:
-        """For a turn, when the model serves and nothing is on its way."""
+        """Whether the call waits for a slot, when the model serves and no task can run."""
         started = self.kind in ("lease", "follow") and self.asked
         return started and self.instance is None and not (self.cancelled or self.task.done())
 
     @property
     def waits(self) -> bool:
-        """The same, and it notices its turn at once: who follows has others to await before."""
+        """Whether the call waits for a slot and takes it at once: `follow` has to notify first."""
         return self.queues and self.kind == "lease"
 
 
 @dataclass(eq=False)
 class Watcher:
-    """What somebody who watches all models has seen."""
+    """A watcher of all models, with the latest status of each that came."""
 
     revision: int
     latest: dict[str, Status]
@@ -316,11 +209,11 @@ class Watcher:
 
 
 def without_forecast(status: Status) -> Status:
-    """A status without what changes by the mere passing of time."""
+    """Return a status without the forecast, which changes with time alone."""
     return replace(status, fraction=None, remaining=None)
 
 
-TURNS = st.one_of(st.just(math.inf), st.integers(0, 15))
+ITERATIONS = st.one_of(st.just(math.inf), st.integers(0, 15))
 IDS = ("pinned", "small", "large")
 MODEL = st.sampled_from(IDS)
 CALLERS = ("greedy", "modest", "third")
@@ -328,8 +221,8 @@ CALLER = st.sampled_from(CALLERS)
 ANY = st.integers(0, 50)
 
 
-class Lives(RuleBasedStateMachine):
-    """The manager, and all who act on it."""
+class LifecycleMachine(RuleBasedStateMachine):
+    """All models of a catalog, and everything that acts on them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -343,7 +236,7 @@ class Lives(RuleBasedStateMachine):
         self.admission = Admission(CAPACITY)
         self.served = Models(
             Catalog([model.spec for model in self.models.values()]),
-            lambda spec: Entry.of(spec, self.models[spec.id].site, self.models[spec.id].engine),
+            lambda spec: Entry.of(spec, self.models[spec.id].runtime, self.models[spec.id].engine),
             TIMING,
             self.admission,
             StartTimes(),
@@ -353,22 +246,24 @@ class Lives(RuleBasedStateMachine):
         self.calls: list[Call] = []
         self.watchers: list[Watcher] = []
         self.closes: list[asyncio.Task[None]] = []
-        self.dead: set[FakeInstance] = set()  # whose end everybody has had time to notice
+        self.dead: set[FakeInstance] = set()  # whose end each task has had time to notice
         self.settled = self.sound = True
 
-    def run(self, turns: float = math.inf, seconds: float = 0) -> None:
-        self.loop.run(seconds, turns)
-        self.settled = turns == math.inf
+    def run(self, iterations: float = math.inf, seconds: float = 0) -> None:
+        self.loop.run(seconds, iterations)
+        self.settled = iterations == math.inf
         if self.settled:
             models = self.models.values()
-            sites = (model.site for model in models)
-            self.dead = {i for s in sites for i in s.running.values() if i.exit.done()}
-            self.dead |= {m.site.there for m in models if m.site.there and m.harmed == m.life}
+            runtimes = (model.runtime for model in models)
+            self.dead = {i for r in runtimes for i in r.running.values() if i.exit.done()}
+            self.dead |= {
+                m.runtime.current for m in models if m.runtime.current and m.harmed == m.run
+            }
             for model in models:
-                self.waits(model)
+                self.note_waits(model)
 
-    def waits(self, model: Model) -> None:
-        """Note who waits for a turn. Nothing is on its way, so that all are in the queue."""
+    def note_waits(self, model: Model) -> None:
+        """Note the callers that wait for a slot. No task can run, so that all are in the queue."""
         for caller in CALLERS:
             waiting = [c for c in self.calls_of(model) if c.waits and c.caller == caller]
             if not (model.serves and waiting):
@@ -379,12 +274,12 @@ class Lives(RuleBasedStateMachine):
                 known = model.waits[caller] = Wait([])
             known.calls = waiting
             for call in waiting:
-                call.due = call.due or model.life
+                call.due = call.due or model.run
 
     def calls_of(self, model: Model) -> list[Call]:
         return [call for call in self.calls if call.model is model]
 
-    # What is done.
+    # The events.
 
     @initialize(which=MODEL)
     def serves_already(self, which: str) -> None:
@@ -395,8 +290,8 @@ class Lives(RuleBasedStateMachine):
         kind=st.sampled_from(["lease", "lease", "lease", "start", "follow", "begin"]),
         caller=CALLER,
         idle=st.sampled_from([None, None, 0.0, 50.0]),
-        lingers=st.booleans(),
-        turns=TURNS,
+        tidies_up=st.booleans(),
+        iterations=ITERATIONS,
     )
     def calls_for(
         self,
@@ -404,89 +299,93 @@ class Lives(RuleBasedStateMachine):
         kind: Kind,
         caller: str,
         idle: float | None,
-        lingers: bool,
-        turns: float,
+        tidies_up: bool,
+        iterations: float,
     ) -> None:
-        self.call(Call(self.models[name], kind, caller, idle, lingers=lingers), turns)
+        self.call(Call(self.models[name], kind, caller, idle, tidies_up=tidies_up), iterations)
 
-    @rule(name=MODEL, callers=st.lists(CALLER, min_size=2, max_size=4), turns=TURNS)
-    def crowd_in(self, name: str, callers: list[str], turns: float) -> None:
+    @rule(name=MODEL, callers=st.lists(CALLER, min_size=2, max_size=4), iterations=ITERATIONS)
+    def several_call_at_once(self, name: str, callers: list[str], iterations: float) -> None:
         for caller in callers:
             self.call(Call(self.models[name], "lease", caller), 0)
-        self.run(turns)
+        self.run(iterations)
 
-    @rule(name=MODEL, drain=st.sampled_from([0.0, 10.0, 15.0, 40.0]), turns=TURNS)
-    def stops(self, name: str, drain: float, turns: float) -> None:
-        self.call(Call(self.models[name], "stop", drain=drain), turns)
+    @rule(name=MODEL, drain=st.sampled_from([0.0, 10.0, 15.0, 40.0]), iterations=ITERATIONS)
+    def stops(self, name: str, drain: float, iterations: float) -> None:
+        self.call(Call(self.models[name], "stop", drain=drain), iterations)
 
     @precondition(lambda self: self.calls)
-    @rule(which=ANY, turns=TURNS)
-    def cancels(self, which: int, turns: float) -> None:
+    @rule(which=ANY, iterations=ITERATIONS)
+    def cancels(self, which: int, iterations: float) -> None:
         call = self.calls[which % len(self.calls)]
         call.cancelled |= call.task.cancel()
-        self.run(turns)
+        self.run(iterations)
 
     @precondition(lambda self: any(call.holds and not call.ends for call in self.calls))
-    @rule(which=ANY, breaks=st.booleans(), turns=TURNS)
-    def ends(self, which: int, breaks: bool, turns: float) -> None:
+    @rule(which=ANY, breaks=st.booleans(), iterations=ITERATIONS)
+    def ends(self, which: int, breaks: bool, iterations: float) -> None:
         holders = [call for call in self.calls if call.holds and not call.ends]
         call = holders[which % len(holders)]
         if not call.end.done():
             call.end.set_exception(broken()) if breaks else call.end.set_result(None)
-        self.run(turns)
+        self.run(iterations)
 
     @precondition(lambda self: any(call.waits and call.model.waits for call in self.calls))
-    @rule(which=ANY, turns=st.integers(0, 3))
-    def leaves_as_its_turn_comes(self, which: int, turns: int) -> None:
+    @rule(which=ANY, iterations=st.integers(0, 3))
+    def leaves_as_its_slot_comes(self, which: int, iterations: int) -> None:
         waiting = [call for call in self.calls if call.waits and call.model.waits]
         leaver = waiting[which % len(waiting)]
         for call in self.calls_of(leaver.model):
             if call.holds and not call.end.done():
                 call.end.set_result(None)
-        self.run(turns)
+        self.run(iterations)
         leaver.cancelled |= leaver.task.cancel()
         self.run()
 
-    @rule(name=MODEL, shrinks=st.booleans(), idle=st.sampled_from([None, 10.0]), turns=TURNS)
-    def reloads(self, name: str, shrinks: bool, idle: float | None, turns: float) -> None:
+    @rule(
+        name=MODEL, shrinks=st.booleans(), idle=st.sampled_from([None, 10.0]), iterations=ITERATIONS
+    )
+    def reloads(self, name: str, shrinks: bool, idle: float | None, iterations: float) -> None:
         self.loop.call_soon(self.reload, name, shrinks, idle)
-        self.run(turns)
+        self.run(iterations)
 
     def reload(self, name: str, shrinks: bool, idle: float | None) -> None:
         model = self.models[name]
-        last, entry = model.entry, spec(name, memory="29MiB") if shrinks else model.first
-        model.entry = entry.model_copy(update={"pinned": model.first.pinned, "idle_timeout": idle})
-        runs = model.state in STATES_IN_USE and model.stopped != model.life
+        last, entry = model.wanted_spec, spec(name, memory="29MiB") if shrinks else model.first_spec
+        model.wanted_spec = entry.model_copy(
+            update={"pinned": model.first_spec.pinned, "idle_timeout": idle}
+        )
+        runs = model.state in STATES_IN_USE and model.stopped != model.run
         if (
             runs
-            and last != model.entry
-            and model.engine.launch(entry) != model.engine.launch(model.ran)
+            and last != model.wanted_spec
+            and model.engine.launch(entry) != model.engine.launch(model.run_spec)
         ):
-            self.unwanted(model, TIMING.drain)
-        changes = self.served.reload(Catalog([m.entry for m in self.models.values()]))
+            self.note_stop(model, TIMING.drain)
+        changes = self.served.reload(Catalog([m.wanted_spec for m in self.models.values()]))
         if name in changes.changed:  # in force at once
             model.spec = self.served.find(name).entry.spec
             model.may_go_at = model.used_at + model.own_idle
             model.must_go_at = model.perhaps_used_at + model.own_idle
 
     @precondition(lambda self: any(model.engine_runs for model in self.models.values()))
-    @rule(which=ANY, turns=TURNS)
-    def crashes(self, which: int, turns: float) -> None:
+    @rule(which=ANY, iterations=ITERATIONS)
+    def crashes(self, which: int, iterations: float) -> None:
         running = [model for model in self.models.values() if model.engine_runs]
         model = running[which % len(running)]
-        assert model.site.there is not None
-        model.site.there.die(Exit(1), "Segmentation fault")
-        model.faulty = model.harmed = model.life
-        self.run(turns)
+        assert model.runtime.current is not None
+        model.runtime.current.die(Exit(1), "Segmentation fault")
+        model.faulty = model.harmed = model.run
+        self.run(iterations)
 
     @precondition(lambda self: any(model.serves for model in self.models.values()))
-    @rule(which=ANY, seconds=st.sampled_from([5, 13, 15, 19]), hears_again=st.booleans())
-    def goes_deaf(self, which: int, seconds: int, hears_again: bool) -> None:
+    @rule(which=ANY, seconds=st.sampled_from([5, 13, 15, 19]), answers_again=st.booleans())
+    def hangs_for_a_while(self, which: int, seconds: int, answers_again: bool) -> None:
         serving = [model for model in self.models.values() if model.serves]
         engine = serving[which % len(serving)].engine
         engine.may_answer.clear()
         self.time_passes(seconds)
-        if hears_again:
+        if answers_again:
             engine.may_answer.set()
 
     @rule(
@@ -495,74 +394,74 @@ class Lives(RuleBasedStateMachine):
         error=st.sampled_from([LaunchError, RuntimeUnavailable, RuntimeError]),
     )
     def refuses(self, name: str, where: str, error: type[Exception]) -> None:
-        setattr(self.models[name].site, where, error("no"))
-        self.models[name].faulty = self.models[name].life
+        setattr(self.models[name].runtime, where, error("no"))
+        self.models[name].faulty = self.models[name].run
 
     @rule(name=MODEL)
     def refuses_to_stop(self, name: str) -> None:
-        self.models[name].site.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
-        self.models[name].faulty = self.models[name].life
+        self.models[name].runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
+        self.models[name].faulty = self.models[name].run
 
-    @rule(name=MODEL, turns=TURNS)
-    def removes_at_last(self, name: str, turns: float) -> None:
-        self.models[name].site.removes_at_last()
-        self.run(turns)
+    @rule(name=MODEL, iterations=ITERATIONS)
+    def removes_at_last(self, name: str, iterations: float) -> None:
+        self.models[name].runtime.removes_at_last()
+        self.run(iterations)
 
     @rule(
         name=MODEL,
         which=st.sampled_from(["may_pull", "may_run", "may_remove", "may_answer"]),
-        turns=TURNS,
+        iterations=ITERATIONS,
     )
-    def turns_a_gate(self, name: str, which: str, turns: float) -> None:
+    def opens_or_closes_a_gate(self, name: str, which: str, iterations: float) -> None:
         model = self.models[name]
-        gate = getattr(model.engine if which == "may_answer" else model.site, which)
+        gate = getattr(model.engine if which == "may_answer" else model.runtime, which)
         gate.clear() if gate.is_set() else gate.set()
-        self.run(turns)
+        self.run(iterations)
 
-    @rule(name=MODEL, count=st.integers(0, 100), turns=TURNS)
-    def logs(self, name: str, count: int, turns: float) -> None:
-        if (instance := self.models[name].site.there) is not None:
+    @rule(name=MODEL, count=st.integers(0, 100), iterations=ITERATIONS)
+    def logs(self, name: str, count: int, iterations: float) -> None:
+        if (instance := self.models[name].runtime.current) is not None:
             instance.log.append(f"load {count}")
-        self.run(turns)
+        self.run(iterations)
 
     @rule(seconds=st.sampled_from([1, 3, 5, 10, 25, 31, 60, 100]))
     def time_passes(self, seconds: int) -> None:
         for model in self.models.values():
             if model.may_stall and model.state is State.STARTING:
-                model.faulty = model.life
+                model.faulty = model.run
         self.run(seconds=seconds)
 
     @precondition(lambda self: len(self.watchers) < 3)
-    @rule(resumes=st.booleans(), turns=TURNS)
-    def watches(self, resumes: bool, turns: float) -> None:
+    @rule(resumes=st.booleans(), iterations=ITERATIONS)
+    def watches(self, resumes: bool, iterations: float) -> None:
         watcher = Watcher(0, {})
         if resumes and self.watchers:
             watcher = Watcher(self.watchers[-1].revision, dict(self.watchers[-1].latest))
         watcher.task = self.loop.create_task(self.watch(watcher))
         self.watchers.append(watcher)
-        self.run(turns)
+        self.run(iterations)
 
     @precondition(lambda self: len(self.closes) < 3)
-    @rule(drain=st.sampled_from([0.0, 10.0, 15.0, 40.0]), turns=TURNS)
-    def closes_all(self, drain: float, turns: float) -> None:
+    @rule(drain=st.sampled_from([0.0, 10.0, 15.0, 40.0]), iterations=ITERATIONS)
+    def closes_all(self, drain: float, iterations: float) -> None:
         self.closes.append(self.loop.create_task(self.close(drain)))
-        self.run(turns)
+        self.run(iterations)
 
-    # Who does it.
+    # The tasks of the events.
 
-    def call(self, call: Call, turns: float) -> None:
+    def call(self, call: Call, iterations: float) -> None:
         call.end = self.loop.create_future()
         call.task = self.loop.create_task(
             self.answer(call), name=f"{call.kind} {call.model.spec.id}"
         )
         self.calls.append(call)
-        self.run(turns)
+        self.run(iterations)
 
     async def answer(self, call: Call) -> None:
         model = call.model
         served = self.served.find(model.spec.id)
         call.asked = True
-        call.since = model.life + (model.state not in STATES_IN_USE)
+        call.since = model.run + (model.state not in STATES_IN_USE)
         try:
             await self.ask(call, served)
         except StartBackingOff as error:
@@ -584,7 +483,7 @@ class Lives(RuleBasedStateMachine):
             case "start":
                 await served.start(call.idle)
                 assert model.state is State.READY
-                assert model.site.there not in self.dead
+                assert model.runtime.current not in self.dead
                 self.used(model, call.idle)
             case "begin":
                 served.begin()
@@ -606,33 +505,33 @@ class Lives(RuleBasedStateMachine):
             )
             async with served.lease(call.idle, caller, notify=notified):
                 assert model.state in (State.READY, State.STOPPING)
-                call.instance, call.since = model.site.there, model.life
+                call.instance, call.since = model.runtime.current, model.run
                 assert call.instance is not None
                 assert call.instance not in self.dead
                 if not follows:
-                    self.has_its_turn(call)
+                    self.has_its_slot(call)
                 try:
                     await call.end
                 finally:
                     call.ends = True
-                    if call.lingers:
+                    if call.tidies_up:
                         await asyncio.sleep(7)
         except (ModelStopped, ShuttingDown):
-            if call.instance is not None and call.since == model.stopped == model.life:
+            if call.instance is not None and call.since == model.stopped == model.run:
                 assert self.loop.time() > model.cut_at - SOON
             raise
         finally:
-            if call.instance is None:  # a place in the queue counts, a wait for READY does not
+            if call.instance is None:  # a wait in the queue is a use, a wait for READY is not
                 self.used(model, call.idle, surely=False)
-            elif call.since == model.life:
+            elif call.since == model.run:
                 self.used(model, call.idle)
 
-    def has_its_turn(self, call: Call) -> None:
-        """Nobody else gets a second turn while one waits for the first."""
+    def has_its_slot(self, call: Call) -> None:
+        """Check that no caller gets a second slot while another waits for the first."""
         call.model.waits.pop(call.caller, None)
         for caller, wait in call.model.waits.items():
-            wait.turns[call.caller] += wait.goes_on
-            assert wait.turns[call.caller] <= 1, f"{call.caller} overtakes {caller}"
+            wait.slots[call.caller] += wait.goes_on
+            assert wait.slots[call.caller] <= 1, f"{call.caller} overtakes {caller}"
 
     def used(self, model: Model, idle: float | None, surely: bool = True) -> None:
         model.perhaps_used_at = self.loop.time()
@@ -642,26 +541,26 @@ class Lives(RuleBasedStateMachine):
         model.must_go_at = at if surely else max(model.must_go_at, at)
 
     async def stop(self, call: Call, served: Served) -> None:
-        model, instance = call.model, call.model.site.there
-        call.since = model.life
-        self.unwanted(model, call.drain)
+        model, instance = call.model, call.model.runtime.current
+        call.since = model.run
+        self.note_stop(model, call.drain)
         try:
             await served.stop(call.drain)
         except NotRunning:
             assert model.state in (State.STOPPED, State.FAILED)
             return
-        assert instance is None or model.site.there is not instance
+        assert instance is None or model.runtime.current is not instance
 
-    def unwanted(self, model: Model, drain: float) -> None:
-        if model.stopped != model.life:
-            model.stopped, model.cut_at = model.life, math.inf
+    def note_stop(self, model: Model, drain: float) -> None:
+        if model.stopped != model.run:
+            model.stopped, model.cut_at = model.run, math.inf
         model.cut_at = min(model.cut_at, self.loop.time() + drain)
 
     async def close(self, drain: float) -> None:
         for model in self.models.values():
-            self.unwanted(model, drain)
+            self.note_stop(model, drain)
         await self.served.close(drain)
-        assert not any(model.site.there for model in self.models.values())
+        assert not any(model.runtime.current for model in self.models.values())
 
     async def watch(self, watcher: Watcher) -> None:
         resumed = snapshot = watcher.revision > 0
@@ -678,23 +577,23 @@ class Lives(RuleBasedStateMachine):
                 assert isinstance(change.item, View)
                 watcher.latest[change.item.id] = change.item.status
 
-    # What holds.
+    # The promises.
 
     @invariant()
     def promises_are_kept(self) -> None:
         self.sound = False
         self.nothing_went_wrong()
         self.models_fit()
-        self.who_waits_has_nobody_to_wait_for_but_users()
-        self.who_is_dead_or_deaf_goes()
-        self.who_holds_a_model_has_it()
-        self.who_was_answered_was_answered_right()
-        self.who_watches_sees_what_is()
-        self.what_nobody_uses_goes()
+        self.requests_wait_only_while_all_slots_are_taken()
+        self.engines_that_died_or_hang_are_removed()
+        self.each_lease_has_a_running_engine()
+        self.each_answer_fits()
+        self.watchers_see_the_present_statuses()
+        self.unused_models_are_stopped()
         self.sound = True
 
     def changed(self, shown: Shown) -> None:
-        """Each change, at the moment at which it comes."""
+        """Check each change at the moment at which it comes."""
         assert isinstance(shown, View)
         model = self.models[shown.id]
         last, model.state = model.state, shown.status.state
@@ -703,32 +602,34 @@ class Lives(RuleBasedStateMachine):
         if model.state not in TRANSITIONS[last]:
             self.wrong.append(f"{model.spec.id}: {last} -> {model.state}")
         if model.state is State.STARTING:
-            model.life += 1
-            model.spec = model.ran = self.served.find(shown.id).entry.spec
+            model.run += 1
+            model.spec = model.run_spec = self.served.find(shown.id).entry.spec
             model.waits.clear()
-            if model.site.refuses or model.may_stall:
-                model.faulty = model.life
+            if model.runtime.refuses or model.may_stall:
+                model.faulty = model.run
             if self.loop.time() < model.retry_at:
                 self.wrong.append(f"{model.spec.id}: started while it backs off")
         if model.state is State.READY:
             model.ready_at = self.loop.time()
             self.used(model, None)
-            model.ready_life = model.life
+            model.ready_run = model.run
             for call in self.calls:
                 if call.model is model and call.asked and call.kind in ("lease", "start"):
-                    call.due = call.due or model.life  # else it waits for a turn at a dead one
+                    call.due = call.due or model.run  # others wait for a slot of a dead engine
         if model.state is State.STOPPED:
             model.failures, model.retry_at = 0, -math.inf
         if model.state is State.FAILED:
-            if last is State.READY and model.harmed != model.life:
-                self.wrong.append(f"{model.spec.id}: failed in good health")
+            if last is State.READY and model.harmed != model.run:
+                self.wrong.append(f"{model.spec.id}: failed with a healthy engine")
             self.backs_off(model, shown.status)
-        if model.state is State.STOPPING and model.stopped != model.life and not self.closes:
-            self.wrong += [f"{model.spec.id}: {why}" for why in self.unasked(model, last)]
+        if model.state is State.STOPPING and model.stopped != model.run and not self.closes:
+            self.wrong += [
+                f"{model.spec.id}: {why}" for why in self.reasons_against_a_stop(model, last)
+            ]
 
     def backs_off(self, model: Model, status: Status) -> None:
-        was_ready = model.ready_life == model.life
-        if was_ready and model.site.left_at - model.ready_at > TIMING.healthy_spell:
+        was_ready = model.ready_run == model.run
+        if was_ready and model.runtime.left_at - model.ready_at > TIMING.healthy_spell:
             model.failures = 0
         wait = min(TIMING.back_off * 2**model.failures, TIMING.back_off_longest)
         model.failures += 1
@@ -736,79 +637,77 @@ class Lives(RuleBasedStateMachine):
         assert status.retry_at is not None
         assert status.since is not None
         if abs(status.retry_at - status.since - wait) > 0.5:
-            self.wrong.append(f"{model.spec.id}: does not say when it may start")
+            self.wrong.append(f"{model.spec.id}: reports a wrong time of the next start")
 
-    def unasked(self, model: Model, last: State) -> list[str]:
-        """Why a model that nobody has stopped should not have been."""
+    def reasons_against_a_stop(self, model: Model, last: State) -> list[str]:
+        """Return why a model should not be STOPPING without a stop by a caller."""
         why = []
         now = self.loop.time()
         users = [
             call
             for call in self.calls
-            if call.model is model and model.life == (call.since if call.instance else call.due)
+            if call.model is model and model.run == (call.since if call.instance else call.due)
             if not (call.ends or call.cancelled or call.task.done())
         ]
         if last is State.STARTING:
             why.append("stopped while it starts")
         if model.spec.pinned:
             why.append("pinned, and stopped")
-        if users and model.harmed != model.life:
+        if users and model.harmed != model.run:
             why.append("stopped while in use")
         waiting = any(
-            m.state is State.STARTING and m.site.there is None
+            m.state is State.STARTING and m.runtime.current is None
             for m in self.models.values()
             if m is not model
         )
         evicted = waiting and now > model.ready_at + TIMING.residency - SOON
         if not evicted and now < model.may_go_at - SOON:
-            why.append("stopped before its time")
+            why.append("stopped before the end of its idle timeout")
         return why
 
     def nothing_went_wrong(self) -> None:
         assert not self.wrong, self.wrong
-        for served in self.served:
-            task = served._task
-            assert task is None or not task.done() or task.exception() is None
+        assert not self.loop.faults, self.loop.faults
         for close in self.closes:
             assert not close.done() or close.exception() is None, repr(close.exception())
 
     def models_fit(self) -> None:
-        there = [model for model in self.models.values() if model.site.running]
+        there = [model for model in self.models.values() if model.runtime.running]
         assert sum(model.size for model in there) <= CAPACITY
         assert self.admission.free(MEMORY) >= 0
-        assert all(len(model.site.running) <= 1 for model in self.models.values())
+        assert all(len(model.runtime.running) <= 1 for model in self.models.values())
 
-    def who_waits_has_nobody_to_wait_for_but_users(self) -> None:
+    def requests_wait_only_while_all_slots_are_taken(self) -> None:
         for name, model in self.models.items():
             calls = self.calls_of(model)
-            holding = sum(call.holds and call.since == model.life for call in calls)
+            holding = sum(call.holds and call.since == model.run for call in calls)
             assert holding <= CONCURRENCY
             if self.settled and model.serves:
                 waiting = sum(call.queues for call in calls)
                 assert self.served.find(name).view().queued_count == waiting <= TIMING.queue_size
                 assert holding == CONCURRENCY or not waiting
 
-    def who_is_dead_or_deaf_goes(self) -> None:
+    def engines_that_died_or_hang_are_removed(self) -> None:
         for name, model in self.models.items():
             if self.settled and model.state is State.READY:
                 silence = self.loop.time() - model.engine.answered_at
-                assert model.harmed == model.life or silence < TIMING.hang + TIMING.probe + SOON
-                assert model.harmed != model.life or not model.site.may_remove.is_set(), name
+                assert model.harmed == model.run or silence < TIMING.hang + TIMING.probe + SOON
+                assert model.harmed != model.run or not model.runtime.may_remove.is_set(), name
 
-    def who_holds_a_model_has_it(self) -> None:
+    def each_lease_has_a_running_engine(self) -> None:
         for call in self.calls:
             model = call.model
             if not call.holds or call.ends or model.harmed >= call.since:
                 continue
             assert call.instance is not None
-            assert model.site.there is call.instance
+            assert model.runtime.current is call.instance
             assert not call.instance.exit.done()
             if model.stopped < call.since and not self.closes:
                 assert model.state is State.READY
             elif self.settled and model.stopped == call.since:
                 assert self.loop.time() < model.cut_at - SOON
 
-    def who_was_answered_was_answered_right(self) -> None:
+    def each_answer_fits(self) -> None:
         for call in [call for call in self.calls if call.task.done()]:
             self.calls.remove(call)
             if call.task.cancelled():
@@ -824,13 +723,13 @@ class Lives(RuleBasedStateMachine):
                 case StartFailed() | StartStalled() | RuntimeUnavailable() | StopFailed():
                     assert call.model.faulty >= call.since
                 case StartBackingOff() | QueueFull():
-                    pass  # see `answer`
+                    pass  # `answer` has checked it
                 case EngineFailed() | EngineDied():
                     assert call.instance is not None or call.model.harmed >= call.since
                 case _:
                     raise error
 
-    def who_watches_sees_what_is(self) -> None:
+    def watchers_see_the_present_statuses(self) -> None:
         for watcher in self.watchers:
             if watcher.task.done():
                 assert isinstance(watcher.task.exception(), ShuttingDown)
@@ -840,11 +739,11 @@ class Lives(RuleBasedStateMachine):
                     now = self.served.find(name).status
                     assert without_forecast(status) == without_forecast(now)
 
-    def what_nobody_uses_goes(self) -> None:
+    def unused_models_are_stopped(self) -> None:
         for name, model in self.models.items():
             if self.settled and model.state is State.READY and not model.spec.pinned:
                 in_use = any(call.holds for call in self.calls if call.model is model)
-                if not in_use and model.site.there not in self.dead:
+                if not in_use and model.runtime.current not in self.dead:
                     assert self.loop.time() < model.must_go_at + SOON, name
 
     # The end.
@@ -854,30 +753,35 @@ class Lives(RuleBasedStateMachine):
             if self.sound:
                 self.everything_ends()
         finally:
-            self.clear_the_way()
+            self.open_all_gates()
             for task in tuple(self.loop.tasks):
                 task.cancel()
             self.loop.run(seconds=20)
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 
-    def clear_the_way(self) -> None:
+    def open_all_gates(self) -> None:
         for model in self.models.values():
-            site = model.site
-            site.pull_refusal = site.refusal = site.stop_refusal = None
-            for gate in (site.may_pull, site.may_run, site.may_remove, model.engine.may_answer):
+            runtime = model.runtime
+            runtime.pull_refusal = runtime.refusal = runtime.stop_refusal = None
+            for gate in (
+                runtime.may_pull,
+                runtime.may_run,
+                runtime.may_remove,
+                model.engine.may_answer,
+            ):
                 gate.set()
-            site.removes_at_last()
+            runtime.removes_at_last()
 
     def everything_ends(self) -> None:
-        """With nothing in the way all callers are answered, and a close leaves nothing."""
-        self.clear_the_way()
+        """Check that with open gates all callers are answered, and that a close leaves nothing."""
+        self.open_all_gates()
         for call in self.calls:
             if not call.end.done():
                 call.end.set_result(None)
         self.run(seconds=200)
         self.promises_are_kept()
-        self.stops("pinned", 0, math.inf)  # which others may have waited for
+        self.stops("pinned", 0, math.inf)  # others may have waited for its claim
         self.run(seconds=200)
         self.promises_are_kept()
         assert not self.calls
@@ -887,12 +791,12 @@ class Lives(RuleBasedStateMachine):
         assert all(watcher.task.done() for watcher in self.watchers)
         assert not self.loop.tasks
         assert self.admission.free(MEMORY) == CAPACITY
-        assert not any(model.site.there for model in self.models.values())
+        assert not any(model.runtime.current for model in self.models.values())
         assert {model.state for model in self.models.values()} <= {State.STOPPED, State.FAILED}
 
 
-TestLives = Lives.TestCase
-TestLives.settings = settings(
+TestLifecycle = LifecycleMachine.TestCase
+TestLifecycle.settings = settings(
     max_examples=500,
     stateful_step_count=40,
     deadline=None,
@@ -900,101 +804,3 @@ TestLives.settings = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-
-
-# What it has found.
-
-
-@asynccontextmanager
-async def held(tidying: float = 0) -> AsyncGenerator[tuple[Served, Site, asyncio.Task[None]]]:
-    """A READY model and one who holds it, until they are cut, and then tidies up for a while."""
-    site = Site()
-    served = make_model(spec(), site, timing=timing(back_off=0))
-    granted = asyncio.Event()
-
-    async def hold() -> None:
-        async with served.lease():
-            granted.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await asyncio.sleep(tidying)
-
-    holder = asyncio.create_task(hold())
-    await granted.wait()
-    yield served, site, holder
-    site.may_remove.set()
-    holder.cancel()
-    await asyncio.wait([holder])
-    await served.close(0)
-
-
-async def test_a_stop_at_the_very_end_of_a_crash_is_answered() -> None:
-    for turns in range(30):  # the crash is cleaned up within some of them
-        async with held() as (served, site, _), asyncio.timeout(5):
-            assert site.there is not None
-            site.there.die(Exit(1))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            try:
-                await served.stop(0)
-            except NotRunning:
-                assert served.status.state is State.FAILED
-            else:
-                assert served.status.state is State.STOPPED
-
-
-def test_a_later_stop_never_lengthens_the_drain() -> None:
-    async def stop_twice() -> None:
-        async with held() as (served, _, holder):
-            begun = asyncio.get_running_loop().time()
-            first = asyncio.create_task(served.stop(20))
-            await asyncio.sleep(15)
-            await served.stop(10)
-            await first
-            assert asyncio.get_running_loop().time() - begun < 20 + SOON
-            assert isinstance(holder.exception(), ModelStopped)
-
-    on_manual_time(stop_twice())
-
-
-def test_a_stop_may_come_while_a_request_that_was_cut_tidies_up() -> None:
-    async def stop_twice() -> None:
-        async with held(tidying=5) as (served, _, holder):
-            first = asyncio.create_task(served.stop(10))
-            await asyncio.sleep(12)
-            await served.stop(0)
-            await first
-            assert isinstance(holder.exception(), ModelStopped)
-
-    on_manual_time(stop_twice())
-
-
-def test_nobody_gets_an_engine_that_is_dead_and_not_removed_yet() -> None:
-    async def ask() -> None:
-        async with held() as (served, site, _):
-            site.may_remove.clear()
-            dead = site.there
-            assert dead is not None
-            dead.die(Exit(1))
-            await asyncio.sleep(1)
-            caller = asyncio.create_task(served.start())
-            await asyncio.sleep(1)
-            assert not caller.done()
-            site.may_remove.set()
-            await caller
-            assert site.there is not dead
-
-    on_manual_time(ask())
-
-
-def on_manual_time(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run it to its end, without waiting."""
-    loop = ManualLoop()
-    try:
-        task = loop.create_task(coroutine)
-        loop.run(seconds=3600)
-        assert task.done()
-        task.result()
-    finally:
-        loop.close()

@@ -1,4 +1,4 @@
-"""All models of a catalog under one roof."""
+"""All models of a catalog: by id, as changes, over a reload, at a close."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import MEMORY, GpuNeed
 from inference_service.capacity.gpus import Gpu
 from inference_service.catalog import Catalog, ModelSpec
-from inference_service.engines.base import Prompt
 from inference_service.errors import ModelNotFound, ModelStopped, ShuttingDown
 from inference_service.lifecycle import State
 from inference_service.runtimes.base import Launch
@@ -23,8 +22,9 @@ from inference_service.serving.models import Models, Reload, Shown
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import Removed, View
-from tests.build import QUICK, idle_in, speak, timing
+from tests.build import QUICK, generate, idle_in, reached, timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
+from tests.waiting import SLOWLY, WHOLE, within
 
 IDS = ["tiny", "small", "large"]
 
@@ -57,28 +57,23 @@ class House:
         return Entry.of(spec, self.runtime, self.engine)
 
     async def generate(self, model_id: str) -> str:
-        prompt = Prompt("once", max_new_tokens=2)
-        async with (
-            self.models.find(model_id).lease() as lease,
-            aclosing(speak(lease, prompt)) as chunks,
-        ):
-            return "".join([chunk.text async for chunk in chunks])
+        return await generate(self.models.find(model_id), count=2)
 
     async def until(self, model_id: str, state: State) -> None:
-        model = self.models.find(model_id)
-        while model.status.state is not state:
-            await model.report.change()
+        await reached(self.models.find(model_id), state)
 
 
 @asynccontextmanager
 async def house(preload: str = "", timing: Timing = QUICK) -> AsyncGenerator[House]:
     house = House(preload=preload, timing=timing)
     try:
-        yield house
+        async with within(WHOLE, "not every lease, start, stop and change came"):
+            yield house
     finally:
         for gate in (house.runtime.may_leave, house.engine.may_speak):
             gate.set()
-        await house.models.close(0)
+        async with within(SLOWLY, "the models were not closed"):
+            await house.models.close(0)
     assert house.runtime.running == {}
 
 
@@ -121,7 +116,7 @@ async def test_the_models_that_the_catalog_wants_are_started_with_the_service() 
         assert it.runtime.started == ["tgi-small"]
 
 
-async def test_a_lease_can_say_how_long_the_model_stays() -> None:
+async def test_a_lease_can_set_the_idle_timeout() -> None:
     async with house() as it:
         async with it.models.find("tiny").lease(idle_timeout=3600):
             pass
@@ -158,11 +153,11 @@ async def test_close_refuses_callers_and_drains_those_that_are_there() -> None:
     async with house() as it:
         it.engine.may_speak.clear()
         caller = asyncio.create_task(it.generate("tiny"))
-        await it.engine.spoke.wait()
+        await it.engine.generates()
 
         closing = asyncio.create_task(it.models.close(30))
         await it.until("tiny", State.STOPPING)
-        async with asyncio.timeout(5):  # and not only when the drain is over
+        async with within(5, "callers were not refused before the end of the drain"):
             late = [it.generate(model_id) for model_id in IDS]
             answers = await asyncio.gather(*late, return_exceptions=True)
         it.engine.may_speak.set()
@@ -177,7 +172,7 @@ async def test_a_second_close_cuts_what_the_first_one_drains() -> None:
     async with house() as it:
         it.engine.may_speak.clear()
         caller = asyncio.create_task(it.generate("tiny"))
-        await it.engine.spoke.wait()
+        await it.engine.generates()
         patient = asyncio.create_task(it.models.close(3600))
         await it.until("tiny", State.STOPPING)
 
@@ -204,7 +199,7 @@ async def test_an_unknown_model_is_unknown_after_close_too() -> None:
             it.models.find("nothing")
 
 
-async def test_a_preload_that_can_never_fit_keeps_nothing_else_from_starting(
+async def test_a_preload_that_can_never_fit_does_not_stop_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     specs = [spec("huge", memory="2GB"), spec("tiny")]
@@ -230,12 +225,12 @@ def entry(model_id: str, **changes: object) -> ModelSpec:
 
 
 def larger(model_id: str) -> ModelSpec:
-    """An entry that needs another engine."""
+    """Return an entry that needs another engine than `spec`."""
     return spec(model_id, memory="65MiB")
 
 
 async def watched(it: House, count: int) -> list[tuple[str, State | None]]:
-    """What the next changes are, after the revision at which it is called."""
+    """Return the next changes after the present revision."""
     seen: list[tuple[str, State | None]] = []
     async with aclosing(it.models.watch(0)) as changes:
         async for change in changes:
@@ -254,7 +249,7 @@ async def watched(it: House, count: int) -> list[tuple[str, State | None]]:
 
 
 async def changes_after(it: House, revision: int) -> list[View]:
-    """All changes after a revision until now, read now."""
+    """Return all changes after a revision, read now."""
     last = await snapshot(it)
     seen: list[View] = []
     async with aclosing(it.models.watch(revision)) as changes:
@@ -267,7 +262,7 @@ async def changes_after(it: House, revision: int) -> list[View]:
 
 
 async def snapshot(it: House) -> int:
-    """The revision of a snapshot."""
+    """Return the revision of a new snapshot."""
     async with aclosing(it.models.watch(0)) as changes:
         async for change in changes:
             if change.item is None:
@@ -275,7 +270,7 @@ async def snapshot(it: House) -> int:
     raise AssertionError("the snapshot has no end")
 
 
-async def test_a_slow_watcher_sees_what_was_and_not_what_is() -> None:
+async def test_a_slow_watcher_sees_models_as_they_were() -> None:
     async with house(timing=timing(idle=60)) as it:
         revision = await snapshot(it)
         await it.models.find("tiny").start()
@@ -299,12 +294,12 @@ async def test_a_slow_watcher_sees_what_was_and_not_what_is() -> None:
         assert [view.seen for view in seen] == sorted(view.seen for view in seen)
 
 
-async def test_a_watcher_that_resumes_is_told_the_address_that_was() -> None:
+async def test_a_watcher_that_resumes_sees_the_address_of_each_run() -> None:
     async with house() as it:
         revision = await snapshot(it)
         await it.models.find("tiny").start()
         await it.models.find("tiny").stop()
-        await it.models.find("small").start()  # which gets the port of the first
+        await it.models.find("small").start()  # on the port of the first
         await it.models.find("tiny").start()
 
         views = await changes_after(it, revision)
@@ -314,7 +309,7 @@ async def test_a_watcher_that_resumes_is_told_the_address_that_was() -> None:
         assert views[0].status.port == 0
 
 
-async def test_a_reload_touches_nothing_that_is_as_it_was() -> None:
+async def test_a_reload_does_not_touch_a_model_that_has_not_changed() -> None:
     async with house() as it:
         await it.generate("tiny")
         models = [*it.models]
@@ -343,7 +338,7 @@ async def test_a_reload_adds_changes_and_removes() -> None:
         ]
 
 
-async def test_an_entry_that_its_engine_need_not_know_is_in_force_at_once() -> None:
+async def test_an_entry_with_the_same_launch_is_in_force_at_once() -> None:
     async with house() as it:
         await it.generate("tiny")
         tiny = it.models.find("tiny")
@@ -362,7 +357,7 @@ async def test_a_model_whose_engine_must_change_is_drained_and_started_again() -
     async with house() as it:
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
-        await it.engine.spoke.wait()
+        await it.engine.generates()
 
         assert it.models.reload(Catalog([larger("tiny")])).restarted == ("tiny",)
         await it.until("tiny", State.STOPPING)
@@ -390,11 +385,11 @@ async def test_callers_of_a_model_that_starts_wait_through_a_reload() -> None:
         assert it.runtime.started == ["tgi-tiny"] * 2
 
 
-async def test_a_second_reload_during_the_drain_is_the_one_that_counts() -> None:
+async def test_the_last_of_two_reloads_during_a_drain_counts() -> None:
     async with house() as it:
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
-        await it.engine.spoke.wait()
+        await it.engine.generates()
         it.models.reload(Catalog([larger("tiny")]))
         assert it.models.reload(Catalog([spec("tiny")])).restarted == ("tiny",)
         it.engine.may_speak.set()
@@ -405,7 +400,7 @@ async def test_a_second_reload_during_the_drain_is_the_one_that_counts() -> None
         assert it.runtime.started == ["tgi-tiny"] * 2
 
 
-async def test_a_stop_during_the_drain_of_a_reload_is_a_stop() -> None:
+async def test_a_stop_during_the_drain_of_a_reload_begins_no_other_run() -> None:
     async with house() as it:
         await it.generate("tiny")
         it.runtime.may_leave.clear()
@@ -420,11 +415,11 @@ async def test_a_stop_during_the_drain_of_a_reload_is_a_stop() -> None:
         assert it.runtime.started == ["tgi-tiny"]
 
 
-async def test_a_reload_shortens_no_drain_that_somebody_asked_for() -> None:
+async def test_a_reload_does_not_shorten_the_drain_of_a_stop() -> None:
     async with house(timing=timing(drain=0.01)) as it:
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
-        await it.engine.spoke.wait()
+        await it.engine.generates()
         stopping = asyncio.create_task(it.models.find("tiny").stop(3600))
         await it.until("tiny", State.STOPPING)
 
@@ -436,11 +431,11 @@ async def test_a_reload_shortens_no_drain_that_somebody_asked_for() -> None:
         assert it.models.find("tiny").entry.spec == larger("tiny")
 
 
-async def test_a_model_that_is_removed_drains_and_is_gone() -> None:
+async def test_a_model_that_is_removed_from_the_catalog_drains_and_is_gone() -> None:
     async with house() as it:
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
-        await it.engine.spoke.wait()
+        await it.engine.generates()
         tiny = it.models.find("tiny")
         watching = asyncio.create_task(watched(it, 2))
         await asyncio.sleep(0)
@@ -462,7 +457,7 @@ async def test_a_model_that_comes_back_while_it_drains_is_served_again() -> None
     async with house() as it:
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
-        await it.engine.spoke.wait()
+        await it.engine.generates()
         it.models.reload(Catalog([spec("small")]))
 
         assert it.models.reload(Catalog([larger("tiny")])).added == ("tiny",)
@@ -474,18 +469,18 @@ async def test_a_model_that_comes_back_while_it_drains_is_served_again() -> None
         assert it.models.find("tiny").entry.spec == larger("tiny")
 
 
-async def test_a_model_that_is_to_be_preloaded_is_started_by_the_reload() -> None:
+async def test_a_reload_starts_a_new_model_with_preload() -> None:
     async with house() as it:
         it.models.reload(Catalog([entry("new", preload=True)]))
         await it.until("new", State.READY)
 
 
-async def test_engines_that_are_taken_over_keep_their_gpus() -> None:
-    class Haunted(FakeRuntime):
+async def test_engines_that_are_adopted_keep_their_gpus() -> None:
+    class Survived(FakeRuntime):
         async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
             return {"tiny": ("gpu-1",)}
 
-    runtime, engine = Haunted(), FakeEngine()
+    runtime, engine = Survived(), FakeEngine()
     engine.gpu_needs = {"tiny": GpuNeed(10**9)}
     gpus = [Gpu(f"gpu-{n}", 10**10, 10**10) for n in range(2)]
     admission = Admission(10**9, gpus)

@@ -54,13 +54,13 @@ def test_in_docker_the_entry_decides_then_the_setting_then_tgi(
     assert place(entry, runtime, "llamacpp", True) == llamacpp
 
 
-def test_auto_leaves_what_needs_no_image_to_a_process() -> None:
+def test_auto_runs_a_model_of_llamacpp_alone_as_a_process() -> None:
     assert place(LLAMACPP, "auto", "auto", True) == PROCESS_LLAMACPP
     assert place(LLAMACPP, "docker", "auto", True) == DOCKER_LLAMACPP
 
 
 @pytest.mark.parametrize("engine", ["tgi", "llamacpp"])
-def test_the_engine_of_models_that_have_both_moves_no_model_that_has_one(
+def test_the_setting_of_the_engine_does_not_move_a_model_of_one_engine(
     engine: EngineSetting,
 ) -> None:
     assert place(LLAMACPP, "docker", engine, True) == DOCKER_LLAMACPP
@@ -78,7 +78,7 @@ def test_the_engine_of_models_that_have_both_moves_no_model_that_has_one(
         pytest.param(LLAMACPP, PROCESS_LLAMACPP, id="has llamacpp"),
         pytest.param(SAYS_TGI, PROCESS_LLAMACPP, id="names tgi"),
         pytest.param(SAYS_LLAMACPP, PROCESS_LLAMACPP, id="names llamacpp"),
-        pytest.param(TGI, PROCESS_TGI, id="has tgi, which the process will refuse"),
+        pytest.param(TGI, PROCESS_TGI, id="has tgi, which a process refuses at the start"),
     ],
 )
 def test_a_process_is_llamacpp_wherever_the_entry_has_it(

@@ -1,4 +1,4 @@
-"""The limit on silence, with times that are short, and events that are sure to come before."""
+"""The limit on silence, with short times, and steps that take still less."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_a_block_that_ends_in_time_leaves_no_timer() -> None:
     assert not limit.expired()
 
 
-async def test_an_error_of_the_block_goes_on() -> None:
+async def test_an_error_of_the_block_is_passed_on() -> None:
     limit = SilenceLimit(10)
 
     with pytest.raises(KeyError):

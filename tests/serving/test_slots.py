@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import aclosing
 from itertools import pairwise
 
@@ -13,17 +14,25 @@ from hypothesis import strategies as st
 from inference_service.engines.base import Prompt
 from inference_service.errors import DeadlineTooShort, EngineLost, QueueFull
 from inference_service.serving.slots import Slots
+from tests.build import chunks
 from tests.build import model as make_model
-from tests.build import speak
 from tests.fakes import FakeEngine, FakeRuntime, spec
+from tests.waiting import PROMPTLY, SLOWLY, within
 
 
 async def settle() -> None:
+    """Let each task that can run do so."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def test_no_more_than_the_limit_at_once_and_in_order() -> None:
+async def comes_to(callers: Awaitable[object]) -> None:
+    """Return when the callers have their slots."""
+    async with within(PROMPTLY, "not every slot came"):
+        await callers
+
+
+async def test_slots_come_in_the_order_of_arrival_and_up_to_the_limit() -> None:
     slots = Slots("m", limit=2, size=10, heartbeat=10)
     had: list[int] = []
 
@@ -38,7 +47,7 @@ async def test_no_more_than_the_limit_at_once_and_in_order() -> None:
         slots.give()
         await settle()
         assert had == list(range(expected))
-    await asyncio.gather(*users)
+    await comes_to(asyncio.gather(*users))
     assert slots.queued == 0
 
 
@@ -62,7 +71,7 @@ async def test_slots_go_round_robin_between_callers() -> None:
     assert had == ["greedy", "modest", "other", "greedy", "modest", "greedy", "greedy"]
 
 
-async def test_whoever_leaves_the_queue_is_forgotten() -> None:
+async def test_a_caller_that_is_cancelled_leaves_the_queue() -> None:
     slots = Slots("m", limit=1, size=2, heartbeat=10)
     await slots.take("a")
     leaver, stayer = (asyncio.create_task(slots.take("a")) for _ in range(2))
@@ -72,24 +81,23 @@ async def test_whoever_leaves_the_queue_is_forgotten() -> None:
     assert slots.queued == 1
 
     slots.give()
-    await stayer
+    await comes_to(stayer)
 
 
-async def test_a_turn_that_nobody_can_take_any_more_goes_on() -> None:
+async def test_the_slot_of_a_caller_that_is_cancelled_goes_to_the_next() -> None:
     slots = Slots("m", limit=1, size=2, heartbeat=10)
     await slots.take("a")
     leaver, stayer = (asyncio.create_task(slots.take("a")) for _ in range(2))
     await settle()
-    slots.give()  # it is the leaver's turn, which is cancelled before it knows
+    slots.give()  # to the leaver, which is cancelled before its task runs again
     leaver.cancel()
 
-    async with asyncio.timeout(1):
-        await stayer
+    await comes_to(stayer)
     assert slots.queued == 0
 
 
-async def test_a_turn_goes_past_those_who_leave_at_that_moment() -> None:
-    """As when a stop cuts all at once: who has the turn learns of it before who waits for it."""
+async def test_a_slot_passes_over_callers_that_are_cancelled_in_the_same_iteration() -> None:
+    """A stop cuts all leases at once; a slot is given back before those who wait are cancelled."""
     slots = Slots("m", limit=1, size=3, heartbeat=10)
     await slots.take("a")
     first, second, stayer = (asyncio.create_task(slots.take(caller)) for caller in "aab")
@@ -98,17 +106,15 @@ async def test_a_turn_goes_past_those_who_leave_at_that_moment() -> None:
     second.cancel()
     slots.give()
 
-    async with asyncio.timeout(1):
-        await stayer
+    await comes_to(stayer)
     assert first.cancelled()
     assert second.cancelled()
     assert slots.queued == 0
     slots.give()
-    async with asyncio.timeout(1):
-        await slots.take("a")
+    await comes_to(slots.take("a"))
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
+async def test_a_full_queue_refuses_with_the_time_to_retry() -> None:
     slots = Slots("m", limit=1, size=1, heartbeat=10)
     await slots.take("a")
     waiter = asyncio.create_task(slots.take("a"))
@@ -119,10 +125,10 @@ async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
 
     assert refused.value.retry_after is not None
     slots.give()
-    await waiter
+    await comes_to(waiter)
 
 
-async def test_a_waiter_knows_its_position_in_the_order_in_which_slots_come() -> None:
+async def test_the_queue_position_is_that_in_the_order_in_which_slots_come() -> None:
     slots = Slots("m", limit=1, size=100, heartbeat=10)
     await slots.take("x")
     reported: dict[str, list[int]] = {}
@@ -157,17 +163,17 @@ async def test_a_change_of_the_position_is_reported() -> None:
     await settle()
     positions: asyncio.Queue[int] = asyncio.Queue()
     second = asyncio.create_task(slots.take("a", notify=positions.put))
-    assert await positions.get() == 2
-
+    async with within(PROMPTLY, "the positions were not reported"):
+        assert await positions.get() == 2
+        slots.give()
+        assert await positions.get() == 1
+    await comes_to(first)
     slots.give()
-    assert await positions.get() == 1
-    await first
-    slots.give()
-    await second
+    await comes_to(second)
     assert positions.empty()
 
 
-async def test_a_position_that_does_not_change_is_repeated_as_a_sign_of_life() -> None:
+async def test_a_position_that_does_not_change_is_reported_again() -> None:
     slots = Slots("m", limit=1, size=100, look=0.001, heartbeat=0.05)
     await slots.take("a")
     clock = asyncio.get_running_loop().time
@@ -180,14 +186,14 @@ async def test_a_position_that_does_not_change_is_repeated_as_a_sign_of_life() -
             third.set()
 
     waiting = asyncio.create_task(slots.take("a", notify=notify))
-    async with asyncio.timeout(30):  # the third report has not come
+    async with within(SLOWLY, "the position was not reported three times"):
         await third.wait()
 
     assert [position for position, _ in reports] == [1, 1, 1]
     times = [at for _, at in reports]
     assert all(later - sooner >= 0.05 for sooner, later in pairwise(times))
     slots.give()
-    await waiting
+    await comes_to(waiting)
 
 
 class Positions:
@@ -200,7 +206,7 @@ class Positions:
         self.tasks: list[asyncio.Task[None]] = []
 
     async def arrive(self, caller: str) -> None:
-        """Have one more request wait."""
+        """Add one more request of this caller to the queue."""
         name = f"{caller}{len(self.tasks)}"
 
         async def wait() -> None:
@@ -214,7 +220,7 @@ class Positions:
         await settle()
 
     async def give(self) -> None:
-        """Give the slot to the next."""
+        """Give the slot back, so that the next request gets it."""
         self.slots.give()
         await settle()
 
@@ -243,17 +249,17 @@ def test_the_position_of_the_last_arrival_is_when_its_slot_comes(
             await queue.give()
 
         assert queue.reported[last] == queue.came.index(last) - before + 1
-        await asyncio.gather(*queue.tasks)
+        await comes_to(asyncio.gather(*queue.tasks))
 
     asyncio.run(check())
 
 
-async def test_a_waiter_whose_report_fails_leaves_the_queue() -> None:
+async def test_a_caller_whose_report_fails_leaves_the_queue() -> None:
     slots = Slots("m", limit=1, size=100, heartbeat=10)
     await slots.take("a")
 
     async def notify(_: int) -> None:
-        raise ConnectionError("it has hung up")
+        raise ConnectionError("the caller has hung up")
 
     with pytest.raises(ConnectionError):
         await slots.take("a", notify=notify)
@@ -279,10 +285,10 @@ async def test_a_deadline_before_which_no_slot_will_come_is_refused() -> None:
     assert slots.queued == 7
     for _ in range(7):
         slots.give()
-    await asyncio.gather(*users, patient)
+    await comes_to(asyncio.gather(*users, patient))
 
 
-async def test_an_engine_has_no_more_requests_than_it_works_on() -> None:
+async def test_an_engine_gets_no_more_requests_at_once_than_it_has_slots() -> None:
     runtime, engine = FakeRuntime(), FakeEngine()
     model = make_model(spec(), runtime, engine)
     most = 0
@@ -290,18 +296,19 @@ async def test_an_engine_has_no_more_requests_than_it_works_on() -> None:
     async def generate() -> None:
         nonlocal most
         prompt = Prompt("once", max_new_tokens=3)
-        async with model.lease() as lease, aclosing(speak(lease, prompt)) as chunks:
-            async for _ in chunks:
+        async with model.lease() as lease, aclosing(chunks(lease, prompt)) as text:
+            async for _ in text:
                 most = max(most, engine.open)
                 await asyncio.sleep(0)
 
-    await asyncio.gather(*(generate() for _ in range(500)))
+    async with within(SLOWLY, "not every request had a slot"):
+        await asyncio.gather(*(generate() for _ in range(500)))
     assert most == model.entry.launch.concurrency == 128
     assert model.view().queued_count == 0
     await model.close(0)
 
 
-async def test_whoever_waits_when_the_engine_dies_is_answered_at_once() -> None:
+async def test_requests_in_the_queue_of_an_engine_that_dies_end_at_once() -> None:
     slots = Slots("m", limit=1, size=10, heartbeat=10)
     await slots.take("a")
     positions: asyncio.Queue[int] = asyncio.Queue()
@@ -310,7 +317,8 @@ async def test_whoever_waits_when_the_engine_dies_is_answered_at_once() -> None:
     await settle()
 
     slots.close(EngineLost("went"))
-    ends = await asyncio.gather(*waiters, return_exceptions=True)
+    async with within(PROMPTLY, "not every request in the queue was ended"):
+        ends = await asyncio.gather(*waiters, return_exceptions=True)
     assert [type(end) for end in ends] == [EngineLost] * 3
     assert slots.queued == 0
-    slots.give()  # by the one who had a slot
+    slots.give()  # by the request that had a slot

@@ -1,4 +1,4 @@
-"""What starts take: learnt, kept, and told of the one that runs."""
+"""The times of starts: learnt, kept, and the forecast of a start that runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAST = {Phase.CREATING_CONTAINER: [1.0, 1.0, 1.0], Phase.LOADING_WEIGHTS: [8.0, 
 
 
 def started(times: StartTimes, *steps: tuple[float, Progress]) -> None:
-    """Learn from a start; each step is the time at which something was told, and what."""
+    """Learn from a start; each step is a time and the progress that was reported then."""
     forecast = Forecast(times.past("m"), 0.0)
     for now, progress in steps:
         forecast.note(progress, now)
@@ -32,7 +32,7 @@ FIRST = (
 )
 
 
-def test_what_was_fetched_or_waited_for_is_not_learnt() -> None:
+def test_the_times_of_downloads_and_of_waits_are_not_learnt() -> None:
     times = StartTimes()
     started(times, *FIRST)
 
@@ -51,7 +51,7 @@ def test_the_last_five_starts_are_kept_over_a_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"m": {"NO_PHASE": [1]}}', '{"m": 3}', "\x00"])
-def test_a_file_that_is_broken_is_begun_anew(
+def test_a_broken_file_is_begun_anew(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "start-times.json"
@@ -63,7 +63,7 @@ def test_a_file_that_is_broken_is_begun_anew(
     assert StartTimes(path).past("m") == {Phase.LOADING_WEIGHTS: [1.0]}
 
 
-def test_a_place_that_cannot_be_written_to_costs_nothing_else(
+def test_times_are_learnt_where_the_file_cannot_be_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -74,7 +74,7 @@ def test_a_place_that_cannot_be_written_to_costs_nothing_else(
     assert times.past("m") == {Phase.LOADING_WEIGHTS: [1.0]}
 
 
-def test_nothing_is_foretold_of_a_first_start() -> None:
+def test_a_first_start_has_no_forecast() -> None:
     forecast = Forecast({}, 0.0)
     forecast.note(Progress(Phase.LOADING_WEIGHTS, fraction=0.5), 1.0)
 
@@ -84,7 +84,7 @@ def test_nothing_is_foretold_of_a_first_start() -> None:
     assert forecast.fraction(2.0) is None
 
 
-def test_what_is_left_is_judged_by_the_median_and_at_best_by_the_fastest() -> None:
+def test_the_remaining_time_is_by_the_median_and_at_best_by_the_fastest() -> None:
     forecast = Forecast(PAST, 0.0)
     assert (forecast.usual, forecast.remaining(0.0), forecast.at_best(0.0)) == (10.0, 10.0, 9.0)
 
@@ -93,11 +93,11 @@ def test_what_is_left_is_judged_by_the_median_and_at_best_by_the_fastest() -> No
     forecast.note(Progress(Phase.LOADING_WEIGHTS), 1.0)
     assert (forecast.remaining(4.0), forecast.at_best(4.0)) == (6.0, 5.0)
     assert forecast.fraction(4.0) == 0.4
-    assert forecast.remaining(60.0) == 0.0  # it takes longer than ever
+    assert forecast.remaining(60.0) == 0.0  # this start takes longer than all past ones
     assert forecast.fraction(60.0) == 1.0
 
 
-def test_while_something_is_fetched_its_rate_counts() -> None:
+def test_the_remaining_time_of_a_download_is_by_its_rate() -> None:
     forecast = Forecast(PAST, 0.0)
     forecast.note(Progress(Phase.PULLING_IMAGE, 25, 100, "bytes", 0.25), 0.0)
 
@@ -105,7 +105,7 @@ def test_while_something_is_fetched_its_rate_counts() -> None:
     assert forecast.fraction(10.0) == 0.2
 
 
-def test_waiting_for_memory_is_not_foretold_and_counts_for_nothing() -> None:
+def test_a_wait_for_memory_has_no_forecast_and_does_not_count() -> None:
     forecast = Forecast(PAST, 0.0)
     forecast.note(Progress(Phase.WAITING, message="waits"), 0.0)
     assert forecast.remaining(50.0) is None
@@ -115,7 +115,7 @@ def test_waiting_for_memory_is_not_foretold_and_counts_for_nothing() -> None:
     assert forecast.fraction(101.0) == pytest.approx(0.1)
 
 
-def test_the_fraction_never_falls_though_what_is_left_may_grow() -> None:
+def test_the_fraction_never_falls_although_the_remaining_time_may_grow() -> None:
     forecast = Forecast(PAST, 0.0)
     forecast.note(Progress(Phase.PULLING_IMAGE, 90, 100, "bytes", 0.9), 0.0)
     high = forecast.fraction(90.0)

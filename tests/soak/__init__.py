@@ -1,1 +1,1 @@
-"""Mixed work for minutes on end, and whether the service stays as small as it was."""
+"""Minutes of mixed work, after which the service has to be as small as before."""

@@ -1,4 +1,4 @@
-"""Whether what was measured again and again has grown."""
+"""The growth of a measurement over many requests, apart from its noise."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Trend:
-    """A line through measurements: its rise for each request, and how far they lie from it."""
+    """A line through measurements: its rise for each request, and their distance from it."""
 
     rise: float
     growth: float  # from the first to the last
     noise: float
 
     def flat(self, allowed: float, least: float = 0) -> bool:
-        """Whether it rises by no more than `allowed` for each request, or the noise explains it.
+        """Return whether the rise for each request is within `allowed`, or within the noise.
 
-        A growth of no more than `least` is none in any case.
-        Four times the noise: a step that memory takes by chance is about as high as its noise, and
-        is no leak; a leak goes on, and leaves every noise behind.
+        A growth of at most `least`, or of four times the noise, is flat in any case: a step that
+        memory takes by chance is about as high as its noise, and is no leak; a leak goes on, and
+        exceeds every noise.
         """
         return self.rise <= allowed or self.growth <= max(least, 4 * self.noise)
 
 
 def trend(requests: Sequence[float], values: Sequence[float]) -> Trend:
-    """The line of Theil and Sen: its rise is the median of those between all pairs of points.
+    """Return the line of Theil and Sen: its rise is the median over all pairs of points.
 
-    Up to a quarter of the points may lie anywhere, such as those at which an engine was starting.
+    Up to a quarter of the points may lie anywhere, such as those during the start of an engine.
     Noise is the median distance from the line, scaled to be the standard deviation where the
     distances are normal (https://en.wikipedia.org/wiki/Median_absolute_deviation).
     """

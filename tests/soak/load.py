@@ -1,4 +1,4 @@
-"""All that people do to a service, at random and at once."""
+"""Everything that callers and operators do with a service, at random and at once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.service import failure
 
 PROMPT = "Once upon a time"
 
-# A stop may cut whoever is in its way.
+# A stop may cut any text.
 _FITTING = {TEXT, "MODEL_STOPPED"}
 
 _SHIFT = 4.0  # seconds for which one of the models has all the work
 
 
 class Load:
-    """The work, and how it was answered. The models take turns at it, as they do not all fit."""
+    """The work and its answers, for one model after the other, since they do not all fit."""
 
     def __init__(self, stub: pb_grpc.ModelServiceStub, url: str, models: Sequence[str]) -> None:
         self.requests = 0
@@ -55,9 +55,9 @@ class Load:
                 group.create_task(self._work())
 
     async def warm_up(self) -> None:
-        """Start and stop each model often enough to open what is opened once and kept.
+        """Start and stop each model, so that all is open that is opened once and kept.
 
-        That is most of all a pool of 25 connections to Docker.
+        That is mainly the pool of 25 connections to Docker.
         """
         for model in (model for model in self._models for _ in range(6)):
             await self._stub.StartModel(pb.StartModelRequest(model_id=model))

@@ -1,6 +1,6 @@
-"""The command `inference-service`, which tells on SIGUSR1 what it alone can count.
+"""The command `inference-service`, with counts from inside the process at each SIGUSR1.
 
-It writes `observed`, the tasks of its loop, and the blocks of memory that Python has allocated.
+The line is `observed`, the tasks of the loop, and the blocks of memory that Python has allocated.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import sys
 from inference_service import cli
 
 
-def tell(*_: object) -> None:
+def report(*_: object) -> None:
     """Write the line."""
     counts = f"observed {len(asyncio.all_tasks())} {sys.getallocatedblocks()}\n"
     os.write(sys.stdout.fileno(), counts.encode())
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, tell)
+    signal.signal(signal.SIGUSR1, report)
     cli.main()

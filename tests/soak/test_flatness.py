@@ -1,4 +1,4 @@
-"""Leaks are told from noise."""
+"""Leaks are distinguished from noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COUNTS = [50.0 * number for number in range(100)]
 
 
 def noisy(leak: float, noise: float, step: float = 0) -> Trend:
-    """What `leak` bytes for each request look like, in noise, with a step after two thirds."""
+    """Return the trend of `leak` bytes for each request, in noise, with a step after two thirds."""
     dice = random.Random(1)
     return trend(
         COUNTS,
@@ -20,7 +20,7 @@ def noisy(leak: float, noise: float, step: float = 0) -> Trend:
     )
 
 
-def test_a_line_is_found_in_spite_of_points_far_off() -> None:
+def test_a_line_is_found_in_spite_of_outliers() -> None:
     values = [7 + 3 * count for count in COUNTS]
     values[::5] = [10.0**9] * 20
 
@@ -44,11 +44,11 @@ def test_one_step_is_flat() -> None:
     assert noisy(0, 1e5, step=3e5).flat(256)
 
 
-def test_what_shrinks_is_flat() -> None:
+def test_a_fall_is_flat() -> None:
     assert noisy(-1024, 0).flat(256)
 
 
-def test_a_little_is_flat_in_a_short_time() -> None:
+def test_a_small_growth_is_flat() -> None:
     grown = noisy(1024, 0)
     assert grown.flat(256, least=grown.growth)
     assert not grown.flat(256, least=grown.growth - 1)

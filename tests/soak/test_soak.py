@@ -1,4 +1,4 @@
-"""A whole service under mixed work, measured all the time."""
+"""Measurements of a whole service under minutes of mixed work."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tests.docker.daemon import answers
 from tests.service import free_ports
 from tests.soak.flatness import Trend, trend
 from tests.soak.load import Load
+from tests.waiting import SLOWLY, within
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
 WORKERS = 16
@@ -33,7 +34,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Sample:
-    """What the service holds after so many requests."""
+    """The memory, handles, threads and tasks of the service after so many requests."""
 
     requests: int
     rss: int  # bytes
@@ -44,30 +45,31 @@ class Sample:
 
     @property
     def held(self) -> tuple[int, ...]:
-        """What can be counted one by one."""
+        """The things that are counted one by one."""
         return self.handles, self.threads, self.tasks
 
 
-# What each may rise by for each request, and be flat. A leak of a kibibyte has to be seen, which is
-# a block at the least; a quarter of that lies well above what the noise of ten minutes can feign.
-# Of handles, threads and tasks, one in a thousand requests.
+# The rise for each request up to which a measurement is flat. A leak of a kibibyte has to be found,
+# which is at least one block; a quarter of that is well above the noise of ten minutes. Of handles,
+# threads and tasks, one in a thousand requests.
 ALLOWED = {"rss": 256, "blocks": 0.25, "handles": 1e-3, "threads": 1e-3, "tasks": 1e-3}
 
-# What it may grow by in any case, in a run too short for many changes of the model at work. A leak
-# of a kibibyte is four times as much after a minute.
+# The growth that is flat in any case, for a test too short for many changes of the model at work.
+# A leak of a kibibyte for each request is four times as much after a minute.
 LEAST = {"rss": 2**20, "blocks": 8000, "handles": 8, "threads": 4, "tasks": 20}
 
 POOLED = 4  # threads and connections that a pool may have opened meanwhile
 
 
 async def sample(service: Command, requests: int) -> Sample:
-    """Look at the service's process, from outside and from inside."""
+    """Measure the process of the service, from outside and from inside."""
     assert service.process.stdout is not None
     service.process.send_signal(signal.SIGUSR1)
     line = b""
-    while not line.startswith(b"observed"):
-        line = await service.process.stdout.readline()
-        assert line, "the service has ended"
+    async with within(SLOWLY, "the service did not write its counts"):
+        while not line.startswith(b"observed"):
+            line = await service.process.stdout.readline()
+            assert line, "the service has ended"
     tasks, blocks = map(int, line.split()[1:])
     proc = Path(f"/proc/{service.process.pid}")
     return Sample(
@@ -81,13 +83,16 @@ async def sample(service: Command, requests: int) -> Sample:
 
 
 def rise(samples: list[Sample], name: str) -> Trend:
-    """How one of the measurements rose with the requests."""
+    """Return the trend of one of the measurements over the requests."""
     return trend([s.requests for s in samples], [getattr(s, name) for s in samples])
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """Two embedded models and, where Docker answers, TGI's double, of which one fits at a time."""
+    """Make settings with two embedded models and, where Docker answers, TGI's double.
+
+    Only one of the models fits at a time.
+    """
     weights = Path(catalog.__file__).with_name("story_mini") / "story-mini.gguf"
     path = tmp_path / "catalog.toml"
     entry = '[[models]]\nid = "{0}"\nhf_name = "{0}"\ncontext_length = 512\n[models.{1}]\n'
@@ -110,14 +115,14 @@ def settings(tmp_path: Path) -> Iterator[dict[str, Any]]:
     yield settings | {"tgi_image": images.tgi_double(client)}
     label = f"inference-service.service={NAME}"
     for container in client.containers.list(all=True, filters={"label": label}):
-        container.remove(force=True)  # of a service that was killed, since the test has failed
+        container.remove(force=True)  # of a service that was killed when its test failed
     with suppress(NotFound):
         client.volumes.get(NAME).remove()
     client.close()
 
 
 async def measured(service: Command, load: Load, seconds: float) -> list[Sample]:
-    """Let the load work for so long, and measure meanwhile, a hundred times."""
+    """Run the load for so many seconds, and measure the service a hundred times meanwhile."""
     samples = []
     work = asyncio.create_task(load.run(WORKERS))
     try:
@@ -133,11 +138,11 @@ async def measured(service: Command, load: Load, seconds: float) -> list[Sample]
 
 
 async def at_rest(service: Command, load: Load) -> Sample:
-    """What it holds with all models stopped, when kept-alive connections have been given up."""
+    """Stop all models, and measure the service when its kept-alive connections are closed."""
     await load.stop_all()
     same = 0.0
     last = await sample(service, load.requests)
-    async with asyncio.timeout(60):
+    async with within(SLOWLY, "handles, threads and tasks did not stay the same for 8 s"):
         while same < 8:
             await asyncio.sleep(0.5)
             now = await sample(service, load.requests)
@@ -147,7 +152,7 @@ async def at_rest(service: Command, load: Load) -> Sample:
 
 
 def table(samples: dict[str, Sample], trends: dict[str, Trend]) -> str:
-    """The measurements, and below each how it rose in the second half."""
+    """Return the measurements as a table, each with its trend in the second half."""
     rows = [["", "requests", *ALLOWED]]
     for moment, taken in samples.items():
         rss = f"{taken.rss / 2**20:.1f} MiB"
@@ -161,7 +166,7 @@ def table(samples: dict[str, Sample], trends: dict[str, Trend]) -> str:
 
 @pytest.mark.soak
 @pytest.mark.timeout(2 * SECONDS + 300)
-async def test_it_stays_as_small_as_it_was(
+async def test_the_service_does_not_grow(
     settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = ["story-mini", "second", *(["double"] if "tgi_image" in settings else [])]
