@@ -11,13 +11,17 @@ import pytest
 from inference_service.capacity.admission import Admission
 from inference_service.errors import (
     EngineDied,
+    InsufficientMemory,
     LaunchError,
     ModelStopped,
+    NotRunning,
+    ShuttingDown,
     StartFailed,
     StopFailed,
 )
-from inference_service.lifecycle import State
+from inference_service.lifecycle import State, Status
 from inference_service.runtimes.base import Exit
+from inference_service.serving.entry import Entry
 from inference_service.serving.model import Model
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
@@ -141,7 +145,7 @@ async def test_a_run_that_is_used_again_is_not_evicted() -> None:
         assert run is not None
         async with bed.model.lease():
             assert not await run.evict()
-            assert bed.model.status.state is State.READY
+            assert run.serves
 
         assert await run.evict()
         assert bed.model.status.state is State.STOPPED  # and not only on the way there
@@ -186,3 +190,182 @@ async def test_a_model_that_could_not_be_removed_is_failed_and_does_not_run() ->
         bed.runtime.removes_at_last()
         await bed.model.start()
         assert bed.model.status.failure is None
+
+
+async def test_a_lease_that_ends_with_an_error_gives_its_slot_back() -> None:
+    async with made() as bed:
+        bed.engine.concurrency = 1
+        bed.model = bed.another("small", timing())
+        with pytest.raises(ZeroDivisionError):
+            async with bed.model.lease():
+                raise ZeroDivisionError
+
+        async with within(PROMPTLY, "the slot was not given back"), bed.model.lease():
+            pass
+
+
+class SlowCaller:
+    """A caller who is notified once, slowly, and wants a lease after that."""
+
+    def __init__(self, model: Model) -> None:
+        self.notified, self.may_go_on = asyncio.Event(), asyncio.Event()
+        self._model = model
+
+    async def notify(self, status: Status, position: int) -> None:
+        self.notified.set()
+        await self.may_go_on.wait()
+
+    async def lease(self) -> str:
+        async with self._model.lease(notify=self.notify) as lease:
+            return lease.instance.name
+
+
+async def test_a_caller_who_is_slow_to_take_a_ready_model_is_waited_for() -> None:
+    async with made(idle=0) as bed:
+        slow = SlowCaller(bed.model)
+        caller = asyncio.create_task(slow.lease())
+        await slow.notified.wait()
+        await bed.until(State.READY)
+        await asyncio.sleep(0.01)
+        assert bed.model.status.state is State.READY
+        slow.may_go_on.set()
+
+        assert await caller == "tgi-tiny"
+        assert bed.runtime.started == ["tgi-tiny"]
+
+
+async def test_a_caller_who_is_slow_to_take_a_model_that_is_stopped_gets_the_next_run() -> None:
+    async with made() as bed:
+        slow = SlowCaller(bed.model)
+        caller = asyncio.create_task(slow.lease())
+        await slow.notified.wait()
+        await bed.until(State.READY)
+        bed.runtime.may_leave.clear()
+        stop = asyncio.create_task(bed.model.stop())
+        await bed.until(State.STOPPING)
+        slow.may_go_on.set()
+        await asyncio.sleep(0.01)
+        assert bed.model.view().active_count == 0
+        bed.runtime.may_leave.set()
+
+        await stop
+        assert await caller == "tgi-tiny"
+        assert bed.runtime.started == ["tgi-tiny"] * 2
+
+
+async def test_a_model_that_is_closed_begins_no_run() -> None:
+    async with made() as bed:
+        await bed.model.close(0)
+
+        with pytest.raises(ShuttingDown):
+            bed.model.begin()
+        assert bed.model.status.state is State.STOPPED
+
+
+async def test_a_stop_resets_the_back_off() -> None:
+    async with made(back_off=60, back_off_longest=600) as bed:
+        waits = []
+        for _ in range(2):
+            for _ in range(2):
+                bed.model._back_off._until = 0.0  # as if the time had passed
+                bed.runtime.refusal = LaunchError("no")
+                with pytest.raises(StartFailed):
+                    await bed.model.start()
+                waits.append(round(bed.model._back_off.left))
+            bed.model._back_off._until = 0.0
+            await bed.model.start()
+            await bed.model.stop()
+
+        assert waits == [60, 120] * 2
+
+
+async def test_an_entry_that_can_never_fit_ends_the_run_and_begins_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with made() as bed:
+        await bed.model.start()
+        bed.runtime.may_leave.clear()
+        huge = Entry.of(spec(memory="2GB"), bed.runtime, bed.engine)
+        assert bed.model.change(huge)
+        await bed.until(State.STOPPING)
+        caller = asyncio.create_task(bed.model.start())
+        bed.runtime.may_leave.set()
+
+        async with within(PROMPTLY, "the caller was not answered"):
+            with pytest.raises(InsufficientMemory):
+                await caller
+        assert bed.model.status.state is State.STOPPED
+        assert "tiny is not started again: tiny needs 2.0 GB" in caplog.text
+        await asyncio.gather(bed.model._task)  # type: ignore[arg-type]  # it has not failed
+
+
+async def test_each_change_of_a_model_has_those_who_wait_for_memory_look_again() -> None:
+    class Counting(Admission):
+        looks = 0
+
+        def changed(self) -> None:
+            self.looks += 1
+            super().changed()
+
+    admission = Counting(10**9)
+    model = make_model(admission=admission)
+    await model.start()
+
+    before = admission.looks
+    model.report.repeat()
+    assert admission.looks == before + 1
+    async with model.lease():
+        before = admission.looks
+    assert admission.looks == before + 1
+    await model.stop()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_stop_of_a_start_that_fails_at_that_moment_is_a_stop_or_comes_too_late(
+    turns: int,
+) -> None:
+    async with made() as bed:
+        bed.runtime.may_run.clear()
+        bed.runtime.refusal = LaunchError("no")
+        caller = asyncio.create_task(bed.model.start())
+        await bed.until(State.STARTING)
+        await asyncio.sleep(0.01)
+        bed.runtime.may_run.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+        async with within(PROMPTLY, "the stop did not end"):
+            try:
+                await bed.model.stop()
+            except NotRunning:
+                assert bed.model.status.state is State.FAILED
+            else:
+                assert bed.model.status.state is State.STOPPED
+            with pytest.raises((StartFailed, ModelStopped)):
+                await caller
+
+
+async def test_a_run_has_settled_when_its_start_is_over_and_is_not_evicted_twice() -> None:
+    async with made() as bed:
+        await bed.model.start()
+        first = bed.model._run
+        assert first is not None
+        assert (first.settled, first.evictable) == (True, True)
+        bed.runtime.may_leave.clear()
+        stop = asyncio.create_task(bed.model.stop())
+        await bed.until(State.STOPPING)
+        assert (first.settled, first.evictable) == (True, False)
+        bed.runtime.may_leave.set()
+        await stop
+
+        bed.engine.may_answer.clear()
+        start = asyncio.create_task(bed.model.start())
+        await bed.runtime.instance()
+        second = bed.model._run
+        assert second is not None
+        assert (second.settled, second.evictable) == (False, False)
+        assert (first.settled, first.evictable) == (True, False)
+        bed.engine.may_answer.set()
+        await start
+        assert (second.settled, second.evictable) == (True, True)
+        assert (first.settled, first.evictable) == (True, False)
