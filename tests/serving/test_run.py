@@ -369,3 +369,32 @@ async def test_a_run_has_settled_when_its_start_is_over_and_is_not_evicted_twice
         await start
         assert (second.settled, second.evictable) == (True, True)
         assert (first.settled, first.evictable) == (True, False)
+
+
+@pytest.mark.parametrize("turns", range(10))
+async def test_a_stop_of_a_start_that_succeeds_at_that_moment_is_a_stop(turns: int) -> None:
+    async with made() as bed:
+        looks: asyncio.Queue[asyncio.Future[bool]] = asyncio.Queue()
+
+        async def ready(url: str) -> bool:
+            answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            if len(bed.runtime.started) > 1:
+                return True
+            await looks.put(answer)
+            return await answer
+
+        bed.engine.ready = ready  # type: ignore[method-assign]
+        caller = asyncio.create_task(bed.model.start())
+        (await looks.get()).set_result(True)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+        async with within(PROMPTLY, "the stop did not end, or the caller was not answered"):
+            await bed.model.stop()
+            assert bed.model.status.failure is None
+            await asyncio.wait([caller])
+        if (error := caller.exception()) is not None:
+            assert isinstance(error, ModelStopped)
+        else:  # it has used the first run, or waited for the second
+            running = ["tgi-tiny"] if len(bed.runtime.started) == 2 else []
+            assert [*bed.runtime.running] == running
