@@ -372,7 +372,9 @@ async def test_a_run_has_settled_when_its_start_is_over_and_is_not_evicted_twice
 
 
 @pytest.mark.parametrize("turns", range(10))
-async def test_a_stop_of_a_start_that_succeeds_at_that_moment_is_a_stop(turns: int) -> None:
+async def test_a_stop_of_a_start_that_succeeds_at_that_moment_is_a_stop(
+    turns: int, caplog: pytest.LogCaptureFixture
+) -> None:
     async with made() as bed:
         looks: asyncio.Queue[asyncio.Future[bool]] = asyncio.Queue()
 
@@ -398,3 +400,32 @@ async def test_a_stop_of_a_start_that_succeeds_at_that_moment_is_a_stop(turns: i
         else:  # it has used the first run, or waited for the second
             running = ["tgi-tiny"] if len(bed.runtime.started) == 2 else []
             assert [*bed.runtime.running] == running
+    assert "fault" not in caplog.text
+
+
+async def test_a_spell_of_service_forgives_failures_before_an_end_that_fails() -> None:
+    async with made(back_off=60, back_off_longest=600, healthy_spell=0) as bed:
+        bed.runtime.refusal = LaunchError("no")
+        with pytest.raises(StartFailed):
+            await bed.model.start()
+        bed.model._back_off._until = 0.0  # as if the time had passed
+        await bed.model.start()
+        bed.runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
+        with pytest.raises(StopFailed):
+            await bed.model.stop()
+
+        assert round(bed.model._back_off.left) == 60  # and not twice as long
+        bed.runtime.removes_at_last()
+
+
+async def test_a_model_that_is_pinned_while_it_runs_makes_no_room() -> None:
+    async with made() as bed:
+        await bed.model.start()
+        run = bed.model._run
+        assert run is not None
+        assert run.evictable
+
+        pinned = spec().model_copy(update={"pinned": True})
+        assert not bed.model.change(Entry.of(pinned, bed.runtime, bed.engine))
+
+        assert not run.evictable
