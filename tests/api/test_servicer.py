@@ -142,7 +142,7 @@ async def test_a_stop_has_the_drain_of_its_request() -> None:
         bed.engine.may_speak.clear()
         request = pb.GenerateRequest(model_id="tiny", prompt="once", max_new_tokens=2)
         call = await begun(bed.service.Generate(request, bed.context))
-        await bed.engine.spoke.wait()
+        await bed.engine.generates()
         stop = pb.StopModelRequest(model_id="tiny", drain_timeout=duration_pb2.Duration())
 
         async with within(PROMPTLY, "the request was not cut"):
