@@ -96,7 +96,7 @@ def compare(old: Path, quick: bool) -> None:
             for part in PLAN:
                 seconds = part.total / _PROCESSES * (1 if quick else 3)
                 rounds[part.work.name] += _measured(engine, found, part, seconds)
-    print("\nnew / old: median [95 %], noise as a factor (the new service against itself)")
+    print("\nnew / old: median [98 %], noise as a factor (the new service against itself)")
     for part in PLAN:
         print(table(part, rounds[part.work.name]))
 
