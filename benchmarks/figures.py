@@ -40,11 +40,11 @@ class Ratio:
 
     @classmethod
     def settled(cls, over: Sequence[float], under: Sequence[float]) -> Ratio:
-        """Divide as `of` does, with the range that holds the median with 95 %.
+        """Divide as `of` does, with the range that holds the median with 98 %.
 
         The sign test gives how many rounds this range leaves out at both ends, so a loud moment of
         the machine, which spoils a few of many rounds, does not widen the range. Fewer than
-        nine rounds keep their whole range; that of fewer than six holds the median with less.
+        eleven rounds keep their whole range; that of fewer than seven holds the median with less.
         """
         ratios = sorted(a / b for a, b in zip(over, under, strict=True))
         left_out = _left_out(len(ratios))
@@ -57,9 +57,9 @@ class Ratio:
 
 
 def _left_out(rounds: int) -> int:
-    """Return how many rounds a range of 95 % may leave out at each end."""
+    """Return how many rounds a range of 98 % may leave out at each end."""
     number, outside = 0, 2 / 2**rounds  # that the median is below or above all rounds
-    while (outside := outside + 2 * math.comb(rounds, number + 1) / 2**rounds) <= 0.05:
+    while (outside := outside + 2 * math.comb(rounds, number + 1) / 2**rounds) <= 0.02:
         number += 1
     return number
 

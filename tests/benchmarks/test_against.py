@@ -98,8 +98,8 @@ def test_a_verdict(figure: str, new: float, expected: str) -> None:
 
 
 @pytest.mark.parametrize("contradicting, expected", [(1, "worse"), (2, "within noise")])
-def test_one_of_ten_rounds_may_contradict(contradicting: int, expected: str) -> None:
-    new = [150.0] * (10 - contradicting) + [90.0] * contradicting
+def test_one_of_twelve_rounds_may_contradict(contradicting: int, expected: str) -> None:
+    new = [150.0] * (12 - contradicting) + [90.0] * contradicting
 
     assert grpc(rounds(grpc=new, grpc_control=new)).change == expected
 
