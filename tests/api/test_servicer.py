@@ -80,10 +80,12 @@ class Bed:
 @asynccontextmanager
 async def made() -> AsyncGenerator[Bed]:
     bed = Bed()
-    yield bed
-    for gate in (bed.runtime.may_leave, bed.runtime.may_pull, bed.engine.may_speak):
-        gate.set()
-    await bed.models.close(0)
+    try:
+        yield bed
+    finally:  # a test that fails may not hang
+        for gate in (bed.runtime.may_leave, bed.runtime.may_pull, bed.engine.may_speak):
+            gate.set()
+        await bed.models.close(0)
 
 
 async def begun(call: Awaitable[Any]) -> asyncio.Future[Any]:

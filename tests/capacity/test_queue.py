@@ -51,9 +51,12 @@ class Bed:
 @asynccontextmanager
 async def made() -> AsyncGenerator[Bed]:
     bed = Bed()
-    yield bed
-    for model in (bed.large, *bed.small):
-        await model.close(0)
+    try:
+        yield bed
+    finally:  # a test that fails may not hang
+        bed.runtime.may_leave.set()
+        for model in (bed.large, *bed.small):
+            await model.close(0)
 
 
 async def granted(*starts: asyncio.Task[None]) -> None:

@@ -64,8 +64,10 @@ class Bed:
 @asynccontextmanager
 async def made(*script: Chunk | float | Exception) -> AsyncGenerator[Bed]:
     bed = Bed(*script)
-    yield bed
-    await bed.model.close(0)
+    try:
+        yield bed
+    finally:
+        await bed.model.close(0)
 
 
 async def test_a_silence_after_the_first_token_is_too_long_too() -> None:

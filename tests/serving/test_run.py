@@ -58,10 +58,12 @@ class Bed:
 @asynccontextmanager
 async def made(**times: float) -> AsyncGenerator[Bed]:
     bed = Bed(timing(**times))
-    yield bed
-    for gate in (bed.runtime.may_run, bed.runtime.may_leave):
-        gate.set()
-    await bed.model.close(0)
+    try:
+        yield bed
+    finally:  # a test that fails may not hang
+        for gate in (bed.runtime.may_run, bed.runtime.may_leave):
+            gate.set()
+        await bed.model.close(0)
 
 
 @pytest.mark.parametrize("adopts", [True, False])

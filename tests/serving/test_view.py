@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -42,8 +43,16 @@ class Bed:
         return stop
 
 
-async def test_expire_time_is_unset_but_while_a_model_is_ready_and_unused() -> None:
+@pytest.fixture
+async def bed() -> AsyncGenerator[Bed]:
     bed = Bed()
+    yield bed
+    for gate in (bed.runtime.may_pull, bed.runtime.may_leave):  # a test that fails may not hang
+        gate.set()
+    await bed.model.close(0)
+
+
+async def test_expire_time_is_unset_but_while_a_model_is_ready_and_unused(bed: Bed) -> None:
     never = float("inf")
     assert idle_in(bed.model) == never
     bed.runtime.may_pull.clear()
@@ -64,8 +73,7 @@ async def test_expire_time_is_unset_but_while_a_model_is_ready_and_unused() -> N
     assert idle_in(bed.model) == never
 
 
-async def test_the_start_that_is_shown_is_as_far_as_it_is_now() -> None:
-    bed = Bed()
+async def test_the_start_that_is_shown_is_as_far_as_it_is_now(bed: Bed) -> None:
     bed.start_times.record(bed.model.entry.start_key, {Phase.LOADING_WEIGHTS: 50.0})
     bed.engine.may_answer.clear()
     start = asyncio.create_task(bed.model.start())
@@ -81,8 +89,7 @@ async def test_the_start_that_is_shown_is_as_far_as_it_is_now() -> None:
 
 
 @pytest.mark.parametrize("by", ["reload", "stop"])
-async def test_a_run_that_ends_is_shown_with_its_own_entry_until_it_is_gone(by: str) -> None:
-    bed = Bed()
+async def test_a_run_that_ends_is_shown_with_its_own_entry_to_its_end(bed: Bed, by: str) -> None:
     await bed.model.start()
     larger = spec(memory="65MiB")
     stop = None
@@ -101,11 +108,9 @@ async def test_a_run_that_ends_is_shown_with_its_own_entry_until_it_is_gone(by: 
     else:
         await bed.until(State.READY)
     assert bed.model.view().memory_bytes == 65 * 2**20
-    await bed.model.close(0)
 
 
-async def test_an_equal_entry_is_shown_at_once_in_each_state() -> None:
-    bed = Bed()
+async def test_an_equal_entry_is_shown_at_once_in_each_state(bed: Bed) -> None:
     names = iter("abcdefgh")
 
     def shown() -> None:
