@@ -250,9 +250,10 @@ class Model:
             self._refuse()
             run = self._run or self._begin()
             if run.serves:
-                self._in_time(run, deadline)
-                with run.leases.waiting():
-                    await self.report.until(run.ready, notify, self._timing.heartbeat)
+                if not run.ready.done():
+                    self._in_time(run, deadline)
+                    with run.leases.waiting():
+                        await self.report.until(run.ready, notify, self._timing.heartbeat)
                 if not run.replaced:
                     instance = run.ready.result()
                     if run.serves:
@@ -261,7 +262,7 @@ class Model:
 
     def _in_time(self, run: Run, deadline: float) -> None:
         """Raise DeadlineTooShort if this start will take too long; the start goes on."""
-        if math.isinf(deadline) or run.ready.done():
+        if math.isinf(deadline):
             return
         wait, left = self.report.start_at_best(), deadline - _now()
         if wait is not None and wait > left:

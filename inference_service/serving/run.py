@@ -82,7 +82,7 @@ class Run:
     @property
     def serves(self) -> bool:
         """Whether the run can be used, now or when it is ready."""
-        return not (self.leases.ended or self._dying or self.gone.done())
+        return not (self.leases.ended or self._dying)
 
     def end(self, drain: float, *, replaced: bool = False) -> None:
         """End the run after a drain of at most so many seconds; `replaced`: another follows."""

@@ -26,7 +26,7 @@ class Start:
         self._entry = entry
         self._report = report
         self._timing = timing
-        self._stall = asyncio.timeout(None)
+        self._stall = asyncio.timeout(None)  # that of the present step, if it has one
 
     async def granted(self, claim: Claim) -> None:
         """Wait for the memory of the run, for as long as that takes."""
@@ -59,7 +59,8 @@ class Start:
                 self._moved(progress)
 
     def _moved(self, progress: Progress) -> None:
-        if self._report.progress(progress) and self._stall.when() is not None:
+        moved = self._report.progress(progress)
+        if moved and self._stall.when() is not None and not self._stall.expired():
             self._stall.reschedule(asyncio.get_running_loop().time() + self._timing.stall)
 
     @asynccontextmanager
@@ -72,8 +73,6 @@ class Start:
             tail = instance.tail(LOG_LINES) if instance else ()
             phase, limit = self._report.phase, self._timing.stall
             raise StartStalled(self._entry.spec.id, phase, limit, tail) from None
-        finally:
-            self._stall = asyncio.timeout(None)
 
 
 def pauses(timing: Timing) -> Iterator[float]:

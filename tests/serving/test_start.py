@@ -122,3 +122,19 @@ def test_the_pauses_grow_by_a_tenth_to_the_longest() -> None:
     assert found[:3] == pytest.approx([0.01, 0.011, 0.0121])
     assert found[-1] == 1.0
     assert all(pause <= 1.0 for pause in found)
+
+
+async def test_progress_at_the_moment_of_the_stall_is_no_fault() -> None:
+    class Last(FakeRuntime):
+        async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:  # the stall: its limit cannot be put off any more
+                yield Progress(Phase.PULLING_IMAGE, 1, 2, "bytes", 0.5)
+                raise
+
+    bed = Bed(Last(), stall=0.01)
+
+    async with within(PROMPTLY, "a pull that stands still was not given up"):
+        with pytest.raises(StartStalled):
+            await bed.start.pulled()
