@@ -83,7 +83,6 @@ class Status:
 
     state: State = State.STOPPED
     since: float | None = None
-    started: float = 0.0
     progress: Progress | None = None
     fraction: float | None = None
     remaining: float | None = None
@@ -97,12 +96,10 @@ class Status:
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"{self.state} -> {state} is not a transition")
         kept = self if state is State.STOPPING else Status()
-        started = now if state is State.STARTING else self.started
         return replace(
             kept,
             state=state,
             since=now,
-            started=started,
             progress=None,
             fraction=None,
             remaining=None,

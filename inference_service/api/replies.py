@@ -149,13 +149,14 @@ def _resumption(resumption: Resumption) -> pb.GenerateResumption:
 
 def _progress(status: Status, now: float) -> pb.StartProgress:
     known = status.progress or Progress(Phase.WAITING)
+    elapsed = 0.0 if status.since is None else now - status.since  # STARTING began then
     message = pb.StartProgress(
         phase=pb.StartPhase.ValueType(known.phase),
         completed_count=known.completed,
         total_count=known.total,
         unit=known.unit,
         fraction=known.fraction,
-        elapsed_duration=_duration(now - status.started),
+        elapsed_duration=_duration(elapsed),
         message=known.message,
         start_fraction=status.fraction,
         queue_position=known.queue_position,

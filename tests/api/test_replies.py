@@ -85,7 +85,7 @@ def test_every_state_is_shown(state: State) -> None:
 
 def test_a_start_is_shown_with_its_progress() -> None:
     progress = Progress(Phase.PULLING_IMAGE, 5, 20, "bytes", 0.25, "pulling")
-    status = Status(State.STARTING, since=90.0, started=90.0, progress=progress)
+    status = Status(State.STARTING, since=90.0, progress=progress)
     shown = pb.StartProgress(
         phase=pb.START_PHASE_PULLING_IMAGE,
         completed_count=5,
@@ -103,7 +103,7 @@ def test_a_start_is_shown_with_its_progress() -> None:
 
 
 def test_a_start_without_progress_is_in_the_phase_waiting() -> None:
-    event = replies.status(Status(State.STARTING, started=100.0), 0, 99.0).status
+    event = replies.status(Status(State.STARTING, since=100.0), 0, 99.0).status
 
     assert event.start_progress.phase == pb.START_PHASE_WAITING
     assert not event.start_progress.HasField("fraction")

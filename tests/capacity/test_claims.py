@@ -154,3 +154,12 @@ def test_a_model_for_one_gpu_gets(residents: list[Resident], chosen: str) -> Non
 )
 def test_the_ways_to_give_a_model_its_gpus(need: GpuNeed, expected: list[Amounts]) -> None:
     assert gpu_options(need, {"a": 10, "c": 6, "b": 10}) == expected
+
+
+def test_as_many_are_spared_as_the_larger_one_makes_needless_and_no_more() -> None:
+    residents = [
+        Resident(name, {MEMORY: size}, True, used_at)
+        for name, size, used_at in (("a", 1, 1.0), ("b", 1, 2.0), ("c", 6, 3.0))
+    ]
+
+    assert evictions({MEMORY: 9}, {MEMORY: 10}, residents) == ("b", "c")
