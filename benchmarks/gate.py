@@ -24,11 +24,11 @@ from typing import Any
 import msgspec
 
 from inference_service.api import replies
-from inference_service.catalog import Catalog
-from inference_service.engines import sse
+from inference_service.engines import kinds, sse
 from inference_service.engines.base import Prompt
 from inference_service.engines.http import Connections
 from inference_service.engines.tgi.engine import Tgi
+from inference_service.runtimes.base import Instance
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge.sse import event
 
@@ -115,9 +115,9 @@ async def _text(engine: Tgi, together: int) -> int:
                 yield lines
 
     sse.post = post
-    spec = next(iter(Catalog.load()))
+    spec = next(iter(kinds.catalog()))
     messages = 0
-    async for chunk in engine.generate("", spec, Prompt("Once upon a time", _TOKENS)):
+    async for chunk in engine.generate(Instance("", ""), spec, Prompt("Once upon a time", _TOKENS)):
         if chunk.text:
             wire = replies.chunk(chunk).SerializeToString()
             event(pb.GenerateStreamResponse.FromString(wire))

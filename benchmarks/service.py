@@ -15,8 +15,11 @@ from pathlib import Path
 
 from inference_service import cli
 from inference_service.capacity.claims import GpuShare
+from inference_service.key import Key
 from inference_service.lifecycle import Progress
-from inference_service.runtimes.base import Exit, Instance, Launch
+from inference_service.runtimes import base
+from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.server import Runtimes
 from inference_service.serving.placement import RuntimeChoice
 
@@ -24,12 +27,10 @@ CATALOG = Path(__file__).with_name("catalog.toml")
 
 
 class Running:
-    """An instance of an engine that the service neither starts nor stops."""
+    """An engine that the service neither starts nor stops."""
 
-    def __init__(self, name: str, port: int) -> None:
-        self.name = name
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
 
     async def wait(self) -> Exit:
         await asyncio.Event().wait()
@@ -50,28 +51,30 @@ class RunningEngine:
     """A runtime in which the engine of every model is the one on `port`."""
 
     name = "docker"
+    seat = Seat(in_container=True)
+    patience = 10.0
 
     def __init__(self, port: int) -> None:
         self._port = port
 
-    def container_name(self, launch: Launch) -> str:
-        return f"tgi-{launch.model_id}"
+    def container_name(self, key: Key) -> str:
+        return f"tgi-{key}"
 
-    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+    async def pull(self, command: Command) -> AsyncGenerator[Progress]:
         return
         yield  # makes this a generator
 
-    def gives_gpus(self, launch: Launch) -> bool:
-        return False
-
     @asynccontextmanager
-    async def run(self, launch: Launch, gpus: GpuShare | None = None) -> AsyncGenerator[Instance]:
-        yield Running(self.container_name(launch), self._port)
+    async def run(
+        self, launch: Launch, gpus: GpuShare | None = None
+    ) -> AsyncGenerator[base.Running]:
+        command = launch.command(self.seat)
+        yield Running(Instance.local(self.container_name(launch.key), self._port, command))
 
-    def removal_pending(self, launch: Launch) -> bool:
+    def removal_pending(self, key: Key) -> bool:
         return False
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
+    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
         return {}
 
     def leave(self) -> None:

@@ -9,15 +9,26 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from inference_service.errors import CatalogInvalid, ModelNotFound
 
 Gpus = Literal["auto", "all", "none"]
+
+Needs = TypeVar("Needs", bound="EngineNeeds")
 
 BUILT_IN = Path(__file__).with_name("catalog.toml")
 
@@ -37,121 +48,115 @@ def parse_size(value: object) -> int:
 Size = Annotated[int, BeforeValidator(parse_size)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of the catalog, which has no other keys than its fields."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    title: ClassVar[str]
+
+class ContainerOptions(Section):
+    """The options of a container that an entry may set; others are for the service.
+
+    `shm_size` is shared memory, for engines of several processes. `devices` are paths such as
+    `/dev/kfd`, and `groups` what a container needs to open them. `ipc` is `host` for engines that
+    share GPU memory between processes. `ulimits` are by name, -1 is no limit.
+    """
+
+    shm_size: Size = 2**30
+    devices: tuple[Annotated[str, Field(pattern=r"^/dev/[\w./-]+$")], ...] = Field(
+        default=(), strict=False
+    )
+    groups: tuple[Annotated[str, Field(pattern=r"^[\w-]+$")], ...] = Field(default=(), strict=False)
+    ipc: Literal["private", "host"] = "private"
+    ulimits: dict[Literal["memlock", "stack", "nofile"], Annotated[int, Field(ge=-1)]] = {}
+    seccomp: Literal["default", "unconfined"] = "default"
 
 
-class HubWeights(_Section):
-    """Weights in a repository at Hugging Face."""
+class EngineNeeds(Section):
+    """The keys that the section of every kind of engine has.
 
-    title = "weights"
-
-    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
-    revision: str = Field(default="main", pattern=r"^[\w./-]+$")
-
-
-class GgufWeights(_Section):
-    """One GGUF file: in a repository, or at `path`, relative to the catalog."""
-
-    title = "weights"
-
-    repo: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
-    file: str | None = Field(default=None, pattern=r"^[\w./-]+\.gguf$")
-    revision: str = Field(default="main", pattern=r"^[\w./-]+$")
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    path: Path | None = Field(default=None, strict=False)
-
-    @model_validator(mode="after")
-    def _one_source(self) -> GgufWeights:
-        if (self.path is None) == (self.repo is None) or (self.repo is None) != (self.file is None):
-            raise ValueError("must have either `path`, or `repo` and `file`")
-        return self
-
-
-class EngineNeeds(_Section):
-    """The keys that every engine's section has.
-
-    `memory` limits the container. `image` replaces the image of the settings. `env` is passed to
-    the engine, and replaces variables that the service sets.
+    `memory` limits the container. `env` is passed to the engine, and replaces variables that the
+    service sets. `container` are further options of the container.
     """
 
     memory: Size
-    image: str | None = None
     env: dict[str, str] = {}
+    container: ContainerOptions = ContainerOptions()
 
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The names of the runtimes in which the engine can run, the best one first."""
+        return ("docker",)
 
-class TgiNeeds(EngineNeeds):
-    """The needs of a model that Hugging Face TGI runs.
+    def anchored(self, folder: Path) -> Self:
+        """Return the section with paths that do not depend on the folder of the catalog.
 
-    `gpus`: `auto` uses GPUs where Docker has them. `gpu_memory` is the GPU memory that the model
-    may take for weights, cache and all else; without it the model has all GPUs to itself.
-    """
-
-    title = "tgi"
-
-    weights: HubWeights
-    gpus: Gpus = "auto"
-    gpu_memory: Size | None = None
-
-    @model_validator(mode="after")
-    def _has_gpu(self) -> TgiNeeds:
-        if self.gpus == "none" and self.gpu_memory is not None:
-            raise ValueError('has `gpu_memory`, but also `gpus = "none"`')
+        Raises Mistake.
+        """
         return self
 
 
-class LlamacppNeeds(EngineNeeds):
-    """The needs of a model that llama.cpp runs, in a process or in a container.
-
-    `slots` is the number of requests that it works on at once, each with the whole context.
-    """
-
-    title = "llamacpp"
-
-    weights: GgufWeights
-    slots: int = Field(default=4, ge=1, le=64)
-    threads: int | None = Field(default=None, ge=1, le=256)
+class Mistake(Exception):
+    """A value of a section that cannot be used: its key, and what is wrong."""
 
 
-class ModelSpec(_Section):
-    """One model, as the catalog has it.
-
-    `idle_timeout` is in seconds and may be `inf`. Only StopModel stops a `pinned` model. A
-    `preload` model starts with the service.
-    """
-
-    title = "models"
+class _Entry(Section):
+    """The keys of an entry, without its sections."""
 
     id: str = Field(pattern=ID_PATTERN)
     hf_name: str = Field(min_length=1, max_length=200)
     context_length: int = Field(ge=64, le=10_000_000)
-    engine: Literal["tgi", "llamacpp"] | None = None
+    engine: str | None = None
     idle_timeout: float | None = Field(default=None, ge=0)
     pinned: bool = False
     preload: bool = False
-    tgi: TgiNeeds | None = None
-    llamacpp: LlamacppNeeds | None = None
+
+
+class _Given(_Entry):
+    """An entry of a file, to which `_file` adds a field for each section."""
+
+    @classmethod
+    def kinds(cls) -> list[str]:
+        """Return the names of the sections that an entry can have."""
+        return [name for name in cls.model_fields if name not in _Entry.model_fields]
+
+    @property
+    def sections(self) -> dict[str, EngineNeeds]:
+        """The sections that the entry has."""
+        given = {name: getattr(self, name) for name in self.kinds()}
+        return {name: needs for name, needs in given.items() if needs is not None}
 
     @model_validator(mode="after")
-    def _has_engine(self) -> ModelSpec:
-        if not self.engines:
-            raise ValueError("must have a section `tgi` or `llamacpp`")
-        if self.engine is not None and self.engine not in self.engines:
+    def _has_engine(self) -> Self:
+        if not self.sections:
+            names = [f"`{name}`" for name in self.kinds()]
+            raise ValueError(f"must have a section {', '.join(names[:-1])} or {names[-1]}")
+        if self.engine is not None and self.engine not in self.sections:
             raise ValueError(f"names the engine {self.engine}, but has no section `{self.engine}`")
         return self
+
+
+class ModelSpec(_Entry):
+    """One model, as the catalog has it.
+
+    `idle_timeout` is in seconds and may be `inf`. Only StopModel stops a `pinned` model. A
+    `preload` model starts with the service. `sections` has what each kind of engine needs to run
+    the model, by the name of the kind.
+    """
+
+    sections: Mapping[str, EngineNeeds] = {}
 
     @property
     def engines(self) -> tuple[str, ...]:
         """The names of the engines that can run the model."""
-        return tuple(name for name in ("tgi", "llamacpp") if getattr(self, name) is not None)
+        return tuple(self.sections)
+
+    def needs(self, kind: type[Needs]) -> Needs:
+        """Return the section of this type. It is there for each engine that is chosen."""
+        return next(needs for needs in self.sections.values() if isinstance(needs, kind))
 
 
-class _File(_Section):
-    title = "file"
-
-    models: list[ModelSpec] = Field(min_length=1)
+Sections = Mapping[str, type[EngineNeeds]]  # by kind of engine
 
 
 class Catalog:
@@ -161,11 +166,14 @@ class Catalog:
         self._models = {spec.id: spec for spec in models}
 
     @classmethod
-    def load(cls, *paths: Path) -> Catalog:
-        """Read the built-in catalog and then each of `paths`. Raises CatalogInvalid."""
+    def load(cls, paths: Iterable[Path], sections: Sections) -> Catalog:
+        """Read the built-in catalog and then each of `paths`. Raises CatalogInvalid.
+
+        `sections` are those that an entry can have, in the order in which engines are preferred.
+        """
         models: dict[str, ModelSpec] = {}
         for path in (BUILT_IN, *paths):
-            models |= {spec.id: spec for spec in _read(path)}
+            models |= {spec.id: spec for spec in _read(path, sections)}
         return cls(tuple(models.values()))
 
     def __iter__(self) -> Iterator[ModelSpec]:
@@ -186,38 +194,47 @@ class Catalog:
         raise ModelNotFound(shown, next(iter(near), None), self._models)
 
 
-def _read(path: Path) -> list[ModelSpec]:
+def _read(path: Path, sections: Sections) -> list[ModelSpec]:
+    file = _file(sections)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-        models = _File.model_validate(data).models
+        entries: list[_Given] = getattr(file.model_validate(data), "models")  # noqa: B009
     except OSError as error:
         raise CatalogInvalid(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CatalogInvalid(f"{path}: is not TOML: {error}") from None
     except ValidationError as error:
-        raise CatalogInvalid(*(_explain(path, data, e) for e in error.errors())) from None
-    ids = [spec.id for spec in models]
+        raise CatalogInvalid(*(_explain(path, data, file, e) for e in error.errors())) from None
+    ids = [entry.id for entry in entries]
     if repeated := {id for id in ids if ids.count(id) > 1}:
         raise CatalogInvalid(f"{path}: has more than one entry for {', '.join(sorted(repeated))}")
-    return [_anchored(spec, path) for spec in models]
+    return [_spec(path, entry) for entry in entries]
 
 
-def _anchored(spec: ModelSpec, catalog: Path) -> ModelSpec:
-    """Return the model with an absolute path of its weights."""
-    if spec.llamacpp is None or spec.llamacpp.weights.path is None:
-        return spec
-    path = (catalog.parent / spec.llamacpp.weights.path.expanduser()).resolve()
-    if not path.is_file():
-        raise CatalogInvalid(
-            f"{catalog}: entry {spec.id!r}, key llamacpp.weights.path: there is no file {path}"
-        )
-    weights = spec.llamacpp.weights.model_copy(update={"path": path})
-    return spec.model_copy(
-        update={"llamacpp": spec.llamacpp.model_copy(update={"weights": weights})}
-    )
+def _file(sections: Sections) -> type[Section]:
+    """Return the model of a file whose entries can have these sections."""
+    optional: dict[str, Any] = {name: (kind | None, None) for name, kind in sections.items()}
+    engine: Any = (Literal[*sections] | None, None)
+    entry = create_model("Entry", __base__=_Given, engine=engine, **optional)
+    models: Any = (list[entry], Field(min_length=1))  # type: ignore[valid-type]
+    return create_model("File", __base__=Section, models=models)
 
 
-def _explain(path: Path, data: dict[str, Any], error: Any) -> str:
+def _spec(path: Path, entry: _Given) -> ModelSpec:
+    """Return the model of an entry."""
+    sections: dict[str, EngineNeeds] = {}
+    for name, needs in entry.sections.items():
+        try:
+            sections[name] = needs.anchored(path.parent)
+        except Mistake as mistake:
+            key, what = mistake.args
+            where = f"{path}: entry {entry.id!r}, key {name}.{key}: "
+            raise CatalogInvalid(f"{where}{what}") from None
+    fields = {name: getattr(entry, name) for name in _Entry.model_fields}
+    return ModelSpec.model_construct(**fields, sections=sections)
+
+
+def _explain(path: Path, data: dict[str, Any], file: type[Section], error: Any) -> str:
     """Describe a mistake in one line: file, entry, key, and the allowed values."""
     match error["loc"]:
         case ("models", int(index), *rest):
@@ -227,10 +244,10 @@ def _explain(path: Path, data: dict[str, Any], error: Any) -> str:
             where += f"key {'.'.join(map(str, rest))}: " if rest else ""
         case rest:
             where = f"key {'.'.join(map(str, rest))}: " if rest else ""
-    section = _section(error["loc"])
     match error["type"]:
         case "extra_forbidden":
-            what = f"is not known; known are {', '.join(section.model_fields)}"
+            known = _section(file, error["loc"][:-1]).model_fields
+            what = f"is not known; known are {', '.join(known)}"
         case "missing":
             what = "is missing"
         case "string_pattern_mismatch":
@@ -242,17 +259,16 @@ def _explain(path: Path, data: dict[str, Any], error: Any) -> str:
     return f"{path}: {where}{what}"
 
 
-def _section(location: tuple[int | str, ...]) -> type[_Section]:
-    """Return the section that has the last key of an error's location."""
-    sections: dict[str, type[_Section]] = {"tgi": TgiNeeds, "llamacpp": LlamacppNeeds}
-    match location[:-1]:
-        case ():
-            return _File
-        case (*_, "tgi", "weights"):
-            return HubWeights
-        case (*_, "weights"):
-            return GgufWeights
-        case (*_, str(name)) if name in sections:
-            return sections[name]
-        case _:
-            return ModelSpec
+def _section(section: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the section at a location below another section."""
+    for key in location:
+        if isinstance(key, str) and key in section.model_fields:
+            section = _within(section.model_fields[key].annotation) or section
+    return section
+
+
+def _within(annotation: Any) -> type[BaseModel] | None:
+    """Return the section in a type such as `list[Section]` or `Section | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_within, typing.get_args(annotation))), None)

@@ -18,9 +18,7 @@ from inference_service.api.servicer import ModelService
 from inference_service.capacity import gpus
 from inference_service.capacity.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
-from inference_service.engines.base import Engine
-from inference_service.engines.llamacpp import Llamacpp
-from inference_service.engines.tgi.engine import Tgi
+from inference_service.engines import kinds
 from inference_service.errors import RuntimeUnavailable
 from inference_service.runtimes import identity
 from inference_service.runtimes.base import Runtime
@@ -103,10 +101,7 @@ async def _models(
     health: Health,
     stack: AsyncExitStack,
 ) -> Models:
-    engines: dict[str, Engine] = {
-        "tgi": Tgi(settings.tgi_image),
-        "llamacpp": Llamacpp(settings.llamacpp_image),
-    }
+    engines = kinds.engines(settings.images)
     for engine in engines.values():
         stack.push_async_callback(engine.aclose)
     has_docker = "docker" in runtimes.by_name
@@ -134,7 +129,7 @@ def _timing(settings: Settings) -> Timing:
 
 
 def _catalog(settings: Settings) -> Catalog:
-    return Catalog.load(*filter(None, [settings.catalog]))
+    return kinds.catalog(*filter(None, [settings.catalog]))
 
 
 @asynccontextmanager
@@ -142,7 +137,7 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
     """Give the runtimes that the settings ask for, and that this machine has."""
     if ports is None:
         ports = Ports(*settings.port_range, offset=identity.first_port(settings.service_name))
-    process = {} if settings.runtime == "docker" else {"process": ProcessRuntime(ports)}
+    process = {"process": ProcessRuntime(ports)}
     if settings.runtime == "process":
         yield Runtimes(process, RuntimeChoice("process", "it was asked for"))
         return

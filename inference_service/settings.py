@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, create_model, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from inference_service import __version__
 from inference_service.catalog import parse_size
+from inference_service.engines.kinds import KINDS
 from inference_service.runtimes import identity
 
 
-class Settings(BaseSettings):
+class _Settings(BaseSettings):
     """A service that runs language models on demand, behind gRPC and REST.
 
     Each flag has a variable of the same name with the prefix INFERENCE_, such as
@@ -40,21 +40,11 @@ class Settings(BaseSettings):
         "auto",
         description="where engines run; auto is Docker where a daemon answers, else processes",
     )
-    engine: Literal["auto", "tgi", "llamacpp"] = Field(
-        "auto",
-        description="engine of models that both can run; auto is tgi in Docker, else llamacpp",
-    )
+    engine: str = "auto"  # see `_of_kinds`
     catalog: Path | None = Field(
         None, description="TOML file with models of your own, which are added to the built-in ones"
     )
     ports: str = Field("8080-8179", description="ports of 127.0.0.1 for engines, FIRST-LAST")
-    tgi_image: str = Field(
-        "ghcr.io/huggingface/text-generation-inference:3.3.7", description="image of the engine tgi"
-    )
-    llamacpp_image: str = Field(
-        f"inference-service/llamacpp:{__version__}",
-        description="image of the engine llamacpp; `make image` builds it",
-    )
     pull_policy: Literal["missing", "always", "never"] = Field(
         "missing", description="when Docker pulls an image"
     )
@@ -129,6 +119,11 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def images(self) -> dict[str, str]:
+        """The image of each kind of engine that has a default one."""
+        return {name: getattr(self, f"{name}_image") for name, kind in KINDS.items() if kind.image}
+
+    @property
     def gpu_limits(self) -> tuple[int, ...]:
         """The sizes of `gpu_memory`, in bytes."""
         return _sizes(self.gpu_memory)
@@ -146,6 +141,27 @@ class Settings(BaseSettings):
         """The first and the last port for engines."""
         first, _, last = self.ports.partition("-")
         return int(first), int(last)
+
+
+def _of_kinds() -> dict[str, Any]:
+    """Return the settings that the table of engine kinds makes."""
+    engine = Field(
+        "auto",
+        description="engine of models that several can run; auto is tgi in Docker, else llamacpp",
+    )
+    fields: dict[str, Any] = {"engine": (Literal["auto", *KINDS], engine)}
+    for name, kind in KINDS.items():
+        if kind.image:
+            fields[f"{name}_image"] = (str, Field(kind.image, description=kind.about))
+    return fields
+
+
+if TYPE_CHECKING:
+    Settings = _Settings
+else:
+    Settings = create_model(
+        "Settings", __base__=_Settings, __doc__=_Settings.__doc__, **_of_kinds()
+    )
 
 
 def _sizes(value: str | None) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ async def generate(model: Model, count: int = 3) -> str:
 
 def chunks(lease: Lease, prompt: Prompt) -> AsyncGenerator[Chunk]:
     """Ask the engine of a lease for a text."""
-    return lease.entry.engine.generate(lease.instance.url, lease.entry.spec, prompt)
+    return lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
 
 
 async def reached(model: Model, state: State) -> None:

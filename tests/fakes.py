@@ -12,11 +12,14 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
-from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
+from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.llamacpp import GgufWeights, LlamacppNeeds
 from inference_service.errors import EngineLost, LaunchError
+from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress
-from inference_service.runtimes.base import Exit, Instance, Launch
+from inference_service.runtimes.base import Exit, Instance, Running
+from inference_service.runtimes.command import Command, Launch, Needs, Seat
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 from tests.waiting import SLOWLY, within
 
@@ -24,21 +27,20 @@ from tests.waiting import SLOWLY, within
 def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB") -> ModelSpec:
     """Return a model of the catalog."""
     weights = GgufWeights(repo="some/repo", file="model.gguf")
+    needs = LlamacppNeeds(memory=memory, weights=weights)  # type: ignore[arg-type]
     return ModelSpec(
         id=model_id,
         hf_name=f"some/{model_id}",
         context_length=context_length,
-        llamacpp=LlamacppNeeds(memory=memory, weights=weights),  # type: ignore[arg-type]
+        sections={"llamacpp": needs},
     )
 
 
-class FakeInstance:
-    """An instance that runs until a call of `die`, or until its run is left."""
+class FakeRunning:
+    """An engine that runs until a call of `die`, or until its run is left."""
 
     def __init__(self, name: str, port: int) -> None:
-        self.name = name
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.instance = Instance(name, f"http://127.0.0.1:{port}", port)
         self.log = LogBuffer()
         self.usage: int | None = None
         self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -71,6 +73,8 @@ class FakeRuntime:
     """
 
     name = "fake"
+    seat = Seat(in_container=True, has_gpu=True)
+    patience = 10.0
 
     def __init__(self) -> None:
         self.may_pull, self.may_run, self.may_leave = (
@@ -80,48 +84,45 @@ class FakeRuntime:
         )
         for gate in (self.may_pull, self.may_run, self.may_leave):
             gate.set()
-        self.running: dict[str, FakeInstance] = {}
+        self.running: dict[str, FakeRunning] = {}
         self.started: list[str] = []
         self.shares: dict[str, GpuShare | None] = {}  # of the last run, by name
         self.changed = asyncio.Event()
         self.refusal: Exception | None = None
         self.stop_refusal: Exception | None = None
-        self.unremoved: set[str] = set()
+        self.unremoved: set[Key] = set()
 
-    def container_name(self, launch: Launch) -> str:
-        return f"tgi-{launch.model_id}"
+    def container_name(self, key: Key) -> str:
+        return f"tgi-{key}"
 
-    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        if launch.module is None:
+    async def pull(self, command: Command) -> AsyncGenerator[Progress]:
+        if not command.image:
             raise LaunchError("containers only")
         yield Progress(Phase.PULLING_IMAGE, 1, 2, "bytes", 0.5)
         await self.may_pull.wait()
         yield Progress(Phase.PULLING_IMAGE, 2, 2, "bytes", 1.0)
 
-    def gives_gpus(self, launch: Launch) -> bool:
-        return launch.gpus != "none"
-
     @asynccontextmanager
     async def run(
         self, launch: Launch, gpus: GpuShare | None = None
-    ) -> AsyncGenerator[FakeInstance]:
+    ) -> AsyncGenerator[FakeRunning]:
         await self.may_run.wait()
         refusal, self.refusal = self.refusal, None
         if refusal is not None:
             raise refusal
-        name = self.container_name(launch)
-        self.unremoved.discard(launch.model_id)
+        name = self.container_name(launch.key)
+        self.unremoved.discard(launch.key)
         if name in self.running:
             raise LaunchError(f"the name {name} is taken")
-        taken = {running.port for running in self.running.values()}
+        taken = {running.instance.port for running in self.running.values()}
         port = next(port for port in itertools.count(8080) if port not in taken)
-        instance = FakeInstance(name, port)
-        self.running[name] = instance
+        running = FakeRunning(name, port)
+        self.running[name] = running
         self.started.append(name)
         self.shares[name] = gpus
         self._notify()
         try:
-            yield instance
+            yield running
         finally:
             try:
                 await asyncio.sleep(0)  # a test may cancel the stop here, as that of a real one
@@ -129,24 +130,24 @@ class FakeRuntime:
             finally:
                 refusal, self.stop_refusal = self.stop_refusal, None
                 if refusal is not None:
-                    self.unremoved.add(launch.model_id)
+                    self.unremoved.add(launch.key)
                     raise refusal
                 del self.running[name]
-                instance.log.close()
-                if not instance.exit.done():
-                    instance.exit.set_result(Exit(0))
+                running.log.close()
+                if not running.exit.done():
+                    running.exit.set_result(Exit(0))
                 self._notify()
 
-    def removal_pending(self, launch: Launch) -> bool:
-        return launch.model_id in self.unremoved
+    def removal_pending(self, key: Key) -> bool:
+        return key in self.unremoved
 
     def removes_at_last(self) -> None:
         """Complete the pending removals."""
-        for model_id in self.unremoved:
-            del self.running[f"tgi-{model_id}"]
+        for key in self.unremoved:
+            del self.running[self.container_name(key)]
         self.unremoved.clear()
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
+    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
         return {}
 
     def leave(self) -> None:
@@ -155,8 +156,8 @@ class FakeRuntime:
     async def aclose(self) -> None:
         pass
 
-    async def instance(self, name: str = "tgi-tiny") -> FakeInstance:
-        """Return the instance of this name as soon as it runs."""
+    async def engine(self, name: str = "tgi-tiny") -> FakeRunning:
+        """Return the engine of this name as soon as it runs."""
         async with within(SLOWLY, f"{name} did not run"):
             while name not in self.running:
                 await self.changed.wait()
@@ -188,22 +189,18 @@ class FakeEngine:
         self.idle = asyncio.Event()
         self.idle.set()
 
-    def launch(self, spec: ModelSpec) -> Launch:
-        assert spec.llamacpp is not None
-        return Launch(
-            model_id=spec.id,
+    def command(self, spec: ModelSpec, seat: Seat) -> Command:
+        need = self.gpu_needs.get(spec.id) if seat.gives("auto") else None
+        return Command(
+            model=spec.id,
             image="fake",
-            module="fake",
-            env={},
-            address_env=("HOST", "PORT"),
-            memory_bytes=spec.llamacpp.memory,
+            needs=Needs(spec.needs(LlamacppNeeds).memory, need),
+            port=seat.port,
             concurrency=self.concurrency,
-            gpus="auto" if spec.id in self.gpu_needs else "none",
-            gpu_need=self.gpu_needs.get(spec.id, GpuNeed()),
         )
 
-    async def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
-        async with aclosing(instance.logs()) as lines:
+    async def progress(self, command: Command, running: Running) -> AsyncGenerator[Progress]:
+        async with aclosing(running.logs()) as lines:
             async for line in lines:
                 if line.startswith("load"):
                     yield Progress(Phase.LOADING_WEIGHTS, message=line)
@@ -211,11 +208,11 @@ class FakeEngine:
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
 
-    async def ready(self, url: str) -> bool:
+    async def ready(self, instance: Instance) -> bool:
         return self.may_answer.is_set()
 
     async def generate(
-        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
         self.open += 1
         self.idle.clear()

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from inference_service.catalog import Catalog, parse_size
+from inference_service.engines import kinds
+from inference_service.engines.llamacpp import LlamacppNeeds
+from inference_service.engines.tgi.engine import TgiNeeds
 from inference_service.errors import CatalogInvalid, ModelNotFound
 
 DOCUMENTED = [
@@ -39,7 +42,7 @@ memory = "64MiB"
 
 @pytest.fixture(scope="module")
 def built_in() -> Catalog:
-    return Catalog.load()
+    return kinds.catalog()
 
 
 @pytest.fixture
@@ -60,9 +63,8 @@ def test_the_documented_models_have_both_engines(built_in: Catalog) -> None:
 
 
 def test_the_weights_of_story_mini_are_in_the_package(built_in: Catalog) -> None:
-    needs = built_in.find("story-mini").llamacpp
+    needs = built_in.find("story-mini").needs(LlamacppNeeds)
 
-    assert needs is not None
     assert needs.weights.path is not None
     assert needs.weights.path.read_bytes()[:4] == b"GGUF"
 
@@ -70,7 +72,7 @@ def test_the_weights_of_story_mini_are_in_the_package(built_in: Catalog) -> None
 def test_a_file_of_the_user_adds_models_at_the_end_and_replaces_them_in_place(file: Path) -> None:
     file.write_text(GOOD + GOOD.replace('"mine"', '"phi-2"'))
 
-    catalog = Catalog.load(file)
+    catalog = kinds.catalog(file)
 
     assert [s.id for s in catalog] == [*(id for id, _ in DOCUMENTED), "story-mini", "mine"]
     assert catalog.find("phi-2").hf_name == "me/mine"
@@ -82,8 +84,8 @@ def test_the_later_of_two_files_wins(tmp_path: Path) -> None:
     one.write_text(GOOD)
     two.write_text(GOOD.replace("128", "256"))
 
-    assert Catalog.load(one, two).find("mine").context_length == 256
-    assert Catalog.load(two, one).find("mine").context_length == 128
+    assert kinds.catalog(one, two).find("mine").context_length == 256
+    assert kinds.catalog(two, one).find("mine").context_length == 128
 
 
 @pytest.mark.parametrize("path", ["m.gguf", "./sub/../m.gguf", "{absolute}"])
@@ -95,9 +97,8 @@ def test_a_path_is_relative_to_its_file(
     path = path.format(absolute=tmp_path / "m.gguf")
     file.write_text(LLAMACPP + f'weights = {{ path = "{path}" }}')
 
-    needs = Catalog.load(file).find("mine").llamacpp
+    needs = kinds.catalog(file).find("mine").needs(LlamacppNeeds)
 
-    assert needs is not None
     assert needs.weights.path == tmp_path / "m.gguf"
 
 
@@ -110,9 +111,8 @@ def test_a_path_may_begin_in_the_home_folder(
     monkeypatch.setenv("HOME", str(home))
     file.write_text(LLAMACPP + 'weights = { path = "~/m.gguf" }')
 
-    needs = Catalog.load(file).find("mine").llamacpp
+    needs = kinds.catalog(file).find("mine").needs(LlamacppNeeds)
 
-    assert needs is not None
     assert needs.weights.path == home / "m.gguf"
 
 
@@ -143,25 +143,22 @@ def test_an_entry_can_have_every_key(file: Path) -> None:
         % ("0a" * 32)
     )
 
-    spec = Catalog.load(file).find("a.b_c-9")
+    spec = kinds.catalog(file).find("a.b_c-9")
 
-    assert spec.tgi is not None
-    assert spec.llamacpp is not None
-    assert (spec.engine, spec.tgi.gpus, spec.tgi.env) == ("llamacpp", "all", {"A": "b"})
-    assert spec.tgi.gpu_memory == 16 * 10**9
+    tgi, llamacpp = spec.needs(TgiNeeds), spec.needs(LlamacppNeeds)
+    assert (spec.engine, tgi.gpus, tgi.env) == ("llamacpp", "all", {"A": "b"})
+    assert tgi.gpu_memory == 16 * 10**9
     assert (spec.idle_timeout, spec.pinned, spec.preload) == (math.inf, True, True)
-    assert (spec.tgi.memory, spec.llamacpp.memory) == (1_500_000_000, 6 * 2**20)
+    assert (tgi.memory, llamacpp.memory) == (1_500_000_000, 6 * 2**20)
 
 
 def test_a_missing_key_has_a_default(file: Path) -> None:
     file.write_text(GOOD + LLAMACPP.replace('"mine"', '"2"') + 'weights={repo="a/b",file="c.gguf"}')
-    catalog = Catalog.load(file)
-    mine, llamacpp = catalog.find("mine"), catalog.find("2").llamacpp
-    tgi = mine.tgi
+    catalog = kinds.catalog(file)
+    mine, llamacpp = catalog.find("mine"), catalog.find("2").needs(LlamacppNeeds)
+    tgi = mine.needs(TgiNeeds)
 
     assert (mine.engine, mine.idle_timeout, mine.pinned, mine.preload) == (None, None, False, False)
-    assert tgi is not None
-    assert llamacpp is not None
     assert (tgi.gpus, tgi.image, tgi.env, tgi.weights.revision) == ("auto", None, {}, "main")
     assert tgi.gpu_memory is None
     assert (llamacpp.slots, llamacpp.threads, llamacpp.weights.sha256) == (4, None, None)
@@ -246,7 +243,7 @@ def test_the_message_of_a_mistake_has_its_place_and_the_allowed_values(
     file.write_text(GOOD.replace(old, new, 1))
 
     with pytest.raises(CatalogInvalid) as refused:
-        Catalog.load(file)
+        kinds.catalog(file)
 
     lines = refused.value.mistakes
     assert all(line.startswith(f"{file}: ") for line in lines)
@@ -283,7 +280,7 @@ def test_the_message_of_a_mistake_in_the_section_llamacpp(
     file.write_text(LLAMACPP + rest)
 
     with pytest.raises(CatalogInvalid) as refused:
-        Catalog.load(file)
+        kinds.catalog(file)
 
     assert f"{file}: entry 1 ('mine'), key llamacpp" in str(refused.value)
     assert message in str(refused.value)
@@ -293,7 +290,7 @@ def test_an_entry_without_any_engine_is_refused(file: Path) -> None:
     file.write_text('models = [{ id = "mine", hf_name = "x", context_length = 128 }]')
 
     with pytest.raises(CatalogInvalid) as refused:
-        Catalog.load(file)
+        kinds.catalog(file)
 
     assert str(refused.value) == f"{file}: {ENTRY}must have a section `tgi` or `llamacpp`"
 
@@ -302,7 +299,7 @@ def test_all_mistakes_are_reported_at_once(file: Path) -> None:
     file.write_text(GOOD + GOOD.replace("128", "1").replace("1GB", "1") + GOOD.replace("me/", "/"))
 
     with pytest.raises(CatalogInvalid) as refused:
-        Catalog.load(file)
+        kinds.catalog(file)
 
     lines = refused.value.mistakes
     assert len(lines) == 3
@@ -314,7 +311,7 @@ def test_two_entries_of_one_file_must_not_have_the_same_id(file: Path) -> None:
     file.write_text(GOOD * 2 + GOOD.replace('"mine"', '"once"'))
 
     with pytest.raises(CatalogInvalid) as refused:
-        Catalog.load(file)
+        kinds.catalog(file)
 
     assert str(refused.value) == f"{file}: has more than one entry for mine"
 
@@ -326,7 +323,7 @@ def test_weights_that_are_no_file_are_reported(file: Path, tmp_path: Path, exist
     file.write_text(LLAMACPP + 'weights = { path = "m.gguf" }')
 
     with pytest.raises(CatalogInvalid) as refused:
-        Catalog.load(file)
+        kinds.catalog(file)
 
     assert str(refused.value) == (
         f"{file}: entry 'mine', key llamacpp.weights.path: there is no file {tmp_path}/m.gguf"
@@ -350,14 +347,14 @@ def test_a_file_that_is_no_catalog_is_reported(
         file.write_bytes(content)
 
     with pytest.raises(CatalogInvalid) as refused:
-        Catalog.load(file)
+        kinds.catalog(file)
 
     assert str(refused.value).startswith(f"{file}: {message}")
 
 
 def test_a_directory_is_no_catalog(tmp_path: Path) -> None:
     with pytest.raises(CatalogInvalid, match="cannot be read: Is a directory"):
-        Catalog.load(tmp_path)
+        kinds.catalog(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 import inference_service
 from inference_service.api import listener
 from inference_service.api.listener import BindError
-from inference_service.settings import Settings
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import Failure, Serving, failure, free, free_ports, serving
@@ -725,8 +724,8 @@ async def test_the_forecast_of_a_start_is_by_the_starts_of_an_earlier_service(
 async def test_a_deadline_that_a_start_cannot_meet_is_refused_and_the_start_goes_on(
     tmp_path: Path,
 ) -> None:
-    image = Settings.model_validate({}).llamacpp_image
-    learnt = {f"process {image} story-mini": {"LOADING_WEIGHTS": [100.0, 90.0, 110.0]}}
+    program = " ".join((sys.executable, "-P", "-m", "inference_service.worker"))
+    learnt = {f"process {program} story-mini": {"LOADING_WEIGHTS": [100.0, 90.0, 110.0]}}
     (tmp_path / "start-times-inference-service.json").write_text(json.dumps(learnt))
     async with serving(ports=free_ports(4), state_dir=tmp_path) as service:
         request = pb.GenerateRequest(model_id="story-mini", prompt=PROMPT, max_new_tokens=5)

@@ -37,7 +37,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert settings.hang_timeout == 120
     assert (settings.idle_timeout, settings.max_idle_timeout) == (900, 3600)
     assert (settings.memory, settings.min_residency) == (None, 10)
-    assert settings.llamacpp_image.endswith(f":{__version__}")
+    assert settings.images["llamacpp"].endswith(f":{__version__}")
 
 
 VALUES = [

@@ -12,6 +12,7 @@ import grpc
 from inference_service import __version__
 from inference_service.api import replies, requests
 from inference_service.api.requests import Limits
+from inference_service.key import Key
 from inference_service.lifecycle import State, Status
 from inference_service.serving.generation import Generation
 from inference_service.serving.models import Models, Reload
@@ -75,7 +76,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         return pb.StartModelResponse(
             message=f"Container for {model.id} started",
             port=status.port,
-            container_name=status.container or entry.runtime.container_name(entry.launch),
+            container_name=status.container or entry.runtime.container_name(Key(model.id)),
             model=replies.model(model.view()),
         )
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from inference_service.catalog import ModelSpec
 from inference_service.lifecycle import Progress
-from inference_service.runtimes.base import Instance, Launch
+from inference_service.runtimes.base import Instance, Running
+from inference_service.runtimes.command import Command, Seat
 
 
 class FinishReason(IntEnum):
@@ -66,11 +67,11 @@ class Engine(Protocol):
     To add an engine:
 
     1. Write a module here, or a folder where one module has more than 350 lines. `http`, `sse` and
-       `stops` do for programs that speak HTTP. A contract in pyproject.toml names each module.
-    2. Give `catalog.ModelSpec` a section for the facts of an entry: weights, memory, image.
-    3. Build the object in server.py, under the name of that section, and let
-       `serving/placement.py` choose it.
-    4. Give the tests a `Bed` with the real program, or a double of it (`tests/engines/beds.py`):
+       `stops` do for programs that speak HTTP. The module has the section of an entry too: weights,
+       memory, options. A contract in pyproject.toml names each module.
+    2. Add its line to the table in `engines/kinds.py`: catalog, settings, placement and server read
+       that table.
+    3. Give the tests a `Bed` with the real program, or a double of it (`tests/engines/beds.py`):
        `tests/engines/test_contract.py` then tests what is promised here.
     """
 
@@ -78,22 +79,23 @@ class Engine(Protocol):
     def name(self) -> str:
         """The name in the catalog and in settings: `tgi`, `llamacpp`."""
 
-    def launch(self, spec: ModelSpec) -> Launch:
-        """Return what a runtime needs to run the engine of this model.
+    def command(self, spec: ModelSpec, seat: Seat) -> Command:
+        """Return what a runtime runs in this seat as the engine of this model.
 
-        `spec` has the engine's section. Equal entries must give equal launches: by comparing them
-        the service learns whether a changed entry restarts the model, and whether the container of
-        an earlier service fits. The program is configured by environment and files alone. It
-        listens at the address in `address_env`, ends within `stop_grace` of SIGTERM, and works on
-        `concurrency` requests at once: further requests wait in the service's queue.
+        `spec` has the engine's section. Equal entries must give equal commands for an empty seat:
+        by comparing them the service learns whether a changed entry restarts the model, and whether
+        the container of an earlier service fits. The program listens at the host and the port of
+        the seat, ends within `stop_grace` of SIGTERM, and works on `concurrency` requests at once:
+        further requests wait in the service's queue.
         """
 
-    def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
+    def progress(self, command: Command, running: Running) -> AsyncGenerator[Progress]:
         """Yield how far a start has come, until the engine has ended.
 
-        The caller uses `aclosing`, and closes the generator when the engine is ready or the start
-        has failed. No task may be left then. Read `instance.logs()`, in `aclosing` too: it begins
-        with the lines that are kept, for the engine can have started before this call.
+        `command` is that of the empty seat. The caller uses `aclosing`, and closes the generator
+        when the engine is ready or the start has failed. No task may be left then. Read
+        `running.logs()`, in `aclosing` too: it begins with the lines that are kept, for the engine
+        can have started before this call.
 
         The service gives up a start in which nothing moves, and each new progress counts as a move:
         do not yield heartbeats, or lines that a hung program repeats. The caller keeps phases and
@@ -108,16 +110,18 @@ class Engine(Protocol):
         person must be able to act on it. Empty where no line explains the end.
         """
 
-    async def ready(self, url: str) -> bool:
-        """Return whether the engine can answer requests now. Never raises.
+    async def ready(self, instance: Instance) -> bool:
+        """Return whether the engine can answer requests now.
 
         The answer is False, within a few seconds, while the engine loads or hangs and when it is
         gone. A start asks up to a hundred times a second. After that the service asks every few
         seconds, and replaces an engine that is not ready for too long.
+
+        Raises LaunchError where what answers is not the engine of this model, and never will be.
         """
 
     def generate(
-        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
         """Yield the text that continues the prompt, as it is made.
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
+from pydantic import Field, model_validator
 
-from inference_service.catalog import LlamacppNeeds, ModelSpec
+from inference_service.catalog import EngineNeeds, Mistake, ModelSpec, Section
 from inference_service.engines import sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.http import Connections
@@ -28,7 +31,8 @@ from inference_service.errors import (
     ServiceError,
 )
 from inference_service.lifecycle import Phase, Progress
-from inference_service.runtimes.base import Instance, Launch
+from inference_service.runtimes.base import Instance, Running
+from inference_service.runtimes.command import Command, Mount, Needs, Seat, environment
 
 _REASONS = {
     "eos": FinishReason.STOP,
@@ -58,7 +62,52 @@ class _Event(msgspec.Struct):
     error: _Error | None = None
 
 
+# Without the current folder among the modules (-P), which can be anybody's.
+_PROGRAM = (sys.executable, "-P", "-m", "inference_service.worker")
+
 _decoder = msgspec.json.Decoder(_Event)
+
+
+class GgufWeights(Section):
+    """One GGUF file: in a repository, or at `path`, relative to the catalog."""
+
+    repo: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    file: str | None = Field(default=None, pattern=r"^[\w./-]+\.gguf$")
+    revision: str = Field(default="main", pattern=r"^[\w./-]+$")
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    path: Path | None = Field(default=None, strict=False)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> GgufWeights:
+        if (self.path is None) == (self.repo is None) or (self.repo is None) != (self.file is None):
+            raise ValueError("must have either `path`, or `repo` and `file`")
+        return self
+
+
+class LlamacppNeeds(EngineNeeds):
+    """The needs of a model that llama.cpp runs, in a process or in a container.
+
+    `slots` is the number of requests that it works on at once, each with the whole context.
+    `image` replaces that of the settings.
+    """
+
+    weights: GgufWeights
+    image: str | None = None
+    slots: int = Field(default=4, ge=1, le=64)
+    threads: int | None = Field(default=None, ge=1, le=256)
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        return ("docker", "process")
+
+    def anchored(self, folder: Path) -> LlamacppNeeds:
+        if self.weights.path is None:
+            return self
+        path = (folder / self.weights.path.expanduser()).resolve()
+        if not path.is_file():
+            raise Mistake("weights.path", f"there is no file {path}")
+        weights = self.weights.model_copy(update={"path": path})
+        return self.model_copy(update={"weights": weights})
 
 
 class Llamacpp:
@@ -71,24 +120,24 @@ class Llamacpp:
         # The server promises to keep connections alive, but closes each at the end of its stream.
         self._connections = connections or Connections(keep_alive=False)
 
-    def launch(self, spec: ModelSpec) -> Launch:
-        # `worker/__init__.py` describes the environment.
-        needs = spec.llamacpp
-        assert needs is not None, "the catalog has a section for each engine that is chosen"
-        return Launch(
-            model_id=spec.id,
-            image=needs.image or self._image,
-            module="inference_service.worker",
-            env=_environment(spec, needs) | needs.env,
-            process_env={"LLAMACPP_EXIT_WITH_PARENT": "1"},
-            address_env=("LLAMACPP_HOST", "LLAMACPP_PORT"),
-            files={"LLAMACPP_FILE": needs.weights.path} if needs.weights.path else {},
-            memory_bytes=needs.memory,
+    def command(self, spec: ModelSpec, seat: Seat) -> Command:
+        needs = spec.needs(LlamacppNeeds)
+        env, secrets = environment(_environment(spec, needs, seat) | needs.env | _address(seat))
+        path = needs.weights.path
+        return Command(
+            model=spec.id,
+            image=(needs.image or self._image) if seat.in_container else "",
+            program=() if seat.in_container else _PROGRAM,
+            env=env,
+            secrets=secrets,
+            mounts=(Mount(path, seat.path(path)),) if path else (),
+            needs=Needs(needs.memory, container=needs.container),
+            port=seat.port,
             concurrency=needs.slots,
         )
 
-    async def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
-        async with aclosing(instance.logs()) as lines:
+    async def progress(self, command: Command, running: Running) -> AsyncGenerator[Progress]:
+        async with aclosing(running.logs()) as lines:
             async for line in lines:
                 if (progress := progress_in(line)) is not None:
                     yield progress
@@ -115,14 +164,15 @@ class Llamacpp:
             return f"llama.cpp could not load {file}: {error}."
         return message or (plain[-1] if plain else "")
 
-    async def ready(self, url: str) -> bool:
-        return await sse.answers(self._connections, f"{url}/health")  # 503 while the model loads
+    async def ready(self, instance: Instance) -> bool:
+        url = f"{instance.url}/health"
+        return await sse.answers(self._connections, url)  # 503 while the model loads
 
     async def generate(
-        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
         try:
-            stream = sse.post(self._connections, f"{url}/completion", _request(prompt))
+            stream = sse.post(self._connections, f"{instance.url}/completion", _request(prompt))
             unsent = 0  # tokens that had no text so far
             async with aclosing(stream) as batches:
                 async for lines in batches:
@@ -163,12 +213,21 @@ def progress_in(line: str) -> Progress | None:
     return None
 
 
-def _environment(spec: ModelSpec, needs: LlamacppNeeds) -> dict[str, str]:
+def _address(seat: Seat) -> dict[str, str]:
+    return {"LLAMACPP_HOST": seat.host, "LLAMACPP_PORT": str(seat.port)}
+
+
+def _environment(spec: ModelSpec, needs: LlamacppNeeds, seat: Seat) -> dict[str, str]:
+    # `worker/__init__.py` describes the environment.
     env = {
         "LLAMACPP_CONTEXT": str(spec.context_length),
         "LLAMACPP_SLOTS": str(needs.slots),
     }
+    if not seat.in_container:
+        env["LLAMACPP_EXIT_WITH_PARENT"] = "1"
     weights = needs.weights
+    if weights.path is not None:
+        env["LLAMACPP_FILE"] = seat.path(weights.path)
     if weights.repo is not None and weights.file is not None:
         env |= {"LLAMACPP_REPO": weights.repo, "LLAMACPP_FILE": weights.file}
         env |= {"LLAMACPP_REVISION": weights.revision}

@@ -7,66 +7,29 @@ passes `tests/runtimes/test_contract.py` with a bed of its own in `tests/runtime
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
-from inference_service.capacity.claims import GpuNeed, GpuShare
-from inference_service.catalog import Gpus
+from inference_service.capacity.claims import GpuShare
+from inference_service.key import Key
 from inference_service.lifecycle import Progress
+from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.logs import KEPT_LINES
-
-# Variables of this service's own environment that every engine gets.
-HUB_ENV = ("HF_TOKEN", "HF_ENDPOINT")
-
-_SECRET = re.compile("(TOKEN|SECRET|PASSWORD|KEY)$")
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """The facts by which a runtime runs the engine of one model.
-
-    An engine is configured by environment variables alone, so that the same launch works as a
-    container and as a process. The runtime adds to `env`:
-    - the two variables of `address_env`: the host and the port on which the engine must listen;
-    - those of `gpu_env`, where `env` does not have them: the number of GPUs, `GpuShare.fraction`;
-    - each variable of `files`: the path under which the engine sees that file.
-    """
-
-    model_id: str
-    image: str
-    module: str | None  # `python -m` runs it in place of the image; None: containers only
-    env: Mapping[str, str]
-    address_env: tuple[str, str]
-    memory_bytes: int
-    cpu_env: Mapping[str, str] = field(default_factory=dict)  # added where it gets no GPU
-    process_env: Mapping[str, str] = field(default_factory=dict)  # added where it is a process
-    files: Mapping[str, Path] = field(default_factory=dict)
-    gpus: Gpus = "none"
-    gpu_need: GpuNeed = field(default_factory=GpuNeed)  # where the engine gets any GPUs
-    gpu_env: tuple[str, str] | None = None  # for the number, for the fraction
-    concurrency: int = 128  # requests that the engine works on at once
-    stop_grace: float = 10.0  # seconds from the request to stop to the kill
-
-    def secrets(self) -> tuple[str, ...]:
-        """Return the values that the log must not show, by the names of their variables."""
-        env = {name: os.environ.get(name, "") for name in HUB_ENV} | dict(self.env)
-        return tuple(value for name, value in env.items() if value and _SECRET.search(name))
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
     """The end of an engine.
 
-    `code` is the exit code: negative where a signal ended a process, None where it is unknown.
+    `code` is the exit code: negative where a signal ended a process, None where it is unknown. A
+    `lost` engine has no known end, because its machine is gone.
     """
 
     code: int | None
     oom_killed: bool = False
+    lost: bool = False
 
     @property
     def facts(self) -> dict[str, object]:
@@ -74,25 +37,40 @@ class Exit:
         return {"exit_code": self.code, "oom_killed": str(self.oom_killed).lower()}
 
     def __str__(self) -> str:
+        if self.lost:
+            return "was lost with its machine"
         if self.oom_killed:
             return f"ran out of its memory limit (exit code {self.code})"
         return f"exited with code {self.code}"
 
 
-class Instance(Protocol):
-    """A running engine, with a url, a log and an end."""
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What serves during a run, as data: the only address that anybody uses.
+
+    `name` is that of the container; see `Runtime.container_name`. `url` begins with `http://` or
+    `https://`, and ends without a slash. `port` is that of 127.0.0.1, or 0 where the engine is
+    elsewhere. `model` is the engine's own name of the model; `headers` go with each request.
+    """
+
+    name: str
+    url: str
+    port: int = 0
+    model: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def local(cls, name: str, port: int, command: Command) -> Instance:
+        """Return the instance of a command whose engine listens at a port of 127.0.0.1."""
+        return cls(name, f"http://127.0.0.1:{port}", port, command.model, command.headers)
+
+
+class Running(Protocol):
+    """An engine that runs: its instance, its log and its end."""
 
     @property
-    def name(self) -> str:
-        """The name of the container; see `Runtime.container_name`."""
-
-    @property
-    def port(self) -> int:
-        """The port of 127.0.0.1 on which the engine listens."""
-
-    @property
-    def url(self) -> str:
-        """The address of the engine: `http://127.0.0.1:<port>`."""
+    def instance(self) -> Instance:
+        """The instance that serves."""
 
     async def wait(self) -> Exit:
         """Wait for the end of the engine, whatever the cause, and return it.
@@ -104,7 +82,7 @@ class Instance(Protocol):
     def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
         """Yield the last lines that are kept, then each new line, until the end.
 
-        No line shows one of `Launch.secrets`.
+        No line shows one of `Command.hidden`.
         """
 
     def tail(self, count: int) -> tuple[str, ...]:
@@ -125,25 +103,30 @@ class Runtime(Protocol):
     def name(self) -> str:
         """The name in the settings: `docker` or `process`."""
 
-    def container_name(self, launch: Launch) -> str:
-        """Return the name that the container of this launch has, or would have.
+    @property
+    def seat(self) -> Seat:
+        """The empty seat: what every engine finds here."""
+
+    @property
+    def patience(self) -> float:
+        """The seconds in which the runtime notices that an engine has ended or is lost."""
+
+    def container_name(self, key: Key) -> str:
+        """Return the name that the container of this run has, or would have.
 
         Every instance has such a name, also where it is no container.
         """
 
-    def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+    def pull(self, command: Command) -> AsyncGenerator[Progress]:
         """Fetch what `run` needs and this machine lacks, and yield the progress.
 
-        Closing the generator ends the transfer. Raises LaunchError where the launch cannot run
-        here, or RuntimeUnavailable.
+        `command` is that of an empty seat. Closing the generator ends the transfer. Raises
+        LaunchError where the command cannot run here, or RuntimeUnavailable.
         """
-
-    def gives_gpus(self, launch: Launch) -> bool:
-        """Return whether an engine of this launch gets GPUs from this runtime."""
 
     def run(
         self, launch: Launch, gpus: GpuShare | None = None
-    ) -> AbstractAsyncContextManager[Instance]:
+    ) -> AbstractAsyncContextManager[Running]:
         """Run the engine while the context is open.
 
         On entering, an engine that an earlier service left running is adopted as it is, if it fits
@@ -151,24 +134,24 @@ class Runtime(Protocol):
         gets those of `gpus`, or all GPUs where `gpus` is None.
 
         On leaving, the engine is stopped and removed, after a failure and a cancellation too. An
-        engine has `launch.stop_grace` to end by itself; but after an error in the block, as when
-        the engine hangs, it is killed at once. Then its name, port and memory are free.
+        engine has `stop_grace` to end by itself; but after an error in the block, as when the
+        engine hangs, it is killed at once. Then its name, port and memory are free.
 
         Raises LaunchError or RuntimeUnavailable on entering, StopFailed on leaving.
         """
 
-    def removal_pending(self, launch: Launch) -> bool:
-        """Return whether the removal of this launch's engine is pending.
+    def removal_pending(self, key: Key) -> bool:
+        """Return whether the removal of this run's engine is pending.
 
         A removal is pending when leaving `run` has failed to remove the engine, which may still use
-        its memory. The runtime retries until the engine is gone, or the model is run again.
+        its memory. The runtime retries until the engine is gone, or the key is run again.
         """
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
+    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
         """Find the engines of an earlier service that still run and fit; remove the others.
 
-        `launches` is by model id. Returns, by model id, the ids of the GPUs that the engine was
-        given by name. The engines that fit wait for `run` to adopt them.
+        `commands` are those of the empty seat, by model id. Returns, by key, the ids of the GPUs
+        that the engine was given by name. The engines that fit wait for `run` to adopt them.
 
         Raises LaunchError or RuntimeUnavailable.
         """

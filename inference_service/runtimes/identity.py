@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from inference_service.key import Key
+
 DEFAULT = "inference-service"  # the service whose containers and ports are as documented
 
 
@@ -17,9 +19,9 @@ class NameTaken(Exception):
     """A service of the same name that uses the same Docker daemon."""
 
 
-def container_name(service: str, model_id: str) -> str:
-    """Return `tgi-<model id>`, with the service's name before it unless that is the default."""
-    name = f"tgi-{model_id}"
+def container_name(service: str, key: Key) -> str:
+    """Return `tgi-<key>`, with the service's name before it unless that is the default."""
+    name = f"tgi-{key}"
     return name if service == DEFAULT else f"{service}-{name}"
 
 

@@ -11,15 +11,16 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.errors import LaunchError
+from inference_service.key import Key
 from inference_service.lifecycle import Progress
 from inference_service.runtimes import identity
-from inference_service.runtimes.base import Exit, Launch
+from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 from inference_service.runtimes.ports import Ports
@@ -28,69 +29,67 @@ _LINE_LIMIT = 1 << 20
 
 
 class ProcessRuntime:
-    """The runtime of processes: each runs `python -m <launch.module>`."""
+    """The runtime of processes: each runs the words of `command.program`."""
 
     name = "process"
+    seat = Seat()
+    patience = 10.0
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
 
-    def container_name(self, launch: Launch) -> str:
+    def container_name(self, key: Key) -> str:
         """Return the name without that of the service: names of processes cannot clash."""
-        return identity.container_name(identity.DEFAULT, launch.model_id)
+        return identity.container_name(identity.DEFAULT, key)
 
-    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        """Refuse a launch for containers only. Otherwise fetch nothing: the engine is a package."""
-        if launch.module is None:
+    async def pull(self, command: Command) -> AsyncGenerator[Progress]:
+        """Refuse a command without a program. Otherwise fetch nothing."""
+        if not command.program:
             raise LaunchError(
-                f"{launch.model_id} runs in a container only; start Docker, or give it a "
+                f"{command.model} runs in a container only; start Docker, or give it a "
                 "`llamacpp` section in the catalog"
             )
         return
         yield  # makes this a generator
 
-    def gives_gpus(self, launch: Launch) -> bool:
-        """Return False: the llama.cpp that is installed here computes on the CPU."""
-        return False
-
     @asynccontextmanager
     async def run(
         self, launch: Launch, gpus: GpuShare | None = None
-    ) -> AsyncGenerator[ProcessInstance]:
+    ) -> AsyncGenerator[RunningProcess]:
         """Run the engine as the leader of its own process group."""
-        assert launch.module is not None, "pull() refuses such a launch"
         with self._ports.claim() as port:
+            command = launch.command(self.seat.taken(port, gpus))
             loop = asyncio.get_running_loop()
             try:
                 transport, protocol = await loop.subprocess_exec(
                     lambda: _Protocol(loop),
-                    *(sys.executable, "-m", launch.module),
+                    *command.program,
+                    *command.args,
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
-                    env=_environment(launch, port),
+                    env={**os.environ, **command.env, **command.secrets},
                     start_new_session=True,  # Ctrl-C in a terminal is for the service alone
                 )
             except OSError as error:
-                raise LaunchError(f"the engine could not be started: {error}") from None
+                raise LaunchError(_refusal(command, error)) from None
             process = asyncio.subprocess.Process(transport, protocol, loop)
-            instance = ProcessInstance(
-                self.container_name(launch), launch, port, process, protocol.exited
-            )
-            grace = launch.stop_grace
+            instance = Instance.local(self.container_name(launch.key), port, command)
+            running = RunningProcess(instance, command, process, protocol.exited)
+            grace = command.stop_grace
             try:
-                yield instance
+                yield running
             except Exception:
                 grace = 0
                 raise
             finally:
-                await instance.stop(grace)
+                await running.stop(grace)
 
-    def removal_pending(self, launch: Launch) -> bool:
+    def removal_pending(self, key: Key) -> bool:
         """Return False: a process cannot refuse SIGKILL."""
         return False
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
+    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
         """Find none: processes end with the service."""
         return {}
 
@@ -101,11 +100,11 @@ class ProcessRuntime:
         """Do nothing: this runtime holds nothing itself."""
 
 
-def _environment(launch: Launch, port: int) -> dict[str, str]:
-    host_env, port_env = launch.address_env
-    env = {**os.environ, **launch.cpu_env, **launch.process_env, **launch.env}
-    env |= {host_env: "127.0.0.1", port_env: str(port)}
-    return env | {variable: str(path) for variable, path in launch.files.items()}
+def _refusal(command: Command, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError | PermissionError):
+        cause = os.strerror(error.errno or 0).lower()
+        return f"the program {command.program[0]!r} of its entry cannot be run: {cause}"
+    return f"the engine could not be started: {error}"
 
 
 class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
@@ -123,22 +122,19 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
         self.exited.set()
 
 
-class ProcessInstance:
-    """The instance of an engine that is a process."""
+class RunningProcess:
+    """An engine that is a process."""
 
     def __init__(
         self,
-        name: str,
-        launch: Launch,
-        port: int,
+        instance: Instance,
+        command: Command,
         process: asyncio.subprocess.Process,
         exited: asyncio.Event,
     ) -> None:
-        self.name = name
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.instance = instance
         self._process = process
-        self._log = LogBuffer(launch.secrets())
+        self._log = LogBuffer(command.hidden)
         self._exited = exited
         self._reader = asyncio.create_task(self._read())
         self._killer = asyncio.create_task(self._end_group())

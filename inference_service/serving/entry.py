@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 from inference_service.capacity.claims import Demand
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Engine
-from inference_service.runtimes.base import Launch, Runtime
+from inference_service.key import Key
+from inference_service.runtimes.base import Runtime
+from inference_service.runtimes.command import Command, Launch
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model of the catalog, with its runtime, engine and launch.
+    """A model of the catalog, with its runtime and its engine.
+
+    `command` is that of an empty seat.
 
     Two entries are equal when the same engine would run in the same way: what the engine does not
     know of, such as the idle timeout, changes without a restart.
@@ -22,23 +27,26 @@ class Entry:
     spec: ModelSpec = field(compare=False)
     runtime: Runtime
     engine: Engine
-    launch: Launch
+    command: Command
 
     @classmethod
     def of(cls, spec: ModelSpec, runtime: Runtime, engine: Engine) -> Entry:
-        """Return the entry with the launch that the engine makes."""
-        return cls(spec, runtime, engine, engine.launch(spec))
+        """Return the entry with the command that the engine makes."""
+        return cls(spec, runtime, engine, engine.command(spec, runtime.seat))
+
+    def launch(self, key: Key) -> Launch:
+        """Return what the runtime runs under this key."""
+        return Launch(key, partial(self.engine.command, self.spec))
 
     @property
     def start_key(self) -> str:
         """The key of past starts that took about as long as the next one."""
-        return f"{self.runtime.name} {self.launch.image} {self.spec.id}"
+        return f"{self.runtime.name} {self.command.name} {self.spec.id}"
 
     @property
     def demand(self) -> Demand:
         """The memory and the GPUs that a run needs."""
-        gpu_need = self.launch.gpu_need if self.runtime.gives_gpus(self.launch) else None
-        return Demand(self.spec.id, self.launch.memory_bytes, gpu_need)
+        return Demand(self.spec.id, self.command.needs.memory_bytes, self.command.needs.gpu)
 
     def idle_timeout(self, default: float, asked: float | None = None) -> float:
         """Return the seconds without use after which a run stops.

@@ -194,8 +194,10 @@ class Generation:
             async with leasing as lease, limit:
                 if self._first is None:
                     self._ready = time.monotonic()
-                engine, url, spec = lease.entry.engine, lease.instance.url, lease.entry.spec
-                async with aclosing(engine.generate(url, spec, prompt, whole=whole)) as chunks:
+                engine, spec = lease.entry.engine, lease.entry.spec
+                async with aclosing(
+                    engine.generate(lease.instance, spec, prompt, whole=whole)
+                ) as chunks:
                     async for chunk in chunks:
                         self._finish = chunk.finish
                         await write(chunk, limit)

@@ -21,7 +21,7 @@ from inference_service.errors import (
     StartBackingOff,
 )
 from inference_service.lifecycle import State, Status
-from inference_service.runtimes.base import Instance
+from inference_service.runtimes.base import Instance, Running
 from inference_service.serving.back_off import BackOff
 from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Lease
@@ -60,7 +60,7 @@ class Model:
             timing.back_off, timing.back_off_longest, timing.healthy_spell, _now
         )
         self._run: Run | None = None
-        self._instance: Instance | None = None  # the last one, whose log outlives its run
+        self._running: Running | None = None  # the last one, whose log outlives its run
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._removed = False
@@ -93,7 +93,7 @@ class Model:
             engine=entry.engine.name,
             runtime=entry.runtime.name,
             context_length=entry.spec.context_length,
-            memory_bytes=entry.launch.memory_bytes,
+            memory_bytes=entry.command.needs.memory_bytes,
             pinned=entry.spec.pinned,
             status=self.report.now(),
             gpus=self._admission.gpu_amounts(self.id),
@@ -172,9 +172,9 @@ class Model:
                 break
             if run.leases.ended:
                 raise self._stopped()
-            if run.instance is None or self.status.state is State.STARTING:
+            if run.running is None or self.status.state is State.STARTING:
                 return
-            if run.serves and await run.entry.engine.ready(run.instance.url):
+            if run.serves and await run.entry.engine.ready(run.running.instance):
                 return
             await asyncio.wait([run.gone], timeout=pause)  # the runtime reports its death
         await asyncio.sleep(max(0.0, self._back_off.left))
@@ -195,14 +195,14 @@ class Model:
 
         Raises NotRunning when the model has never been started.
         """
-        instance = (self._run and self._run.instance) or self._instance
-        if instance is None:
+        running = (self._run and self._run.running) or self._running
+        if running is None:
             raise NotRunning(self.id)
         if not follow:
-            for line in instance.tail(last):
+            for line in running.tail(last):
                 yield line
             return
-        async with aclosing(instance.logs(last)) as lines:
+        async with aclosing(running.logs(last)) as lines:
             async for line in lines:
                 yield line
 
@@ -295,7 +295,7 @@ class Model:
     async def _live(self, run: Run) -> None:
         """Own a run: the one task that ends it."""
         failure = await run.live()
-        self._run, self._instance = None, run.instance or self._instance
+        self._run, self._running = None, run.running or self._running
         if failure is None:
             self._back_off.forgive()
             self.report.stopped()

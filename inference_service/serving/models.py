@@ -72,10 +72,10 @@ class Models:
     async def adopt(self) -> None:
         """Take over the engines that an earlier run of this service has left."""
         for runtime in {id(m.entry.runtime): m.entry.runtime for m in self}.values():
-            launches = {m.id: m.entry.launch for m in self if m.entry.runtime is runtime}
-            for model_id, gpu_ids in (await runtime.survivors(launches)).items():
-                self._admission.keep(model_id, gpu_ids)
-                _begin(self._models[model_id], adopts=True)
+            commands = {m.id: m.entry.command for m in self if m.entry.runtime is runtime}
+            for key, gpu_ids in (await runtime.survivors(commands)).items():
+                self._admission.keep(key.model_id, gpu_ids)
+                _begin(self._models[key.model_id], adopts=True)
 
     def preload(self) -> None:
         """Start the models that the catalog says to start with the service."""

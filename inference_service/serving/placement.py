@@ -8,7 +8,6 @@ from typing import Literal
 from inference_service.catalog import ModelSpec
 
 RuntimeSetting = Literal["auto", "docker", "process"]
-EngineSetting = Literal["auto", "tgi", "llamacpp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +19,26 @@ class RuntimeChoice:
 
 
 def place(
-    spec: ModelSpec, runtime: RuntimeSetting, engine: EngineSetting, docker_answers: bool
+    spec: ModelSpec, runtime: RuntimeSetting, engine: str, docker_answers: bool
 ) -> tuple[str, str]:
     """Name the runtime and the engine of a model.
 
-    In a process only llama.cpp can run. In Docker the engine is the one that the entry names, else
-    the one of the setting if the entry has a section for it, else TGI. With `auto` a model that
-    only llama.cpp runs is embedded even where Docker answers, because that needs no image.
+    The engine is one that can run here: the one that the entry names, else the one of the setting
+    if the entry has a section for it, else the first in the table of kinds. It runs in the best of
+    its runtimes. With `auto`, a model with one engine that can be a process is one even where
+    Docker answers, because that needs no image. Where nothing can run, the runtime of processes
+    gets the model, and refuses it when it is to start.
     """
-    if runtime == "process" or not docker_answers:
-        return "process", "llamacpp" if "llamacpp" in spec.engines else "tgi"
-    chosen = spec.engine or (engine if engine in spec.engines else spec.engines[0])
-    if runtime == "auto" and spec.engines == ("llamacpp",):
+    refused = () if docker_answers and runtime != "process" else ("docker",)
+    open_to = {
+        name: [place for place in needs.runtimes if place not in refused]
+        for name, needs in spec.sections.items()
+    }
+    names = [name for name in spec.engines if open_to[name]] or spec.engines
+    chosen = next((name for name in names if name == spec.engine), None) or (
+        engine if engine in names else names[0]
+    )
+    runtimes = open_to[chosen] or ["process"]
+    if runtime == "auto" and len(spec.engines) == 1 and "process" in runtimes:
         return "process", chosen
-    return "docker", chosen
+    return runtimes[0], chosen

@@ -18,8 +18,9 @@ from inference_service.errors import (
     StartFault,
     StopFailed,
 )
+from inference_service.key import Key
 from inference_service.lifecycle import State
-from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.base import Exit, Instance, Running
 from inference_service.serving.back_off import BackOff
 from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Leases
@@ -54,14 +55,14 @@ class Run:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.entry = entry
-        self.instance: Instance | None = None
+        self.running: Running | None = None
         self.ready: asyncio.Future[Instance] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
         self.replaced = False  # another run follows, with another entry
-        launch = entry.launch
+        self.key = Key(entry.spec.id)
         slots = Slots(
-            launch.model_id,
-            launch.concurrency,
+            entry.spec.id,
+            entry.command.concurrency,
             timing.queue_size,
             heartbeat=timing.heartbeat,
         )
@@ -145,7 +146,7 @@ class Run:
 
     @property
     def removal_pending(self) -> bool:
-        return self.entry.runtime.removal_pending(self.entry.launch)
+        return self.entry.runtime.removal_pending(self.key)
 
     async def evict(self) -> bool:
         if not self.evictable:
@@ -158,19 +159,19 @@ class Run:
     # From the beginning to the end.
 
     async def _start_and_serve(self) -> None:
-        runtime, launch = self.entry.runtime, self.entry.launch
+        runtime, launch = self.entry.runtime, self.entry.launch(self.key)
         start = Start(self.entry, self._report, self._timing)
         with self._admission.claim(self) as claim:
             await start.granted(claim)
             try:
                 await start.pulled()
-                async with runtime.run(launch, claim.gpus) as instance:
-                    self.instance = instance
-                    await start.healthy(instance, self._dies(instance))
-                    self._becomes_ready(instance)
-                    await self._until_dead(instance)
+                async with runtime.run(launch, claim.gpus) as running:
+                    self.running = running
+                    await start.healthy(running, self._dies(running))
+                    self._becomes_ready(running.instance)
+                    await self._until_dead(running)
             except LaunchError as error:
-                raise StartFailed(launch.model_id, self._report.phase, str(error)) from None
+                raise StartFailed(self.key.model_id, self._report.phase, str(error)) from None
 
     def _becomes_ready(self, instance: Instance) -> None:
         self._ready_at = _now()
@@ -179,10 +180,10 @@ class Run:
             self._report.ready(instance, learns=not self._adopts)
             self.ready.set_result(instance)
 
-    async def _until_dead(self, instance: Instance) -> None:
+    async def _until_dead(self, running: Running) -> None:
         """Wait for the death of the engine, and raise it as an error."""
         try:
-            await race(self._dies(instance), self._hangs(instance))
+            await race(self._dies(running), self._hangs(running))
         except Exception as error:
             if not isinstance(error, ServiceError):
                 error = StartFault(self.demand.model_id, error)
@@ -192,10 +193,10 @@ class Run:
             self._dying = True
             self._back_off.served(_now() - self._ready_at)
 
-    async def _dies(self, instance: Instance) -> None:
-        raise self._death(instance, await instance.wait())
+    async def _dies(self, running: Running) -> None:
+        raise self._death(running, await running.wait())
 
-    async def _hangs(self, instance: Instance) -> None:
+    async def _hangs(self, running: Running) -> None:
         """Raise EngineHung when the engine has answered nothing for too long.
 
         The limit is generous, because engines do not answer while they read a long prompt.
@@ -203,9 +204,9 @@ class Run:
         answered = _now()
         while (silence := _now() - answered) < self._timing.hang:
             await asyncio.sleep(self._timing.probe)
-            if await self.entry.engine.ready(instance.url):
+            if await self.entry.engine.ready(running.instance):
                 answered = _now()
-        tail = instance.tail(LOG_LINES)
+        tail = running.tail(LOG_LINES)
         raise EngineHung(self.demand.model_id, silence, self._back_off_after_death(), tail)
 
     async def _end(self) -> None:
@@ -215,8 +216,8 @@ class Run:
         self._refuse(self._stopped())
         await self.leases.drained()
 
-    def _death(self, instance: Instance, exit: Exit) -> ServiceError:
-        model_id, tail = self.demand.model_id, instance.tail(LOG_LINES)
+    def _death(self, running: Running, exit: Exit) -> ServiceError:
+        model_id, tail = self.demand.model_id, running.tail(LOG_LINES)
         cause = self.entry.engine.cause(tail)
         if not self.ready.done():
             phase = self._report.phase

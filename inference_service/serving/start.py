@@ -10,7 +10,7 @@ from typing import Any
 from inference_service.capacity.admission import Claim
 from inference_service.errors import StartStalled
 from inference_service.lifecycle import Phase, Progress
-from inference_service.runtimes.base import Instance
+from inference_service.runtimes.base import Running
 from inference_service.serving.entry import Entry
 from inference_service.serving.race import race
 from inference_service.serving.report import Report
@@ -35,22 +35,22 @@ class Start:
     async def pulled(self) -> None:
         """Fetch what the runtime needs. Raises StartStalled, and what the runtime raises."""
         async with self._stalling():
-            await self._follow(self._entry.runtime.pull(self._entry.launch))
+            await self._follow(self._entry.runtime.pull(self._entry.command))
             self._moved(Progress(Phase.CREATING_CONTAINER))
 
-    async def healthy(self, instance: Instance, death: Coroutine[Any, Any, None]) -> None:
+    async def healthy(self, running: Running, death: Coroutine[Any, Any, None]) -> None:
         """Wait until the engine answers. Raises StartStalled, and what `death` raises."""
-        async with self._stalling(instance):
-            await race(self._answers(instance), self._reports(instance), death)
+        async with self._stalling(running):
+            await race(self._answers(running), self._reports(running), death)
 
-    async def _answers(self, instance: Instance) -> None:
+    async def _answers(self, running: Running) -> None:
         for pause in pauses(self._timing):
-            if await self._entry.engine.ready(instance.url):
+            if await self._entry.engine.ready(running.instance):
                 return
             await asyncio.sleep(pause)
 
-    async def _reports(self, instance: Instance) -> None:
-        await self._follow(self._entry.engine.progress(self._entry.launch, instance))
+    async def _reports(self, running: Running) -> None:
+        await self._follow(self._entry.engine.progress(self._entry.command, running))
         await asyncio.Event().wait()  # the end of the log is not the end of the race
 
     async def _follow(self, steps: AsyncGenerator[Progress]) -> None:
@@ -64,13 +64,13 @@ class Start:
             self._stall.reschedule(asyncio.get_running_loop().time() + self._timing.stall)
 
     @asynccontextmanager
-    async def _stalling(self, instance: Instance | None = None) -> AsyncGenerator[None]:
+    async def _stalling(self, running: Running | None = None) -> AsyncGenerator[None]:
         """Raise StartStalled when nothing moves in the block for too long."""
         try:
             async with asyncio.timeout(self._timing.stall) as self._stall:
                 yield
         except TimeoutError:
-            tail = instance.tail(LOG_LINES) if instance else ()
+            tail = running.tail(LOG_LINES) if running else ()
             phase, limit = self._report.phase, self._timing.stall
             raise StartStalled(self._entry.spec.id, phase, limit, tail) from None
 

@@ -385,7 +385,7 @@ async def test_models_on_one_gpu_start_one_after_the_other() -> None:
     async with rack(ONE, first=30, second=20, third=20) as r:
         r.engine.may_answer.clear()
         starts = [asyncio.create_task(r["first"].start())]
-        await r.runtime.instance("tgi-first")
+        await r.runtime.engine("tgi-first")
         for name in ("second", "third"):
             starts.append(asyncio.create_task(r[name].start()))
             await waits(r[name])
@@ -407,8 +407,8 @@ async def test_two_gpus_start_two_models_at_once() -> None:
     async with rack(TWO, first=30, second=40) as r:
         r.engine.may_answer.clear()
         starts = [asyncio.create_task(r[name].start()) for name in ("first", "second")]
-        await r.runtime.instance("tgi-first")
-        await r.runtime.instance("tgi-second")
+        await r.runtime.engine("tgi-first")
+        await r.runtime.engine("tgi-second")
         r.engine.may_answer.set()
         await asyncio.gather(*starts)
 
@@ -421,7 +421,7 @@ async def test_a_start_takes_what_is_given_back_on_its_gpu_meanwhile() -> None:
         await r["first"].start()
         r.engine.may_answer.clear()
         starts = [asyncio.create_task(r["second"].start())]
-        await r.runtime.instance("tgi-second")
+        await r.runtime.engine("tgi-second")
         starts.append(asyncio.create_task(r["third"].start()))
         await waits(r["third"])
 
@@ -439,7 +439,7 @@ async def test_no_model_is_evicted_from_a_gpu_on_which_another_starts() -> None:
         await r["first"].start()
         r.engine.may_answer.clear()
         starts = [asyncio.create_task(r["second"].start())]
-        await r.runtime.instance("tgi-second")
+        await r.runtime.engine("tgi-second")
         starts.append(asyncio.create_task(r["third"].start()))
         await waits(r["third"])
         assert r.admission.plan(r["third"].entry.demand).must_wait
@@ -454,7 +454,7 @@ async def test_a_start_takes_nothing_from_a_start_that_waits() -> None:
     async with rack(ONE, first=30, second=20) as r:
         r.engine.may_answer.clear()
         start = asyncio.create_task(r["first"].start())
-        await r.runtime.instance("tgi-first")
+        await r.runtime.engine("tgi-first")
         r["second"].begin()
         await waits(r["second"])
 
@@ -471,8 +471,8 @@ async def test_engines_that_are_adopted_keep_their_gpus() -> None:
         for name in ("one", "two"):
             r.admission.keep(name, ("gpu-0",))  # without this, gpu-1 is chosen
             r[name].begin()
-        await r.runtime.instance("tgi-one")
-        await r.runtime.instance("tgi-two")  # without a wait for the first
+        await r.runtime.engine("tgi-one")
+        await r.runtime.engine("tgi-two")  # without a wait for the first
 
         assert r.admission.gpu_amounts("one") == {"gpu-0": 10 * GB}
         assert r.admission.gpu_amounts("two") == {"gpu-0": 10 * GB}
@@ -489,7 +489,7 @@ async def test_an_engine_that_is_adopted_takes_nothing_that_another_gives_back()
         for name in ("one", "two"):
             r.admission.keep(name, ("gpu-0",))
             r[name].begin()
-            await r.runtime.instance(f"tgi-{name}")
+            await r.runtime.engine(f"tgi-{name}")
 
         await r["one"].stop()
 

@@ -22,7 +22,7 @@ async def test_an_engine_whose_gpu_has_gone_waits_for_those_that_start_on_anothe
     )
     engine.may_answer.clear()
     first.begin()
-    await runtime.instance("tgi-first")
+    await runtime.engine("tgi-first")
     admission.keep("moved", ("gpu-9",))
     moved.begin(adopts=True)
     message = "waits until first has started on the same GPU"

@@ -87,7 +87,7 @@ async def test_at_the_end_of_a_start() -> None:
     async with made() as bed:
         bed.engine.may_answer.clear()
         bed.large.begin()
-        await bed.runtime.instance("tgi-large")
+        await bed.runtime.engine("tgi-large")
         starts = [await bed.wait(small) for small in bed.small]
         bed.engine.may_answer.set()
 
@@ -111,7 +111,7 @@ async def test_at_the_end_of_a_start_on_the_same_gpu() -> None:
         first, second = (bed.model(name, "10MiB") for name in ("one", "two"))
         bed.engine.may_answer.clear()
         first.begin()
-        await bed.runtime.instance("tgi-one")
+        await bed.runtime.engine("tgi-one")
         start = await bed.wait(second)
         bed.engine.may_answer.set()
 

@@ -8,20 +8,26 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 
-from inference_service.catalog import Catalog, ModelSpec
+from inference_service.catalog import ModelSpec
+from inference_service.engines import kinds
 from inference_service.engines.base import Chunk, Engine, Finish, Prompt
-from inference_service.engines.llamacpp import Llamacpp
-from inference_service.engines.tgi.engine import Tgi
-from inference_service.runtimes.base import Instance
+from inference_service.engines.llamacpp import Llamacpp, LlamacppNeeds
+from inference_service.engines.tgi.engine import Tgi, TgiNeeds
+from inference_service.key import Key
+from inference_service.runtimes.base import Instance, Running
+from inference_service.runtimes.command import Launch, Seat
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
 from tests.doubles.tgi.process import started
 from tests.engines.waiting import soon
 from tests.fakes import FakeEngine, broken, spec
 from tests.runtimes import processes
+
+SEAT = Seat("0.0.0.0", 80, in_container=True)  # of a container without a GPU
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Text:
 
 
 class Bed(ABC):
-    """One engine that serves `spec` at `url`.
+    """One engine that serves `spec` as `instance`, at `url`.
 
     `opening` is a prompt for a long text. `whole` is the argument of `read` for `generate`.
     """
@@ -52,13 +58,17 @@ class Bed(ABC):
     opening: str
     whole = False
 
+    @property
+    def instance(self) -> Instance:
+        return Instance("engine", self.url, model=self.spec.id)
+
     def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk]:
         """See `Engine.generate`."""
-        return self.engine.generate(self.url, self.spec, prompt)
+        return self.engine.generate(self.instance, self.spec, prompt)
 
     async def read(self, prompt: Prompt) -> Text:
         """Return the whole text."""
-        chunks = self.engine.generate(self.url, self.spec, prompt, whole=self.whole)
+        chunks = self.engine.generate(self.instance, self.spec, prompt, whole=self.whole)
         async with aclosing(chunks):
             return Text(tuple([chunk async for chunk in chunks]))
 
@@ -154,28 +164,27 @@ async def fake() -> AsyncGenerator[Bed]:
 @asynccontextmanager
 async def llamacpp(ports: Ports, **changes: object) -> AsyncGenerator[Bed]:
     """Run a worker with the model of the package; `changes` are fields of its section."""
-    entry = Catalog.load().find("story-mini")
-    assert entry.llamacpp is not None
-    needs = entry.llamacpp.model_copy(update=changes)
-    entry = entry.model_copy(update={"llamacpp": needs})
+    entry = kinds.catalog().find("story-mini")
+    needs = entry.needs(LlamacppNeeds).model_copy(update=changes)
+    entry = entry.model_copy(update={"sections": {"llamacpp": needs}})
     engine = Llamacpp("")
-    async with ProcessRuntime(ports).run(engine.launch(entry)) as instance:
-        await soon(_logged(instance, '"serving"'), "the worker serves", 60)
-        (pid,) = processes.with_variable(f"LLAMACPP_PORT={instance.port}")
-        yield LlamacppBed(engine, entry, instance.url, pid)
+    launch = Launch(Key(entry.id), partial(engine.command, entry))
+    async with ProcessRuntime(ports).run(launch) as running:
+        await soon(_logged(running, '"serving"'), "the worker serves", 60)
+        (pid,) = processes.with_variable(f"LLAMACPP_PORT={running.instance.port}")
+        yield LlamacppBed(engine, entry, running.instance.url, pid)
         await engine.aclose()
 
 
 def tgi_spec(context_length: int = 2048) -> ModelSpec:
     """Make an entry for TGI, whose double has a model of each name."""
-    weights = {"repo": "some/model"}
-    entry = {
-        "id": f"tgi-double-{os.getpid()}",
-        "hf_name": "some/model",
-        "context_length": context_length,
-        "tgi": {"memory": "128MiB", "weights": weights},
-    }
-    return ModelSpec.model_validate(entry)
+    needs = TgiNeeds.model_validate({"memory": "128MiB", "weights": {"repo": "some/model"}})
+    return ModelSpec(
+        id=f"tgi-double-{os.getpid()}",
+        hf_name="some/model",
+        context_length=context_length,
+        sections={"tgi": needs},
+    )
 
 
 @asynccontextmanager
@@ -184,16 +193,16 @@ async def tgi(
 ) -> AsyncGenerator[Bed]:
     """Run TGI's double with the launch of the engine; `changes` are its variables."""
     engine, entry = Tgi(""), tgi_spec(context_length)
-    env = {**engine.launch(entry).env, "MAX_TOTAL_TOKENS": str(context_length)}
+    env = {**engine.command(entry, SEAT).env, "MAX_TOTAL_TOKENS": str(context_length)}
     del env["HF_HOME"]  # the volume of a container
     async with started(env | {"DOUBLE_TOKENS_PER_SECOND": "0"} | changes) as double:
         yield TgiBed(engine, entry, double.url, double.process.pid, whole=whole)
         await engine.aclose()
 
 
-async def _logged(instance: Instance, part: str) -> None:
-    async with aclosing(instance.logs()) as lines:
+async def _logged(running: Running, part: str) -> None:
+    async with aclosing(running.logs()) as lines:
         async for line in lines:
             if part in line:
                 return
-    raise AssertionError(f"it {await instance.wait()}: {instance.tail(20)}")
+    raise AssertionError(f"it {await running.wait()}: {running.tail(20)}")

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from inference_service.runtimes.base import Instance
 from tests.engines.waiting import soon
 
 End = Literal["done", "cut", "hold"]
@@ -67,6 +68,10 @@ class ScriptedServer:
         self.left = asyncio.Event()
         self.url = ""
         self.handlers: set[asyncio.Task[None]] = set()
+
+    @property
+    def instance(self) -> Instance:
+        return Instance("scripted", self.url, model="tiny")
 
     async def until_answered(self) -> None:
         await soon(self.answered.wait(), "all pieces of an answer are read")

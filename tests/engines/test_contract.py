@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,12 +25,14 @@ from inference_service.errors import (
     PromptTooLong,
     ServiceError,
 )
-from inference_service.runtimes.base import Exit
+from inference_service.key import Key
+from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.command import Launch, Seat
 from inference_service.runtimes.ports import Ports
 from tests.engines import beds
 from tests.engines.beds import Bed, Text
 from tests.engines.waiting import soon, until
-from tests.fakes import FakeEngine, FakeInstance, spec
+from tests.fakes import FakeEngine, FakeRunning, spec
 from tests.runtimes.beds import DockerBed
 
 SOON = 1.0  # the seconds in which an engine notices that its caller has left
@@ -66,7 +69,7 @@ async def test_tokens_are_counted_as_the_engine_counts_them(bed: Bed) -> None:
 
 async def test_a_whole_text_is_that_of_the_stream(real: Bed) -> None:
     wanted = prompt(real, WILD, seed=7)
-    whole = real.engine.generate(real.url, real.spec, wanted, whole=True)
+    whole = real.engine.generate(real.instance, real.spec, wanted, whole=True)
 
     text = Text(tuple([chunk async for chunk in whole]))
 
@@ -179,7 +182,7 @@ async def gone(bed: Bed) -> None:
     """Return when the engine is not ready any more, within a second."""
 
     async def gone() -> bool:
-        return not await bed.engine.ready(bed.url)
+        return not await bed.engine.ready(bed.instance)
 
     await until(gone, "the engine is not ready any more", SOON)
 
@@ -219,7 +222,7 @@ async def test_an_engine_that_is_killed_fails_all_its_requests(slow: Bed) -> Non
 
     assert all(isinstance(end, Text | EngineFailed) for end in ends)
     assert sum(isinstance(end, EngineFailed) for end in ends) > 20
-    assert not await slow.engine.ready(slow.url)
+    assert not await slow.engine.ready(slow.instance)
     with pytest.raises(EngineFailed):
         await slow.read(prompt(slow))
 
@@ -239,7 +242,7 @@ async def test_an_engine_may_fail_in_the_middle_of_a_text(bed: Bed) -> None:
 
 
 async def test_ready_is_the_truth(real: Bed) -> None:
-    assert await real.engine.ready(real.url)
+    assert await real.engine.ready(real.instance)
     await real.kill()
     await gone(real)
 
@@ -262,7 +265,7 @@ async def test_ready_never_raises_and_takes_seconds_at_most(answer: bytes | None
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     engines = (Llamacpp(""), Tgi(""))
     async with server:
-        asked = asyncio.gather(*(engine.ready(url) for engine in engines))
+        asked = asyncio.gather(*(engine.ready(Instance("engine", url)) for engine in engines))
         assert await soon(asked, "each engine's `ready` returns") == [False, False]
         left.set()
         for engine in engines:
@@ -271,16 +274,15 @@ async def test_ready_never_raises_and_takes_seconds_at_most(answer: bytes | None
 
 @pytest.mark.parametrize("engine", [FakeEngine(), Llamacpp(""), Tgi("")], ids=lambda e: e.name)
 async def test_progress_ends_with_the_engine_and_counts_no_heartbeats(engine: Engine) -> None:
-    instance = FakeInstance("some-engine", 8080)
+    running = FakeRunning("some-engine", 8080)
     for line in ("still waiting", "", "{}"):
-        instance.log.append(line)
-    launch = FakeEngine().launch(spec())
-    steps = engine.progress(launch, instance)
+        running.log.append(line)
+    steps = engine.progress(FakeEngine().command(spec(), Seat()), running)
     reading = asyncio.create_task(anext(steps, None))
     await asyncio.sleep(0.01)
     assert not reading.done()
 
-    instance.die(Exit(1))
+    running.die(Exit(1))
 
     assert await soon(reading, "the end of the progress after that of the engine") is None
 
@@ -404,7 +406,7 @@ async def test_tgi_that_is_unhealthy_is_not_ready() -> None:
     async with beds.tgi() as bed:
         await bed.read(prompt(bed, text=f"{bed.opening} [[fault:unhealthy]]"))
 
-        assert not await bed.engine.ready(bed.url)
+        assert not await bed.engine.ready(bed.instance)
 
 
 @WHOLE_OR_NOT
@@ -425,18 +427,18 @@ async def test_tgi_in_a_container(tgi_image: str, ports: Ports) -> None:
     """Run the engine's own launch, and read the log of its start and a text."""
     engine = Tgi(tgi_image)
     docker, spec = DockerBed(tgi_image, ports), beds.tgi_spec()
-    launch = engine.launch(spec)
+    launch = Launch(Key(spec.id), partial(engine.command, spec))
     phases = set()
-    async with docker.runtime.run(launch) as instance:
-        async with aclosing(instance.logs()) as lines:
+    async with docker.runtime.run(launch) as running:
+        async with aclosing(running.logs()) as lines:
             async for line in lines:
                 if progress := tgi_log.progress(line):
                     phases.add(progress.phase)
                 if "Connected" in line:
                     break
-        await until(lambda: engine.ready(instance.url), "the engine is ready")
+        await until(lambda: engine.ready(running.instance), "the engine is ready")
         wanted = Prompt("[[say:Hello from a container.]]", max_new_tokens=50)
-        async with aclosing(engine.generate(instance.url, spec, wanted)) as chunks:
+        async with aclosing(engine.generate(running.instance, spec, wanted)) as chunks:
             text = "".join([chunk.text async for chunk in chunks])
     await engine.aclose()
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
+from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.http import Connections
-from inference_service.engines.llamacpp import Llamacpp, progress_in
+from inference_service.engines.llamacpp import GgufWeights, Llamacpp, LlamacppNeeds, progress_in
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -23,6 +23,7 @@ from inference_service.errors import (
     ServiceError,
 )
 from inference_service.lifecycle import Phase, Progress
+from inference_service.runtimes.command import Mount, Seat
 from tests.engines.scripted import Answer, event, plain, serving, stream
 
 PROMPT = Prompt("Once upon a time", max_new_tokens=5)
@@ -46,7 +47,9 @@ async def at_once() -> AsyncIterator[Llamacpp]:
 def spec(weights: GgufWeights | None = None, **needs: Any) -> ModelSpec:
     weights = weights or GgufWeights(repo="a/tiny", file="tiny.gguf")
     llamacpp = LlamacppNeeds(memory="1GB", weights=weights, **needs)  # type: ignore[arg-type]
-    return ModelSpec(id="tiny", hf_name="a/tiny", context_length=128, llamacpp=llamacpp)
+    return ModelSpec(
+        id="tiny", hf_name="a/tiny", context_length=128, sections={"llamacpp": llamacpp}
+    )
 
 
 def token(text: str, so_far: int) -> bytes:
@@ -68,7 +71,7 @@ def error(code: int, kind: str = "server_error", **facts: Any) -> dict[str, Any]
 
 async def generate(engine: Llamacpp, *answers: Answer) -> list[Chunk]:
     async with serving(*answers) as server:
-        return [chunk async for chunk in engine.generate(server.url, spec(), PROMPT)]
+        return [chunk async for chunk in engine.generate(server.instance, spec(), PROMPT)]
 
 
 def ended(reason: FinishReason, count: int = 3) -> Finish:
@@ -180,7 +183,7 @@ async def test_errors_have_the_facts_that_callers_need(engine: Llamacpp) -> None
 
 async def test_nothing_is_read_after_the_finish(engine: Llamacpp) -> None:
     async with serving(stream(last(), end="hold")) as server:
-        chunks = [chunk async for chunk in engine.generate(server.url, spec(), PROMPT)]
+        chunks = [chunk async for chunk in engine.generate(server.instance, spec(), PROMPT)]
         await server.until_left()
 
     assert len(chunks) == 1
@@ -188,7 +191,7 @@ async def test_nothing_is_read_after_the_finish(engine: Llamacpp) -> None:
 
 async def test_closing_a_text_ends_its_request(engine: Llamacpp) -> None:
     async with serving(stream(token(" a", 1), end="hold")) as server:
-        async with aclosing(engine.generate(server.url, spec(), PROMPT)) as chunks:
+        async with aclosing(engine.generate(server.instance, spec(), PROMPT)) as chunks:
             await anext(chunks)
         await server.until_left()
 
@@ -224,7 +227,7 @@ async def test_the_request_names_every_sampler(
     engine: Llamacpp, prompt: Prompt, fields: dict[str, Any]
 ) -> None:
     async with serving(stream(last())) as server:
-        async for _ in engine.generate(server.url, spec(), prompt):
+        async for _ in engine.generate(server.instance, spec(), prompt):
             pass
 
     [(path, request)] = server.requests
@@ -328,7 +331,7 @@ def test_the_cause_is_the_message_of_the_worker_or_an_error_of_llamacpp(
 
 
 @pytest.mark.parametrize(
-    ("weights", "needs", "env", "files"),
+    ("weights", "needs", "env"),
     [
         pytest.param(
             GgufWeights(repo="a/b", file="c.gguf", revision="r", sha256="0" * 64),
@@ -341,29 +344,33 @@ def test_the_cause_is_the_message_of_the_worker_or_an_error_of_llamacpp(
                 "LLAMACPP_SLOTS": "2",
                 "LLAMACPP_THREADS": "3",
             },
-            {},
             id="in a repository",
         ),
         pytest.param(
-            GgufWeights(path=Path("/m.gguf")),
+            GgufWeights(path=Path("/models/m.gguf")),
             {"env": {"LLAMACPP_SLOTS": "9"}},
-            {"LLAMACPP_SLOTS": "9"},
-            {"LLAMACPP_FILE": Path("/m.gguf")},
+            {"LLAMACPP_SLOTS": "9", "LLAMACPP_FILE": "/model/m.gguf"},
             id="on this machine, with an environment that wins",
         ),
     ],
 )
-def test_the_launch_follows_the_entry(
-    engine: Llamacpp,
-    weights: GgufWeights,
-    needs: dict[str, Any],
-    env: dict[str, str],
-    files: dict[str, Path],
+def test_the_command_follows_the_entry(
+    engine: Llamacpp, weights: GgufWeights, needs: dict[str, Any], env: dict[str, str]
 ) -> None:
-    launch = engine.launch(spec(weights, **needs))
+    command = engine.command(spec(weights, **needs), Seat("0.0.0.0", 80, in_container=True))
 
-    assert launch.env == {"LLAMACPP_CONTEXT": "128"} | env
-    assert (launch.files, launch.memory_bytes) == (files, 10**9)
-    assert (launch.model_id, launch.image) == ("tiny", "llamacpp:0")
-    assert launch.module == "inference_service.worker"
-    assert launch.address_env == ("LLAMACPP_HOST", "LLAMACPP_PORT")
+    address = {"LLAMACPP_HOST": "0.0.0.0", "LLAMACPP_PORT": "80"}
+    assert command.env == {"LLAMACPP_CONTEXT": "128"} | address | env
+    path = weights.path
+    assert command.mounts == ((Mount(path, "/model/m.gguf"),) if path else ())
+    assert (command.needs.memory_bytes, command.needs.gpu) == (10**9, None)
+    assert (command.model, command.image, command.program) == ("tiny", "llamacpp:0", ())
+
+
+def test_a_process_sees_the_file_where_it_is_and_ends_with_the_service(engine: Llamacpp) -> None:
+    command = engine.command(spec(GgufWeights(path=Path("/m.gguf"))), Seat(port=8080))
+
+    assert (command.image, command.program[1:]) == ("", ("-P", "-m", "inference_service.worker"))
+    assert command.env["LLAMACPP_FILE"] == "/m.gguf"
+    assert command.env["LLAMACPP_EXIT_WITH_PARENT"] == "1"
+    assert command.env["LLAMACPP_PORT"] == "8080"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,11 @@ from urllib.parse import quote
 from docker import DockerClient
 from docker.errors import NotFound
 
-from inference_service.runtimes.base import Exit, Instance, Launch, Runtime
+from inference_service.capacity.claims import GpuNeed
+from inference_service.catalog import Gpus
+from inference_service.key import Key
+from inference_service.runtimes.base import Exit, Running, Runtime
+from inference_service.runtimes.command import Command, Launch, Mount, Needs, Seat, environment
 from inference_service.runtimes.docker.runtime import DockerRuntime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
@@ -31,6 +36,7 @@ MIB = 2**20
 _RUN = f"tests-{os.getpid()}"
 _PROGRAM = Path(__file__).with_name("engine_program.py")
 _MARK = "ENGINE_NAME"  # a variable of each engine, by which its processes are found
+NOTHING: Mapping[str, Any] = {}
 _SOON = 10.0  # seconds in which a killed process is gone, on a busy machine too
 
 
@@ -48,9 +54,9 @@ ENTRYPOINT ["python", "/engine_program.py"]
     )
 
 
-async def ask(instance: Instance, path: str) -> str:
+async def ask(running: Running, path: str) -> str:
     """Send a request to `engine_program` and return the answer, empty if it ended meanwhile."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", instance.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.instance.port)
     try:
         writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
         answer = await reader.read()
@@ -65,52 +71,78 @@ class Bed(ABC):
 
     runtime: Runtime
 
-    def launch(self, which: str = "one", **changes: Any) -> Launch:
-        """Make a launch with a name of these tests; `changes` are its fields."""
-        launch = Launch(
-            model_id=f"{_RUN}-{which}",
-            image="",
-            module="tests.runtimes.engine_program",
-            env={},
-            address_env=("ENGINE_HOST", "ENGINE_PORT"),
-            memory_bytes=64 * MIB,
-            stop_grace=5,
-        )
-        launch = replace(launch, **changes)
-        return replace(launch, env={_MARK: self.name(launch), **launch.env})
+    image = ""
+    program: tuple[str, ...] = ()
+
+    def launch(
+        self,
+        which: str = "one",
+        *,
+        number: int = 1,
+        env: Mapping[str, str] = NOTHING,
+        files: Mapping[str, Path] = NOTHING,
+        memory_bytes: int = 64 * MIB,
+        gpus: Gpus = "none",
+        **changes: Any,
+    ) -> Launch:
+        """Make a launch with a name of these tests; `changes` are fields of its command.
+
+        `files` are mounted, and their paths are in the variables of these names.
+        """
+        key = Key(f"{_RUN}-{which}", number)
+
+        def command(seat: Seat) -> Command:
+            variables = {_MARK: self.runtime.container_name(key), **env}
+            variables |= {"ENGINE_HOST": seat.host, "ENGINE_PORT": str(seat.port)}
+            variables |= {name: seat.path(file) for name, file in files.items()}
+            plain, secrets = environment(variables)
+            made = Command(
+                model=key.model_id,
+                image=self.image,
+                program=self.program,
+                env=plain,
+                secrets=secrets,
+                mounts=tuple(Mount(file, seat.path(file)) for file in files.values()),
+                needs=Needs(memory_bytes, GpuNeed() if seat.gives(gpus) else None),
+                port=seat.port,
+                stop_grace=5,
+            )
+            return replace(made, **changes)
+
+        return Launch(key, command)
 
     def name(self, launch: Launch) -> str:
         """Return the name that the container of this launch has or would have."""
-        return self.runtime.container_name(launch)
+        return self.runtime.container_name(launch.key)
 
     @asynccontextmanager
-    async def running(self, which: str = "one", **changes: Any) -> AsyncGenerator[Instance]:
+    async def running(self, which: str = "one", **changes: Any) -> AsyncGenerator[Running]:
         """Run an engine that serves; after the block nothing may be left of it."""
         launch = self.launch(which, **changes)
-        async with self.runtime.run(launch) as instance:
-            await self.serves(instance)
-            yield instance
+        async with self.runtime.run(launch) as running:
+            await self.serves(running)
+            yield running
         assert self.left(launch) == []
 
-    async def serves(self, instance: Instance) -> None:
+    async def serves(self, running: Running) -> None:
         """Return when the engine serves."""
-        serves = within(SLOWLY, f"{instance.name} did not serve")
-        async with serves, aclosing(instance.logs()) as lines:
+        serves = within(SLOWLY, f"{running.instance.name} did not serve")
+        async with serves, aclosing(running.logs()) as lines:
             async for line in lines:
                 if line == "serving":
                     return
-        raise AssertionError(f"the engine {await instance.wait()}: {instance.tail(20)}")
+        raise AssertionError(f"the engine {await running.wait()}: {running.tail(20)}")
 
-    async def write(self, instance: Instance, line: str) -> None:
+    async def write(self, running: Running, line: str) -> None:
         """Make the engine write a line."""
-        await ask(instance, f"/write/{quote(line)}")
+        await ask(running, f"/write/{quote(line)}")
 
-    async def end(self, instance: Instance, code: int) -> None:
+    async def end(self, running: Running, code: int) -> None:
         """Make the engine end by itself."""
-        await ask(instance, f"/exit/{code}")
+        await ask(running, f"/exit/{code}")
 
     @abstractmethod
-    async def kill(self, instance: Instance) -> Exit:
+    async def kill(self, running: Running) -> Exit:
         """Kill the engine from outside; return the exit that `wait` has to return."""
 
     def left(self, launch: Launch) -> list[str]:
@@ -125,20 +157,22 @@ class Bed(ABC):
 class FakeBed(Bed):
     """The fake runtime, which has no engines: the test plays them."""
 
+    image = "fake"
+
     def __init__(self) -> None:
         self.runtime = self._fake = FakeRuntime()
 
-    async def serves(self, instance: Instance) -> None:
-        await self.write(instance, "serving")
+    async def serves(self, running: Running) -> None:
+        await self.write(running, "serving")
 
-    async def write(self, instance: Instance, line: str) -> None:
-        self._fake.running[instance.name].log.append(line)
+    async def write(self, running: Running, line: str) -> None:
+        self._fake.running[running.instance.name].log.append(line)
 
-    async def end(self, instance: Instance, code: int) -> None:
-        self._fake.running[instance.name].die(Exit(code))
+    async def end(self, running: Running, code: int) -> None:
+        self._fake.running[running.instance.name].die(Exit(code))
 
-    async def kill(self, instance: Instance) -> Exit:
-        self._fake.running[instance.name].die(Exit(-9))
+    async def kill(self, running: Running) -> Exit:
+        self._fake.running[running.instance.name].die(Exit(-9))
         return Exit(-9)
 
     def left(self, launch: Launch) -> list[str]:
@@ -148,15 +182,13 @@ class FakeBed(Bed):
 class ProcessBed(Bed):
     """Processes of this interpreter."""
 
+    program = (sys.executable, str(_PROGRAM))
+
     def __init__(self, ports: Ports) -> None:
         self.runtime = ProcessRuntime(ports)
 
-    def launch(self, which: str = "one", **changes: Any) -> Launch:
-        path = {"PYTHONPATH": str(images.REPOSITORY)}
-        return super().launch(which, **{"process_env": path, **changes})
-
-    async def kill(self, instance: Instance) -> Exit:
-        for pid in processes.with_variable(f"{_MARK}={instance.name}"):
+    async def kill(self, running: Running) -> Exit:
+        for pid in processes.with_variable(f"{_MARK}={running.instance.name}"):
             os.kill(pid, signal.SIGKILL)
         return Exit(-signal.SIGKILL)
 
@@ -186,19 +218,16 @@ class DockerBed(Bed):
         client = DockerClient(base_url=self.url, timeout=60)
         self.runtime = DockerRuntime(client, ports, **{**options, **changes})
 
-    def launch(self, which: str = "one", **changes: Any) -> Launch:
-        return super().launch(which, **{"image": self.image, **changes})
+    def inspect(self, running: Running) -> Any:
+        """Inspect the container of an running."""
+        return self.client.api.inspect_container(running.instance.name)
 
-    def inspect(self, instance: Instance) -> Any:
-        """Inspect the container of an instance."""
-        return self.client.api.inspect_container(instance.name)
+    def processes(self, running: Running) -> list[int]:
+        """List the processes in the container of an running, by their ids outside."""
+        return processes.with_variable(f"{_MARK}={running.instance.name}")
 
-    def processes(self, instance: Instance) -> list[int]:
-        """List the processes in the container of an instance, by their ids outside."""
-        return processes.with_variable(f"{_MARK}={instance.name}")
-
-    async def kill(self, instance: Instance) -> Exit:
-        self.client.api.kill(instance.name)
+    async def kill(self, running: Running) -> Exit:
+        self.client.api.kill(running.instance.name)
         return Exit(137)
 
     def left(self, launch: Launch) -> list[str]:

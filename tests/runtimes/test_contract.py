@@ -14,7 +14,7 @@ import pytest
 
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Phase, Progress
-from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.base import Exit, Running
 from tests.runtimes.beds import Bed, ask
 from tests.waiting import PROMPTLY, SLOWLY, until, within
 
@@ -49,34 +49,34 @@ def _driven(
             error = raised
 
 
-async def read(instance: Instance) -> list[str]:
-    """Read the log of an instance to its end."""
-    ends = within(SLOWLY, f"the log of {instance.name} did not end")
-    async with ends, aclosing(instance.logs()) as lines:
+async def read(running: Running) -> list[str]:
+    """Read the log of an running to its end."""
+    ends = within(SLOWLY, f"the log of {running.instance.name} did not end")
+    async with ends, aclosing(running.logs()) as lines:
         return [line async for line in lines]
 
 
 async def test_an_instance_has_a_name_a_port_and_a_url(bed: Bed) -> None:
     launch = bed.launch()
-    async with bed.running() as instance:
-        assert instance.name == bed.name(launch)
-        assert instance.name.endswith(f"tgi-{launch.model_id}")
-        assert instance.url == f"http://127.0.0.1:{instance.port}"
+    async with bed.running() as running:
+        assert running.instance.name == bed.name(launch)
+        assert running.instance.name.endswith(f"tgi-{launch.key}")
+        assert running.instance.url == f"http://127.0.0.1:{running.instance.port}"
 
 
 async def test_the_engine_is_reachable_and_then_gone(real: Bed) -> None:
-    async with real.running(env={"COLOUR": "blue"}) as instance:
-        assert await ask(instance, "/env/COLOUR") == "blue"
+    async with real.running(env={"COLOUR": "blue"}) as running:
+        assert await ask(running, "/env/COLOUR") == "blue"
 
     with pytest.raises(ConnectionRefusedError):
-        await ask(instance, "/env/COLOUR")
+        await ask(running, "/env/COLOUR")
 
 
 async def test_a_model_can_run_again_with_the_same_name_and_port(bed: Bed) -> None:
     runs = []
     for _ in range(2):
-        async with bed.running() as instance:
-            runs.append((instance.name, instance.port))
+        async with bed.running() as running:
+            runs.append((running.instance.name, running.instance.port))
 
     assert runs[0] == runs[1]
 
@@ -84,12 +84,22 @@ async def test_a_model_can_run_again_with_the_same_name_and_port(bed: Bed) -> No
 async def test_two_models_have_two_ports_and_end_apart(bed: Bed) -> None:
     async with bed.running("one") as one:
         async with bed.running("two") as two:
-            ports = {one.port, two.port}
+            ports = {one.instance.port, two.instance.port}
         assert bed.left(bed.launch("one"))
         async with bed.running("two") as again:
-            assert {one.port, again.port} == ports
+            assert {one.instance.port, again.instance.port} == ports
 
     assert len(ports) == 2
+
+
+async def test_two_runs_of_one_model_have_two_names_and_end_apart(bed: Bed) -> None:
+    async with bed.running(number=1) as one:
+        async with bed.running(number=2) as two:
+            assert two.instance.name == f"{one.instance.name}.R2"
+            assert one.instance.port != two.instance.port
+            assert bed.left(bed.launch(number=1))
+        assert bed.left(bed.launch(number=1))
+        assert not bed.left(bed.launch(number=2))
 
 
 async def test_a_port_is_not_given_twice(bed: Bed) -> None:
@@ -98,21 +108,20 @@ async def test_a_port_is_not_given_twice(bed: Bed) -> None:
         async with bed.running("two") as two:
             await first.aclose()
             async with bed.running("three") as three:
-                assert three.port != two.port
+                assert three.instance.port != two.instance.port
 
 
-async def test_an_engine_gets_files_and_the_environment_of_a_cpu(real: Bed, tmp_path: Path) -> None:
+async def test_an_engine_gets_files(real: Bed, tmp_path: Path) -> None:
     file = tmp_path / "weights.gguf"
     file.write_text("so heavy")
 
-    async with real.running(files={"WEIGHTS": file}, cpu_env={"CPU": "yes"}) as instance:
-        assert await ask(instance, "/file/WEIGHTS") == "so heavy"
-        assert await ask(instance, "/env/CPU") == "yes"
+    async with real.running(files={"WEIGHTS": file}) as running:
+        assert await ask(running, "/file/WEIGHTS") == "so heavy"
 
 
 async def test_a_pull_reports_only_images_and_never_goes_back(bed: Bed) -> None:
     last: Progress | None = None
-    async with aclosing(bed.runtime.pull(bed.launch())) as pull:
+    async with aclosing(bed.runtime.pull(bed.launch().command(bed.runtime.seat))) as pull:
         async for progress in pull:
             assert progress.phase is Phase.PULLING_IMAGE
             assert progress == progress.after(last)
@@ -121,7 +130,8 @@ async def test_a_pull_reports_only_images_and_never_goes_back(bed: Bed) -> None:
 
 async def test_a_pull_for_a_launch_that_cannot_run_is_refused(bed: Bed) -> None:
     with pytest.raises(LaunchError):
-        async for _ in bed.runtime.pull(bed.launch(image="inference-service-test/no", module=None)):
+        command = bed.launch(image="", program=()).command(bed.runtime.seat)
+        async for _ in bed.runtime.pull(command):
             pass
 
 
@@ -136,13 +146,13 @@ async def test_an_error_in_the_block_leaves_nothing(bed: Bed) -> None:
 
 async def test_a_start_leaves_nothing_wherever_it_is_cancelled(bed: Bed) -> None:
     launch = bed.launch()
-    begun, running = asyncio.Event(), asyncio.Event()
+    begun, runs = asyncio.Event(), asyncio.Event()
     begun.set()
 
     async def run() -> None:
-        async with bed.runtime.run(launch) as instance:
-            running.set()
-            await instance.wait()
+        async with bed.runtime.run(launch) as running:
+            runs.set()
+            await running.wait()
 
     for wait in itertools.count(1):
         task = asyncio.create_task(cancelled_at(run(), wait, begun))
@@ -150,7 +160,7 @@ async def test_a_start_leaves_nothing_wherever_it_is_cancelled(bed: Bed) -> None
             async with within(SLOWLY, f"a start that was cancelled at wait {wait} did not end"):
                 await task
         assert bed.left(launch) == [], f"cancelled at wait {wait}"
-        if running.is_set():
+        if runs.is_set():
             return
 
 
@@ -159,8 +169,8 @@ async def test_a_stop_leaves_nothing_wherever_it_is_cancelled(bed: Bed) -> None:
     launch = bed.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=1)
 
     async def run(leaving: asyncio.Event) -> None:
-        async with bed.runtime.run(launch) as instance:
-            await bed.serves(instance)
+        async with bed.runtime.run(launch) as running:
+            await bed.serves(running)
             leaving.set()
 
     for wait in itertools.count(1):
@@ -177,51 +187,51 @@ async def test_a_stop_leaves_nothing_wherever_it_is_cancelled(bed: Bed) -> None:
 
 @pytest.mark.parametrize("code", [0, 3])
 async def test_all_who_wait_get_the_end_of_an_engine(bed: Bed, code: int) -> None:
-    async with bed.running() as instance:
-        first, left = (asyncio.create_task(instance.wait()) for _ in range(2))
+    async with bed.running() as running:
+        first, left = (asyncio.create_task(running.wait()) for _ in range(2))
         await asyncio.sleep(0)
         left.cancel()
-        await bed.end(instance, code)
+        await bed.end(running, code)
 
         async with within(SLOWLY, "the end of the engine was not reported to all"):
             assert await first == Exit(code)
-            assert await asyncio.gather(*(instance.wait() for _ in range(20))) == [Exit(code)] * 20
+            assert await asyncio.gather(*(running.wait() for _ in range(20))) == [Exit(code)] * 20
         assert left.cancelled()
 
 
 async def test_an_engine_that_is_killed_from_outside_is_reported(bed: Bed) -> None:
-    async with bed.running() as instance:
-        waiting = asyncio.create_task(instance.wait())
-        exit = await bed.kill(instance)
+    async with bed.running() as running:
+        waiting = asyncio.create_task(running.wait())
+        exit = await bed.kill(running)
 
         async with within(SLOWLY, "the end of the engine was not reported"):
             assert await waiting == exit
 
 
 async def test_a_wait_returns_when_the_run_is_left(bed: Bed) -> None:
-    async with bed.running() as instance:
-        waiting = asyncio.create_task(instance.wait())
+    async with bed.running() as running:
+        waiting = asyncio.create_task(running.wait())
         await asyncio.sleep(0)
 
     async with within(PROMPTLY, "the end of the engine was not reported"):
-        assert await waiting == await instance.wait()
+        assert await waiting == await running.wait()
 
 
 async def test_the_end_of_an_engine_is_the_end_of_its_children(real: Bed) -> None:
-    async with real.running() as instance:
-        await ask(instance, "/fork")
-        await real.end(instance, 3)
+    async with real.running() as running:
+        await ask(running, "/fork")
+        await real.end(running, 3)
 
         async with within(PROMPTLY, "the end of the engine was not reported"):
-            assert await instance.wait() == Exit(3)
+            assert await running.wait() == Exit(3)
 
 
 async def test_children_are_gone_after_a_stop_and_do_not_delay_it(real: Bed) -> None:
     loop = asyncio.get_running_loop()
     launch = real.launch(stop_grace=10)
-    async with real.runtime.run(launch) as instance:
-        await real.serves(instance)
-        await ask(instance, "/fork")
+    async with real.runtime.run(launch) as running:
+        await real.serves(running)
+        await ask(running, "/fork")
         began = loop.time()
 
     assert loop.time() - began < PROMPTLY
@@ -231,8 +241,8 @@ async def test_children_are_gone_after_a_stop_and_do_not_delay_it(real: Bed) -> 
 async def test_an_engine_that_ignores_sigterm_is_killed_after_its_grace(real: Bed) -> None:
     loop = asyncio.get_running_loop()
     launch = real.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=1)
-    async with real.runtime.run(launch) as instance:
-        await real.serves(instance)
+    async with real.runtime.run(launch) as running:
+        await real.serves(running)
         began = loop.time()
 
     assert 0.9 < loop.time() - began < 1 + PROMPTLY
@@ -244,8 +254,8 @@ async def test_an_error_in_the_block_kills_the_engine_without_its_grace(real: Be
     loop = asyncio.get_running_loop()
     launch = real.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=60)
     with pytest.raises(ZeroDivisionError):
-        async with real.runtime.run(launch) as instance:
-            await real.serves(instance)
+        async with real.runtime.run(launch) as running:
+            await real.serves(running)
             began = loop.time()
             _ = 1 / 0
 
@@ -254,57 +264,57 @@ async def test_an_error_in_the_block_kills_the_engine_without_its_grace(real: Be
 
 
 async def test_a_log_is_followed_from_its_beginning_to_its_end(bed: Bed) -> None:
-    async with bed.running() as instance:
-        await bed.write(instance, "early")
+    async with bed.running() as running:
+        await bed.write(running, "early")
         follows = within(SLOWLY, "the reader did not get all lines and the end of the log")
-        async with follows, aclosing(instance.logs()) as lines:
+        async with follows, aclosing(running.logs()) as lines:
             seen = [await anext(lines), await anext(lines)]
-            await bed.write(instance, "late")
+            await bed.write(running, "late")
             seen.append(await anext(lines))
-            await bed.write(instance, "last")
-            await bed.end(instance, 0)
+            await bed.write(running, "last")
+            await bed.end(running, 0)
             seen += [line async for line in lines]
 
-        assert seen == await read(instance) == ["serving", "early", "late", "last"]
-        assert await instance.wait() == Exit(0)
+        assert seen == await read(running) == ["serving", "early", "late", "last"]
+        assert await running.wait() == Exit(0)
 
 
 async def test_a_log_is_complete_when_the_end_is_known(bed: Bed) -> None:
-    async with bed.running() as instance:
+    async with bed.running() as running:
         for number in range(3):
-            await bed.write(instance, f"line {number}")
-        await bed.end(instance, 3)
-        await instance.wait()
+            await bed.write(running, f"line {number}")
+        await bed.end(running, 3)
+        await running.wait()
 
-        assert instance.tail(2) == ("line 1", "line 2")
-        assert instance.tail(100) == ("serving", "line 0", "line 1", "line 2")
+        assert running.tail(2) == ("line 1", "line 2")
+        assert running.tail(100) == ("serving", "line 0", "line 1", "line 2")
 
 
 async def test_a_log_can_be_followed_from_its_last_lines(bed: Bed) -> None:
-    async with bed.running() as instance:
-        await bed.write(instance, "early")
-        await bed.write(instance, "late")
-        await bed.end(instance, 0)
-        await instance.wait()
+    async with bed.running() as running:
+        await bed.write(running, "early")
+        await bed.write(running, "late")
+        await bed.end(running, 0)
+        await running.wait()
         for last, lines in ((0, []), (2, ["early", "late"]), (9, ["serving", "early", "late"])):
-            async with aclosing(instance.logs(last)) as log:
+            async with aclosing(running.logs(last)) as log:
                 assert [line async for line in log] == lines
 
 
 async def test_secrets_are_not_in_a_log(real: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "my-token")
-    async with real.running(env={"API_KEY": "my-key"}) as instance:
-        assert await ask(instance, "/env/HF_TOKEN") == "my-token"
-        await real.write(instance, "my-token and my-key")
-        await real.end(instance, 0)
-        await instance.wait()
+    async with real.running(env={"API_KEY": "my-key"}) as running:
+        assert await ask(running, "/env/HF_TOKEN") == "my-token"
+        await real.write(running, "my-token and my-key")
+        await real.end(running, 0)
+        await running.wait()
 
-        assert "my-" not in str(instance.tail(9))
+        assert "my-" not in str(running.tail(9))
 
 
 async def test_the_reader_of_a_log_ends_when_the_run_is_left(bed: Bed) -> None:
-    async with bed.running() as instance:
-        reading = asyncio.create_task(read(instance))
+    async with bed.running() as running:
+        reading = asyncio.create_task(read(running))
         await asyncio.sleep(0)
 
     async with within(PROMPTLY, "the reader of the log did not end"):
@@ -312,12 +322,12 @@ async def test_the_reader_of_a_log_ends_when_the_run_is_left(bed: Bed) -> None:
 
 
 async def test_any_text_may_stand_in_a_log(real: Bed) -> None:
-    async with real.running() as instance:
+    async with real.running() as running:
         for line in ("größer 日本", "tab\tand blanks  ", ""):
-            await real.write(instance, line)
-        await ask(instance, "/long/100000")
-        await real.end(instance, 0)
+            await real.write(running, line)
+        await ask(running, "/long/100000")
+        await real.end(running, 0)
 
-        lines = await read(instance)
+        lines = await read(running)
 
     assert lines == ["serving", "größer 日本", "tab\tand blanks", "", "x" * 100_000]

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from inference_service.key import Key
 from inference_service.runtimes import identity
 from inference_service.runtimes.identity import NameTaken, alone
 
@@ -25,12 +26,13 @@ with alone(*sys.argv[1:]):
 
 
 def test_the_default_service_has_the_documented_names_and_ports() -> None:
-    assert identity.container_name("inference-service", "gpt-2") == "tgi-gpt-2"
+    assert identity.container_name("inference-service", Key("gpt-2")) == "tgi-gpt-2"
+    assert identity.container_name("inference-service", Key("gpt-2", 2)) == "tgi-gpt-2.R2"
     assert identity.first_port("inference-service") == 0
 
 
 def test_another_service_has_names_and_ports_of_its_own() -> None:
-    assert identity.container_name("blue", "gpt-2") == "blue-tgi-gpt-2"
+    assert identity.container_name("blue", Key("gpt-2")) == "blue-tgi-gpt-2"
     assert identity.first_port("blue") == identity.first_port("blue") == 0x9E36CAB4
     assert len({identity.first_port(f"service-{number}") % 100 for number in range(50)}) > 25
 

@@ -23,16 +23,20 @@ from tests.waiting import SLOWLY, until, within
 # A service for one engine, whose output it repeats.
 SERVICE = """
 import asyncio, sys
-from inference_service.catalog import Catalog
+from functools import partial
+from inference_service.engines import kinds
 from inference_service.engines.llamacpp import Llamacpp
+from inference_service.key import Key
+from inference_service.runtimes.command import Launch
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
 
 async def main():
-    launch = Llamacpp("").launch(Catalog.load().find("story-mini"))
+    spec = kinds.catalog().find("story-mini")
+    launch = Launch(Key("story-mini"), partial(Llamacpp("").command, spec))
     port = int(sys.argv[1])
-    async with ProcessRuntime(Ports(port, port)).run(launch) as instance:
-        async for line in instance.logs():
+    async with ProcessRuntime(Ports(port, port)).run(launch) as running:
+        async for line in running.logs():
             print(line, flush=True)
 
 asyncio.run(main())
@@ -85,9 +89,9 @@ async def test_an_engine_ends_with_the_service(ports: Ports, number: signal.Sign
 
 async def test_a_group_that_ignores_sigterm_is_killed_whole(bed: ProcessBed) -> None:
     launch = bed.launch(env={"ENGINE_STUBBORN": "1"}, stop_grace=0.2)
-    async with bed.runtime.run(launch) as instance:
-        await bed.serves(instance)
-        await ask(instance, "/fork")
+    async with bed.runtime.run(launch) as running:
+        await bed.serves(running)
+        await ask(running, "/fork")
         await until(lambda: len(bed.left(launch)) == 2, "the engine made no child")
         processes = bed.left(launch)
     for pid in processes:
@@ -102,8 +106,8 @@ async def test_a_stop_that_is_cancelled_has_reaped_the_engine(
     leaving = asyncio.Event()
 
     async def run() -> None:
-        async with bed.runtime.run(launch) as instance:
-            await bed.serves(instance)
+        async with bed.runtime.run(launch) as running:
+            await bed.serves(running)
             leaving.set()
 
     task = asyncio.create_task(run())
@@ -121,8 +125,8 @@ async def test_a_stop_that_is_cancelled_has_reaped_the_engine(
 async def test_an_engine_has_a_session_of_its_own(bed: ProcessBed) -> None:
     """Ctrl-C in the terminal is for the service alone, which then stops the engine."""
     launch = bed.launch()
-    async with bed.runtime.run(launch) as instance:
-        await bed.serves(instance)
+    async with bed.runtime.run(launch) as running:
+        await bed.serves(running)
         (engine,) = bed.left(launch)
 
         assert os.getsid(int(engine)) == int(engine)
@@ -130,10 +134,10 @@ async def test_an_engine_has_a_session_of_its_own(bed: ProcessBed) -> None:
 
 async def test_twenty_runs_leave_no_zombie_and_no_descriptor(bed: ProcessBed) -> None:
     async def run(number: int) -> None:
-        async with bed.running(f"number-{number}") as instance:
+        async with bed.running(f"number-{number}") as running:
             if number % 2:
-                await bed.end(instance, 3)
-                await instance.wait()
+                await bed.end(running, 3)
+                await running.wait()
 
     await run(0)
     before = os.listdir("/proc/self/fd")
@@ -145,9 +149,9 @@ async def test_twenty_runs_leave_no_zombie_and_no_descriptor(bed: ProcessBed) ->
 
 
 async def test_a_line_that_is_too_long_is_dropped(bed: ProcessBed) -> None:
-    async with bed.running() as instance, aclosing(instance.logs()) as lines:
-        await ask(instance, f"/long/{5 * MIB}")
-        await bed.write(instance, "after")
+    async with bed.running() as running, aclosing(running.logs()) as lines:
+        await ask(running, f"/long/{5 * MIB}")
+        await bed.write(running, "after")
         async with within(SLOWLY, "the line after the long one did not come"):
             async for line in lines:
                 assert len(line) <= MIB
@@ -156,17 +160,20 @@ async def test_a_line_that_is_too_long_is_dropped(bed: ProcessBed) -> None:
 
 
 async def test_standard_error_is_in_the_log(bed: ProcessBed) -> None:
-    async with bed.runtime.run(bed.launch(module="tests.no_such_engine")) as instance:
-        assert await instance.wait() == Exit(1)
-        assert "No module named tests.no_such_engine" in instance.tail(1)[0]
+    program = (sys.executable, "-m", "tests.no_such_engine")
+    async with bed.runtime.run(bed.launch(program=program)) as running:
+        assert await running.wait() == Exit(1)
+        assert "No module named tests.no_such_engine" in running.tail(1)[0]
 
 
-async def test_a_process_that_cannot_be_made(
-    bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "executable", "/no/such/python")
-    with pytest.raises(LaunchError, match="No such file"):
-        async with bed.runtime.run(bed.launch()):
+@pytest.mark.parametrize(
+    ("program", "cause"),
+    [("/no/such/program", "no such file or directory"), ("/etc/passwd", "permission denied")],
+)
+async def test_a_program_that_cannot_be_run(bed: ProcessBed, program: str, cause: str) -> None:
+    launch = bed.launch(program=(program,))
+    with pytest.raises(LaunchError, match=f"the program '{program}' .* cannot be run: {cause}"):
+        async with bed.runtime.run(launch):
             pass
 
 
@@ -174,5 +181,5 @@ async def test_the_address_is_the_runtimes_and_not_the_environments(
     bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ENGINE_PORT", "1")
-    async with bed.running(env={"ENGINE_HOST": "127.0.0.2"}) as instance:
-        assert await ask(instance, "/env/ENGINE_PORT") == str(instance.port)
+    async with bed.running(env={"ENGINE_HOST": "127.0.0.2"}) as running:
+        assert await ask(running, "/env/ENGINE_PORT") == str(running.instance.port)

@@ -8,8 +8,8 @@ from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.lifecycle import Progress
-from inference_service.runtimes.base import Launch
-from tests.fakes import FakeInstance, FakeRuntime
+from inference_service.runtimes.command import Command, Launch
+from tests.fakes import FakeRunning, FakeRuntime
 
 
 class FaultyRuntime(FakeRuntime):
@@ -31,12 +31,12 @@ class FaultyRuntime(FakeRuntime):
         return any((self.pull_refusal, self.refusal, self.stop_refusal))
 
     @property
-    def current(self) -> FakeInstance | None:
+    def current(self) -> FakeRunning | None:
         """The instance, if any, but for one that could not be removed."""
         return None if self.unremoved else next(iter(self.running.values()), None)
 
-    async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        async with aclosing(super().pull(launch)) as pull:
+    async def pull(self, command: Command) -> AsyncGenerator[Progress]:
+        async with aclosing(super().pull(command)) as pull:
             async for progress in pull:
                 yield progress
         refusal, self.pull_refusal = self.pull_refusal, None
@@ -46,12 +46,12 @@ class FaultyRuntime(FakeRuntime):
     @asynccontextmanager
     async def run(
         self, launch: Launch, gpus: GpuShare | None = None
-    ) -> AsyncGenerator[FakeInstance]:
+    ) -> AsyncGenerator[FakeRunning]:
         if self.unremoved:
             self.removes_at_last()
-        async with super().run(launch, gpus) as instance:
+        async with super().run(launch, gpus) as running:
             try:
-                yield instance
+                yield running
             finally:
                 self.left_at = asyncio.get_running_loop().time()
                 await self._remove()

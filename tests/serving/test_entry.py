@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from inference_service.capacity.claims import GpuNeed
+from inference_service.runtimes.command import Seat
 from inference_service.serving.entry import Entry
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
@@ -38,7 +39,7 @@ def test_the_engine_need_not_know_the_idle_timeout() -> None:
     first = entry()
 
     assert replace(first, spec=entry(idle_timeout=5.0, pinned=True).spec) == first
-    assert replace(first, launch=replace(first.launch, env={"A": "1"})) != first
+    assert replace(first, command=replace(first.command, env={"A": "1"})) != first
     assert replace(first, engine=FakeEngine()) != first
     assert replace(first, runtime=FakeRuntime()) != first
 
@@ -48,7 +49,7 @@ def test_starts_are_compared_with_those_of_the_same_model_image_and_runtime() ->
         name = "other"
 
     first = entry()
-    image = replace(first, launch=replace(first.launch, image="another"))
+    image = replace(first, command=replace(first.command, image="another"))
     keys = [first, entry("small"), image, replace(first, runtime=Other())]
 
     assert len({each.start_key for each in keys}) == len(keys)
@@ -58,8 +59,7 @@ def test_starts_are_compared_with_those_of_the_same_model_image_and_runtime() ->
 @pytest.mark.parametrize("gives", [True, False])
 def test_a_demand_has_gpus_where_the_runtime_gives_them(gives: bool) -> None:
     class Given(FakeRuntime):
-        def gives_gpus(self, launch: object) -> bool:
-            return gives
+        seat = Seat(in_container=True, has_gpu=gives)
 
     engine = FakeEngine()
     engine.gpu_needs = {"tiny": GpuNeed(30)}

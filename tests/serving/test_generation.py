@@ -21,7 +21,7 @@ from inference_service.errors import (
     PromptTooLong,
 )
 from inference_service.lifecycle import State, Status
-from inference_service.runtimes.base import Exit
+from inference_service.runtimes.base import Exit, Instance
 from inference_service.serving.generation import Generation, Order, Resumption
 from inference_service.serving.model import Model
 from inference_service.serving.timing import Timing
@@ -48,12 +48,12 @@ class Mortal(FakeEngine):
         self.wholes: list[bool] = []
 
     async def generate(
-        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
         self.prompts.append(prompt)
         self.wholes.append(whole)
         left = self.losses.pop(0) if self.losses else None
-        async with aclosing(super().generate(url, spec, prompt)) as chunks:
+        async with aclosing(super().generate(instance, spec, prompt)) as chunks:
             async for chunk in chunks:
                 if left == 0:
                     self.on_loss()

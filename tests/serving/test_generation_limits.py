@@ -12,6 +12,7 @@ from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import DeadlineTooShort, GenerationTimeout, ModelStopped
 from inference_service.lifecycle import Phase
+from inference_service.runtimes.base import Instance
 from inference_service.serving.generation import Generation, Order, Resumption
 from inference_service.serving.start_times import StartTimes
 from tests.build import idle_in, timing
@@ -29,7 +30,7 @@ class Scripted(FakeEngine):
         self.script = list(script)
 
     async def generate(
-        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
         while self.script:
             match self.script.pop(0):

@@ -12,7 +12,7 @@ import pytest
 from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Leases
 from inference_service.serving.slots import Slots
-from tests.fakes import FakeEngine, FakeInstance, FakeRuntime, spec
+from tests.fakes import FakeEngine, FakeRunning, FakeRuntime, spec
 from tests.waiting import PROMPTLY, within
 
 
@@ -26,7 +26,7 @@ class Bed:
     def __init__(self, idle: float = 900, ready: bool = True) -> None:
         slots = Slots("tiny", 1, 1, heartbeat=10)
         self.entry = entry()
-        self.instance = FakeInstance("tgi-tiny", 8080)
+        self.instance = FakeRunning("tgi-tiny", 8080).instance
         self.leases = Leases(self.entry, slots, idle, self._release)
         self.released = 0
         self.may_leave = asyncio.Event()

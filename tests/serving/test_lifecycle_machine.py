@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import MEMORY
 from inference_service.catalog import Catalog, ModelSpec
+from inference_service.engines.llamacpp import LlamacppNeeds
 from inference_service.errors import (
     EngineDied,
     EngineFailed,
@@ -43,14 +44,15 @@ from inference_service.errors import (
     StopFailed,
 )
 from inference_service.lifecycle import TRANSITIONS, State, Status
-from inference_service.runtimes.base import Exit
+from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.command import Seat
 from inference_service.serving.entry import Entry
 from inference_service.serving.model import Model as Served
 from inference_service.serving.models import Models, Shown
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import View
-from tests.fakes import FakeEngine, FakeInstance, broken, spec
+from tests.fakes import FakeEngine, FakeRunning, broken, spec
 from tests.serving.faulty_runtime import FaultyRuntime
 from tests.serving.manual_loop import ManualLoop
 
@@ -83,9 +85,9 @@ class ProbedEngine(FakeEngine):
         self.answered_at = -math.inf
         self._hangs = hangs
 
-    async def ready(self, url: str) -> bool:
+    async def ready(self, instance: Instance) -> bool:
         now = asyncio.get_running_loop().time()
-        if answers := await super().ready(url):
+        if answers := await super().ready(instance):
             self.answered_at = now
         elif now - self.answered_at >= TIMING.hang:
             self._hangs()
@@ -140,8 +142,7 @@ class Model:
 
     @property
     def size(self) -> int:
-        assert self.run_spec.llamacpp is not None
-        return self.run_spec.llamacpp.memory
+        return self.run_spec.needs(LlamacppNeeds).memory
 
     @property
     def serves(self) -> bool:
@@ -175,7 +176,7 @@ class Call:
     drain: float = 0.0
     tidies_up: bool = False
     since: int = 0
-    instance: FakeInstance | None = None  # of the lease
+    instance: FakeRunning | None = None  # of the lease
     ends: bool = False  # the block of the lease is being left
     cancelled: bool = False
     asked: bool = False
@@ -246,7 +247,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.calls: list[Call] = []
         self.watchers: list[Watcher] = []
         self.closes: list[asyncio.Task[None]] = []
-        self.dead: set[FakeInstance] = set()  # whose end each task has had time to notice
+        self.dead: set[FakeRunning] = set()  # whose end each task has had time to notice
         self.settled = self.sound = True
 
     def run(self, iterations: float = math.inf, seconds: float = 0) -> None:
@@ -359,7 +360,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         if (
             runs
             and last != model.wanted_spec
-            and model.engine.launch(entry) != model.engine.launch(model.run_spec)
+            and model.engine.command(entry, Seat()) != model.engine.command(model.run_spec, Seat())
         ):
             self.note_stop(model, TIMING.drain)
         changes = self.served.reload(Catalog([m.wanted_spec for m in self.models.values()]))

@@ -66,7 +66,7 @@ async def test_a_lease_starts_the_model_and_reports_the_progress() -> None:
                 case Phase.PULLING_IMAGE:
                     runtime.may_pull.set()
                 case Phase.CREATING_CONTAINER:
-                    (await runtime.instance()).log.append("loading the weights")
+                    (await runtime.engine()).log.append("loading the weights")
                 case Phase.LOADING_WEIGHTS:
                     engine.may_answer.set()
 
@@ -87,7 +87,7 @@ async def test_invariant_2_a_cancel_of_the_first_caller_does_not_end_the_start()
     async with made() as (model, runtime, engine):
         engine.may_answer.clear()
         first, second = (asyncio.create_task(generate(model)) for _ in range(2))
-        await runtime.instance()
+        await runtime.engine()
 
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -102,7 +102,7 @@ async def test_invariant_2_a_start_goes_on_when_all_its_callers_have_left() -> N
     async with made() as (model, runtime, engine):
         engine.may_answer.clear()
         caller = asyncio.create_task(generate(model))
-        await runtime.instance()
+        await runtime.engine()
         caller.cancel()
         await asyncio.wait([caller])
 
@@ -248,7 +248,7 @@ async def test_invariant_8_a_failed_start_backs_off_and_names_its_cause() -> Non
     async with made() as (model, runtime, engine):
         engine.may_answer.clear()
         caller = asyncio.create_task(generate(model))
-        (await runtime.instance()).die(Exit(137, oom_killed=True), "loading", "out of memory")
+        (await runtime.engine()).die(Exit(137, oom_killed=True), "loading", "out of memory")
 
         with pytest.raises(StartFailed) as failed:
             await caller
@@ -358,7 +358,7 @@ async def test_invariant_7_a_start_in_which_nothing_moves_is_given_up() -> None:
     async with made(timing(stall=0.05)) as (model, runtime, engine):
         engine.may_answer.clear()
         caller = asyncio.create_task(generate(model))
-        (await runtime.instance()).log.append("waiting for nothing")
+        (await runtime.engine()).log.append("waiting for nothing")
 
         with pytest.raises(StartStalled, match="waiting for nothing"):
             await caller
@@ -368,7 +368,7 @@ async def test_invariant_7_progress_puts_the_stall_off() -> None:
     async with made(timing(stall=0.2)) as (model, runtime, engine):
         engine.may_answer.clear()
         caller = asyncio.create_task(generate(model))
-        instance = await runtime.instance()
+        instance = await runtime.engine()
         for step in range(10):  # together longer than the stall
             instance.log.append(f"load {step}")
             await asyncio.sleep(0.03)
@@ -497,7 +497,7 @@ async def test_a_reader_that_stalls_on_a_dead_engine_takes_no_slot_from_the_next
         async with model.lease():
             waiting = asyncio.create_task(wait_for_a_slot())
             assert await positions.get() == 1
-            (await runtime.instance()).die(Exit(1))
+            (await runtime.engine()).die(Exit(1))
             with pytest.raises(EngineDied, match="exited with code 1"):
                 await waiting
 

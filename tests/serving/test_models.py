@@ -15,8 +15,9 @@ from inference_service.capacity.claims import MEMORY, GpuNeed
 from inference_service.capacity.gpus import Gpu
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.errors import ModelNotFound, ModelStopped, ShuttingDown
+from inference_service.key import Key
 from inference_service.lifecycle import State
-from inference_service.runtimes.base import Launch
+from inference_service.runtimes.command import Command
 from inference_service.serving.entry import Entry
 from inference_service.serving.models import Models, Reload, Shown
 from inference_service.serving.start_times import StartTimes
@@ -215,7 +216,7 @@ async def test_a_preload_that_can_never_fit_does_not_stop_the_others(
 
     models.preload()
 
-    await runtime.instance("tgi-tiny")
+    await runtime.engine("tgi-tiny")
     assert "huge is not started with the service: huge needs 2.0 GB" in caplog.text
     await models.close(0)
 
@@ -376,7 +377,7 @@ async def test_callers_of_a_model_that_starts_wait_through_a_reload() -> None:
     async with house() as it:
         it.engine.may_answer.clear()
         waiting = asyncio.create_task(it.generate("tiny"))
-        await it.runtime.instance()
+        await it.runtime.engine()
 
         assert it.models.reload(Catalog([larger("tiny")])).restarted == ("tiny",)
         it.engine.may_answer.set()
@@ -477,8 +478,8 @@ async def test_a_reload_starts_a_new_model_with_preload() -> None:
 
 async def test_engines_that_are_adopted_keep_their_gpus() -> None:
     class Survived(FakeRuntime):
-        async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
-            return {"tiny": ("gpu-1",)}
+        async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
+            return {Key("tiny"): ("gpu-1",)}
 
     runtime, engine = Survived(), FakeEngine()
     engine.gpu_needs = {"tiny": GpuNeed(10**9)}
@@ -490,7 +491,7 @@ async def test_engines_that_are_adopted_keep_their_gpus() -> None:
     )
 
     await models.adopt()
-    await runtime.instance("tgi-tiny")
+    await runtime.engine("tgi-tiny")
 
     assert admission.gpu_amounts("tiny") == {"gpu-1": 10**9}
     await models.close(0)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from inference_service.catalog import GgufWeights, HubWeights, LlamacppNeeds, ModelSpec, TgiNeeds
-from inference_service.serving.placement import EngineSetting, RuntimeSetting, place
+from inference_service.catalog import ModelSpec
+from inference_service.engines.llamacpp import GgufWeights, LlamacppNeeds
+from inference_service.engines.tgi.engine import HubWeights, TgiNeeds
+from inference_service.serving.placement import RuntimeSetting, place
 
 DOCKER_TGI, DOCKER_LLAMACPP = ("docker", "tgi"), ("docker", "llamacpp")
 PROCESS_TGI, PROCESS_LLAMACPP = ("process", "tgi"), ("process", "llamacpp")
@@ -23,7 +25,7 @@ NEEDS: dict[str, Any] = {
 
 def spec(engines: str, named: Any = None) -> ModelSpec:
     needs = {name: NEEDS[name] for name in engines.split()}
-    return ModelSpec(id="tiny", hf_name="tiny", context_length=128, engine=named, **needs)
+    return ModelSpec(id="tiny", hf_name="tiny", context_length=128, engine=named, sections=needs)
 
 
 BOTH, TGI, LLAMACPP = spec("tgi llamacpp"), spec("tgi"), spec("llamacpp")
@@ -61,7 +63,7 @@ def test_auto_runs_a_model_of_llamacpp_alone_as_a_process() -> None:
 
 @pytest.mark.parametrize("engine", ["tgi", "llamacpp"])
 def test_the_setting_of_the_engine_does_not_move_a_model_of_one_engine(
-    engine: EngineSetting,
+    engine: str,
 ) -> None:
     assert place(LLAMACPP, "docker", engine, True) == DOCKER_LLAMACPP
     assert place(LLAMACPP, "auto", engine, True) == PROCESS_LLAMACPP
@@ -84,7 +86,7 @@ def test_the_setting_of_the_engine_does_not_move_a_model_of_one_engine(
 def test_a_process_is_llamacpp_wherever_the_entry_has_it(
     runtime: RuntimeSetting,
     docker_answers: bool,
-    engine: EngineSetting,
+    engine: str,
     entry: ModelSpec,
     placed: tuple[str, str],
 ) -> None:

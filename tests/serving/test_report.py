@@ -11,7 +11,7 @@ from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.serving.entry import Entry
 from inference_service.serving.report import Report
 from inference_service.serving.start_times import StartTimes
-from tests.fakes import FakeEngine, FakeInstance, FakeRuntime, spec
+from tests.fakes import FakeEngine, FakeRunning, FakeRuntime, spec
 from tests.waiting import PROMPTLY, within
 
 FAILURE = StartFailed("tiny", "pulling image", "no")
@@ -30,7 +30,7 @@ class Bed:
         self.shown.append(self.report.status)
 
     def ready(self, *, learns: bool = True) -> None:
-        self.report.ready(FakeInstance("tgi-tiny", 8080), learns=learns)
+        self.report.ready(FakeRunning("tgi-tiny", 8080).instance, learns=learns)
 
     @property
     def states(self) -> list[State]:
@@ -120,7 +120,7 @@ async def test_a_start_teaches_how_long_its_phases_take() -> None:
 
 async def test_a_start_teaches_and_is_forecast_for_its_own_entry() -> None:
     bed = Bed()
-    other = replace(bed.entry, launch=replace(bed.entry.launch, image="another"))
+    other = replace(bed.entry, command=replace(bed.entry.command, image="another"))
     bed.start_times.record(other.start_key, {Phase.LOADING_WEIGHTS: 50.0})
     bed.report.starting(bed.entry)
     assert (bed.report.start_at_best(), bed.report.usual_start(bed.entry)) == (None, None)

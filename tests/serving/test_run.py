@@ -20,7 +20,7 @@ from inference_service.errors import (
     StopFailed,
 )
 from inference_service.lifecycle import State, Status
-from inference_service.runtimes.base import Exit
+from inference_service.runtimes.base import Exit, Instance
 from inference_service.serving.entry import Entry
 from inference_service.serving.model import Model
 from inference_service.serving.start_times import StartTimes
@@ -170,7 +170,7 @@ async def test_whoever_waits_for_a_start_that_is_stopped_is_answered_before_the_
         bed.runtime.may_leave.clear()
         bed.engine.may_answer.clear()
         caller = asyncio.create_task(bed.model.start())
-        await bed.runtime.instance()
+        await bed.runtime.engine()
         stop = asyncio.create_task(bed.model.stop())
 
         async with within(PROMPTLY, "the caller waited for the end of the stop"):
@@ -362,7 +362,7 @@ async def test_a_run_has_settled_when_its_start_is_over_and_is_not_evicted_twice
 
         bed.engine.may_answer.clear()
         start = asyncio.create_task(bed.model.start())
-        await bed.runtime.instance()
+        await bed.runtime.engine()
         second = bed.model._run
         assert second is not None
         assert (second.settled, second.evictable) == (False, False)
@@ -380,7 +380,7 @@ async def test_a_stop_of_a_start_that_succeeds_at_that_moment_is_a_stop(
     async with made() as bed:
         looks: asyncio.Queue[asyncio.Future[bool]] = asyncio.Queue()
 
-        async def ready(url: str) -> bool:
+        async def ready(instance: Instance) -> bool:
             answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             if len(bed.runtime.started) > 1:
                 return True

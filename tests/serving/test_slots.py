@@ -303,7 +303,7 @@ async def test_an_engine_gets_no_more_requests_at_once_than_it_has_slots() -> No
 
     async with within(SLOWLY, "not every request had a slot"):
         await asyncio.gather(*(generate() for _ in range(500)))
-    assert most == model.entry.launch.concurrency == 128
+    assert most == model.entry.command.concurrency == 128
     assert model.view().queued_count == 0
     await model.close(0)
 

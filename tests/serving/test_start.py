@@ -11,14 +11,15 @@ import pytest
 from inference_service.capacity.admission import Admission
 from inference_service.errors import StartFailed, StartStalled
 from inference_service.lifecycle import Phase, Progress, State
-from inference_service.runtimes.base import Exit, Launch
+from inference_service.runtimes.base import Exit
+from inference_service.runtimes.command import Command
 from inference_service.serving.entry import Entry
 from inference_service.serving.report import Report
 from inference_service.serving.start import Start, pauses
 from inference_service.serving.start_times import StartTimes
 from tests.build import model as make_model
 from tests.build import timing
-from tests.fakes import FakeEngine, FakeInstance, FakeRuntime, spec
+from tests.fakes import FakeEngine, FakeRunning, FakeRuntime, spec
 from tests.waiting import PROMPTLY, within
 
 
@@ -31,7 +32,7 @@ class Bed:
         self.report = Report("tiny", StartTimes(), lambda: None)
         self.report.starting(entry)
         self.start = Start(entry, self.report, timing(stall=stall))
-        self.instance = FakeInstance("tgi-tiny", 8080)
+        self.instance = FakeRunning("tgi-tiny", 8080)
 
     async def healthy(self) -> None:
         await self.start.healthy(self.instance, self.lives())
@@ -61,7 +62,7 @@ async def test_a_pull_in_which_nothing_moves_is_given_up() -> None:
 
 async def test_progress_that_repeats_itself_does_not_put_the_stall_off() -> None:
     class Repeating(FakeRuntime):
-        async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+        async def pull(self, command: Command) -> AsyncGenerator[Progress]:
             while True:
                 yield Progress(Phase.PULLING_IMAGE, 1, 2, "bytes", 0.5)
                 await asyncio.sleep(0.001)
@@ -126,7 +127,7 @@ def test_the_pauses_grow_by_a_tenth_to_the_longest() -> None:
 
 async def test_progress_at_the_moment_of_the_stall_is_no_fault() -> None:
     class Last(FakeRuntime):
-        async def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
+        async def pull(self, command: Command) -> AsyncGenerator[Progress]:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:  # the stall: its limit cannot be put off any more

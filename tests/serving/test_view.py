@@ -77,7 +77,7 @@ async def test_the_start_that_is_shown_is_as_far_as_it_is_now(bed: Bed) -> None:
     bed.start_times.record(bed.model.entry.start_key, {Phase.LOADING_WEIGHTS: 50.0})
     bed.engine.may_answer.clear()
     start = asyncio.create_task(bed.model.start())
-    (await bed.runtime.instance()).log.append("load 1")
+    (await bed.runtime.engine()).log.append("load 1")
     await asyncio.sleep(0.01)
 
     first = bed.model.view().status.remaining or 0

@@ -11,8 +11,9 @@ import pytest
 from inference_service.capacity.admission import Admission
 from inference_service.catalog import Catalog
 from inference_service.errors import ShuttingDown
+from inference_service.key import Key
 from inference_service.lifecycle import State
-from inference_service.runtimes.base import Launch
+from inference_service.runtimes.command import Command
 from inference_service.serving.entry import Entry
 from inference_service.serving.history import History
 from inference_service.serving.models import Models
@@ -28,8 +29,10 @@ class Bed:
 
     def __init__(self) -> None:
         class Haunted(FakeRuntime):
-            async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
-                return dict.fromkeys(launches, ())
+            async def survivors(
+                self, commands: Mapping[str, Command]
+            ) -> dict[Key, tuple[str, ...]]:
+                return dict.fromkeys(map(Key, commands), ())
 
         runtime, engine = Haunted(), FakeEngine()
         self.start_times = StartTimes()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -23,7 +22,8 @@ import msgspec
 
 from inference_service.engines.tgi import log as tgi_log
 from inference_service.lifecycle import Phase, Progress
-from inference_service.runtimes.base import Instance, Launch
+from inference_service.runtimes.base import Running
+from inference_service.runtimes.command import Command
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +88,10 @@ class _Pending(Generic[T]):
 class Download:
     """The progress of one start, from its log and from the bytes on the disk."""
 
-    def __init__(self, launch: Launch, instance: Instance, look_every: float) -> None:
-        self._model_id = launch.model_id
-        self._env = launch.env
-        self._instance = instance
+    def __init__(self, command: Command, running: Running, look_every: float) -> None:
+        self._model_id = command.model
+        self._env = {**command.env, **command.secrets}
+        self._running = running
         self._look_every = look_every
         self._line = self._files = Progress(Phase.DOWNLOADING_WEIGHTS)  # the last, the last count
         self._bytes = 0
@@ -116,7 +116,7 @@ class Download:
                     await self._looks.aclose()
 
     async def _lines(self) -> AsyncGenerator[Progress]:
-        async with aclosing(self._instance.logs()) as lines:
+        async with aclosing(self._running.logs()) as lines:
             async for line in lines:
                 if (progress := tgi_log.progress(line)) is not None:
                     yield progress
@@ -168,7 +168,7 @@ class Download:
         self._total = sum(sizes.values())
         blobs = [f"{folder}/{etag}{end}" for etag in sizes for end in ("", ".incomplete")]
         while True:
-            if found := await self._instance.disk_usage(blobs or [folder]):
+            if found := await self._running.disk_usage(blobs or [folder]):
                 self._bytes = min(found, self._total or found)
                 yield self._merged()
             await asyncio.sleep(self._look_every)
@@ -178,9 +178,7 @@ class Download:
         # Imported here: aiohttp takes 9 MB, and most starts find their weights on the disk.
         import aiohttp
 
-        endpoint, token = (
-            self._env.get(n) or os.environ.get(n) for n in ("HF_ENDPOINT", "HF_TOKEN")
-        )
+        endpoint, token = (self._env.get(n) for n in ("HF_ENDPOINT", "HF_TOKEN"))
         repo, revision = quote(self._env["MODEL_ID"]), quote(self._env["REVISION"], safe="")
         url = f"{endpoint or _HUB}/api/models/{repo}/revision/{revision}?blobs=true"
         headers = {"authorization": f"Bearer {token}"} if token else {}

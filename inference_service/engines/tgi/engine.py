@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, closing
 from itertools import accumulate
 
 import msgspec
+from pydantic import Field, model_validator
 
 from inference_service.capacity.claims import GpuNeed
-from inference_service.catalog import ModelSpec, TgiNeeds
+from inference_service.catalog import EngineNeeds, Gpus, ModelSpec, Section, Size
 from inference_service.engines import sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.http import Connections
@@ -20,14 +22,45 @@ from inference_service.engines.tgi import wire
 from inference_service.engines.tgi.download import Download
 from inference_service.errors import EngineFailed, EngineLost, PromptTooLong
 from inference_service.lifecycle import Progress
-from inference_service.runtimes.base import Instance, Launch
+from inference_service.runtimes.base import Instance, Running
+from inference_service.runtimes.command import Command, Needs, Seat, environment
 
 # At SIGTERM the router finishes its requests, then the shards theirs, in up to this time each. It
 # seldom takes a second, because the service has drained the model before.
 _DRAIN_SECONDS = 10
 
+# The variables of an engine that gets no GPU.
+_CPU = {"DISABLE_CUSTOM_KERNELS": "true", "CUDA_GRAPHS": "0"}
+
 # The tokens after which TGI goes on in another step of its own; see `Tgi.generate`.
 _LONGEST_STEP = 1024
+
+
+class HubWeights(Section):
+    """Weights in a repository at Hugging Face."""
+
+    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    revision: str = Field(default="main", pattern=r"^[\w./-]+$")
+
+
+class TgiNeeds(EngineNeeds):
+    """The needs of a model that Hugging Face TGI runs.
+
+    `image` replaces that of the settings. `gpus`: `auto` uses GPUs where Docker has them.
+    `gpu_memory` is the GPU memory that the model may take for weights, cache and all else; without
+    it the model has all GPUs to itself.
+    """
+
+    weights: HubWeights
+    image: str | None = None
+    gpus: Gpus = "auto"
+    gpu_memory: Size | None = None
+
+    @model_validator(mode="after")
+    def _has_gpu(self) -> TgiNeeds:
+        if self.gpus == "none" and self.gpu_memory is not None:
+            raise ValueError('has `gpu_memory`, but also `gpus = "none"`')
+        return self
 
 
 class _Step:
@@ -77,45 +110,43 @@ class Tgi:
         self._look_every = look_every
         self._connections = connections or Connections(keep_alive=True)
 
-    def launch(self, spec: ModelSpec) -> Launch:
+    def command(self, spec: ModelSpec, seat: Seat) -> Command:
         # Each flag of TGI's launcher has a variable of the same name.
-        needs = spec.tgi
-        assert needs is not None, "the catalog has a section for each engine that is chosen"
-        return Launch(
-            model_id=spec.id,
+        needs = spec.needs(TgiNeeds)
+        gpu = GpuNeed(needs.gpu_memory, _shards(needs)) if seat.gives(needs.gpus) else None
+        variables = _environment(needs) | ({} if gpu else _CPU) | _share(seat) | needs.env
+        variables |= {"HOSTNAME": seat.host, "PORT": str(seat.port)}
+        env, secrets = environment(variables)
+        return Command(
+            model=spec.id,
             image=needs.image or self._image,
-            module=None,
-            env=_environment(needs) | needs.env,
-            cpu_env={"DISABLE_CUSTOM_KERNELS": "true", "CUDA_GRAPHS": "0"},
-            address_env=("HOSTNAME", "PORT"),
-            memory_bytes=needs.memory,
-            gpus=needs.gpus,
-            gpu_need=GpuNeed(needs.gpu_memory, _shards(needs)),
-            # TGI's cache takes this fraction of a GPU, less the memory that anybody uses there
-            # (`get_cuda_free_memory` in server/text_generation_server/utils/import_utils.py).
-            gpu_env=("NUM_SHARD", "CUDA_MEMORY_FRACTION"),
+            env=env,
+            secrets=secrets,
+            needs=Needs(needs.memory, gpu, needs.container),
+            port=seat.port,
             concurrency=_concurrency(needs),
             stop_grace=2 * _DRAIN_SECONDS + 5,
         )
 
-    def progress(self, launch: Launch, instance: Instance) -> AsyncGenerator[Progress]:
-        return Download(launch, instance, self._look_every).progress()
+    def progress(self, command: Command, running: Running) -> AsyncGenerator[Progress]:
+        return Download(command, running, self._look_every).progress()
 
     def cause(self, log: Sequence[str]) -> str:
         return tgi_log.cause(log)
 
-    async def ready(self, url: str) -> bool:
+    async def ready(self, instance: Instance) -> bool:
         # Nothing listens before the model is loaded. The log can be wrong, `/health` is not.
-        return await sse.answers(self._connections, f"{url}/health")
+        return await sse.answers(self._connections, f"{instance.url}/health")
 
     async def generate(
-        self, url: str, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
         """Yield the text of `/generate_stream`, or the whole one of `/generate`, in steps.
 
         A step has at most 1024 tokens. TGI makes such steps itself, but asks in each for all tokens
         of the request: it gives more tokens than the request has, or ends long before the context.
         """
+        url = instance.url
         # TGI finds a stop sequence only where a token ends. To end a text within a token, the text
         # must be read as it comes.
         whole = whole and not prompt.stop
@@ -225,6 +256,19 @@ def _environment(needs: TgiNeeds) -> dict[str, str]:
         "USAGE_STATS": "off",
         "GRACEFUL_TERMINATION_TIMEOUT": str(_DRAIN_SECONDS),
     }
+
+
+def _share(seat: Seat) -> dict[str, str]:
+    """Return the GPUs of the seat, as TGI is told of them.
+
+    TGI's cache takes this fraction of a GPU, less the memory that anybody uses there
+    (`get_cuda_free_memory` in server/text_generation_server/utils/import_utils.py).
+    """
+    if seat.gpus is None:
+        return {}
+    # Rounded down: rounded up, the fraction could take memory that other models hold.
+    fraction = math.floor(seat.gpus.fraction * 1000) / 1000
+    return {"NUM_SHARD": str(len(seat.gpus.ids)), "CUDA_MEMORY_FRACTION": str(fraction)}
 
 
 def _tokens_to(end: int, tokens: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""A launch as a container: its configuration, and whether a container fits a launch.
+"""A command as a container: its configuration, and whether a container fits a command.
 
 The names, the labels and the digest are a contract with other versions of this service: by them a
 service adopts the containers that an earlier version left running.
@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from docker import DockerClient
 from docker.models.containers import Container
-from docker.types import DeviceRequest, LogConfig, Mount
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from inference_service.capacity.claims import GpuShare
+from inference_service.key import Key
 from inference_service.runtimes import identity
-from inference_service.runtimes.base import HUB_ENV, Launch
+from inference_service.runtimes.command import Command, Seat
+
+PORT = 80  # inside the container, where its command names no other
 
 _LABEL = "inference-service"
-_PORT = 80  # inside the container
 _WEIGHTS = "/data"
+_FORMAT = 2  # of the digest: engines of services with another format are not adopted
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,67 +34,77 @@ class Recipe:
 
     service: str
     volume: str
-    has_gpu: bool
 
-    def name(self, launch: Launch) -> str:
-        """Return the name of the container of this launch."""
-        return identity.container_name(self.service, launch.model_id)
+    def name(self, key: Key) -> str:
+        """Return the name of the container of this run."""
+        return identity.container_name(self.service, key)
 
     @property
     def own_label(self) -> dict[str, str]:
         """The label of every container of this service."""
         return {f"{_LABEL}.service": self.service}
 
-    def labels(self, launch: Launch) -> dict[str, str]:
-        """Return the labels by which the service finds the containers of a model."""
-        return self.own_label | {f"{_LABEL}.model": launch.model_id}
+    def labels(self, key: Key) -> dict[str, str]:
+        """Return the labels by which the service finds the container of a run."""
+        labels = {f"{_LABEL}.model": key.model_id, f"{_LABEL}.run": str(key.number)}
+        return self.own_label | labels
 
-    def gives_gpus(self, launch: Launch) -> bool:
-        """Return whether the container gets GPUs: always for `all`, for `auto` if there are any."""
-        return launch.gpus == "all" or (launch.gpus == "auto" and self.has_gpu)
+    def configuration(
+        self, key: Key, command: Command, empty: Command, seat: Seat, port: int
+    ) -> dict[str, Any]:
+        """Return the arguments of the SDK's `containers.create`.
 
-    def configuration(self, launch: Launch, gpus: GpuShare | None, port: int) -> dict[str, Any]:
-        """Return the arguments of the SDK's `containers.create`."""
+        `empty` is the command for an empty seat, which makes the digest. `port` is that of
+        127.0.0.1.
+        """
+        needs, options = command.needs, command.needs.container
+        device_requests = [_request(seat.gpus)] if needs.gpu else []
         return {
-            "image": launch.image,
-            "name": self.name(launch),
-            "labels": self.labels(launch)
-            | {f"{_LABEL}.config": digest(launch), f"{_LABEL}.gpus": _joined(gpus)},
-            "environment": self._environment(launch, gpus),
-            "ports": {f"{_PORT}/tcp": ("127.0.0.1", port)},
+            "image": command.image,
+            "command": list(command.args),
+            "name": self.name(key),
+            "labels": self.labels(key)
+            | {f"{_LABEL}.config": digest(empty), f"{_LABEL}.seat": _written(seat)},
+            "environment": {**command.env, **command.secrets},
+            "ports": {f"{command.port}/tcp": ("127.0.0.1", port)},
             "volumes": {self.volume: {"bind": _WEIGHTS, "mode": "rw"}},
             "mounts": [
-                Mount(_inside(path.name), str(path), type="bind", read_only=True)
-                for path in launch.files.values()
+                Mount(mount.target, str(mount.source), type="bind", read_only=True)
+                for mount in command.mounts
             ],
-            "mem_limit": launch.memory_bytes,
-            "memswap_limit": launch.memory_bytes,  # no swap: it makes a model too slow
-            "shm_size": "1g",  # between TGI's shards
+            "mem_limit": needs.memory_bytes,
+            "memswap_limit": needs.memory_bytes,  # no swap: it makes a model too slow
+            "shm_size": options.shm_size,
+            "ipc_mode": options.ipc,
+            "devices": [f"{device}:{device}" for device in options.devices],
+            "group_add": list(options.groups),
+            "ulimits": [Ulimit(name=n, soft=v, hard=v) for n, v in options.ulimits.items()],
             # No restart policy: the service decides when an engine starts again.
             "init": True,  # without it a process that has no handler ignores SIGTERM
-            "security_opt": ["no-new-privileges"],
+            "security_opt": ["no-new-privileges", *_seccomp(options.seccomp)],
             "log_config": LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
-            "device_requests": [_request(gpus)] if self.gives_gpus(launch) else [],
+            "device_requests": device_requests,
         }
 
-    def _environment(self, launch: Launch, gpus: GpuShare | None) -> dict[str, str]:
-        host, port = launch.address_env
-        env = {name: os.environ[name] for name in HUB_ENV if os.environ.get(name)}
-        env |= {} if self.gives_gpus(launch) else launch.cpu_env
-        if gpus is not None and launch.gpu_env is not None:
-            # Rounded down: rounded up, the fraction could take memory that other models hold.
-            fraction = math.floor(gpus.fraction * 1000) / 1000
-            env |= zip(launch.gpu_env, (str(len(gpus.ids)), str(fraction)), strict=True)
-        env |= {**launch.env, host: "0.0.0.0", port: str(_PORT)}
-        return env | {variable: _inside(path.name) for variable, path in launch.files.items()}
 
+def digest(command: Command) -> str:
+    """Hash the facts of a command that need a new container when they change.
 
-def digest(launch: Launch) -> str:
-    """Hash the facts of a launch that need a new container when they change."""
-    variables = {**launch.cpu_env, **launch.env, **{k: str(v) for k, v in launch.files.items()}}
-    facts = [launch.image, sorted(variables.items()), launch.memory_bytes, launch.gpus]
-    facts += [launch.gpu_need.memory_bytes, launch.gpu_need.count]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    The command is that of an empty seat, so that no port and no GPU is among the facts.
+    """
+    needs = command.needs
+    facts = {
+        "image": command.image,
+        "args": command.args,
+        "env": sorted(command.env.items()),
+        "mounts": [(str(mount.source), mount.target) for mount in command.mounts],
+        "port": command.port,
+        "memory": needs.memory_bytes,
+        "gpu": needs.gpu and asdict(needs.gpu),
+        "container": needs.container.model_dump(mode="json"),
+    }
+    text = json.dumps(facts, sort_keys=True)
+    return f"{_FORMAT}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def find(client: DockerClient, labels: Mapping[str, str]) -> list[Container]:
@@ -102,36 +113,41 @@ def find(client: DockerClient, labels: Mapping[str, str]) -> list[Container]:
     return client.containers.list(all=True, ignore_removed=True, filters={"label": wanted})
 
 
-def model_id(container: Container) -> str:
-    """Return the id of the model of a container, empty if it has none."""
-    label: str = container.labels.get(f"{_LABEL}.model", "")
-    return label
+def run_key(container: Container) -> Key | None:
+    """Return the key of a container's run; None where its labels name none."""
+    labels = container.labels
+    number = labels.get(f"{_LABEL}.run", "1")
+    model_id: str = labels.get(f"{_LABEL}.model", "")
+    return Key(model_id, int(number)) if model_id and number.isdecimal() else None
 
 
-def fits(container: Container, launch: Launch) -> bool:
-    """Return whether a container runs and was made from such a launch."""
+def fits(container: Container, empty: Command) -> bool:
+    """Return whether a container runs and was made from this command for an empty seat."""
     made_from = container.labels.get(f"{_LABEL}.config")
-    return container.status == "running" and made_from == digest(launch)
+    return container.status == "running" and made_from == digest(empty)
 
 
 def has_gpus(container: Container, gpus: GpuShare | None) -> bool:
     """Return whether a container was given exactly these GPUs by name."""
-    return _gpu_label(container) == _joined(gpus)
+    return gpu_ids(container) == _ids(gpus)
 
 
 def gpu_ids(container: Container) -> tuple[str, ...]:
     """Return the ids of the GPUs that a container was given by name."""
-    return tuple(filter(None, _gpu_label(container).split(",")))
+    try:
+        return tuple(json.loads(container.labels[f"{_LABEL}.seat"])["gpus"])
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
-def published_port(container: Container) -> int | None:
-    """Return the port of 127.0.0.1 at which the engine can be reached."""
-    bound = container.ports.get(f"{_PORT}/tcp")
+def published_port(container: Container, port: int) -> int | None:
+    """Return the port of 127.0.0.1 at which a port of the container can be reached."""
+    bound = container.ports.get(f"{port}/tcp")
     return int(bound[0]["HostPort"]) if bound else None
 
 
-def _inside(file_name: str) -> str:
-    return f"/model/{file_name}"
+def _seccomp(profile: str) -> list[str]:
+    return ["seccomp=unconfined"] if profile == "unconfined" else []
 
 
 def _request(gpus: GpuShare | None) -> DeviceRequest:
@@ -139,10 +155,11 @@ def _request(gpus: GpuShare | None) -> DeviceRequest:
     return DeviceRequest(capabilities=[["gpu"]], **which)
 
 
-def _joined(gpus: GpuShare | None) -> str:
-    return ",".join(sorted(gpus.ids)) if gpus else ""
+def _ids(gpus: GpuShare | None) -> tuple[str, ...]:
+    return tuple(sorted(gpus.ids)) if gpus else ()
 
 
-def _gpu_label(container: Container) -> str:
-    label: str = container.labels.get(f"{_LABEL}.gpus", "")
-    return label
+def _written(seat: Seat) -> str:
+    """Return the seat as a label keeps it."""
+    fraction = seat.gpus.fraction if seat.gpus else None
+    return json.dumps({"port": seat.port, "gpus": _ids(seat.gpus), "fraction": fraction})

@@ -11,32 +11,32 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from inference_service.errors import RuntimeUnavailable
-from inference_service.runtimes.base import Exit, Launch
+from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.command import Command
 from inference_service.runtimes.docker.calls import UNAVAILABLE, Calls
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 
 _RETRY = 0.5  # seconds between two attempts to reach a daemon that is away
 
 
-class DockerInstance:
-    """The instance of an engine that is a container.
+class RunningContainer:
+    """An engine that is a container.
 
     The log of a container ends when the container ends; but it also ends, without an error, when
     the daemon goes away. Therefore the thread reads the log, then asks whether the container still
     runs, and reads on if it does.
     """
 
-    def __init__(self, container: Container, launch: Launch, port: int, calls: Calls) -> None:
-        self.name = str(container.name)
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, container: Container, command: Command, port: int, calls: Calls) -> None:
+        name = str(container.name)
+        self.instance = Instance.local(name, port, command)
         self._container = container
         self._calls = calls
-        self._log = LogBuffer(launch.secrets())
+        self._log = LogBuffer(command.hidden)
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
         self._left = threading.Event()
-        threading.Thread(target=self._follow, name=f"follow-{self.name}", daemon=True).start()
+        threading.Thread(target=self._follow, name=f"follow-{name}", daemon=True).start()
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)

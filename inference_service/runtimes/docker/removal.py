@@ -13,6 +13,7 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from inference_service.errors import LaunchError, RuntimeUnavailable
+from inference_service.key import Key
 from inference_service.runtimes.docker.container import find
 
 log = logging.getLogger(__name__)
@@ -40,34 +41,34 @@ def remove_all(client: DockerClient, labels: Mapping[str, str], grace: float | N
 
 
 class PendingRemovals:
-    """Removals that have failed and are retried until they succeed, one for each model."""
+    """Removals that have failed and are retried until they succeed, one for each run."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._retries: dict[str, asyncio.Task[None]] = {}
+        self._retries: dict[Key, asyncio.Task[None]] = {}
 
-    def __contains__(self, model_id: str) -> bool:
-        return model_id in self._retries
+    def __contains__(self, key: Key) -> bool:
+        return key in self._retries
 
-    def add(self, model_id: str, container: str, attempt: Callable[[], Awaitable[None]]) -> None:
+    def add(self, key: Key, container: str, attempt: Callable[[], Awaitable[None]]) -> None:
         """Retry `attempt` until it raises neither RuntimeUnavailable nor LaunchError."""
-        retry = self._retry(model_id, container, attempt)
+        retry = self._retry(key, container, attempt)
         task = asyncio.create_task(retry, name=f"removal of {container}")
-        self._retries[model_id] = task
+        self._retries[key] = task
 
-    async def cancel(self, model_id: str) -> None:
-        """Give up the pending removal of this model, if there is one."""
-        if (retry := self._retries.pop(model_id, None)) is not None:
+    async def cancel(self, key: Key) -> None:
+        """Give up the pending removal of this run, if there is one."""
+        if (retry := self._retries.pop(key, None)) is not None:
             retry.cancel()
             await asyncio.wait([retry])
 
     async def cancel_all(self) -> None:
         """Give up every pending removal."""
-        for model_id in list(self._retries):
-            await self.cancel(model_id)
+        for key in list(self._retries):
+            await self.cancel(key)
 
     async def _retry(
-        self, model_id: str, container: str, attempt: Callable[[], Awaitable[None]]
+        self, key: Key, container: str, attempt: Callable[[], Awaitable[None]]
     ) -> None:
         while True:
             await asyncio.sleep(self._interval)
@@ -79,4 +80,4 @@ class PendingRemovals:
             except Exception:  # a fault of this service must not make the claim on memory eternal
                 log.exception("fault in the removal of %s", container)
         log.warning("the container %s has been removed at last", container)
-        del self._retries[model_id]
+        del self._retries[key]

@@ -1,8 +1,8 @@
 """Engines as containers of the Docker daemon of this machine.
 
-Labels on a container name its service and its model, and hold a digest of its launch. The next
+Labels on a container name its service and its run, and hold a digest of its command. The next
 service adopts a container of its own that still runs and has the right digest; any other container
-of its own is removed before the next start of the model. Containers of others are never touched.
+of its own is removed before the next run with that key. Containers of others are never touched.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -20,22 +20,24 @@ from docker.models.containers import Container
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
+from inference_service.key import Key
 from inference_service.lifecycle import Progress
-from inference_service.runtimes.base import Launch
+from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker import endpoint
 from inference_service.runtimes.docker.calls import Calls, explanation
 from inference_service.runtimes.docker.container import (
+    PORT,
     Recipe,
     find,
     fits,
     gpu_ids,
     has_gpus,
-    model_id,
     published_port,
+    run_key,
 )
 from inference_service.runtimes.docker.images import Images, PullPolicy
-from inference_service.runtimes.docker.instance import DockerInstance
+from inference_service.runtimes.docker.instance import RunningContainer
 from inference_service.runtimes.docker.removal import PendingRemovals, remove, remove_all
 from inference_service.runtimes.ports import Ports
 
@@ -43,13 +45,14 @@ log = logging.getLogger(__name__)
 
 
 class DockerRuntime:
-    """The runtime of containers: each runs `launch.image`.
+    """The runtime of containers: each runs `command.image`.
 
     The name `service` separates the containers of this service from those of others. `daemon_id` is
     the same for all services that use this daemon, at whatever address.
     """
 
     name = "docker"
+    patience = 10.0
 
     def __init__(
         self,
@@ -67,39 +70,42 @@ class DockerRuntime:
         self._client = client
         self._calls = Calls()
         self._ports = ports
-        self._recipe = Recipe(service, volume, has_gpu)
+        self.seat = Seat("0.0.0.0", in_container=True, has_gpu=has_gpu)
+        self._recipe = Recipe(service, volume)
         self._images = Images(client, self._calls, pull_policy)
         self._leaving = False
         self._pending = PendingRemovals(removal_interval)
 
     def describe(self) -> str:
         """Describe the GPUs that engines can get, in a few words."""
-        has_gpu = self._recipe.has_gpu
+        has_gpu = self.seat.has_gpu
         return "GPUs for those that want them" if has_gpu else "no NVIDIA runtime, so no GPU"
 
-    def container_name(self, launch: Launch) -> str:
-        return self._recipe.name(launch)
+    def container_name(self, key: Key) -> str:
+        return self._recipe.name(key)
 
-    def pull(self, launch: Launch) -> AsyncGenerator[Progress]:
-        return self._images.pull(launch.image)
-
-    def gives_gpus(self, launch: Launch) -> bool:
-        return self._recipe.gives_gpus(launch)
+    async def pull(self, command: Command) -> AsyncGenerator[Progress]:
+        if not command.image:
+            raise LaunchError(f"{command.name} has no image, and runs as a process only")
+        async with aclosing(self._images.pull(command.image)) as steps:
+            async for progress in steps:
+                yield progress
 
     @asynccontextmanager
     async def run(
         self, launch: Launch, gpus: GpuShare | None = None
-    ) -> AsyncGenerator[DockerInstance]:
+    ) -> AsyncGenerator[RunningContainer]:
         failed = False
         with ExitStack() as held:
             try:
-                await self._pending.cancel(launch.model_id)
-                container, port = await self._adopt(launch, gpus, held) or await self._start(
-                    launch, gpus, held
+                await self._pending.cancel(launch.key)
+                command = launch.command(self.seat.taken(PORT, gpus))
+                container, port = await self._adopt(launch, command, gpus, held) or (
+                    await self._start(launch, command, gpus, held)
                 )
-                instance = DockerInstance(container, launch, port, self._calls)
-                held.callback(instance.leave)
-                yield instance
+                running = RunningContainer(container, command, port, self._calls)
+                held.callback(running.leave)
+                yield running
             except Exception:
                 failed = True
                 raise
@@ -107,15 +113,16 @@ class DockerRuntime:
                 if failed or not self._leaving:
                     await self._remove_or_retry(launch, failed)
 
-    def removal_pending(self, launch: Launch) -> bool:
-        return launch.model_id in self._pending
+    def removal_pending(self, key: Key) -> bool:
+        return key in self._pending
 
-    async def survivors(self, launches: Mapping[str, Launch]) -> dict[str, tuple[str, ...]]:
-        fitting: dict[str, tuple[str, ...]] = {}
+    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
+        fitting: dict[Key, tuple[str, ...]] = {}
         for container in await self._ours(self._recipe.own_label):
-            launch = launches.get(model_id(container))
-            if launch is not None and fits(container, launch):
-                fitting[launch.model_id] = gpu_ids(container)
+            run = run_key(container)
+            command = commands.get(run.model_id) if run else None
+            if run is not None and command is not None and fits(container, command):
+                fitting[run] = gpu_ids(container)
             else:
                 await self._discard(container)
         return fitting
@@ -129,15 +136,16 @@ class DockerRuntime:
         self._client.close()
 
     async def _adopt(
-        self, launch: Launch, gpus: GpuShare | None, held: ExitStack
+        self, launch: Launch, command: Command, gpus: GpuShare | None, held: ExitStack
     ) -> tuple[Container, int] | None:
-        """Return a container that fits, and its port; else remove any that the model has."""
-        for container in await self._ours(self._recipe.labels(launch)):
-            same = fits(container, launch) and has_gpus(container, gpus)
-            if same and (port := published_port(container)):
+        """Return a container that fits, and its port; else remove any that the run has."""
+        empty = launch.command(self.seat)
+        for container in await self._ours(self._recipe.labels(launch.key)):
+            same = fits(container, empty) and has_gpus(container, gpus)
+            if same and (port := published_port(container, command.port)):
                 held.enter_context(self._ports.hold(port))
                 return container, port
-        await self._remove(launch)
+        await self._remove(launch.key)
         return None
 
     async def _ours(self, labels: Mapping[str, str]) -> list[Container]:
@@ -153,43 +161,44 @@ class DockerRuntime:
             log.warning("container %s cannot be removed: %s", container.name, explanation(error))
 
     async def _start(
-        self, launch: Launch, gpus: GpuShare | None, held: ExitStack
+        self, launch: Launch, command: Command, gpus: GpuShare | None, held: ExitStack
     ) -> tuple[Container, int]:
         """Create and start the container, on the next port where another program has the first."""
         create = self._client.containers.create
+        seat, empty = self.seat.taken(PORT, gpus), launch.command(self.seat)
         taken: frozenset[int] = frozenset()
         while True:
             port = held.enter_context(self._ports.claim(taken))
-            configuration = self._recipe.configuration(launch, gpus, port)
+            configuration = self._recipe.configuration(launch.key, command, empty, seat, port)
             try:
                 container: Container = await self._calls.call(create, **configuration)
                 await self._calls.call(container.start)
             except APIError as error:
                 if not _port_clash(error):
-                    name = self.container_name(launch)
-                    raise LaunchError(_refusal(launch, name, error)) from None
+                    name = self.container_name(launch.key)
+                    raise LaunchError(_refusal(command, name, error)) from None
                 taken |= {port}  # another program took it after it was found free
-                await self._remove(launch)
+                await self._remove(launch.key)
                 continue
             return container, port
 
     async def _remove_or_retry(self, launch: Launch, failed: bool) -> None:
         """Remove the container that a run leaves; if that fails, retry it in the background."""
-        removal = asyncio.create_task(self._remove(launch, 0 if failed else launch.stop_grace))
-        name = self.container_name(launch)
+        key, grace = launch.key, launch.command(self.seat).stop_grace
+        removal = asyncio.create_task(self._remove(key, 0 if failed else grace))
+        name = self.container_name(key)
         try:
             await completed(removal)
         except (RuntimeUnavailable, LaunchError) as error:
             if not failed:  # else the failure of the run says more than this one
-                raise StopFailed(launch.model_id, name, error) from None
+                raise StopFailed(key.model_id, name, error) from None
         finally:
             if not removal.done() or removal.cancelled() or removal.exception():
-                again = partial(self._remove, launch, launch.stop_grace)
-                self._pending.add(launch.model_id, name, again)
+                self._pending.add(key, name, partial(self._remove, key, grace))
 
-    async def _remove(self, launch: Launch, grace: float | None = None) -> None:
-        """Remove all containers of this model, after a stop where there is a grace."""
-        labels = self._recipe.labels(launch)
+    async def _remove(self, key: Key, grace: float | None = None) -> None:
+        """Remove all containers of this run, after a stop where there is a grace."""
+        labels = self._recipe.labels(key)
         try:
             await self._calls.call(remove_all, self._client, labels, grace)
         except APIError as error:
@@ -201,7 +210,7 @@ def _port_clash(error: APIError) -> bool:
     return "port is already allocated" in cause or "address already in use" in cause
 
 
-def _refusal(launch: Launch, name: str, error: APIError) -> str:
+def _refusal(command: Command, name: str, error: APIError) -> str:
     cause = explanation(error)
     if error.status_code == 409 and "name" in cause:
         return (
@@ -209,7 +218,7 @@ def _refusal(launch: Launch, name: str, error: APIError) -> str:
             f"`docker rm -f {name}`, or rename it"
         )
     if isinstance(error, ImageNotFound):
-        return f"there is no image {launch.image}"
+        return f"there is no image {command.image}"
     return cause
 
 

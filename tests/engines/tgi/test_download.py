@@ -14,9 +14,9 @@ import pytest
 from inference_service.engines.tgi.engine import Tgi
 from inference_service.lifecycle import Phase, Progress
 from tests.doubles.hub import Hub
-from tests.engines.beds import tgi_spec
+from tests.engines.beds import SEAT, tgi_spec
 from tests.engines.waiting import soon
-from tests.fakes import FakeInstance
+from tests.fakes import FakeRunning
 
 REPO = "some/model"
 OFTEN = 0.005  # seconds from one look to the next
@@ -38,7 +38,7 @@ class Start:
     """A start of TGI that a test plays, and its progress."""
 
     def __init__(self) -> None:
-        self.instance = FakeInstance("tgi-model", 8080)
+        self.running = FakeRunning("tgi-model", 8080)
         self.paths: list[str] = []
         self.steps: list[Progress] = []
         self.looked = asyncio.Event()
@@ -55,9 +55,9 @@ class Start:
             await self.may_look.wait()
             if self.fault is not None:
                 raise self.fault
-            return self.instance.usage
+            return self.running.usage
 
-        self.instance.disk_usage = disk_usage  # type: ignore[method-assign, assignment]
+        self.running.disk_usage = disk_usage  # type: ignore[method-assign, assignment]
 
     async def follow(self, steps: AsyncGenerator[Progress]) -> None:
         """Note each step until the start is over."""
@@ -67,7 +67,7 @@ class Start:
 
     def log(self, message: str) -> None:
         """Write a line of the launcher."""
-        self.instance.log.append(json.dumps({"level": "INFO", "fields": {"message": message}}))
+        self.running.log.append(json.dumps({"level": "INFO", "fields": {"message": message}}))
 
     async def find(self, **facts: object) -> Progress:
         """Return the next progress with these fields, and drop those before it."""
@@ -88,9 +88,9 @@ async def progress(
     start: Start, env: Mapping[str, str]
 ) -> AsyncGenerator[tuple[Start, AsyncGenerator[Progress]]]:
     engine = Tgi("", look_every=OFTEN)
-    launch = engine.launch(tgi_spec())
-    launch = replace(launch, env={**launch.env, **env})
-    async with aclosing(engine.progress(launch, start.instance)) as steps:
+    command = engine.command(tgi_spec(), SEAT)
+    command = replace(command, env={**command.env, **env})
+    async with aclosing(engine.progress(command, start.running)) as steps:
         yield start, steps
     await engine.aclose()
 
@@ -101,7 +101,7 @@ async def starting(env: Mapping[str, str]) -> AsyncGenerator[Start]:
         following = asyncio.create_task(start.follow(steps))
         try:
             yield start
-            start.instance.log.close()
+            start.running.log.close()
             await soon(following, "the end of the progress after that of the log")
         finally:
             following.cancel()
@@ -112,7 +112,7 @@ async def test_bytes_are_reported_with_their_total_and_the_files(hub: Hub) -> No
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.log("Starting check and download process for some/model")
         start.log(f"Download file: {ONE}")
-        start.instance.usage = 1024
+        start.running.usage = 1024
         first = await start.find(unit="bytes")
         assert (first.completed, first.total, first.fraction) == (1024, 6000, 1024 / 6000)
         assert first.message == f"Download file: {ONE}"
@@ -123,20 +123,20 @@ async def test_bytes_are_reported_with_their_total_and_the_files(hub: Hub) -> No
         )
         start.log(f"Download file: {TWO}")
         await start.find(message=f"Download file: {TWO} (1 of 2 files)")
-        start.instance.usage = 5120
+        start.running.usage = 5120
         second = await start.find(completed=5120)
         assert second.message == f"Download file: {TWO} (1 of 2 files)"
 
-        start.instance.usage = 8192  # whole blocks, of which the last are not full
+        start.running.usage = 8192  # whole blocks, of which the last are not full
         assert (await start.find(completed=6000)).fraction == 1.0
 
 
 async def test_a_download_that_is_faster_than_a_look_is_reported_at_its_end(hub: Hub) -> None:
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.log(f"Download file: {ONE}")
-        start.instance.usage = 1
+        start.running.usage = 1
         await start.find(total=6000)
-        start.instance.usage = None
+        start.running.usage = None
         start.log("Download: [2/2] -- ETA: 0")
         assert (await start.find(completed=6000)).fraction == 1.0
 
@@ -144,7 +144,7 @@ async def test_a_download_that_is_faster_than_a_look_is_reported_at_its_end(hub:
 async def test_the_files_on_the_disk_have_the_names_of_the_hub(hub: Hub) -> None:
     async with starting({"HF_ENDPOINT": hub.url, "HF_HOME": "/cache"}) as start:
         start.log("Download file: pytorch_model.bin")
-        start.instance.usage = 1024
+        start.running.usage = 1024
         assert (await start.find(unit="bytes")).total == 5000
 
     (blob, partial) = start.paths
@@ -159,7 +159,7 @@ async def test_a_gated_model_needs_the_token(hub: Hub, token: str) -> None:
     hub.tokens.add("good")
     async with starting({"HF_ENDPOINT": hub.url, "HF_TOKEN": token}) as start:
         start.log(f"Download file: {ONE}")
-        start.instance.usage = 1024
+        start.running.usage = 1024
         found = await start.find(unit="bytes")
 
     assert (found.total, found.fraction) == ((6000, 1024 / 6000) if token == "good" else (0, None))
@@ -176,7 +176,7 @@ async def test_without_the_hub_there_are_bytes_without_a_total(hub: Hub, fault: 
             hub.status = 200
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.log(f"Download file: {ONE}")
-        start.instance.usage = 2048
+        start.running.usage = 2048
         first = await start.find(unit="bytes")
         assert (first.completed, first.total, first.fraction) == (2048, 0, None)
         assert start.paths == ["/data/hub/models--some--model/blobs"]
@@ -188,7 +188,7 @@ async def test_without_the_hub_there_are_bytes_without_a_total(hub: Hub, fault: 
 @pytest.mark.parametrize("usage", [None, 0])
 async def test_files_are_counted_where_bytes_cannot_be(hub: Hub, usage: int | None) -> None:
     async with starting({"HF_ENDPOINT": hub.url}) as start:
-        start.instance.usage = usage
+        start.running.usage = usage
         start.log(f"Download file: {ONE}")
         await soon(start.looked.wait(), "a look")
         start.log("Download: [1/2] -- ETA: 0:01:02")
@@ -228,7 +228,7 @@ async def test_the_hub_is_not_asked_for_weights_on_the_disk(hub: Hub) -> None:
 async def test_there_are_no_looks_after_the_download(hub: Hub, line: str, phase: Phase) -> None:
     async with starting({"HF_ENDPOINT": hub.url}) as start:
         start.log(f"Download file: {ONE}")
-        start.instance.usage = 1024
+        start.running.usage = 1024
         await start.find(unit="bytes")
         start.log(line)
         assert (await start.find(message=line)).phase is phase
@@ -264,7 +264,7 @@ async def test_closing_the_progress_leaves_no_task(hub: Hub, moment: str) -> Non
         if moment == "the hub is asked":
             url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         async with progress(Start(), {"HF_ENDPOINT": url}) as (start, steps):
-            start.instance.usage = 1024
+            start.running.usage = 1024
             start.log(f"Download file: {ONE}")
             if moment == "a look":
                 start.may_look.clear()

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from inference_service.capacity.claims import GpuNeed
-from inference_service.catalog import HubWeights, ModelSpec, TgiNeeds
+from inference_service.capacity.claims import GpuNeed, GpuShare
+from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.http import Connections
-from inference_service.engines.tgi.engine import Tgi
+from inference_service.engines.tgi.engine import HubWeights, Tgi, TgiNeeds
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -22,6 +22,7 @@ from inference_service.errors import (
     PromptTooLong,
     ServiceError,
 )
+from tests.engines.beds import SEAT as CPU
 from tests.engines.scripted import Answer, event, plain, serving, stream
 
 PROMPT = Prompt("Once upon a time", max_new_tokens=5)
@@ -44,7 +45,7 @@ async def at_once() -> AsyncIterator[Tgi]:
 
 def spec(**needs: Any) -> ModelSpec:
     tgi = TgiNeeds(memory="1GB", weights=HubWeights(repo="a/tiny"), **needs)  # type: ignore[arg-type]
-    return ModelSpec(id="tiny", hf_name="a/tiny", context_length=128, tgi=tgi)
+    return ModelSpec(id="tiny", hf_name="a/tiny", context_length=128, sections={"tgi": tgi})
 
 
 def token(text: str, *, special: bool = False) -> bytes:
@@ -69,7 +70,7 @@ def error(message: str, kind: str) -> bytes:
 
 async def generate(engine: Tgi, prompt: Prompt, *answers: Answer) -> list[Chunk]:
     async with serving(*answers) as server:
-        return [chunk async for chunk in engine.generate(server.url, spec(), prompt)]
+        return [chunk async for chunk in engine.generate(server.instance, spec(), prompt)]
 
 
 def text(chunks: list[Chunk]) -> str:
@@ -110,7 +111,7 @@ def whole(*tokens: str, reason: str = "length", header: str = "X-Prompt-Tokens: 
 async def fetch(engine: Tgi, prompt: Prompt, *answers: Answer) -> tuple[list[Chunk], list[str]]:
     """Return the chunks of a whole text, and the paths of its requests."""
     async with serving(*answers) as server:
-        chunks = engine.generate(server.url, spec(), prompt, whole=True)
+        chunks = engine.generate(server.instance, spec(), prompt, whole=True)
         return [chunk async for chunk in chunks], [path for path, _ in server.requests]
 
 
@@ -215,7 +216,7 @@ async def test_a_stop_sequence_within_a_token_ends_the_text_though_tgi_goes_on(
         stream(*([b"".join(tokens)] if together else tokens), end="hold"),
         plain(200, b'[{"id":1},{"id":2},{"id":3},{"id":4}]'),
     ) as server:
-        async with aclosing(engine.generate(server.url, spec(), prompt)) as chunks:
+        async with aclosing(engine.generate(server.instance, spec(), prompt)) as chunks:
             got = [chunk async for chunk in chunks]
         await server.until_left()
 
@@ -230,7 +231,7 @@ async def test_tokens_beyond_the_limit_are_cut_off_and_the_prompt_is_counted(eng
         plain(200, b'[{"id":1,"text":"Once"},{"id":2,"text":" upon"}]'),
     ) as server:
         prompt = Prompt("Once upon", max_new_tokens=4)
-        chunks = [chunk async for chunk in engine.generate(server.url, spec(), prompt)]
+        chunks = [chunk async for chunk in engine.generate(server.instance, spec(), prompt)]
         await server.until_left()
 
     assert chunks == [Chunk(" a b", 2), Chunk(" c d", 2, Finish(FinishReason.LENGTH, 2, 4))]
@@ -276,7 +277,7 @@ async def test_a_context_with_less_room_gets_fewer_tokens(engine: Tgi, in_stream
         stream(error(message, "validation")) if in_stream else refusal,
         stream(token(" a"), last(" b")),
     ) as server:
-        chunks = [chunk async for chunk in engine.generate(server.url, spec(), PROMPT)]
+        chunks = [chunk async for chunk in engine.generate(server.instance, spec(), PROMPT)]
 
     assert text(chunks) == " a b"
     assert [r["parameters"]["max_new_tokens"] for _, r in server.requests] == [5, 3]
@@ -380,7 +381,7 @@ async def test_errors_have_the_facts_that_callers_need(engine: Tgi) -> None:
 
 async def test_closing_a_text_ends_its_request(engine: Tgi) -> None:
     async with serving(stream(token(" a"), end="hold")) as server:
-        async with aclosing(engine.generate(server.url, spec(), PROMPT)) as chunks:
+        async with aclosing(engine.generate(server.instance, spec(), PROMPT)) as chunks:
             await anext(chunks)
         await server.until_left()
 
@@ -425,7 +426,7 @@ async def test_the_request_has_only_what_tgi_accepts(
     engine: Tgi, prompt: Prompt, parameters: dict[str, Any]
 ) -> None:
     async with serving(stream(last(" a"))) as server:
-        async for _ in engine.generate(server.url, spec(), prompt):
+        async for _ in engine.generate(server.instance, spec(), prompt):
             pass
 
     always = {"max_new_tokens": 200, "details": True, "return_full_text": False, "stop": []}
@@ -439,25 +440,53 @@ async def test_the_engine_is_ready_when_its_health_is_200(
     engine: Tgi, status: int, ready: bool
 ) -> None:
     async with serving(plain(status)) as server:
-        assert await engine.ready(server.url) is ready
+        assert await engine.ready(server.instance) is ready
 
     assert server.requests == [("/health", None)]
 
 
-def test_the_launch_follows_the_entry(engine: Tgi) -> None:
-    plain_launch = engine.launch(spec())
-    own = engine.launch(
-        spec(image="mine", gpus="all", env={"MODEL_ID": "/data/x", "NUM_SHARD": "1"})
+def test_the_command_follows_the_entry(engine: Tgi) -> None:
+    plain = engine.command(spec(), CPU)
+    own = engine.command(
+        spec(image="mine", gpus="all", env={"MODEL_ID": "/data/x", "NUM_SHARD": "1"}), CPU
     )
 
-    assert (plain_launch.model_id, plain_launch.image) == ("tiny", "tgi:3.3.7")
-    assert (plain_launch.module, plain_launch.memory_bytes) == (None, 10**9)
-    assert plain_launch.address_env == ("HOSTNAME", "PORT")
-    assert plain_launch.env["MODEL_ID"] == "a/tiny"
-    assert plain_launch.env["REVISION"] == "main"
-    assert plain_launch.stop_grace > 2 * int(plain_launch.env["GRACEFUL_TERMINATION_TIMEOUT"])
-    assert (own.image, own.gpus, own.env["NUM_SHARD"]) == ("mine", "all", "1")
+    assert (plain.model, plain.image) == ("tiny", "tgi:3.3.7")
+    assert (plain.program, plain.needs.memory_bytes) == ((), 10**9)
+    assert (plain.env["HOSTNAME"], plain.env["PORT"]) == ("0.0.0.0", "80")
+    assert plain.env["MODEL_ID"] == "a/tiny"
+    assert plain.env["REVISION"] == "main"
+    assert plain.stop_grace > 2 * int(plain.env["GRACEFUL_TERMINATION_TIMEOUT"])
+    assert (own.image, own.needs.gpu, own.env["NUM_SHARD"]) == ("mine", GpuNeed(None, 1), "1")
     assert own.env["MODEL_ID"] == "/data/x"
+
+
+def test_the_token_of_the_hub_is_a_secret(engine: Tgi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_ours")
+    assert engine.command(spec(), CPU).secrets == {"HF_TOKEN": "hf_ours"}
+    own = engine.command(spec(env={"HF_TOKEN": "hf_own", "API_KEY": "key"}), CPU)
+    assert own.secrets == {"HF_TOKEN": "hf_own", "API_KEY": "key"}
+    assert not {"HF_TOKEN", "API_KEY"} & own.env.keys()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "has_gpu", "given"),
+    [
+        ("auto", True, True),
+        ("auto", False, False),
+        ("all", True, True),
+        ("all", False, True),
+        ("none", True, False),
+    ],
+)
+def test_the_engine_gets_gpus_where_the_entry_and_the_seat_have_them(
+    engine: Tgi, gpus: str, has_gpu: bool, given: bool
+) -> None:
+    command = engine.command(spec(gpus=gpus), dataclasses.replace(CPU, has_gpu=has_gpu))
+
+    assert (command.needs.gpu is not None) is given
+    assert ("DISABLE_CUSTOM_KERNELS" in command.env) is not given
 
 
 @pytest.mark.parametrize(
@@ -470,10 +499,18 @@ def test_the_launch_follows_the_entry(engine: Tgi) -> None:
         ({"env": {"NUM_SHARD": "few"}}, GpuNeed()),
     ],
 )
-def test_the_launch_has_the_need_for_gpus(
+def test_the_command_has_the_need_for_gpus(
     engine: Tgi, entry: dict[str, Any], need: GpuNeed
 ) -> None:
-    launch = engine.launch(spec(**entry))
+    assert engine.command(spec(**entry), dataclasses.replace(CPU, has_gpu=True)).needs.gpu == need
 
-    assert launch.gpu_need == need
-    assert launch.gpu_env == ("NUM_SHARD", "CUDA_MEMORY_FRACTION")
+
+def test_the_share_of_the_gpus_is_rounded_down_and_the_entry_wins(engine: Tgi) -> None:
+    seat = dataclasses.replace(CPU, has_gpu=True, gpus=GpuShare(("b", "a"), 0.59999))
+    env = engine.command(spec(), seat).env
+    assert (env["NUM_SHARD"], env["CUDA_MEMORY_FRACTION"]) == ("2", "0.599")
+
+    own = engine.command(spec(env={"CUDA_MEMORY_FRACTION": "0.9"}), seat).env
+    assert (own["NUM_SHARD"], own["CUDA_MEMORY_FRACTION"]) == ("2", "0.9")
+
+    assert "NUM_SHARD" not in engine.command(spec(), dataclasses.replace(seat, gpus=None)).env

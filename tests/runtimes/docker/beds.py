@@ -29,7 +29,9 @@ def copy_image(client: DockerClient, image: str, daemon: Daemon) -> None:
 async def pull(bed: DockerBed, image: str) -> list[Progress]:
     """Pull an image and return the progress that a watcher sees."""
     seen: list[Progress] = []
-    async with aclosing(bed.runtime.pull(bed.launch(image=image))) as pull:
+    async with aclosing(
+        bed.runtime.pull(bed.launch(image=image).command(bed.runtime.seat))
+    ) as pull:
         async for progress in pull:
             seen.append(progress.after(seen[-1] if seen else None))
     return seen

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from inference_service.capacity.claims import GpuShare
-from inference_service.runtimes.base import Exit, Instance, Launch
+from inference_service.runtimes.base import Exit, Running
+from inference_service.runtimes.command import Launch
 from tests.docker.daemon import Daemon
 from tests.runtimes.beds import MIB, DockerBed, ask
 from tests.runtimes.docker.beds import Open
@@ -21,12 +22,12 @@ pytestmark = pytest.mark.docker
 @asynccontextmanager
 async def abandoned(
     bed: DockerBed, launch: Launch, gpus: GpuShare | None = None
-) -> AsyncGenerator[Instance]:
+) -> AsyncGenerator[Running]:
     """Run an engine of a killed service: its `run` is left only after the test."""
     run = bed.runtime.run(launch, gpus)
-    instance = await run.__aenter__()
-    await bed.serves(instance)
-    yield instance
+    running = await run.__aenter__()
+    await bed.serves(running)
+    yield running
     await run.__aexit__(None, None, None)
 
 
@@ -38,7 +39,7 @@ async def test_an_engine_that_fits_is_adopted(open_bed: Open) -> None:
         await killed.write(before, "before")
         async with heir.running() as after:
             assert heir.inspect(after)["Id"] == old
-            assert after.port == before.port
+            assert after.instance.port == before.instance.port
             await heir.write(after, "after")
             await heir.end(after, 3)
 
@@ -71,9 +72,10 @@ async def test_an_engine_that_has_ended_is_replaced(open_bed: Open) -> None:
 async def test_survivors_are_those_that_fit_and_others_are_removed(open_bed: Open) -> None:
     killed, heir = open_bed(), open_bed()
     one, two, three = (killed.launch(which) for which in ("one", "two", "three"))
-    changed = {one.model_id: one, two.model_id: heir.launch("two", env={"COLOUR": "blue"})}
+    launches = (one, heir.launch("two", env={"COLOUR": "blue"}))
+    changed = {launch.key.model_id: launch.command(heir.runtime.seat) for launch in launches}
     async with abandoned(killed, one), abandoned(killed, two), abandoned(killed, three):
-        assert await heir.runtime.survivors(changed) == {one.model_id: ()}
+        assert await heir.runtime.survivors(changed) == {one.key: ()}
         assert killed.left(one)
         assert killed.left(two) == killed.left(three) == []
 
@@ -84,10 +86,9 @@ async def test_survivors_are_adopted_only_on_their_own_gpus(open_bed: Open, daem
     here, there = GpuShare(("GPU-b", "GPU-a"), 1.0), GpuShare(("GPU-b",), 1.0)
     async with abandoned(killed, launch, here) as before:
         old = killed.inspect(before)["Id"]
-        kept = await heir.runtime.survivors({launch.model_id: launch})
-        assert {model_id: {*ids} for model_id, ids in kept.items()} == {
-            launch.model_id: {"GPU-a", "GPU-b"}
-        }
+        commands = {launch.key.model_id: launch.command(heir.runtime.seat)}
+        kept = await heir.runtime.survivors(commands)
+        assert {key: {*ids} for key, ids in kept.items()} == {launch.key: {"GPU-a", "GPU-b"}}
         heir.runtime.leave()
         async with heir.runtime.run(launch, here) as after:
             assert heir.inspect(after)["Id"] == old

@@ -9,99 +9,121 @@ from typing import Any
 import pytest
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
-from inference_service.catalog import Gpus
-from inference_service.runtimes.base import Launch
+from inference_service.catalog import ContainerOptions
+from inference_service.key import Key
+from inference_service.runtimes.command import Command, Mount, Needs, Seat
 from inference_service.runtimes.docker.container import Recipe, digest
 
-LAUNCH = Launch(
-    model_id="gpt-2",
+NEEDS = Needs(4 * 10**9, GpuNeed(8 * 10**9, 2))
+COMMAND = Command(
+    model="gpt-2",
     image="some/image:1",
-    module="some.module",
+    args=("--fast",),
     env={"MODEL_ID": "gpt2", "A": "b"},
-    address_env=("HOST", "PORT"),
-    memory_bytes=4 * 10**9,
-    cpu_env={"DTYPE": "float32"},
-    files={"WEIGHTS": Path("/models/gpt2.gguf")},
-    gpus="auto",
-    gpu_need=GpuNeed(8 * 10**9, 2),
+    secrets={"API_KEY": "secret"},
+    mounts=(Mount(Path("/models/gpt2.gguf"), "/model/gpt2.gguf"),),
+    needs=NEEDS,
+    headers={"authorization": "secret"},
+    port=80,
 )
-RECIPE = Recipe(service="blue", volume="weights", has_gpu=False)
+SEAT = Seat("0.0.0.0", 80, in_container=True)
+RECIPE = Recipe(service="blue", volume="weights")
+
+
+def configuration(command: Command = COMMAND, seat: Seat = SEAT, number: int = 1) -> dict[str, Any]:
+    return RECIPE.configuration(Key("gpt-2", number), command, command, seat, 8080)
 
 
 def test_the_digest_is_that_of_earlier_versions() -> None:
-    assert digest(LAUNCH) == "ddcdc83dd5e312cc"
-    assert digest(Launch("m", "i", None, {}, ("H", "P"), 1)) == "8c526608309e9cb5"
+    assert digest(COMMAND) == "2-decc490d1d338d36"
+    assert digest(Command(model="m", image="i", needs=Needs(1))) == "2-04cfffb0d29f01e9"
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"image": "some/image:2"},
+        {"args": ()},
         {"env": {"MODEL_ID": "gpt2"}},
-        {"cpu_env": {}},
-        {"files": {"WEIGHTS": Path("/models/other.gguf")}},
-        {"memory_bytes": 4 * 10**9 + 1},
-        {"gpus": "all"},
-        {"gpu_need": GpuNeed(8 * 10**9, 1)},
-        {"gpu_need": GpuNeed(9 * 10**9, 2)},
+        {"mounts": (Mount(Path("/models/other.gguf"), "/model/gpt2.gguf"),)},
+        {"port": 8000},
+        {"needs": replace(NEEDS, memory_bytes=4 * 10**9 + 1)},
+        {"needs": replace(NEEDS, gpu=None)},
+        {"needs": replace(NEEDS, gpu=GpuNeed(8 * 10**9, 1))},
+        {"needs": replace(NEEDS, gpu=GpuNeed(9 * 10**9, 2))},
+        {"needs": replace(NEEDS, container=ContainerOptions(ipc="host"))},
     ],
     ids=str,
 )
-def test_a_launch_that_needs_a_new_container_has_another_digest(changes: dict[str, Any]) -> None:
-    assert digest(replace(LAUNCH, **changes)) != digest(LAUNCH)
+def test_a_command_that_needs_a_new_container_has_another_digest(changes: dict[str, Any]) -> None:
+    assert digest(replace(COMMAND, **changes)) != digest(COMMAND)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"module": None},
-        {"process_env": {"A": "c"}},
+        {"program": ("python",)},
         {"env": {"A": "b", "MODEL_ID": "gpt2"}},
+        {"secrets": {"API_KEY": "another"}},
+        {"headers": {"authorization": "another"}},
         {"concurrency": 1},
         {"stop_grace": 1.0},
     ],
-    ids=str,
+    ids=lambda changes: next(iter(changes)),
 )
-def test_a_launch_that_can_keep_its_container_has_the_same_digest(changes: dict[str, Any]) -> None:
-    assert digest(replace(LAUNCH, **changes)) == digest(LAUNCH)
+def test_a_command_that_can_keep_its_container_has_the_same_digest(changes: dict[str, Any]) -> None:
+    assert digest(replace(COMMAND, **changes)) == digest(COMMAND)
 
 
 def test_the_labels_are_those_of_earlier_versions() -> None:
-    labels = RECIPE.configuration(LAUNCH, GpuShare(("GPU-b", "GPU-a"), 0.5), 8080)["labels"]
+    seat = replace(SEAT, gpus=GpuShare(("GPU-b", "GPU-a"), 0.5))
+    labels = configuration(seat=seat, number=2)["labels"]
 
-    assert RECIPE.own_label.items() < RECIPE.labels(LAUNCH).items() < labels.items()
+    assert RECIPE.own_label.items() < RECIPE.labels(Key("gpt-2", 2)).items() < labels.items()
     assert labels == {
         "inference-service.service": "blue",
         "inference-service.model": "gpt-2",
-        "inference-service.config": "ddcdc83dd5e312cc",
-        "inference-service.gpus": "GPU-a,GPU-b",
+        "inference-service.run": "2",
+        "inference-service.config": "2-decc490d1d338d36",
+        "inference-service.seat": '{"port": 80, "gpus": ["GPU-a", "GPU-b"], "fraction": 0.5}',
     }
 
 
-def test_files_are_mounted_under_the_paths_that_the_environment_names() -> None:
-    configuration = RECIPE.configuration(LAUNCH, None, 8080)
+def test_secrets_are_in_the_environment_alone() -> None:
+    made = configuration()
 
-    [mount] = configuration["mounts"]
+    assert made["environment"] == {"MODEL_ID": "gpt2", "A": "b", "API_KEY": "secret"}
+    assert "secret" not in str(made | {"environment": None})
+    assert "secret" not in repr(COMMAND)
+
+
+def test_files_are_mounted_to_read_only() -> None:
+    [mount] = configuration()["mounts"]
     assert (mount["Source"], mount["Target"]) == ("/models/gpt2.gguf", "/model/gpt2.gguf")
-    assert configuration["environment"]["WEIGHTS"] == "/model/gpt2.gguf"
+    assert mount["ReadOnly"]
 
 
-@pytest.mark.parametrize(
-    ("gpus", "has_gpu", "given"),
-    [
-        ("auto", True, True),
-        ("auto", False, False),
-        ("all", True, True),
-        ("all", False, True),
-        ("none", True, False),
-    ],
-)
-def test_a_container_gets_gpus_where_the_entry_and_the_daemon_have_them(
-    gpus: Gpus, has_gpu: bool, given: bool
-) -> None:
-    recipe, launch = replace(RECIPE, has_gpu=has_gpu), replace(LAUNCH, gpus=gpus)
-    configuration = recipe.configuration(launch, None, 8080)
+def test_a_container_gets_gpus_where_its_engine_needs_them() -> None:
+    assert len(configuration()["device_requests"]) == 1
+    without = replace(COMMAND, needs=replace(NEEDS, gpu=None))
+    assert configuration(without)["device_requests"] == []
 
-    assert recipe.gives_gpus(launch) is given
-    assert len(configuration["device_requests"]) == given
-    assert ("DTYPE" in configuration["environment"]) is not given
+
+def test_the_options_of_the_entry() -> None:
+    options = ContainerOptions(
+        shm_size="4GiB",  # type: ignore[arg-type]
+        devices=("/dev/kfd",),
+        groups=("video",),
+        ipc="host",
+        ulimits={"memlock": -1},
+        seccomp="unconfined",
+    )
+    made = configuration(replace(COMMAND, needs=replace(NEEDS, container=options)))
+
+    assert made["shm_size"] == 4 * 2**30
+    assert made["devices"] == ["/dev/kfd:/dev/kfd"]
+    assert made["group_add"] == ["video"]
+    assert made["ipc_mode"] == "host"
+    assert made["security_opt"] == ["no-new-privileges", "seccomp=unconfined"]
+    [ulimit] = made["ulimits"]
+    assert (ulimit["Name"], ulimit["Soft"], ulimit["Hard"]) == ("memlock", -1, -1)

@@ -14,7 +14,7 @@ import pytest
 from docker import DockerClient
 
 from inference_service.errors import RuntimeUnavailable, StopFailed
-from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.base import Exit, Running
 from inference_service.runtimes.docker import runtime as docker
 from inference_service.runtimes.ports import Ports
 from tests.docker.daemon import Daemon
@@ -104,21 +104,21 @@ async def test_the_daemon_goes_during_a_pull(open_bed: Open, daemon: Daemon, pus
 
 
 @asynccontextmanager
-async def not_removed(bed: DockerBed, daemon: Daemon) -> AsyncGenerator[Instance]:
+async def not_removed(bed: DockerBed, daemon: Daemon) -> AsyncGenerator[Running]:
     """Run an engine whose daemon is away at the removal, and comes back afterwards."""
     launch = bed.launch()
     with pytest.raises(StopFailed, match=f"docker rm -f {bed.name(launch)}"):
-        async with bed.runtime.run(launch) as instance:
-            await bed.serves(instance)
-            waiting = asyncio.create_task(instance.wait())
+        async with bed.runtime.run(launch) as running:
+            await bed.serves(running)
+            waiting = asyncio.create_task(running.wait())
             await asyncio.to_thread(daemon.stop)
-    assert bed.runtime.removal_pending(launch)
+    assert bed.runtime.removal_pending(launch.key)
 
     await asyncio.to_thread(daemon.start)
-    yield instance
+    yield running
     async with within(PROMPTLY, "the end of the engine was not reported"):
         assert isinstance(await waiting, Exit)
-    assert not bed.runtime.removal_pending(launch)
+    assert not bed.runtime.removal_pending(launch.key)
     assert bed.left(launch) == []
 
 
@@ -128,7 +128,8 @@ async def test_the_daemon_is_away_at_the_stop_and_removes_when_it_is_back(
     bed = open_bed(url=daemon.url, removal_interval=0.05)
     async with not_removed(bed, daemon):
         await until(
-            lambda: not bed.runtime.removal_pending(bed.launch()), "the container was not removed"
+            lambda: not bed.runtime.removal_pending(bed.launch().key),
+            "the container was not removed",
         )
 
 
@@ -163,30 +164,30 @@ def removals() -> list[asyncio.Task[Any]]:
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_an_engine_outlives_the_daemon(open_bed: Open, daemon: Daemon, how: str) -> None:
     bed = open_bed(url=daemon.url)
-    async with bed.running() as instance:
-        waiting = asyncio.create_task(instance.wait())
-        await bed.write(instance, "before")
+    async with bed.running() as running:
+        waiting = asyncio.create_task(running.wait())
+        await bed.write(running, "before")
         follows = within(SLOWLY, "the reader of the log did not get the line after the restart")
-        async with follows, aclosing(instance.logs()) as lines:
+        async with follows, aclosing(running.logs()) as lines:
             seen = [await anext(lines), await anext(lines)]
             await asyncio.to_thread(getattr(daemon, how))
             await asyncio.to_thread(daemon.start)
-            await bed.write(instance, "after")
+            await bed.write(running, "after")
             seen.append(await anext(lines))
         assert not waiting.done()
-        await bed.end(instance, 3)
+        await bed.end(running, 3)
 
         async with within(SLOWLY, "the end of the engine was not reported"):
             assert await waiting == Exit(3)
-        assert instance.tail(9) == ("serving", "before", "after") == tuple(seen)
+        assert running.tail(9) == ("serving", "before", "after") == tuple(seen)
 
 
 async def test_an_engine_dies_while_the_daemon_is_away(open_bed: Open, daemon: Daemon) -> None:
     bed = open_bed(url=daemon.url)
-    async with bed.running() as instance:
-        waiting = asyncio.create_task(instance.wait())
+    async with bed.running() as running:
+        waiting = asyncio.create_task(running.wait())
         await asyncio.to_thread(daemon.stop)
-        for pid in bed.processes(instance):
+        for pid in bed.processes(running):
             os.kill(pid, 9)
         await asyncio.to_thread(daemon.start)
 
@@ -201,8 +202,8 @@ async def test_an_engine_ends_with_a_daemon_that_takes_it_along(
     with Daemon() as daemon:
         copy_image(docker_client, image, daemon)
         bed = open_bed(url=daemon.url)
-        async with bed.running() as instance:
-            waiting = asyncio.create_task(instance.wait())
+        async with bed.running() as running:
+            waiting = asyncio.create_task(running.wait())
             await asyncio.to_thread(daemon.stop)
             await asyncio.to_thread(daemon.start)
 

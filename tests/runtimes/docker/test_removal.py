@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import pytest
 
 from inference_service.errors import LaunchError, RuntimeUnavailable
+from inference_service.key import Key
 from inference_service.runtimes.docker.removal import PendingRemovals
 
 Attempt = Callable[[], Awaitable[None]]
@@ -32,12 +33,12 @@ def attempts(*outcomes: Exception | None) -> tuple[Attempt, list[Exception | Non
     return attempt, had
 
 
-async def until_gone(pending: PendingRemovals, model_id: str) -> None:
+async def until_gone(pending: PendingRemovals, key: Key) -> None:
     for _ in range(100):
-        if model_id not in pending:
+        if key not in pending:
             return
         await asyncio.sleep(0)
-    pytest.fail(f"the removal for {model_id} is still pending")
+    pytest.fail(f"the removal for {key} is still pending")
 
 
 async def test_a_removal_is_retried_until_it_succeeds(
@@ -46,10 +47,10 @@ async def test_a_removal_is_retried_until_it_succeeds(
     outcomes = (RuntimeUnavailable("away"), LaunchError("busy"), None)
     attempt, had = attempts(*outcomes)
 
-    pending.add("tiny", "tgi-tiny", attempt)
-    assert "tiny" in pending
-    assert "other" not in pending
-    await until_gone(pending, "tiny")
+    pending.add(Key("tiny"), "tgi-tiny", attempt)
+    assert Key("tiny") in pending
+    assert Key("other") not in pending
+    await until_gone(pending, Key("tiny"))
 
     assert had == [*outcomes]
     assert "the container tgi-tiny has been removed at last" in caplog.text
@@ -60,8 +61,8 @@ async def test_a_removal_is_retried_after_a_fault_too(
 ) -> None:
     attempt, had = attempts(KeyError("a fault"), None)
 
-    pending.add("tiny", "tgi-tiny", attempt)
-    await until_gone(pending, "tiny")
+    pending.add(Key("tiny"), "tgi-tiny", attempt)
+    await until_gone(pending, Key("tiny"))
 
     assert len(had) == 2
     assert "fault in the removal of tgi-tiny" in caplog.text
@@ -70,11 +71,11 @@ async def test_a_removal_is_retried_after_a_fault_too(
 async def test_the_first_retry_comes_after_the_interval() -> None:
     pending = PendingRemovals(interval=600)
     attempt, had = attempts(None)
-    pending.add("tiny", "tgi-tiny", attempt)
+    pending.add(Key("tiny"), "tgi-tiny", attempt)
     for _ in range(10):
         await asyncio.sleep(0)
 
-    assert "tiny" in pending
+    assert Key("tiny") in pending
     assert had == []
     await pending.cancel_all()
 
@@ -82,13 +83,13 @@ async def test_the_first_retry_comes_after_the_interval() -> None:
 async def test_a_removal_can_be_cancelled_and_others_go_on(pending: PendingRemovals) -> None:
     cancelled, none = attempts(None)
     attempt, had = attempts(None)
-    pending.add("tiny", "tgi-tiny", cancelled)
-    pending.add("other", "tgi-other", attempt)
+    pending.add(Key("tiny"), "tgi-tiny", cancelled)
+    pending.add(Key("other"), "tgi-other", attempt)
 
-    await pending.cancel("tiny")
-    await pending.cancel("unknown")
-    assert "tiny" not in pending
-    await until_gone(pending, "other")
+    await pending.cancel(Key("tiny"))
+    await pending.cancel(Key("unknown"))
+    assert Key("tiny") not in pending
+    await until_gone(pending, Key("other"))
 
     assert none == []
     assert had == [None]
@@ -105,9 +106,9 @@ async def test_a_cancelled_attempt_has_ended_when_cancel_returns(pending: Pendin
             await asyncio.sleep(0)
             ended.set()
 
-    pending.add("tiny", "tgi-tiny", attempt)
+    pending.add(Key("tiny"), "tgi-tiny", attempt)
     await begun.wait()
-    await pending.cancel("tiny")
+    await pending.cancel(Key("tiny"))
 
     assert ended.is_set()
 
@@ -115,11 +116,11 @@ async def test_a_cancelled_attempt_has_ended_when_cancel_returns(pending: Pendin
 async def test_all_can_be_cancelled() -> None:
     pending = PendingRemovals(interval=600)
     attempt, had = attempts(None)
-    for model_id in ("one", "two"):
-        pending.add(model_id, f"tgi-{model_id}", attempt)
+    for key in (Key("one"), Key("two")):
+        pending.add(key, f"tgi-{key}", attempt)
 
     await pending.cancel_all()
 
-    assert "one" not in pending
-    assert "two" not in pending
+    assert Key("one") not in pending
+    assert Key("two") not in pending
     assert had == []

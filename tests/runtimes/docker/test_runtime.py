@@ -31,15 +31,15 @@ pytestmark = pytest.mark.docker
 
 async def test_the_limits_of_a_container(bed: DockerBed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    launch = bed.launch(gpus="auto", env={"COLOUR": "blue"}, cpu_env={"CPU": "yes"})
-    async with bed.runtime.run(launch) as instance:
-        facts = bed.inspect(instance)
+    launch = bed.launch(gpus="auto", env={"COLOUR": "blue"})
+    async with bed.runtime.run(launch) as running:
+        facts = bed.inspect(running)
         config, host = facts["Config"], facts["HostConfig"]
 
     assert host["PortBindings"] == {
-        "80/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(instance.port)}]
+        "80/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(running.instance.port)}]
     }
-    assert host["Memory"] == host["MemorySwap"] == launch.memory_bytes
+    assert host["Memory"] == host["MemorySwap"] == 64 * MIB
     assert host["ShmSize"] == 1024 * MIB
     assert host["Init"] is True
     assert host["RestartPolicy"]["Name"] in ("", "no")
@@ -47,11 +47,11 @@ async def test_the_limits_of_a_container(bed: DockerBed, monkeypatch: pytest.Mon
     assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "2"}
     assert not host["DeviceRequests"]
     assert not host["Privileged"]
-    assert {"COLOUR=blue", "CPU=yes", "ENGINE_PORT=80", "ENGINE_HOST=0.0.0.0"} < {*config["Env"]}
+    assert {"COLOUR=blue", "ENGINE_PORT=80", "ENGINE_HOST=0.0.0.0"} < {*config["Env"]}
     assert "HF_TOKEN=hf_secret" in config["Env"]
     assert "hf_secret" not in str(config["Labels"])
     labels = {key: config["Labels"][f"inference-service.{key}"] for key in ("model", "service")}
-    assert labels == {"model": launch.model_id, "service": f"tests-{os.getpid()}"}
+    assert labels == {"model": launch.key.model_id, "service": f"tests-{os.getpid()}"}
 
 
 async def test_the_token_is_not_in_the_log(
@@ -59,8 +59,8 @@ async def test_the_token_is_not_in_the_log(
 ) -> None:
     caplog.set_level("DEBUG")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    async with bed.running() as instance:
-        assert await ask(instance, "/env/HF_TOKEN") == "hf_secret"
+    async with bed.running() as running:
+        assert await ask(running, "/env/HF_TOKEN") == "hf_secret"
 
     assert caplog.text  # the SDK logs its requests
     assert "hf_secret" not in caplog.text
@@ -68,7 +68,7 @@ async def test_the_token_is_not_in_the_log(
 
 async def test_all_models_share_a_volume_that_outlives_them(bed: DockerBed) -> None:
     async with bed.running("one") as one, bed.running("two") as two:
-        mounts = [bed.inspect(instance)["Mounts"] for instance in (one, two)]
+        mounts = [bed.inspect(running)["Mounts"] for running in (one, two)]
 
     assert [[(mount["Name"], mount["Destination"]) for mount in each] for each in mounts] == [
         [(f"tests-{os.getpid()}", "/data")]
@@ -79,8 +79,8 @@ async def test_all_models_share_a_volume_that_outlives_them(bed: DockerBed) -> N
 async def test_files_cannot_be_written_by_the_engine(bed: DockerBed, tmp_path: Path) -> None:
     file = tmp_path / "weights.gguf"
     file.touch()
-    async with bed.runtime.run(bed.launch(files={"WEIGHTS": file})) as instance:
-        mounts = {mount["Destination"]: mount for mount in bed.inspect(instance)["Mounts"]}
+    async with bed.runtime.run(bed.launch(files={"WEIGHTS": file})) as running:
+        mounts = {mount["Destination"]: mount for mount in bed.inspect(running)["Mounts"]}
 
     assert not mounts["/model/weights.gguf"]["RW"]
 
@@ -102,47 +102,31 @@ async def test_gpus_that_are_asked_for_and_absent_are_an_error(bed: DockerBed) -
     assert bed.left(bed.launch()) == []
 
 
-async def test_an_engine_gets_gpus_by_name_and_its_fraction_of_them(
-    open_bed: Open, daemon: Daemon
-) -> None:
+async def test_an_engine_gets_gpus_by_name(open_bed: Open, daemon: Daemon) -> None:
     bed = open_bed(url=daemon.url, has_gpu=True)
-    launch = bed.launch(gpus="auto", gpu_env=("COUNT", "PART"), cpu_env={"CPU": "yes"})
-    assert bed.runtime.gives_gpus(launch)
+    launch = bed.launch(gpus="auto")
+    async with bed.runtime.run(launch, GpuShare(("GPU-b", "GPU-a"), 0.59999)) as running:
+        await bed.serves(running)
+        visible = await ask(running, "/env/NVIDIA_VISIBLE_DEVICES")
+        request = bed.inspect(running)["HostConfig"]["DeviceRequests"]
 
-    async with bed.runtime.run(launch, GpuShare(("GPU-b", "GPU-a"), 0.59999)) as instance:
-        await bed.serves(instance)
-        names = ("NVIDIA_VISIBLE_DEVICES", "COUNT", "PART", "CPU")
-        values = [await ask(instance, f"/env/{name}") for name in names]
-        request = bed.inspect(instance)["HostConfig"]["DeviceRequests"]
-
-    assert values == ["GPU-b,GPU-a", "2", "0.599", ""]
+    assert visible == "GPU-b,GPU-a"
     assert [(one["DeviceIDs"], one["Count"]) for one in request] == [(["GPU-b", "GPU-a"], 0)]
-
-
-async def test_the_environment_of_the_entry_replaces_that_for_gpus(
-    open_bed: Open, daemon: Daemon
-) -> None:
-    bed = open_bed(url=daemon.url)
-    launch = bed.launch(gpus="all", gpu_env=("COUNT", "PART"), env={"PART": "0.9"})
-    async with bed.runtime.run(launch, GpuShare(("GPU-a",), 0.5)) as instance:
-        await bed.serves(instance)
-        assert [await ask(instance, f"/env/{name}") for name in ("COUNT", "PART")] == ["1", "0.9"]
 
 
 async def test_an_engine_gets_all_gpus_where_none_are_named(open_bed: Open, daemon: Daemon) -> None:
     bed = open_bed(url=daemon.url)
-    async with bed.runtime.run(bed.launch(gpus="all", gpu_env=("COUNT", "PART"))) as instance:
-        await bed.serves(instance)
-        names = ("NVIDIA_VISIBLE_DEVICES", "COUNT", "PART")
-        assert [await ask(instance, f"/env/{name}") for name in names] == ["all", "", ""]
+    async with bed.runtime.run(bed.launch(gpus="all")) as running:
+        await bed.serves(running)
+        assert await ask(running, "/env/NVIDIA_VISIBLE_DEVICES") == "all"
 
 
 async def test_an_engine_beyond_its_memory_limit(bed: DockerBed) -> None:
     killed = within(SLOWLY, "the engine was not killed at its memory limit")
-    async with bed.running(memory_bytes=32 * MIB) as instance, killed:
-        await ask(instance, "/grow")
+    async with bed.running(memory_bytes=32 * MIB) as running, killed:
+        await ask(running, "/grow")
 
-        assert await instance.wait() == Exit(137, oom_killed=True)
+        assert await running.wait() == Exit(137, oom_killed=True)
 
 
 async def test_the_bytes_that_files_take_on_the_disk(open_bed: Open, tgi_image: str) -> None:
@@ -152,30 +136,30 @@ async def test_the_bytes_that_files_take_on_the_disk(open_bed: Open, tgi_image: 
     blobs = "/data/hub/models--org--model/blobs"
     first = f"{blobs}/{hashlib.sha256(bytes(2 * MIB)).hexdigest()}"
     launch = bed.launch(image=tgi_image, env=env)
-    async with bed.runtime.run(launch) as instance:
+    async with bed.runtime.run(launch) as running:
         sizes = [0]
         async with within(SLOWLY, "the files did not take a MiB"):
             while sizes[-1] < MIB:  # it hangs half-way
-                sizes.append(await instance.disk_usage([first, f"{first}.incomplete"]) or 0)
+                sizes.append(await running.disk_usage([first, f"{first}.incomplete"]) or 0)
         assert sizes == sorted(sizes)
-        together = await instance.disk_usage([blobs])
+        together = await running.disk_usage([blobs])
         assert together is not None
         assert sizes[-1] < together < 2 * MIB  # with the small files of a model
-        assert await instance.disk_usage(["/data/none"]) == 0
+        assert await running.disk_usage(["/data/none"]) == 0
 
-    assert await instance.disk_usage([blobs]) is None  # the container has gone
+    assert await running.disk_usage([blobs]) is None  # the container has gone
 
 
 async def test_the_bytes_are_unknown_without_du_in_the_image(bed: DockerBed) -> None:
-    async with bed.running() as instance:
-        assert await instance.disk_usage(["/"]) is None
+    async with bed.running() as running:
+        assert await running.disk_usage(["/"]) is None
 
 
 async def test_a_command_that_does_not_exist(bed: DockerBed) -> None:
     launch = bed.launch(image=images.missing_command(bed.client))
-    async with bed.runtime.run(launch) as instance:
-        assert await instance.wait() == Exit(127)
-        assert "No such file or directory" in instance.tail(1)[0]
+    async with bed.runtime.run(launch) as running:
+        assert await running.wait() == Exit(127)
+        assert "No such file or directory" in running.tail(1)[0]
 
 
 async def test_an_image_that_has_gone_since_the_pull(bed: DockerBed) -> None:
@@ -188,9 +172,9 @@ async def test_an_image_that_has_gone_since_the_pull(bed: DockerBed) -> None:
 async def test_another_program_ends_the_container(
     bed: DockerBed, how: str, code: int | None
 ) -> None:
-    async with bed.running() as instance:
-        container = bed.client.containers.get(instance.name)
-        waiting = asyncio.create_task(instance.wait())
+    async with bed.running() as running:
+        container = bed.client.containers.get(running.instance.name)
+        waiting = asyncio.create_task(running.wait())
         if how == "stop":
             await asyncio.to_thread(container.stop)
         else:
@@ -202,8 +186,8 @@ async def test_another_program_ends_the_container(
 
 
 async def test_another_program_removes_the_container_at_the_same_time(bed: DockerBed) -> None:
-    async with bed.running() as instance:
-        container = bed.client.containers.get(instance.name)
+    async with bed.running() as running:
+        container = bed.client.containers.get(running.instance.name)
         removing = asyncio.create_task(asyncio.to_thread(remove, container))
     await removing
 
@@ -250,9 +234,9 @@ def taken(port: int) -> Iterator[None]:
 async def test_a_port_taken_before_the_start_is_passed_over(open_bed: Open, free: int) -> None:
     with Raced(free, free + 9, times=2) as ports:
         bed = open_bed(ports)
-        async with bed.running() as instance:
-            assert instance.port >= free + 2
-            assert await ask(instance, "/env/ENGINE_PORT") == "80"
+        async with bed.running() as running:
+            assert running.instance.port >= free + 2
+            assert await ask(running, "/env/ENGINE_PORT") == "80"
 
 
 async def test_no_port_is_free(open_bed: Open, free: int) -> None:
@@ -277,9 +261,9 @@ async def test_the_container_of_the_default_service_has_the_documented_name(
 ) -> None:
     bed = open_bed(service=service)
     before = "" if service == "inference-service" else "other-"
-    async with bed.running() as instance:
-        assert instance.name == f"{before}tgi-{bed.launch().model_id}"
-        assert bed.inspect(instance)["Name"] == f"/{instance.name}"
+    async with bed.running() as running:
+        assert running.instance.name == f"{before}tgi-{bed.launch().key}"
+        assert bed.inspect(running)["Name"] == f"/{running.instance.name}"
 
 
 async def test_services_of_two_names_run_one_model_beside_each_other(open_bed: Open) -> None:
@@ -287,7 +271,7 @@ async def test_services_of_two_names_run_one_model_beside_each_other(open_bed: O
     launch = one.launch()
     async with one.running() as first:
         async with two.running() as second:
-            assert first.name != second.name
+            assert first.instance.name != second.instance.name
             assert await two.runtime.survivors({}) == {}  # removes its own
             assert two.left(launch) == []
             assert one.inspect(first)["State"]["Running"]
@@ -298,7 +282,7 @@ async def test_services_of_two_names_run_one_model_beside_each_other(open_bed: O
 
 async def test_a_strangers_container_is_left_alone(bed: DockerBed) -> None:
     launch = bed.launch()
-    labels = {"inference-service.model": launch.model_id, "inference-service.service": "other"}
+    labels = {"inference-service.model": launch.key.model_id, "inference-service.service": "other"}
     stranger = bed.client.containers.create(bed.image, name=bed.name(launch), labels=labels)
     try:
         with pytest.raises(LaunchError, match=f"a container named {bed.name(launch)} exists"):
