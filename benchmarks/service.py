@@ -15,6 +15,7 @@ from pathlib import Path
 
 from inference_service import cli
 from inference_service.capacity.claims import GpuShare
+from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.key import Key
 from inference_service.lifecycle import Progress
 from inference_service.runtimes import base
@@ -53,6 +54,7 @@ class RunningEngine:
     name = "docker"
     seat = Seat(in_container=True)
     patience = 10.0
+    nodes = (Node(LOCAL, 1 << 40),)
 
     def __init__(self, port: int) -> None:
         self._port = port

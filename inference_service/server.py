@@ -15,8 +15,8 @@ from inference_service.api.listener import SERVICE
 from inference_service.api.methods import Handlers
 from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
-from inference_service.capacity import gpus
 from inference_service.capacity.admission import Admission
+from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines import kinds
 from inference_service.errors import RuntimeUnavailable
@@ -56,11 +56,15 @@ class Service:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, ports: Ports | None = None, runtimes: Runtimes | None = None
+    settings: Settings,
+    ports: Ports | None = None,
+    runtimes: Runtimes | None = None,
+    count: int = 1,
 ) -> AsyncGenerator[Service]:
     """Run the service; leaving drains and stops every model, then the servers.
 
-    `ports` for engines and `runtimes` are by default those of the settings. Raises CatalogInvalid,
+    `ports` for engines and `runtimes` are by default those of the settings. `count` is the number
+    of runs that a start makes of each model. Raises CatalogInvalid,
     BindError, GpuError, NameTaken when a service of this name uses the Docker daemon, or
     RuntimeUnavailable when `runtime` is docker and no daemon answers.
     """
@@ -69,7 +73,7 @@ async def running(
         if runtimes is None:
             runtimes = await stack.enter_async_context(_runtimes(settings, ports))
         health = Health()
-        models = await _models(settings, catalog, runtimes, health, stack)
+        models = _models(settings, catalog, runtimes, health, stack, count)
 
         def reload() -> Reload:
             return models.reload(_catalog(settings))
@@ -94,12 +98,13 @@ async def running(
         yield Service(models, runtimes.choice, target, rest_url, reload)
 
 
-async def _models(
+def _models(
     settings: Settings,
     catalog: Catalog,
     runtimes: Runtimes,
     health: Health,
     stack: AsyncExitStack,
+    count: int,
 ) -> Models:
     engines = kinds.engines(settings.images)
     for engine in engines.values():
@@ -110,10 +115,10 @@ async def _models(
         runtime, engine = place(spec, settings.runtime, settings.engine, has_docker)
         return Entry.of(spec, runtimes.by_name[runtime], engines[engine])
 
-    found = await gpus.find(settings.gpu_limits) if has_docker else ()
-    admission = Admission(settings.memory or _memory(), found)
+    nodes = [node for runtime in runtimes.by_name.values() for node in runtime.nodes]
+    admission = Admission(nodes)
     start_times = StartTimes(settings.state_path / f"start-times-{settings.service_name}.json")
-    return Models(catalog, entry, _timing(settings), admission, start_times, health.changed)
+    return Models(catalog, entry, _timing(settings), admission, start_times, health.changed, count)
 
 
 def _timing(settings: Settings) -> Timing:
@@ -137,7 +142,8 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
     """Give the runtimes that the settings ask for, and that this machine has."""
     if ports is None:
         ports = Ports(*settings.port_range, offset=identity.first_port(settings.service_name))
-    process = {"process": ProcessRuntime(ports)}
+    memory = settings.memory or _memory()
+    process = {"process": ProcessRuntime(ports, Node(LOCAL, memory))}
     if settings.runtime == "process":
         yield Runtimes(process, RuntimeChoice("process", "it was asked for"))
         return
@@ -151,6 +157,8 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
             service=settings.service_name,
             volume=settings.volume,
             pull_policy=settings.pull_policy,
+            memory_bytes=memory,
+            gpu_limits=settings.gpu_limits,
         )
     except RuntimeUnavailable as error:
         if settings.runtime == "docker":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from inference_service.capacity.admission import Admission
+from inference_service.capacity.gpus import Gpu
+from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Engine, Prompt
 from inference_service.lifecycle import State
@@ -50,8 +52,13 @@ def model(
 ) -> Model:
     """Make a model, by default on new fakes and with a gigabyte of memory to itself."""
     entry = Entry.of(spec or make_spec(), runtime or FakeRuntime(), engine or FakeEngine())
-    admission = admission or Admission(10**9)
+    admission = admission or machine(10**9)
     return Model(entry, timing, admission, start_times or StartTimes())
+
+
+def machine(memory_bytes: int, gpus: Sequence[Gpu] = ()) -> Admission:
+    """Return the admission to one machine."""
+    return Admission([Node(LOCAL, memory_bytes, tuple(gpus))])
 
 
 async def generate(model: Model, count: int = 3) -> str:
@@ -70,7 +77,7 @@ async def reached(model: Model, state: State) -> None:
     """Return as soon as the model is in this state."""
     async with within(SLOWLY, f"{model.id} did not become {state}"):
         while model.status.state is not state:
-            await model.report.change()
+            await model.changes.next()
 
 
 def idle_in(model: Model) -> float:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
+from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.llamacpp import GgufWeights, LlamacppNeeds
@@ -75,6 +76,7 @@ class FakeRuntime:
     name = "fake"
     seat = Seat(in_container=True, has_gpu=True)
     patience = 10.0
+    nodes = (Node(LOCAL, 10**9),)
 
     def __init__(self) -> None:
         self.may_pull, self.may_run, self.may_leave = (

@@ -74,7 +74,7 @@ def plan(quote: Quote, usual_start: float | None) -> pb.StartPlan:
     gpus = [
         pb.GpuPlan(
             gpu_id=id,
-            required_memory_bytes=quote.plan.amounts.get(id, 0),
+            required_memory_bytes=quote.amounts[id],
             free_memory_bytes=quote.free[id],
             capacity_memory_bytes=capacity,
         )
@@ -82,10 +82,10 @@ def plan(quote: Quote, usual_start: float | None) -> pb.StartPlan:
         if id != MEMORY
     ]
     return pb.StartPlan(
-        required_memory_bytes=quote.plan.amounts[MEMORY],
-        free_memory_bytes=quote.free[MEMORY],
-        capacity_memory_bytes=quote.capacity[MEMORY],
-        evicted_model_ids=quote.plan.evicted,
+        required_memory_bytes=quote.amounts.get(MEMORY, 0),
+        free_memory_bytes=quote.free.get(MEMORY, 0),
+        capacity_memory_bytes=quote.capacity.get(MEMORY, 0),
+        evicted_model_ids=[key.model_id for key in quote.plan.evicted],
         must_wait=quote.plan.must_wait,
         required_gpu_memory_bytes=sum(gpu.required_memory_bytes for gpu in gpus),
         gpus=gpus,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -17,11 +17,13 @@ from inference_service.capacity.claims import (
     Plan,
     Quote,
     Resident,
+    Thing,
     choose,
     gpu_options,
 )
-from inference_service.capacity.gpus import Gpu
+from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.errors import InsufficientGpus, InsufficientMemory
+from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress
 
 
@@ -57,7 +59,7 @@ class Claim:
 
     def __init__(self, admission: Admission, tenant: Tenant) -> None:
         self.tenant = tenant
-        self.model_id = tenant.demand.model_id
+        self.key = tenant.demand.key
         self.amounts: Amounts = {}  # until there is room
         self.adopted = False  # its engine runs already
         self.inside = False  # its engine may run from now on
@@ -83,56 +85,74 @@ class Claim:
         return self.inside and self.settling and not self.adopted
 
     @property
-    def gpu_ids(self) -> tuple[str, ...]:
+    def gpu_things(self) -> tuple[Thing, ...]:
         """The GPUs of which the claim holds memory."""
-        return tuple(id for id in self.amounts if id != MEMORY)
+        return tuple(thing for thing in self.amounts if thing.is_gpu)
+
+    @property
+    def gpu_ids(self) -> tuple[str, ...]:
+        """The ids of these GPUs on their node."""
+        return tuple(thing.name for thing in self.gpu_things)
 
 
 class Admission:
-    """The memory of this machine and of its GPUs, and the queue for them.
+    """The memory of each node and of its GPUs, and the queue for them.
 
     No claim overtakes another, so that small models do not starve a large one. Runs on one GPU
     start one after the other: an engine fills the GPU up to a mark, and has to find there what came
     before.
     """
 
-    def __init__(self, capacity_bytes: int, gpus: Sequence[Gpu] = ()) -> None:
-        self._gpus = tuple(gpus)
-        self._limits = {gpu.id: gpu.limit_bytes for gpu in gpus}
-        self._capacity = {MEMORY: capacity_bytes} | self._limits
-        self._claims: dict[str, Claim] = {}
-        self._unremoved: dict[str, Claim] = {}
-        self._kept: dict[str, tuple[str, ...]] = {}  # see `keep`
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._sizes: dict[Thing, int] = {}  # of the GPUs
+        self._capacity: dict[Thing, int] = {}
+        for node in nodes:
+            self._capacity[Thing(node.name, MEMORY)] = node.memory_bytes
+            for gpu in node.gpus:
+                thing = Thing(node.name, gpu.id)
+                self._sizes[thing] = gpu.memory_bytes
+                self._capacity[thing] = gpu.limit_bytes
+        self._claims: dict[Key, Claim] = {}
+        self._unremoved: dict[Key, Claim] = {}
+        self._kept: dict[Key, tuple[str, ...]] = {}  # see `keep`
         self._queue: deque[Claim] = deque()
         self._changed = asyncio.Event()
 
-    def free(self, name: str) -> int:
-        """Return the unclaimed bytes of MEMORY, or of the GPU of this id."""
-        return self._capacity[name] - sum(c.amounts.get(name, 0) for c in self._held())
+    def free(self, name: str, node: str = LOCAL) -> int:
+        """Return the unclaimed bytes of a node's MEMORY, or of its GPU of this id."""
+        thing = Thing(node, name)
+        return self._capacity[thing] - sum(c.amounts.get(thing, 0) for c in self._held())
 
-    def gpu_amounts(self, model_id: str) -> Amounts:
-        """Return the bytes that a model holds of each GPU."""
-        claim = self._claims.get(model_id)
-        return {id: claim.amounts[id] for id in claim.gpu_ids} if claim else {}
+    def gpu_amounts(self, key: Key) -> Mapping[str, int]:
+        """Return the bytes that a run holds of each GPU, by its id."""
+        claim = self._claims.get(key)
+        return {gpu.name: claim.amounts[gpu] for gpu in claim.gpu_things} if claim else {}
 
-    def keep(self, model_id: str, gpu_ids: tuple[str, ...]) -> None:
-        """Give a model the GPUs on which its engine runs already, at its next start."""
-        self._kept[model_id] = gpu_ids
+    def keep(self, key: Key, gpu_ids: tuple[str, ...]) -> None:
+        """Give a run the GPUs on which its engine runs already, at its next start."""
+        self._kept[key] = gpu_ids
 
     def plan(self, demand: Demand) -> Plan:
-        """Return the amounts that a model would hold, and the evictions before that.
+        """Return the amounts that a run would hold, and the evictions before that.
 
-        Raises InsufficientMemory when the model can never fit.
+        Raises InsufficientMemory when the run can never fit.
         """
         options = self._options(demand)
-        if (claim := self._claims.get(demand.model_id)) is not None:
+        if (claim := self._claims.get(demand.key)) is not None:
             return Plan(claim.amounts)
-        return choose(options, self._capacity, [*self._residents(demand.model_id)])
+        return choose(options, self._capacity, [*self._residents(demand.key)])
 
     def quote(self, demand: Demand) -> Quote:
         """Return the plan with the figures behind it. Raises InsufficientMemory."""
-        free = {name: self.free(name) for name in self._capacity}
-        return Quote(self.plan(demand), free, dict(self._capacity))
+        plan = self.plan(demand)
+        nodes = {thing.node for thing in plan.amounts}
+        things = [thing for thing in self._capacity if thing.node in nodes]
+        return Quote(
+            plan,
+            {thing.name: plan.amounts.get(thing, 0) for thing in things},
+            {thing.name: self.free(thing.name, thing.node) for thing in things},
+            {thing.name: self._capacity[thing] for thing in things},
+        )
 
     @contextmanager
     def claim(self, tenant: Tenant) -> Iterator[Claim]:
@@ -156,10 +176,10 @@ class Admission:
     async def grant(self, claim: Claim) -> AsyncGenerator[Progress]:
         """Wait for room, then for those who start on the same GPUs; see `Claim.granted`."""
         while not await self._make_room(claim):
-            holders = ", ".join(other.model_id for other in self._held())
+            holders = ", ".join(str(other.key) for other in self._held())
             yield _waiting(self._queue.index(claim) + 1, f"waits for memory that {holders} use")
             await self._change()
-        claim.adopted = {*self._kept.pop(claim.model_id, ())} == {*claim.gpu_ids}
+        claim.adopted = {*self._kept.pop(claim.key, ())} == {*claim.gpu_ids}
         while not claim.adopted and (starting := self._starting_before(claim)):
             message = f"waits until {', '.join(starting)} has started on the same GPU"
             yield _waiting(len(starting), message)
@@ -170,9 +190,8 @@ class Admission:
         """Return the GPUs of a claim, with the mark for its engine."""
         before = [claim, *self._before(claim)]
         marks = [
-            sum(c.amounts.get(gpu.id, 0) for c in before) / gpu.memory_bytes
-            for gpu in self._gpus
-            if gpu.id in claim.amounts
+            sum(c.amounts.get(gpu, 0) for c in before) / self._sizes[gpu]
+            for gpu in claim.gpu_things
         ]
         return GpuShare(claim.gpu_ids, min(marks)) if marks else None
 
@@ -185,38 +204,55 @@ class Admission:
         if claim in self._queue:
             self._queue.remove(claim)
             return
-        del self._claims[claim.model_id]
+        del self._claims[claim.key]
         if claim.tenant.removal_pending:
-            self._unremoved[claim.model_id] = claim
+            self._unremoved[claim.key] = claim
         else:
             self._inherit(claim)
 
     def _options(self, demand: Demand) -> list[Amounts]:
-        """Return each way to meet a demand on an empty machine."""
-        memory = {MEMORY: demand.memory_bytes}
-        if demand.memory_bytes > self._capacity[MEMORY]:
-            capacity = self._capacity[MEMORY]
-            raise InsufficientMemory(demand.model_id, demand.memory_bytes, capacity)
-        if (need := demand.gpu_need) is None or not self._gpus:
-            return [memory]
-        options = gpu_options(need, self._limits)
+        """Return each way to meet a demand on empty nodes."""
+        if not demand.nodes:
+            return [{}]
+        sizes = {node: self._capacity[Thing(node, MEMORY)] for node in demand.nodes}
+        nodes = [node for node, size in sizes.items() if demand.memory_bytes <= size]
+        if not nodes:
+            model_id, largest = demand.key.model_id, max(sizes.values())
+            raise InsufficientMemory(model_id, demand.memory_bytes, largest)
+        options = [option for node in nodes for option in self._options_on(node, demand)]
         if not options:
-            limits = [*self._limits.values()]
-            raise InsufficientGpus(demand.model_id, need.memory_bytes, need.count, limits)
-        kept = {*self._kept.get(demand.model_id, ())}
-        options = [option for option in options if option.keys() == kept] or options
-        return [memory | {**option} for option in options]
+            need = demand.gpu_need
+            assert need is not None, "a node with enough memory is enough without GPUs"
+            limits = [self._capacity[gpu] for node in nodes for gpu in self._gpus(node)]
+            raise InsufficientGpus(demand.key.model_id, need.memory_bytes, need.count, limits)
+        kept = {*self._kept.get(demand.key, ())}
+        return [option for option in options if _gpu_ids(option) == kept] or options
 
-    def _residents(self, newcomer: str) -> Iterator[Resident]:
+    def _options_on(self, node: str, demand: Demand) -> list[Amounts]:
+        memory = {Thing(node, MEMORY): demand.memory_bytes}
+        gpus = self._gpus(node)
+        if demand.gpu_need is None or not gpus:
+            return [memory]
+        limits = {gpu: self._capacity[gpu] for gpu in gpus}
+        return [memory | option for option in gpu_options(demand.gpu_need, limits)]
+
+    def _gpus(self, node: str) -> list[Thing]:
+        return [gpu for gpu in self._sizes if gpu.node == node]
+
+    def _residents(self, newcomer: Key) -> Iterator[Resident]:
         # What leaves a GPU on which another run starts goes to that run, so nobody is evicted
         # there.
-        starting = {id for claim in self._claims.values() if claim.settling for id in claim.gpu_ids}
+        starting = {
+            gpu for claim in self._claims.values() if claim.settling for gpu in claim.gpu_things
+        }
         for claim in self._held():
-            if claim.model_id == newcomer:  # what is left of it is removed before it starts
+            if claim.key == newcomer:  # what is left of it is removed before it starts
                 continue
             tenant = claim.tenant
-            evictable = tenant.evictable and starting.isdisjoint(claim.gpu_ids)
-            yield Resident(claim.model_id, claim.amounts, evictable, tenant.used_at, claim.settling)
+            same = claim.key.model_id == newcomer.model_id
+            free = starting.isdisjoint(claim.gpu_things)
+            evictable = tenant.evictable and free and not same
+            yield Resident(claim.key, claim.amounts, evictable, tenant.used_at, claim.settling)
 
     async def _make_room(self, claim: Claim) -> bool:
         """Evict for the first claim in the queue, and grant the memory of that."""
@@ -227,7 +263,7 @@ class Admission:
                 break
             if not plan.evicted:
                 claim.amounts = plan.amounts
-                self._claims[claim.model_id] = self._queue.popleft()
+                self._claims[claim.key] = self._queue.popleft()
                 self.changed()
                 return True
             await self._claims[plan.evicted[0]].tenant.evict()
@@ -246,20 +282,24 @@ class Admission:
         for other in self._claims.values():
             if other is claim:
                 return
-            if not set(other.gpu_ids).isdisjoint(claim.gpu_ids):
+            if not set(other.gpu_things).isdisjoint(claim.gpu_things):
                 yield other
 
     def _starting_before(self, claim: Claim) -> list[str]:
         self._changed.clear()
-        return [other.model_id for other in self._before(claim) if other.settling]
+        return [str(other.key) for other in self._before(claim) if other.settling]
 
     def _inherit(self, gone: Claim) -> None:
         # An engine that fills a GPU up to its mark takes what leaves the GPU meanwhile, too.
         for claim in self._claims.values():
             if gone.inside and claim.filling:
-                extra = {id: gone.amounts[id] for id in gone.gpu_ids if id in claim.amounts}
+                extra = {gpu: gone.amounts[gpu] for gpu in gone.gpu_things if gpu in claim.amounts}
                 claim.amounts = {n: size + extra.get(n, 0) for n, size in claim.amounts.items()}
 
 
 def _waiting(position: int, message: str) -> Progress:
     return Progress(Phase.WAITING, message=message, queue_position=position)
+
+
+def _gpu_ids(amounts: Amounts) -> set[str]:
+    return {thing.name for thing in amounts if thing.is_gpu}

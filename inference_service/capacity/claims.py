@@ -6,10 +6,27 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import NamedTuple, TypeVar
 
-MEMORY = "memory"  # the machine's own, among amounts
+from inference_service.key import Key
 
-Amounts = Mapping[str, int]  # bytes of MEMORY, and of each GPU by its id
+MEMORY = "memory"  # of a node, among its things
+
+
+class Thing(NamedTuple):
+    """What can be claimed of a node: its MEMORY, or a GPU by its id."""
+
+    node: str
+    name: str
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.name != MEMORY
+
+
+Amounts = Mapping[Thing, int]  # bytes of each thing
+
+T = TypeVar("T")
 
 _SHARDS = (1, 2, 4, 8, 16)  # into how many parts the heads of most models can be divided
 
@@ -39,21 +56,25 @@ class GpuShare:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The memory that a model needs at most, and its need of GPUs."""
+    """The memory that a run needs at most, and its need of GPUs, on one of `nodes`.
 
-    model_id: str
+    Without nodes it needs nothing here, because its engine runs elsewhere.
+    """
+
+    key: Key
+    nodes: tuple[str, ...]
     memory_bytes: int
     gpu_need: GpuNeed | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A model that holds memory. `used_at` is the end of its last use, on any one clock.
+    """A run that holds memory. `used_at` is the end of its last use, on any one clock.
 
     A `settling` one is on its way to READY: others on its GPUs have to wait for it.
     """
 
-    model_id: str
+    key: Key
     amounts: Amounts
     evictable: bool
     used_at: float
@@ -62,26 +83,28 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The amounts that a model would hold, and the models to evict first."""
+    """The amounts that a run would hold, and the runs to evict first."""
 
     amounts: Amounts
-    evicted: tuple[str, ...] = ()
+    evicted: tuple[Key, ...] = ()
     must_wait: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A plan with its figures: what is free now, and what all models together can have.
+    """A plan with its figures on its node.
 
-    Both are by MEMORY and by the id of each GPU whose memory is counted, in the driver's order.
+    They are what the run would hold, what is free now, and what all models together can have: by
+    MEMORY and by the id of each GPU whose memory is counted, in the driver's order.
     """
 
     plan: Plan
-    free: Amounts = field(default_factory=dict)
-    capacity: Amounts = field(default_factory=dict)
+    amounts: Mapping[str, int] = field(default_factory=dict)
+    free: Mapping[str, int] = field(default_factory=dict)
+    capacity: Mapping[str, int] = field(default_factory=dict)
 
 
-def gpu_options(need: GpuNeed, limits: Amounts) -> list[Amounts]:
+def gpu_options(need: GpuNeed, limits: Mapping[T, int]) -> list[dict[T, int]]:
     """Return each way to meet a need with GPUs of these limits.
 
     On one GPU a model holds its need. Several GPUs it has to itself: its engine fills all alike, so
@@ -102,7 +125,7 @@ def gpu_options(need: GpuNeed, limits: Amounts) -> list[Amounts]:
     return []
 
 
-def _whole(ids: Sequence[str], count: int, limits: Amounts) -> list[Amounts]:
+def _whole(ids: Sequence[T], count: int, limits: Mapping[T, int]) -> list[dict[T, int]]:
     return [{id: limits[id] for id in chosen} for chosen in combinations(ids, count)]
 
 
@@ -114,14 +137,14 @@ def choose(options: Sequence[Amounts], capacity: Amounts, residents: Sequence[Re
     model must wait for models that may not be evicted.
     """
     settling = {id for resident in residents if resident.settling for id in resident.amounts}
-    used_at = {resident.model_id: resident.used_at for resident in residents}
+    used_at = {resident.key: resident.used_at for resident in residents}
 
     def cost(plan: Plan) -> tuple[float, int, bool, int]:
-        gpus = plan.amounts.keys() - {MEMORY}
+        gpus = {thing for thing in plan.amounts if thing.is_gpu}
         spare = sum(
             capacity[id]
             - plan.amounts[id]
-            - sum(r.amounts.get(id, 0) for r in residents if r.model_id not in plan.evicted)
+            - sum(r.amounts.get(id, 0) for r in residents if r.key not in plan.evicted)
             for id in gpus
         )
         latest = max((used_at[id] for id in plan.evicted), default=-math.inf)
@@ -137,8 +160,8 @@ def choose(options: Sequence[Amounts], capacity: Amounts, residents: Sequence[Re
 
 def evictions(
     need: Amounts, capacity: Amounts, residents: Iterable[Resident]
-) -> tuple[str, ...] | None:
-    """Return the models to evict so that `need` fits: least recently used first, and no more.
+) -> tuple[Key, ...] | None:
+    """Return the runs to evict so that `need` fits: least recently used first, and no more.
 
     None when not even all evictable models would be enough.
     """
@@ -158,9 +181,9 @@ def evictions(
         if all(size + resident.amounts.get(name, 0) <= 0 for name, size in missing.items()):
             chosen.remove(resident)
             _free(missing, resident.amounts, -1)
-    return tuple(resident.model_id for resident in chosen)
+    return tuple(resident.key for resident in chosen)
 
 
-def _free(missing: dict[str, int], amounts: Amounts, sign: int = 1) -> None:
+def _free(missing: dict[Thing, int], amounts: Amounts, sign: int = 1) -> None:
     for name in missing:
         missing[name] -= sign * amounts.get(name, 0)

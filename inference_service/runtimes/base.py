@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from inference_service.capacity.claims import GpuShare
+from inference_service.capacity.nodes import Node
 from inference_service.key import Key
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.command import Command, Launch, Seat
@@ -106,6 +107,10 @@ class Runtime(Protocol):
     @property
     def seat(self) -> Seat:
         """The empty seat: what every engine finds here."""
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The machines on which engines run, with their capacity; none where that is unknown."""
 
     @property
     def patience(self) -> float:

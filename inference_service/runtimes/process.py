@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from inference_service.capacity.claims import GpuShare
+from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.errors import LaunchError
 from inference_service.key import Key
 from inference_service.lifecycle import Progress
@@ -27,6 +28,8 @@ from inference_service.runtimes.ports import Ports
 
 _LINE_LIMIT = 1 << 20
 
+_ANY = Node(LOCAL, 1 << 62)  # a machine whose memory is not counted
+
 
 class ProcessRuntime:
     """The runtime of processes: each runs the words of `command.program`."""
@@ -35,7 +38,8 @@ class ProcessRuntime:
     seat = Seat()
     patience = 10.0
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, node: Node = _ANY) -> None:
+        self.nodes = (node,)
         self._ports = ports
 
     def container_name(self, key: Key) -> str:

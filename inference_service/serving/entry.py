@@ -43,10 +43,10 @@ class Entry:
         """The key of past starts that took about as long as the next one."""
         return f"{self.runtime.name} {self.command.name} {self.spec.id}"
 
-    @property
-    def demand(self) -> Demand:
-        """The memory and the GPUs that a run needs."""
-        return Demand(self.spec.id, self.command.needs.memory_bytes, self.command.needs.gpu)
+    def demand(self, key: Key) -> Demand:
+        """Return the memory and the GPUs that a run needs."""
+        nodes = tuple(node.name for node in self.runtime.nodes)
+        return Demand(key, nodes, self.command.needs.memory_bytes, self.command.needs.gpu)
 
     def idle_timeout(self, default: float, asked: float | None = None) -> float:
         """Return the seconds without use after which a run stops.

@@ -27,8 +27,9 @@ from inference_service.errors import (
     ServiceError,
     ShuttingDown,
 )
+from inference_service.runtimes.base import Instance
+from inference_service.serving.changes import Notify
 from inference_service.serving.model import Model
-from inference_service.serving.report import Notify
 from inference_service.serving.silence import SilenceLimit
 
 _LOSSES = 3  # engines that one text may outlive: a prompt that kills them must come to an end
@@ -90,6 +91,7 @@ class Generation:
         self._arrived = self._ready = time.monotonic()
         self._first: float | None = None
         self._finish: Finish | None = None
+        self._instance: Instance | None = None  # the last one
         self._sent: list[str] = []
         self._sent_tokens = 0
         self._resumptions: list[Resumption] = []
@@ -194,6 +196,7 @@ class Generation:
             async with leasing as lease, limit:
                 if self._first is None:
                     self._ready = time.monotonic()
+                self._instance = lease.instance
                 engine, spec = lease.entry.engine, lease.entry.spec
                 async with aclosing(
                     engine.generate(lease.instance, spec, prompt, whole=whole)
@@ -221,7 +224,7 @@ class Generation:
         """Return when another attempt makes sense. Raises `lost` when that is not soon."""
         try:
             async with asyncio.timeout(self._patience):
-                await self._model.recovered()
+                await self._model.recovered(self._instance)
         except TimeoutError:
             raise lost from None
 

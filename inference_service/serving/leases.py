@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from inference_service.runtimes.base import Instance
 from inference_service.serving.entry import Entry
@@ -32,21 +32,28 @@ class Lease:
 class Leases:
     """The use of one run, its idle timer, and the drain at its end.
 
+    `slots` are those of the model: while callers wait for them, the run is in use too.
     `idle_timeout` is the default, in seconds, for runs whose entry has none. `released` is called
-    when the run has become unused. Times are on the clock of the loop.
+    when the run has become unused, and `cut` when its drain has lasted for as long as it may. Times
+    are on the clock of the loop.
     """
 
     def __init__(
-        self, entry: Entry, slots: Slots, idle_timeout: float, released: Callable[[], None]
+        self,
+        entry: Entry,
+        slots: Slots[Any],
+        idle_timeout: float,
+        released: Callable[[], None],
+        cut: Callable[[], None] = lambda: None,
     ) -> None:
-        self.slots = slots
         self.used_at = math.inf  # READY, or the end of the last use; never before READY
         self._entry = entry  # with the idle timeout that is in force
         self._default = idle_timeout
         self._released = released
+        self._notify_cut = cut
+        self._slots = slots
         self._clock = asyncio.get_running_loop().time
         self._out: set[Lease] = set()
-        self._waiters = 0
         self._idle_timeout = entry.idle_timeout(idle_timeout)
         self._ended = False
         self._cut_at = math.inf
@@ -61,7 +68,7 @@ class Leases:
     @property
     def in_use(self) -> bool:
         """Whether a caller has a lease, or waits for one."""
-        return bool(self._out or self._waiters)
+        return bool(self._out) or self._slots.wanted
 
     @property
     def ended(self) -> bool:
@@ -79,31 +86,21 @@ class Leases:
         left = self.idle_at - self._clock()
         return max(0.0, left) if math.isfinite(left) else None
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count a caller who waits for a lease, so that the run is not idle."""
-        self._waiters += 1
-        try:
-            yield
-        finally:
-            self._waiters -= 1
-            self._check_released()
-
     def take(self, instance: Instance) -> Lease:
         """Return a new lease, to be given back by `give`."""
         lease = Lease(self._entry, instance, asyncio.timeout(None))
         self._out.add(lease)
         return lease
 
-    def give(self, lease: Lease, idle_timeout: float | None) -> None:
-        """Take a lease back; see `use`."""
+    def give(self, lease: Lease) -> None:
+        """Take a lease back."""
         self._out.discard(lease)
-        self.use(idle_timeout)
-        self._check_released()
+        self.check_released()
 
     def use(self, idle_timeout: float | None) -> None:
         """Note the end of a use, and the idle timeout after it (None: the entry's)."""
-        self.used_at = self._clock()
+        if self.used_at < math.inf:  # else it counts from READY
+            self.used_at = self._clock()
         self._set_idle_timeout(self._entry.idle_timeout(self._default, idle_timeout))
 
     def ready(self) -> None:
@@ -140,8 +137,8 @@ class Leases:
                     self.end(0)
 
     async def drained(self) -> None:
-        """Return when all leases are back, by themselves or cut."""
-        while self._out:
+        """Return when all leases are back, by themselves or cut, and no request is queued."""
+        while self._out or self._slots.queued:
             self._change.clear()
             try:
                 async with asyncio.timeout_at(self._cut_at):
@@ -151,12 +148,14 @@ class Leases:
                 self._cut_at = math.inf
 
     def _cut(self) -> None:
+        self._notify_cut()
         for lease in self._out:
             if not lease.cut.expired():  # else its holder is on the way out
                 lease.cut.reschedule(self._clock())
 
-    def _check_released(self) -> None:
-        if self._ended and not self._out:
+    def check_released(self) -> None:
+        """Look whether the run has become unused."""
+        if self._ended:
             self._change.set()
         if not self.in_use:
             self._released()

@@ -1,4 +1,4 @@
-"""One model for its callers: leases, starts and stops, whatever run serves them."""
+"""One model for its callers: leases, starts and stops, whatever runs serve them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.admission import Admission
@@ -20,23 +21,26 @@ from inference_service.errors import (
     ShuttingDown,
     StartBackingOff,
 )
+from inference_service.key import Key
 from inference_service.lifecycle import State, Status
-from inference_service.runtimes.base import Instance, Running
+from inference_service.runtimes.base import Instance
 from inference_service.serving.back_off import BackOff
+from inference_service.serving.changes import Changes, Notify
 from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Lease
-from inference_service.serving.report import Notify, Report
+from inference_service.serving.report import Report
 from inference_service.serving.run import Run
+from inference_service.serving.runs import Runs, folded
 from inference_service.serving.start import pauses
-from inference_service.serving.start_times import StartTimes
+from inference_service.serving.start_times import Forecast, StartTimes
 from inference_service.serving.timing import Timing
-from inference_service.serving.view import View
+from inference_service.serving.view import InstanceView, View
 
 log = logging.getLogger(__name__)
 
 
 class Model:
-    """A model of the catalog; `entry` is that of the next run.
+    """A model of the catalog; `entry` is that of the next runs, of which a start makes `count`.
 
     Callers do not act on a status: they ask for a lease, a start or a stop, and get a fact.
     `changed` is called after each change of what is shown.
@@ -49,44 +53,54 @@ class Model:
         admission: Admission,
         start_times: StartTimes,
         changed: Callable[[Model], None] = lambda _: None,
+        count: int = 1,
     ) -> None:
         self.id = entry.spec.id
         self.entry = entry
-        self.report = Report(self.id, start_times, self._show)
+        self.changes = Changes(self.now)
+        self._start_times = start_times
+        self._count = count
         self._timing = timing
         self._admission = admission
         self._changed = changed
         self._back_off = BackOff(
             timing.back_off, timing.back_off_longest, timing.healthy_spell, _now
         )
-        self._run: Run | None = None
-        self._running: Running | None = None  # the last one, whose log outlives its run
-        self._task: asyncio.Task[None] | None = None
+        self._runs: Runs | None = None
+        self._last: Run | None = None  # the one that ended last: its status and its log outlive it
+        self._logged: Run | None = None  # the last one that had an engine
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._removed = False
 
     @property
     def status(self) -> Status:
         """The status at the last change."""
-        return self.report.status
+        return self._folded(lambda run: run.report.status)
+
+    def now(self) -> Status:
+        """Return the status with the forecast of this moment."""
+        return self._folded(lambda run: run.report.now())
 
     @property
     def gone(self) -> bool:
         """Whether the model was removed from the catalog, and nothing of it is left."""
-        return self._removed and self._run is None
+        return self._removed and self._runs is None
 
     @property
     def usual_start(self) -> float | None:
         """The usual seconds of a start, by past ones; None when there were none."""
-        return self.report.usual_start(self.entry)
+        return Forecast(self._start_times.past(self.entry.start_key), 0.0).usual
 
     def view(self) -> View:
         """Return the model as it is now."""
-        run, now = self._run, time.time()
-        entry = self.entry if run is None or run.entry == self.entry else run.entry
-        leases = run.leases if run else None
+        runs, now = [*(self._runs or ())], time.time()
+        entry = next((run.entry for run in runs if run.entry != self.entry), self.entry)
         ready = self.status.state is State.READY
-        idle_in = leases.idle_in if leases and ready else None
+        queued = self._runs.slots.queued if self._runs else 0
+        idle_in = [run.leases.idle_in for run in runs] if ready else [None]
+        last = max([math.inf if each is None else each for each in idle_in])
+        instances = tuple(self._instance(run) for run in runs)
         return View(
             id=self.id,
             hf_name=entry.spec.hf_name,
@@ -95,17 +109,27 @@ class Model:
             context_length=entry.spec.context_length,
             memory_bytes=entry.command.needs.memory_bytes,
             pinned=entry.spec.pinned,
-            status=self.report.now(),
-            gpus=self._admission.gpu_amounts(self.id),
-            active_count=leases.count if leases else 0,
-            queued_count=leases.slots.queued if leases else 0,
-            expire_time=None if idle_in is None else now + idle_in,
+            status=self.now(),
+            gpus=_sum(instance.gpus for instance in instances),
+            active_count=sum(run.leases.count for run in runs) + queued,
+            queued_count=queued,
+            expire_time=now + last if math.isfinite(last) else None,
             seen=now,
+            instances=instances,
+        )
+
+    def _instance(self, run: Run) -> InstanceView:
+        return InstanceView(
+            name=run.entry.runtime.container_name(run.key),
+            url=run.running.instance.url if run.running else "",
+            state=run.report.status.state,
+            active_count=run.leases.count,
+            gpus=self._admission.gpu_amounts(run.key),
         )
 
     def quote(self) -> Quote:
         """Return what a start would claim. Raises InsufficientMemory when it can never fit."""
-        return self._admission.quote(self.entry.demand)
+        return self._admission.quote(self.entry.demand(Key(self.id)))
 
     @asynccontextmanager
     async def lease(
@@ -123,58 +147,52 @@ class Model:
         each `heartbeat`, until the lease is held. The block ends with ModelStopped when a stop has
         waited for as long as it may.
         """
-        run, instance = await self._ready(deadline, notify)
-        lease = run.leases.take(instance)
-        slots = run.leases.slots
-
-        async def report_position(position: int) -> None:
-            assert notify is not None
-            await notify(self.status, position)
-
+        runs = await self._ready(deadline, notify)
         try:
-            async with lease.cut:
-                await slots.take(caller, deadline, notify and report_position)
-                try:
+            run, lease = await self._slot(runs, caller, deadline, notify)
+            try:
+                async with lease.cut:
                     yield lease
-                finally:
-                    slots.give()
-        except TimeoutError:
-            if not lease.cut.expired():
-                raise
-            raise self._stopped() from None
+            except TimeoutError:
+                if not lease.cut.expired():
+                    raise
+                raise self._stopped() from None
+            finally:
+                runs.give(run, lease, idle_timeout)
         except ServiceError as error:
             error.metadata.setdefault("model_id", self.id)
             raise
-        finally:
-            run.leases.give(lease, idle_timeout)
 
     async def start(self, idle_timeout: float | None = None) -> None:
         """Return when the model is READY. Raises what a lease would, and counts as a use."""
-        run, _ = await self._ready()
-        run.leases.use(idle_timeout)
+        (await self._ready()).use(idle_timeout)
 
-    def begin(self, adopts: bool = False) -> None:
-        """Start the model unless it runs, and return at once. Raises what is known already.
+    def begin(self) -> None:
+        """Start the model unless it runs, and return at once. Raises what is known already."""
+        if self._runs is None:
+            self._begin()
 
-        `adopts` says that the engine runs already.
-        """
-        if self._run is None:
-            self._begin(adopts)
+    def adopt(self, numbers: Iterable[int]) -> None:
+        """Begin the runs whose engines run already, under these numbers. Raises as `begin`."""
+        self._begin(numbers, adopts=True)
 
-    async def recovered(self) -> None:
+    async def recovered(self, instance: Instance | None = None) -> None:
         """Return when the fate of an engine that broke off a request is known.
 
-        That is when the engine answers again, or when another may be started. Raises ModelStopped
-        when somebody stops the model.
+        That is when the engine answers again, when another one serves, or when another may be
+        started. `instance` is that of the engine; None for one that the request had not reached.
+        Raises ModelStopped when somebody stops the model.
         """
         for pause in pauses(self._timing):
-            if (run := self._run) is None:
+            if (runs := self._runs) is None:
                 break
-            if run.leases.ended:
+            if runs.ended:
                 raise self._stopped()
-            if run.running is None or self.status.state is State.STARTING:
+            run = next((run for run in runs if instance and run.serves_at(instance)), None)
+            if run is None and runs.serve:
                 return
-            if run.serves and await run.entry.engine.ready(run.running.instance):
+            run = run or next(iter(runs))
+            if run.serves and instance and await run.entry.engine.ready(instance):
                 return
             await asyncio.wait([run.gone], timeout=pause)  # the runtime reports its death
         await asyncio.sleep(max(0.0, self._back_off.left))
@@ -185,18 +203,18 @@ class Model:
         `drain` is in seconds; None is the setting. Raises NotRunning, or StopFailed when something
         could not be removed yet.
         """
-        if (run := self._run) is None:
+        if (runs := self._runs) is None:
             raise NotRunning(self.id)
-        run.end(self._timing.drain if drain is None else drain)
-        await asyncio.shield(run.gone)
+        runs.end(self._timing.drain if drain is None else drain)
+        await asyncio.shield(runs.gone)
 
     async def logs(self, last: int, follow: bool) -> AsyncGenerator[str]:
         """Yield the last lines of the present or last engine, then new ones to follow.
 
         Raises NotRunning when the model has never been started.
         """
-        running = (self._run and self._run.running) or self._running
-        if running is None:
+        runs = [run for run in (*(self._runs or ()), self._logged) if run and run.running]
+        if not runs or (running := runs[0].running) is None:
             raise NotRunning(self.id)
         if not follow:
             for line in running.tail(last):
@@ -211,60 +229,75 @@ class Model:
 
         An equal entry is in force at once. Any other drains a run, and begins the next.
         """
-        run = self._run
+        runs = self._runs
         self._removed = False
         self.entry = entry
-        if run is not None and run.leases.ended:  # its drain was asked for by another
-            return run.replaced
-        if run is not None and run.entry != entry:
-            run.end(self._timing.drain, replaced=True)
+        if runs is not None and runs.ended:  # its drain was asked for by another
+            return runs.replaced
+        if runs is not None and any(run.entry != entry for run in runs):
+            runs.end(self._timing.drain, replaced=True)
             return True
-        if run is not None:
+        for run in runs or ():
             run.replace_entry(entry)
-        self.report.repeat()
+        self._show()
         return False
 
     def remove(self) -> None:
         """Take the model out of the catalog: refuse callers, drain and stop."""
         self._removed = True
-        if self._run is not None:
-            self._run.end(self._timing.drain)
+        if self._runs is not None:
+            self._runs.end(self._timing.drain)
         else:
-            self.report.repeat()
+            self._show()
 
     async def close(self, drain: float) -> None:
         """Refuse callers from now on, and stop. Never raises."""
         self._closed = True
-        if self._run is not None:
-            self._run.end(drain)
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        if self._runs is not None:
+            self._runs.end(drain)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     # Getting to READY.
 
-    async def _ready(
-        self, deadline: float = math.inf, notify: Notify | None = None
-    ) -> tuple[Run, Instance]:
-        """Return a run that is READY at this moment: no await may follow in the caller."""
+    async def _ready(self, deadline: float = math.inf, notify: Notify | None = None) -> Runs:
+        """Return runs of which one is READY at this moment: no await may follow in the caller."""
+        heartbeat = self._timing.heartbeat
         while True:
             self._refuse()
-            run = self._run or self._begin()
-            if run.serves:
-                if not run.ready.done():
-                    self._in_time(run, deadline)
-                    with run.leases.waiting():
-                        await self.report.until(run.ready, notify, self._timing.heartbeat)
-                if not run.replaced:
-                    instance = run.ready.result()
-                    if run.serves:
-                        return run, instance
-            await self.report.until(run.gone, notify, self._timing.heartbeat)
+            runs = self._runs or self._begin()
+            if runs.serve:
+                if not runs.started.done():
+                    self._in_time(runs, deadline)
+                    with runs.slots.waiting():
+                        await self.changes.until(runs.started, notify, heartbeat)
+                if not runs.replaced:
+                    runs.started.result()
+                    if runs.serve:
+                        return runs
+            await self.changes.until(runs.gone, notify, heartbeat)
 
-    def _in_time(self, run: Run, deadline: float) -> None:
+    async def _slot(
+        self, runs: Runs, caller: str, deadline: float, notify: Notify | None
+    ) -> tuple[Run, Lease]:
+        """Return a lease on one of the runs, after a wait in their queue if need be."""
+        if (free := runs.slots.take_now()) is not None:
+            return free
+
+        async def report_position(position: int) -> None:
+            assert notify is not None
+            await notify(self.status, position)
+
+        async with runs.queued():
+            return await runs.slots.take(caller, deadline, notify and report_position)
+
+    def _in_time(self, runs: Runs, deadline: float) -> None:
         """Raise DeadlineTooShort if this start will take too long; the start goes on."""
         if math.isinf(deadline):
             return
-        wait, left = self.report.start_at_best(), deadline - _now()
+        left = deadline - _now()
+        waits = [run.report.start_at_best() for run in runs]
+        wait = min((wait for wait in waits if wait is not None), default=None)
         if wait is not None and wait > left:
             raise DeadlineTooShort(self.id, left, wait, "it is starting")
 
@@ -274,35 +307,53 @@ class Model:
         if self._removed:
             raise ModelRemoved(self.id)
 
-    def _begin(self, adopts: bool = False) -> Run:
+    def _begin(self, numbers: Iterable[int] = (), adopts: bool = False) -> Runs:
         self._refuse()
         if (wait := self._back_off.left) > 0 and self.status.failure:
             raise StartBackingOff(self.id, wait, self.status.failure)
-        self._admission.plan(self.entry.demand)  # raises for what can never fit
-        run = self._run = Run(
+        numbers = [*numbers] or range(1, self._count + 1)
+        self._admission.plan(self.entry.demand(Key(self.id)))  # raises for what can never fit
+        runs = self._runs = Runs(self.id, self._timing, self._stopped)
+        for number in numbers:
+            self._add(runs, Key(self.id, number), adopts)
+        return runs
+
+    def _add(self, runs: Runs, key: Key, adopts: bool) -> None:
+        """Begin one of the runs."""
+        report = Report(key, self._start_times, self._show)
+        run = Run(
+            key,
             self.entry,
-            self.report,
+            runs,
+            report,
             self._admission,
             self._back_off,
             self._timing,
-            self._stopped,
             adopts,
         )
-        self.report.starting(self.entry)
-        self._task = asyncio.create_task(self._live(run), name=f"run of {self.id}")
-        return run
+        runs.add(run)
+        report.starting(self.entry)
+        task = asyncio.create_task(self._live(runs, run), name=f"run of {key}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _live(self, run: Run) -> None:
+    async def _live(self, runs: Runs, run: Run) -> None:
         """Own a run: the one task that ends it."""
         failure = await run.live()
-        self._run, self._running = None, run.running or self._running
+        runs.remove(run)
+        if not runs:
+            self._runs = None
+        self._last = run
+        if run.running is not None:
+            self._logged = run
         if failure is None:
             self._back_off.forgive()
-            self.report.stopped()
+            run.report.stopped()
         else:
-            self.report.failed(failure, self._back_off.failed())
+            run.report.failed(failure, self._back_off.failed())
         run.finish(failure)
-        if run.replaced:
+        runs.finish(failure)
+        if runs.replaced and self._runs is None:
             self._begin_again()
 
     def _begin_again(self) -> None:
@@ -314,9 +365,22 @@ class Model:
     def _stopped(self) -> ServiceError:
         return ShuttingDown() if self._closed else ModelStopped(self.id)
 
+    def _folded(self, status: Callable[[Run], Status]) -> Status:
+        if self._runs is not None:
+            return folded(map(status, self._runs))
+        return Status() if self._last is None else status(self._last)
+
     def _show(self) -> None:
+        self.changes.note()
         self._admission.changed()
         self._changed(self)
+
+
+def _sum(amounts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    total: Counter[str] = Counter()
+    for each in amounts:
+        total.update(each)
+    return dict(total)
 
 
 def _now() -> float:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from inference_service.capacity.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
@@ -40,7 +41,7 @@ class Reload:
 class Models:
     """The models by id. `place` chooses the runtime and the engine of a model.
 
-    `notify` is called with each change, in order.
+    `notify` is called with each change, in order. `count` is that of `Model`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Models:
         admission: Admission,
         start_times: StartTimes,
         notify: Callable[[Shown], None] = lambda _: None,
+        count: int = 1,
     ) -> None:
         self._history: History[Shown] = History()
         self._catalog = catalog
@@ -58,6 +60,7 @@ class Models:
         self._timing = timing
         self._admission = admission
         self._start_times = start_times
+        self._count = count
         self._notify = notify
         self._models = {spec.id: self._model(spec) for spec in catalog}
 
@@ -73,15 +76,18 @@ class Models:
         """Take over the engines that an earlier run of this service has left."""
         for runtime in {id(m.entry.runtime): m.entry.runtime for m in self}.values():
             commands = {m.id: m.entry.command for m in self if m.entry.runtime is runtime}
+            numbers: dict[str, list[int]] = {}
             for key, gpu_ids in (await runtime.survivors(commands)).items():
-                self._admission.keep(key.model_id, gpu_ids)
-                _begin(self._models[key.model_id], adopts=True)
+                self._admission.keep(key, gpu_ids)
+                numbers.setdefault(key.model_id, []).append(key.number)
+            for model_id, found in numbers.items():
+                _attempt(model_id, partial(self._models[model_id].adopt, sorted(found)))
 
     def preload(self) -> None:
         """Start the models that the catalog says to start with the service."""
         for model in self:
             if model.entry.spec.preload:
-                _begin(model)
+                _attempt(model.id, model.begin)
 
     def reload(self, catalog: Catalog) -> Reload:
         """Put another catalog into force, and return what that changes.
@@ -106,7 +112,7 @@ class Models:
                 continue
             (changed if spec.id in old else added).append(spec.id)
             if spec.preload:
-                _begin(known)
+                _attempt(known.id, known.begin)
         removed = [model_id for model_id in old if model_id not in catalog]
         for model_id in removed:
             self._models[model_id].remove()
@@ -142,7 +148,9 @@ class Models:
 
     def _model(self, spec: ModelSpec) -> Model:
         entry = self._place(spec)
-        return Model(entry, self._timing, self._admission, self._start_times, self._record)
+        return Model(
+            entry, self._timing, self._admission, self._start_times, self._record, self._count
+        )
 
     def _record(self, model: Model) -> None:
         self._append(model.view())
@@ -155,9 +163,9 @@ class Models:
         self._notify(shown)
 
 
-def _begin(model: Model, adopts: bool = False) -> None:
+def _attempt(model_id: str, begin: Callable[[], None]) -> None:
     """Start a model without a caller. A failure is logged and does not stop the others."""
     try:
-        model.begin(adopts)
+        begin()
     except ServiceError as error:
-        log.error("%s is not started with the service: %s", model.id, error.message)
+        log.error("%s is not started with the service: %s", model_id, error.message)

@@ -1,16 +1,16 @@
-"""What is known of one model now: its status, and the forecast of its start."""
+"""What is known of one run now: its status, and the forecast of its start."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from inference_service.errors import ServiceError
+from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.runtimes.base import Instance
 from inference_service.serving.entry import Entry
@@ -18,19 +18,15 @@ from inference_service.serving.start_times import Forecast, StartTimes
 
 log = logging.getLogger(__name__)
 
-# Awaited with the model's status, and the queue position of the caller (1 is next; 0 before that).
-Notify = Callable[[Status, int], Awaitable[None]]
-
 
 class Report:
-    """The one writer of a model's status. `changed` is called after each change."""
+    """The one writer of a run's status. `changed` is called after each change."""
 
-    def __init__(self, model_id: str, start_times: StartTimes, changed: Callable[[], None]) -> None:
+    def __init__(self, key: Key, start_times: StartTimes, changed: Callable[[], None]) -> None:
         self.status = Status()
-        self._model_id = model_id
+        self._key = key
         self._start_times = start_times
         self._changed = changed
-        self._change = asyncio.Event()
         self._start_key = ""
         self._forecast = Forecast({}, 0.0)
 
@@ -44,10 +40,6 @@ class Report:
         if self.status.state is not State.STARTING:
             return self.status
         return self._forecasted(self.status)
-
-    def usual_start(self, entry: Entry) -> float | None:
-        """Return the usual seconds of a start, by past ones; None when there were none."""
-        return Forecast(self._start_times.past(entry.start_key), 0.0).usual
 
     def start_at_best(self) -> float | None:
         """Return the seconds that the present start takes at least; None when nothing is known."""
@@ -77,7 +69,7 @@ class Report:
         self._enter(State.READY, container=instance.name, port=instance.port)
 
     def stopping(self) -> None:
-        """Enter STOPPING, unless the model is in it."""
+        """Enter STOPPING, unless the run is in it."""
         if self.status.state is not State.STOPPING:
             self._enter(State.STOPPING)
 
@@ -87,37 +79,12 @@ class Report:
 
     def failed(self, failure: ServiceError, wait: float) -> None:
         """Enter FAILED; the next start may be made in `wait` seconds."""
-        log.error("%s: %s", self._model_id, failure.message)
+        log.error("%s: %s", self._key, failure.message)
         self._enter(State.FAILED, failure=failure, retry_at=time.time() + wait)
-
-    def repeat(self) -> None:
-        """Show the status again, since something else of the model has changed."""
-        self._show(self.status)
-
-    async def until(
-        self, future: asyncio.Future[Any], notify: Notify | None, heartbeat: float
-    ) -> None:
-        """Return when `future` is done, and pass the status on until then.
-
-        `notify` is awaited at first, at each change, and after each `heartbeat` (seconds).
-        """
-        while not future.done():
-            if notify is None:
-                await asyncio.wait([future])
-                return
-            change = self._change  # set when the future is done
-            await notify(self.now(), 0)
-            with contextlib.suppress(TimeoutError):  # in silence, proxies close the connection
-                async with asyncio.timeout(heartbeat):
-                    await change.wait()
-
-    async def change(self) -> None:
-        """Return at the next change."""
-        await self._change.wait()
 
     def _enter(self, state: State, **facts: Any) -> None:
         status = self.status.enter(state, time.time())
-        log.info("%s: %s", self._model_id, state)
+        log.info("%s: %s", self._key, state)
         self._show(replace(status, **facts) if facts else status)
 
     def _show(self, status: Status) -> None:
@@ -125,8 +92,6 @@ class Report:
             self._forecast.note(status.progress, _now())
             status = self._forecasted(status)
         self.status = status
-        self._change.set()
-        self._change = asyncio.Event()
         self._changed()
 
     def _forecasted(self, status: Status) -> Status:

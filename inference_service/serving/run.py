@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from typing import Any, Protocol
 
 from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import Demand
@@ -23,7 +23,7 @@ from inference_service.lifecycle import State
 from inference_service.runtimes.base import Exit, Instance, Running
 from inference_service.serving.back_off import BackOff
 from inference_service.serving.entry import Entry
-from inference_service.serving.leases import Leases
+from inference_service.serving.leases import Lease, Leases
 from inference_service.serving.race import race
 from inference_service.serving.report import Report
 from inference_service.serving.slots import Slots
@@ -33,50 +33,60 @@ from inference_service.serving.timing import Timing
 log = logging.getLogger(__name__)
 
 
+class Peers(Protocol):
+    """The runs of one model that serve together, as one of them sees them."""
+
+    @property
+    def slots(self) -> Slots[Any]:
+        """The slots of all of them, and the queue for these."""
+
+    def ready(self) -> None:
+        """Note that one of them has become READY."""
+
+    def stops(self) -> None:
+        """Note that one of them has to end."""
+
+    def died(self, error: ServiceError) -> None:
+        """Note that the engine of one of them has ended by itself, or hangs."""
+
+    def cut(self) -> None:
+        """Note that the drain of one of them has lasted for as long as it may."""
+
+
 class Run:
     """One engine, from the first request for it until nothing is left of it.
 
-    `ready` is done when the engine serves, with its instance, or with the error that kept it from
-    that; `gone` when nothing is left, with StopFailed where something is. The run is the tenant of
-    its claim on memory. Its entry is the one with which it began, or an equal one. `stopped` makes
-    the error of callers whose run is stopped. `adopts` says that the engine runs already, so that
-    the start teaches nothing about the next one.
+    `peers` are the runs that serve with it. The run is the tenant of its claim on memory. Its entry
+    is the one with which it began, or an equal one. `adopts` says that the engine runs already, so
+    that the start teaches nothing about the next one.
     """
 
     def __init__(
         self,
+        key: Key,
         entry: Entry,
+        peers: Peers,
         report: Report,
         admission: Admission,
         back_off: BackOff,
         timing: Timing,
-        stopped: Callable[[], ServiceError],
         adopts: bool = False,
     ) -> None:
-        loop = asyncio.get_running_loop()
+        self.key = key
         self.entry = entry
+        self.report = report
         self.running: Running | None = None
-        self.ready: asyncio.Future[Instance] = loop.create_future()
-        self.gone: asyncio.Future[None] = loop.create_future()
-        self.replaced = False  # another run follows, with another entry
-        self.key = Key(entry.spec.id)
-        slots = Slots(
-            entry.spec.id,
-            entry.command.concurrency,
-            timing.queue_size,
-            heartbeat=timing.heartbeat,
-        )
-        self.leases = Leases(entry, slots, timing.idle, admission.changed)
-        self._report = report
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.leases = Leases(entry, peers.slots, timing.idle, admission.changed, peers.cut)
+        self._peers = peers
         self._admission = admission
         self._back_off = back_off
         self._timing = timing
-        self._stopped = stopped
         self._adopts = adopts
         self._dying = False  # the engine has ended, and is being removed
+        self._serving = False  # from READY to the death of the engine
         self._ready_at = 0.0
-        for future in (self.ready, self.gone):  # an error that nobody waits for is in the log
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.gone.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     # What its model asks.
 
@@ -85,9 +95,27 @@ class Run:
         """Whether the run can be used, now or when it is ready."""
         return not (self.leases.ended or self._dying)
 
-    def end(self, drain: float, *, replaced: bool = False) -> None:
-        """End the run after a drain of at most so many seconds; `replaced`: another follows."""
-        self.replaced = replaced
+    def serves_at(self, instance: Instance) -> bool:
+        """Return whether this is the run of an instance."""
+        return self.running is not None and self.running.instance is instance
+
+    @property
+    def busy(self) -> int:
+        """The requests that its engine works on."""
+        return self.leases.count
+
+    @property
+    def free(self) -> bool:
+        """Whether its engine takes one more request now."""
+        return self._serving and self.leases.count < self.entry.command.concurrency
+
+    def take(self) -> Lease:
+        """Return a lease on a run that is `free`."""
+        assert self.running is not None, "the engine of a free run runs"
+        return self.leases.take(self.running.instance)
+
+    def end(self, drain: float) -> None:
+        """End the run after a drain of at most so many seconds."""
         self.leases.end(drain)
 
     def replace_entry(self, entry: Entry) -> None:
@@ -103,38 +131,33 @@ class Run:
         except ServiceError as error:
             failure = error
         except Exception as error:
-            log.exception("%s: fault in a run", self.demand.model_id)
-            failure = StartFault(self.demand.model_id, error)
+            log.exception("%s: fault in a run", self.key.model_id)
+            failure = StartFault(self.key.model_id, error)
         if self.leases.ended and not isinstance(failure, StopFailed):
-            self._report.stopping()  # it may have broken before
+            self.report.stopping()  # it may have broken before
             return None  # whatever broke on the way out, it is gone as was asked
         return failure
 
     def finish(self, failure: ServiceError | None) -> None:
-        """Answer those who wait for READY or for the end."""
-        self._refuse(failure or self._stopped())
+        """Answer those who wait for the end: StopFailed where something is left."""
         if isinstance(failure, StopFailed):
             self.gone.set_exception(failure)
         else:
             self.gone.set_result(None)
 
-    def _refuse(self, error: ServiceError) -> None:
-        if not self.ready.done():
-            self.ready.set_exception(error)
-
     # What admission asks.
 
     @property
     def demand(self) -> Demand:
-        return self.entry.demand
+        return self.entry.demand(self.key)
 
     @property
     def settled(self) -> bool:
-        return self.gone.done() or self._report.status.state is not State.STARTING
+        return self.gone.done() or self.report.status.state is not State.STARTING
 
     @property
     def evictable(self) -> bool:
-        if self.gone.done() or self._report.status.state is not State.READY:
+        if self.gone.done() or self.report.status.state is not State.READY:
             return False
         if self.entry.spec.pinned or self.leases.in_use:
             return False
@@ -151,7 +174,7 @@ class Run:
     async def evict(self) -> bool:
         if not self.evictable:
             return False
-        log.info("%s: makes room", self.demand.model_id)
+        log.info("%s: makes room", self.key.model_id)
         self.end(0)
         await asyncio.wait([self.gone])
         return True
@@ -160,7 +183,7 @@ class Run:
 
     async def _start_and_serve(self) -> None:
         runtime, launch = self.entry.runtime, self.entry.launch(self.key)
-        start = Start(self.entry, self._report, self._timing)
+        start = Start(self.entry, self.report, self._timing)
         with self._admission.claim(self) as claim:
             await start.granted(claim)
             try:
@@ -171,14 +194,16 @@ class Run:
                     self._becomes_ready(running.instance)
                     await self._until_dead(running)
             except LaunchError as error:
-                raise StartFailed(self.key.model_id, self._report.phase, str(error)) from None
+                raise StartFailed(self.key.model_id, self.report.phase, str(error)) from None
 
     def _becomes_ready(self, instance: Instance) -> None:
         self._ready_at = _now()
         if not self.leases.ended:
+            self._serving = True
             self.leases.ready()
-            self._report.ready(instance, learns=not self._adopts)
-            self.ready.set_result(instance)
+            self._peers.ready()
+            self.report.ready(instance, learns=not self._adopts)
+            self._peers.slots.serve()
 
     async def _until_dead(self, running: Running) -> None:
         """Wait for the death of the engine, and raise it as an error."""
@@ -186,11 +211,12 @@ class Run:
             await race(self._dies(running), self._hangs(running))
         except Exception as error:
             if not isinstance(error, ServiceError):
-                error = StartFault(self.demand.model_id, error)
-            self.leases.slots.close(error)
+                error = StartFault(self.key.model_id, error)
+            self._serving, self._dying = False, True
+            self._peers.died(error)
             raise
         finally:
-            self._dying = True
+            self._serving, self._dying = False, True
             self._back_off.served(_now() - self._ready_at)
 
     async def _dies(self, running: Running) -> None:
@@ -207,20 +233,20 @@ class Run:
             if await self.entry.engine.ready(running.instance):
                 answered = _now()
         tail = running.tail(LOG_LINES)
-        raise EngineHung(self.demand.model_id, silence, self._back_off_after_death(), tail)
+        raise EngineHung(self.key.model_id, silence, self._back_off_after_death(), tail)
 
     async def _end(self) -> None:
         """Return when the run has to end, and is drained or cut."""
         await self.leases.over()
-        self._report.stopping()
-        self._refuse(self._stopped())
+        self._peers.stops()
+        self.report.stopping()
         await self.leases.drained()
 
     def _death(self, running: Running, exit: Exit) -> ServiceError:
-        model_id, tail = self.demand.model_id, running.tail(LOG_LINES)
+        model_id, tail = self.key.model_id, running.tail(LOG_LINES)
         cause = self.entry.engine.cause(tail)
-        if not self.ready.done():
-            phase = self._report.phase
+        if not self._serving:
+            phase = self.report.phase
             return EngineExited(model_id, phase, str(exit), exit.facts, cause, tail)
         wait = self._back_off_after_death()
         return EngineDied(model_id, str(exit), exit.facts, cause, wait, tail)

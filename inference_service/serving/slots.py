@@ -1,11 +1,13 @@
-"""The slots of an engine: the requests that it works on at once, and the queue for them."""
+"""The slots of a model: the requests that its engines work on at once, and the queue for them."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 from inference_service.errors import DeadlineTooShort, QueueFull, ServiceError
 
@@ -13,9 +15,14 @@ _WEIGHT = 0.2  # of the newest slot in the mean pace
 
 NotifyPosition = Callable[[int], Awaitable[None]]
 
+Slot = TypeVar("Slot")
 
-class Slots:
-    """At most `limit` slots in use, and a queue of at most `size` requests.
+
+class Slots(Generic[Slot]):
+    """The slots that `take_free` finds, and a queue of at most `size` requests for them.
+
+    `take_free` takes a slot for a caller, or returns None; so the engine is chosen when a slot is
+    given, and not before. `give_back` undoes that. `released` is called when nobody waits any more.
 
     Callers are served round robin, and the requests of one caller in the order of arrival, so that
     a caller who sends a hundred requests does not delay the others by all of them. `look` and
@@ -24,60 +31,90 @@ class Slots:
     """
 
     def __init__(
-        self, model_id: str, limit: int, size: int, *, heartbeat: float, look: float = 1.0
+        self,
+        model_id: str,
+        take_free: Callable[[], Slot | None],
+        give_back: Callable[[Slot], None],
+        size: int,
+        *,
+        heartbeat: float,
+        look: float = 1.0,
+        released: Callable[[], None] = lambda: None,
     ) -> None:
         self._model_id = model_id
-        self._limit = limit
-        self._used = 0
+        self._take_free = take_free
+        self._give_back = give_back
+        self._released = released
         self._size = size
         self._look = look
         self._heartbeat = heartbeat
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[asyncio.Future[Slot]]] = OrderedDict()
         self._given_at = math.nan  # when the last slot was given back, if somebody waited then
         self._pace: float | None = None  # mean seconds between two slots, while somebody waits
         self._failure: ServiceError | None = None
+        self._starting = 0
         self.queued = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a caller waits, for a slot or for an engine that has slots."""
+        return bool(self.queued or self._starting)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count a caller who waits for an engine to be ready."""
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
+            self._check_released()
+
+    def take_now(self) -> Slot | None:
+        """Return a slot that is free, and for which nobody waits. Raises the error of `close`."""
+        if self._failure is not None:
+            raise self._failure
+        return None if self._waiting else self._take_free()
 
     async def take(
         self, caller: str, deadline: float = math.inf, notify: NotifyPosition | None = None
-    ) -> None:
-        """Wait for a slot, to be given back by `give`.
+    ) -> Slot:
+        """Wait for a slot. Its holder gives it back, and then calls `serve`.
 
         `notify` is awaited with the queue position, 1 is next: at first, at each change, and after
         each `heartbeat`. Raises QueueFull, DeadlineTooShort when the slot will not come before
         `deadline` at the present pace, and the error of `close`.
         """
-        if self._failure is not None:
-            raise self._failure
-        if self._used < self._limit:  # then nobody waits
-            self._used += 1
-            return
+        if (free := self.take_now()) is not None:
+            return free
         if self.queued >= self._size:
             raise QueueFull(self._model_id, self._size)
         loop = asyncio.get_running_loop()
-        slot: asyncio.Future[None] = loop.create_future()
+        slot: asyncio.Future[Slot] = loop.create_future()
         self._waiting.setdefault(caller, deque()).append(slot)
         self.queued += 1
         try:
             self._in_time(caller, slot, deadline - loop.time())
             if notify is not None:
                 await self._report(caller, slot, notify)
-            await slot
+            taken = await slot
             if self._failure is not None:
                 raise self._failure
+            return taken
         except BaseException:
             if slot.done() and not slot.cancelled() and slot.exception() is None:
-                self.give()  # the slot came, but its caller does not use it
+                self._give_back(slot.result())  # the slot came, but its caller does not use it
+                self.serve()
             else:
                 self._leave(caller, slot)
             raise
 
-    def give(self) -> None:
-        """Give a slot back: the caller who has waited longest for one gets it."""
-        self._used -= 1
-        if not self._waiting:
+    def serve(self) -> None:
+        """Give the slots that are free to the callers who have waited longest."""
+        if self._waiting:
+            self._pass_on()
+        else:
             self._given_at = math.nan
-        self._pass_on()
 
     def close(self, failure: ServiceError) -> None:
         """Give no more slots: all who wait, and all who come, get this error."""
@@ -88,19 +125,21 @@ class Slots:
                     slot.set_exception(failure)
 
     def _pass_on(self) -> None:
-        while self._waiting and self._used < self._limit:
+        while self._waiting:
             caller, slots = next(iter(self._waiting.items()))
             slot = slots[0]
-            self._leave(caller, slot)
             if slot.done():  # cancelled, or closed: its own task has yet to learn of that
+                self._leave(caller, slot)
                 continue
+            if (free := self._take_free()) is None:
+                return
+            self._leave(caller, slot)
             if caller in self._waiting:
                 self._waiting.move_to_end(caller)
-            slot.set_result(None)
-            self._used += 1
+            slot.set_result(free)
             self._note_pace()
 
-    def _leave(self, caller: str, slot: asyncio.Future[None]) -> None:
+    def _leave(self, caller: str, slot: asyncio.Future[Slot]) -> None:
         slots = self._waiting.get(caller, deque())
         if slot not in slots:  # `give` has passed over it
             return
@@ -108,8 +147,13 @@ class Slots:
         if not slots:
             del self._waiting[caller]
         self.queued -= 1
+        self._check_released()
 
-    def _position(self, caller: str, slot: asyncio.Future[None]) -> int:
+    def _check_released(self) -> None:
+        if not self.wanted:
+            self._released()
+
+    def _position(self, caller: str, slot: asyncio.Future[Slot]) -> int:
         """Return the queue position, 1 is next.
 
         It counts the requests of other callers that round robin serves first: as many of each as
@@ -126,7 +170,7 @@ class Slots:
         return position
 
     async def _report(
-        self, caller: str, slot: asyncio.Future[None], notify: NotifyPosition
+        self, caller: str, slot: asyncio.Future[Slot], notify: NotifyPosition
     ) -> None:
         # Looks at intervals: if each slot that is given back woke those who wait, a thousand would
         # be woken each time.
@@ -146,7 +190,7 @@ class Slots:
         if not math.isnan(took):
             self._pace = took if self._pace is None else self._pace + _WEIGHT * (took - self._pace)
 
-    def _in_time(self, caller: str, slot: asyncio.Future[None], time_left: float) -> None:
+    def _in_time(self, caller: str, slot: asyncio.Future[Slot], time_left: float) -> None:
         """Raise DeadlineTooShort if the slot would come too late."""
         if self._pace is None or math.isinf(time_left):
             return

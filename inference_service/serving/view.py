@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from inference_service.capacity.claims import Amounts
-from inference_service.lifecycle import Status
+from inference_service.lifecycle import State, Status
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    """One instance of a model; `url` is empty until its engine runs."""
+
+    name: str
+    url: str
+    state: State
+    active_count: int
+    gpus: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +34,12 @@ class View:
     memory_bytes: int
     pinned: bool
     status: Status
-    gpus: Amounts
+    gpus: Mapping[str, int]
     active_count: int
     queued_count: int
     expire_time: float | None
     seen: float
+    instances: tuple[InstanceView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

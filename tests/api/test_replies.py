@@ -9,7 +9,6 @@ import pytest
 from google.protobuf import duration_pb2
 
 from inference_service.api import replies
-from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import GpuNeed
 from inference_service.capacity.gpus import Gpu
 from inference_service.engines.base import Chunk, Finish, FinishReason
@@ -20,8 +19,8 @@ from inference_service.serving.history import Change
 from inference_service.serving.model import Model
 from inference_service.serving.view import Removed, View
 from inference_service.v1 import model_service_pb2 as pb
+from tests.build import machine, timing
 from tests.build import model as make_model
-from tests.build import timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 
 
@@ -177,7 +176,7 @@ async def test_an_unused_model_is_shown_with_the_end_of_its_idle_timeout(
 
 
 async def test_a_plan_has_the_claim_of_a_start() -> None:
-    admission, runtime = Admission(100 * 2**20), FakeRuntime()
+    admission, runtime = machine(100 * 2**20), FakeRuntime()
     first, second = (
         make_model(spec(name), runtime, FakeEngine(), admission=admission)
         for name in ("first", "second")
@@ -204,7 +203,7 @@ async def test_a_plan_has_the_claim_of_a_start() -> None:
 async def test_a_plan_has_the_claim_on_each_gpu() -> None:
     engine, runtime = FakeEngine(), FakeRuntime()
     engine.gpu_needs = {"first": GpuNeed(30), "second": GpuNeed(40)}
-    admission = Admission(10**9, [Gpu("a", 60, 50), Gpu("b", 60, 60)])
+    admission = machine(10**9, [Gpu("a", 60, 50), Gpu("b", 60, 60)])
     first, second = (
         make_model(spec(name), runtime, engine, admission=admission) for name in ("first", "second")
     )
@@ -227,7 +226,7 @@ async def test_a_plan_has_the_claim_on_each_gpu() -> None:
 
 def test_a_plan_for_a_model_that_can_never_fit_is_refused() -> None:
     with pytest.raises(InsufficientMemory):
-        make_model(admission=Admission(2**20)).quote()
+        make_model(admission=machine(2**20)).quote()
 
 
 def test_a_chunk_is_an_event() -> None:

@@ -14,7 +14,6 @@ from google.protobuf import duration_pb2
 from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
 from inference_service.api.statuses import status_of
-from inference_service.capacity.admission import Admission
 from inference_service.catalog import Catalog
 from inference_service.errors import ModelNotFound, ModelStopped, NotRunning, StopFailed
 from inference_service.serving.entry import Entry
@@ -22,7 +21,7 @@ from inference_service.serving.models import Models, Reload
 from inference_service.serving.placement import RuntimeChoice
 from inference_service.serving.start_times import StartTimes
 from inference_service.v1 import model_service_pb2 as pb
-from tests.build import timing
+from tests.build import machine, timing
 from tests.fakes import FakeEngine, FakeRuntime, broken, spec
 from tests.waiting import PROMPTLY, until, within
 
@@ -62,7 +61,7 @@ class Bed:
             Catalog([spec("tiny"), spec("small")]),
             lambda spec: Entry.of(spec, self.runtime, self.engine),
             timing(idle=900, back_off=0),
-            Admission(10**9),
+            machine(10**9),
             StartTimes(),
         )
         choice = RuntimeChoice("fake", "for tests")

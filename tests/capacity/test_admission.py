@@ -8,23 +8,25 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from inference_service.capacity.admission import Admission
-from inference_service.capacity.claims import MEMORY, GpuNeed, GpuShare, Resident, evictions
+from inference_service.capacity.claims import MEMORY, GpuNeed, GpuShare, Resident, Thing, evictions
 from inference_service.capacity.gpus import Gpu
+from inference_service.capacity.nodes import LOCAL
 from inference_service.errors import InsufficientMemory, StopFailed
+from inference_service.key import Key
 from inference_service.lifecycle import Phase, State
 from inference_service.serving.model import Model
 from inference_service.serving.timing import Timing
+from tests.build import machine, timing
 from tests.build import model as make_model
-from tests.build import timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 from tests.waiting import SLOWLY, WHOLE, within
 
 MIB = 2**20
+RAM = Thing(LOCAL, MEMORY)
 
 
 def resident(name: str, size: int, used_at: float, evictable: bool = True) -> Resident:
-    return Resident(name, {MEMORY: size}, evictable, used_at)
+    return Resident(Key(name), {RAM: size}, evictable, used_at)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,9 @@ def resident(name: str, size: int, used_at: float, evictable: bool = True) -> Re
     ],
 )
 def test_evictions(need: int, residents: list[Resident], expected: tuple[str, ...] | None) -> None:
-    assert evictions({MEMORY: need}, {MEMORY: 10}, residents) == expected
+    chosen = evictions({RAM: need}, {RAM: 10}, residents)
+
+    assert chosen == (None if expected is None else tuple(map(Key, expected)))
 
 
 class House:
@@ -58,7 +62,7 @@ class House:
 
     def __init__(self, times: Timing) -> None:
         self.runtime, self.engine = FakeRuntime(), FakeEngine()
-        self.admission = Admission(100 * MIB)
+        self.admission = machine(100 * MIB)
         self.small, self.other, self.large, self.huge = (
             make_model(spec(name, memory=memory), self.runtime, self.engine, times, self.admission)
             for name, memory in (
@@ -85,7 +89,7 @@ async def waits(model: Model) -> None:
     """Return as soon as the model waits for memory or for a GPU."""
     async with within(SLOWLY, f"{model.id} did not wait for a claim"):
         while not (model.status.progress and model.status.progress.phase is Phase.WAITING):
-            await model.report.change()
+            await model.changes.next()
 
 
 async def test_models_that_fit_run_side_by_side() -> None:
@@ -141,7 +145,7 @@ async def test_the_least_recently_used_model_makes_room() -> None:
         async with h.small.lease():
             pass
 
-        assert h.admission.plan(third.entry.demand).evicted == ("other",)
+        assert third.quote().plan.evicted == (Key("other"),)
         await third.start()
 
         assert set(h.runtime.running) == {"tgi-small", "tgi-third"}
@@ -152,7 +156,7 @@ async def test_the_least_recently_used_model_makes_room() -> None:
 async def test_a_model_in_use_is_waited_for_and_never_evicted() -> None:
     async with house() as h:
         async with h.small.lease():
-            assert h.admission.plan(h.large.entry.demand).must_wait
+            assert h.large.quote().plan.must_wait
             start = asyncio.create_task(h.large.start())
             await waits(h.large)
             assert h.large.status.progress is not None
@@ -223,7 +227,7 @@ async def test_a_pinned_model_is_not_evicted() -> None:
         )
         await pinned.start()
 
-        assert h.admission.plan(h.large.entry.demand).must_wait
+        assert h.large.quote().plan.must_wait
         await pinned.stop()
 
 
@@ -264,7 +268,7 @@ class Rack:
             name: GpuNeed(need * GB) if isinstance(need, int) else need
             for name, need in needs.items()
         }
-        self.admission = Admission(1000 * MIB, gpus)
+        self.admission = machine(1000 * MIB, gpus)
         self.models = {name: self.model(name) for name in needs}
 
     def __getitem__(self, name: str) -> Model:
@@ -301,7 +305,7 @@ async def test_models_share_a_gpu_each_up_to_a_fraction_above_the_last() -> None
             GpuShare(("gpu-0",), 0.5),
             GpuShare(("gpu-0",), 0.8),
         ]
-        assert r.admission.gpu_amounts("second") == {"gpu-0": 20 * GB}
+        assert r.admission.gpu_amounts(Key("second")) == {"gpu-0": 20 * GB}
         assert r.admission.free("gpu-0") == 0
 
 
@@ -309,9 +313,9 @@ async def test_a_model_that_does_not_fit_a_gpu_evicts_the_least_recently_used_of
     async with rack(TWO, old=40, other=92, new=50, plain=8) as r:
         for name in ("old", "other", "plain"):
             await r[name].start()
-        assert r.admission.gpu_amounts("old") == {"gpu-1": 40 * GB}
+        assert r.admission.gpu_amounts(Key("old")) == {"gpu-1": 40 * GB}
 
-        assert r.admission.plan(r["new"].entry.demand).evicted == ("old",)
+        assert r["new"].quote().plan.evicted == (Key("old"),)
         await r["new"].start()
 
         assert r.running == {"other", "plain", "new"}
@@ -323,7 +327,7 @@ async def test_a_model_in_use_keeps_its_gpu() -> None:
         async with r["small"].lease():
             start = asyncio.create_task(r["large"].start())
             await waits(r["large"])
-            assert r.admission.plan(r["large"].entry.demand).must_wait
+            assert r["large"].quote().plan.must_wait
             assert r.running == {"small"}
 
         await start
@@ -412,8 +416,8 @@ async def test_two_gpus_start_two_models_at_once() -> None:
         r.engine.may_answer.set()
         await asyncio.gather(*starts)
 
-        assert r.admission.gpu_amounts("first") == {"gpu-1": 30 * GB}
-        assert r.admission.gpu_amounts("second") == {"gpu-0": 40 * GB}
+        assert r.admission.gpu_amounts(Key("first")) == {"gpu-1": 30 * GB}
+        assert r.admission.gpu_amounts(Key("second")) == {"gpu-0": 40 * GB}
 
 
 async def test_a_start_takes_what_is_given_back_on_its_gpu_meanwhile() -> None:
@@ -429,8 +433,8 @@ async def test_a_start_takes_what_is_given_back_on_its_gpu_meanwhile() -> None:
         r.engine.may_answer.set()
         await asyncio.gather(*starts)
 
-        assert r.admission.gpu_amounts("second") == {"gpu-0": 50 * GB}
-        assert r.admission.gpu_amounts("third") == {"gpu-0": 10 * GB}
+        assert r.admission.gpu_amounts(Key("second")) == {"gpu-0": 50 * GB}
+        assert r.admission.gpu_amounts(Key("third")) == {"gpu-0": 10 * GB}
         assert r.share("third") == GpuShare(("gpu-0",), 0.6)
 
 
@@ -442,12 +446,12 @@ async def test_no_model_is_evicted_from_a_gpu_on_which_another_starts() -> None:
         await r.runtime.engine("tgi-second")
         starts.append(asyncio.create_task(r["third"].start()))
         await waits(r["third"])
-        assert r.admission.plan(r["third"].entry.demand).must_wait
+        assert r["third"].quote().plan.must_wait
 
         r.engine.may_answer.set()
         await asyncio.gather(*starts)
         assert r.running == {"second", "third"}
-        assert r.admission.gpu_amounts("second") == {"gpu-0": 20 * GB}
+        assert r.admission.gpu_amounts(Key("second")) == {"gpu-0": 20 * GB}
 
 
 async def test_a_start_takes_nothing_from_a_start_that_waits() -> None:
@@ -462,43 +466,43 @@ async def test_a_start_takes_nothing_from_a_start_that_waits() -> None:
         r.engine.may_answer.set()
         await start
 
-        assert r.admission.gpu_amounts("first") == {"gpu-0": 30 * GB}
+        assert r.admission.gpu_amounts(Key("first")) == {"gpu-0": 30 * GB}
 
 
 async def test_engines_that_are_adopted_keep_their_gpus() -> None:
     async with rack(TWO, one=10, two=10, new=10) as r:
         r.engine.may_answer.clear()
         for name in ("one", "two"):
-            r.admission.keep(name, ("gpu-0",))  # without this, gpu-1 is chosen
+            r.admission.keep(Key(name), ("gpu-0",))  # without this, gpu-1 is chosen
             r[name].begin()
         await r.runtime.engine("tgi-one")
         await r.runtime.engine("tgi-two")  # without a wait for the first
 
-        assert r.admission.gpu_amounts("one") == {"gpu-0": 10 * GB}
-        assert r.admission.gpu_amounts("two") == {"gpu-0": 10 * GB}
+        assert r.admission.gpu_amounts(Key("one")) == {"gpu-0": 10 * GB}
+        assert r.admission.gpu_amounts(Key("two")) == {"gpu-0": 10 * GB}
         r.engine.may_answer.set()
         await r["one"].start()
         await r["one"].stop()
         await r["one"].start()
-        assert r.admission.gpu_amounts("one") == {"gpu-1": 10 * GB}
+        assert r.admission.gpu_amounts(Key("one")) == {"gpu-1": 10 * GB}
 
 
 async def test_an_engine_that_is_adopted_takes_nothing_that_another_gives_back() -> None:
     async with rack(ONE, one=10, two=10) as r:
         r.engine.may_answer.clear()
         for name in ("one", "two"):
-            r.admission.keep(name, ("gpu-0",))
+            r.admission.keep(Key(name), ("gpu-0",))
             r[name].begin()
             await r.runtime.engine(f"tgi-{name}")
 
         await r["one"].stop()
 
-        assert r.admission.gpu_amounts("two") == {"gpu-0": 10 * GB}
+        assert r.admission.gpu_amounts(Key("two")) == {"gpu-0": 10 * GB}
 
 
 async def test_an_engine_whose_gpu_is_not_there_any_more_gets_another() -> None:
     async with rack(ONE, one=10) as r:
-        r.admission.keep("one", ("gpu-9",))
+        r.admission.keep(Key("one"), ("gpu-9",))
         await r["one"].start()
 
         assert r.share("one") == GpuShare(("gpu-0",), 0.1)

@@ -14,37 +14,50 @@ from inference_service.capacity.claims import (
     Amounts,
     GpuNeed,
     Resident,
+    Thing,
     choose,
     evictions,
     gpu_options,
 )
+from inference_service.capacity.nodes import LOCAL
+from inference_service.key import Key
 
-GPUS = ("gpu-a", "gpu-b", "gpu-c")
+
+def thing(name: str) -> Thing:
+    return Thing(LOCAL, name)
+
+
+RAM = thing(MEMORY)
+GPUS = (thing("gpu-a"), thing("gpu-b"), thing("gpu-c"))
 sizes = st.integers(0, 6)
-claims = st.fixed_dictionaries({MEMORY: sizes}, optional=dict.fromkeys(GPUS, sizes))
+claims = st.fixed_dictionaries({RAM: sizes}, optional=dict.fromkeys(GPUS, sizes))
 
 
 @st.composite
 def machines(draw: st.DrawFn) -> tuple[Amounts, list[Resident]]:
     """Draw a machine and its models, which may exceed it: a limit may have been lowered."""
-    capacity = {name: draw(st.integers(4, 16)) for name in (MEMORY, *GPUS)}
+    capacity = {name: draw(st.integers(4, 16)) for name in (RAM, *GPUS)}
     residents = [
         Resident(
-            f"model-{n}", claim, draw(st.booleans()), draw(st.floats(0, 9)), draw(st.booleans())
+            Key(f"model-{n}"),
+            claim,
+            draw(st.booleans()),
+            draw(st.floats(0, 9)),
+            draw(st.booleans()),
         )
         for n, claim in enumerate(draw(st.lists(claims, max_size=5)))
     ]
     return capacity, residents
 
 
-def fits(need: Amounts, capacity: Amounts, residents: list[Resident], gone: Iterable[str]) -> bool:
-    kept = [resident.amounts for resident in residents if resident.model_id not in gone]
+def fits(need: Amounts, capacity: Amounts, residents: list[Resident], gone: Iterable[Key]) -> bool:
+    kept = [resident.amounts for resident in residents if resident.key not in gone]
     return all(sum(c.get(n, 0) for c in kept) + size <= capacity[n] for n, size in need.items())
 
 
-def ways(need: Amounts, capacity: Amounts, residents: list[Resident]) -> list[tuple[str, ...]]:
+def ways(need: Amounts, capacity: Amounts, residents: list[Resident]) -> list[tuple[Key, ...]]:
     """Return every set of evictable models whose eviction is enough."""
-    may_go = [resident.model_id for resident in residents if resident.evictable]
+    may_go = [resident.key for resident in residents if resident.evictable]
     subsets = chain.from_iterable(combinations(may_go, n) for n in range(len(may_go) + 1))
     return [gone for gone in subsets if fits(need, capacity, residents, gone)]
 
@@ -72,8 +85,8 @@ def test_of_several_ways_in_the_one_is_chosen_that_ends_the_oldest_uses(
     capacity, residents = machine
     plan = choose(claims, capacity, residents)
 
-    def latest(gone: tuple[str, ...]) -> float:
-        return max((r.used_at for r in residents if r.model_id in gone), default=-1)
+    def latest(gone: tuple[Key, ...]) -> float:
+        return max((r.used_at for r in residents if r.key in gone), default=-1)
 
     open_ways = [gone for claim in claims for gone in ways(claim, capacity, residents)]
     assert plan.amounts in claims
@@ -83,8 +96,15 @@ def test_of_several_ways_in_the_one_is_chosen_that_ends_the_oldest_uses(
         assert latest(plan.evicted) == min(map(latest, open_ways))
 
 
-def resident(name: str, claim: Amounts, used_at: float = 0, settling: bool = False) -> Resident:
-    return Resident(name, claim, True, used_at, settling)
+def resident(
+    name: str,
+    claim: dict[str, int],
+    used_at: float = 0,
+    settling: bool = False,
+    evictable: bool = True,
+) -> Resident:
+    amounts = {thing(name): size for name, size in claim.items()}
+    return Resident(Key(name), amounts, evictable, used_at, settling)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +120,7 @@ def resident(name: str, claim: Amounts, used_at: float = 0, settling: bool = Fal
         ),
         pytest.param(
             [
-                Resident("kept", {"gpu-a": 11}, False, 0),
+                resident("kept", {"gpu-a": 11}, evictable=False),
                 resident("a", {"gpu-a": 4}, 1),
                 resident("b", {"gpu-a": 5}, 2),
                 resident("c", {"gpu-b": 6}, 3),
@@ -127,10 +147,10 @@ def resident(name: str, claim: Amounts, used_at: float = 0, settling: bool = Fal
     ],
 )
 def test_a_model_for_one_gpu_gets(residents: list[Resident], chosen: str) -> None:
-    limits = {"gpu-a": 20, "gpu-b": 8}
-    claims = gpu_options(GpuNeed(6), limits)
+    limits = {thing("gpu-a"): 20, thing("gpu-b"): 8}
+    claims: list[Amounts] = [*gpu_options(GpuNeed(6), limits)]
 
-    assert choose(claims, limits, residents).amounts == {chosen: 6}
+    assert choose(claims, limits, residents).amounts == {thing(chosen): 6}
 
 
 @pytest.mark.parametrize(
@@ -152,14 +172,14 @@ def test_a_model_for_one_gpu_gets(residents: list[Resident], chosen: str) -> Non
         pytest.param(GpuNeed(count=4), [], id="more than there are"),
     ],
 )
-def test_the_ways_to_give_a_model_its_gpus(need: GpuNeed, expected: list[Amounts]) -> None:
+def test_the_ways_to_give_a_model_its_gpus(need: GpuNeed, expected: list[dict[str, int]]) -> None:
     assert gpu_options(need, {"a": 10, "c": 6, "b": 10}) == expected
 
 
 def test_as_many_are_spared_as_the_larger_one_makes_needless_and_no_more() -> None:
     residents = [
-        Resident(name, {MEMORY: size}, True, used_at)
+        resident(name, {MEMORY: size}, used_at)
         for name, size, used_at in (("a", 1, 1.0), ("b", 1, 2.0), ("c", 6, 3.0))
     ]
 
-    assert evictions({MEMORY: 9}, {MEMORY: 10}, residents) == ("b", "c")
+    assert evictions({RAM: 9}, {RAM: 10}, residents) == (Key("b"), Key("c"))

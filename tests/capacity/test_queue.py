@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import GpuNeed
 from inference_service.capacity.gpus import Gpu
+from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.lifecycle import Phase, State
 from inference_service.serving.model import Model
 from tests.build import model as make_model
@@ -30,7 +31,7 @@ class Bed:
 
     def __init__(self) -> None:
         self.runtime, self.engine = FakeRuntime(), FakeEngine()
-        self.admission = Untimed(100 * MIB, [Gpu("gpu-0", 100, 100)])
+        self.admission = Untimed([Node(LOCAL, 100 * MIB, (Gpu("gpu-0", 100, 100),))])
         self.large = self.model("large", "100MiB")
         self.small = [self.model(name, "50MiB") for name in ("one", "two")]
 
@@ -42,7 +43,7 @@ class Bed:
         """Start a model as far as the queue, until that is still."""
         start = asyncio.create_task(model.start())
         while not (model.status.progress and model.status.progress.phase is Phase.WAITING):
-            await model.report.change()
+            await model.changes.next()
         for _ in range(20):
             await asyncio.sleep(0)
         return start

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from inference_service.capacity.claims import GpuNeed
+from inference_service.key import Key
 from inference_service.runtimes.command import Seat
 from inference_service.serving.entry import Entry
 from tests.fakes import FakeEngine, FakeRuntime, spec
@@ -63,7 +64,7 @@ def test_a_demand_has_gpus_where_the_runtime_gives_them(gives: bool) -> None:
 
     engine = FakeEngine()
     engine.gpu_needs = {"tiny": GpuNeed(30)}
-    demand = Entry.of(spec("tiny"), Given(), engine).demand
+    demand = Entry.of(spec("tiny"), Given(), engine).demand(Key("tiny", 2))
 
     assert demand.gpu_need == (GpuNeed(30) if gives else None)
-    assert (demand.model_id, demand.memory_bytes) == ("tiny", 64 * 2**20)
+    assert (demand.key, demand.memory_bytes) == (Key("tiny", 2), 64 * 2**20)

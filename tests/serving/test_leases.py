@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from inference_service.serving.entry import Entry
-from inference_service.serving.leases import Leases
+from inference_service.serving.leases import Lease, Leases
 from inference_service.serving.slots import Slots
 from tests.fakes import FakeEngine, FakeRunning, FakeRuntime, spec
 from tests.waiting import PROMPTLY, within
@@ -24,10 +24,18 @@ class Bed:
     """The leases of a run; `released` counts how often the run has become unused."""
 
     def __init__(self, idle: float = 900, ready: bool = True) -> None:
-        slots = Slots("tiny", 1, 1, heartbeat=10)
+        self.slots: Slots[str] = Slots(
+            "tiny",
+            lambda: None,
+            lambda _: None,
+            1,
+            heartbeat=10,
+            released=lambda: self.leases.check_released(),
+        )
+        self.cuts = 0
         self.entry = entry()
         self.instance = FakeRunning("tgi-tiny", 8080).instance
-        self.leases = Leases(self.entry, slots, idle, self._release)
+        self.leases = Leases(self.entry, self.slots, idle, self._release, self._cut)
         self.released = 0
         self.may_leave = asyncio.Event()
         if ready:
@@ -36,6 +44,14 @@ class Bed:
     def _release(self) -> None:
         assert not self.leases.in_use
         self.released += 1
+
+    def _cut(self) -> None:
+        self.cuts += 1
+
+    def give(self, lease: Lease) -> None:
+        """Take a lease back, as the model does."""
+        self.leases.use(None)
+        self.leases.give(lease)
 
     async def use(self) -> None:
         """Use the run until the lease is cut, and leave when `may_leave` is set."""
@@ -47,7 +63,7 @@ class Bed:
                 finally:
                     await self.may_leave.wait()
         finally:
-            self.leases.give(lease, None)
+            self.give(lease)
 
 
 async def begun(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -69,8 +85,8 @@ async def test_the_idle_timeout_has_no_end_while_the_run_is_in_use() -> None:
 
     lease = leases.take(bed.instance)
     assert (leases.in_use, leases.idle_in, leases.idle_at) == (True, None, math.inf)
-    with leases.waiting():
-        leases.give(lease, None)
+    with bed.slots.waiting():
+        bed.give(lease)
         assert (leases.in_use, leases.idle_in, leases.idle_at) == (True, None, math.inf)
 
     assert not leases.in_use
@@ -95,7 +111,7 @@ async def test_the_end_of_each_use_is_noted() -> None:
     for end in (
         bed.leases.ready,
         lambda: bed.leases.use(None),
-        lambda: bed.leases.give(bed.leases.take(bed.instance), None),
+        lambda: bed.give(bed.leases.take(bed.instance)),
     ):
         await asyncio.sleep(0.001)
         before = asyncio.get_running_loop().time()
@@ -107,11 +123,11 @@ async def test_a_run_is_released_each_time_that_it_becomes_unused() -> None:
     bed = Bed()
     first, second = bed.leases.take(bed.instance), bed.leases.take(bed.instance)
 
-    bed.leases.give(first, None)
+    bed.give(first)
     assert bed.released == 0
-    bed.leases.give(second, None)
+    bed.give(second)
     assert bed.released == 1
-    with bed.leases.waiting():
+    with bed.slots.waiting():
         pass
     assert bed.released == 2
 
@@ -121,14 +137,14 @@ async def test_a_run_that_is_in_use_when_its_idle_timeout_ends_is_idle_after_tha
     use: str,
 ) -> None:
     bed = Bed(idle=0)
-    with bed.leases.waiting():
+    with bed.slots.waiting():
         lease = bed.leases.take(bed.instance)
         over = await begun(bed.leases.over())
         if use == "wait":
-            bed.leases.give(lease, None)
+            bed.give(lease)
         assert not over.done()
     if use == "lease":
-        bed.leases.give(lease, None)
+        bed.give(lease)
 
     await ended(over, "a run that is not used any more was not idle")
 
@@ -156,7 +172,7 @@ async def test_another_entry_is_in_force_for_the_idle_timer_and_for_new_leases()
     assert old.entry is bed.entry
     assert new.entry is other
     for lease in (old, new):
-        bed.leases.give(lease, None)
+        bed.give(lease)
     assert 1790 < (bed.leases.idle_in or 0) <= 1800
 
     bed.leases.replace_entry(entry(idle_timeout=0.0))
@@ -172,7 +188,7 @@ async def test_a_drain_is_over_when_the_last_lease_is_back() -> None:
     drained = await begun(bed.leases.drained())
     assert not drained.done()
 
-    bed.leases.give(lease, None)
+    bed.give(lease)
 
     await ended(drained, "a run without leases was not drained")
     await bed.leases.drained()

@@ -25,7 +25,6 @@ from hypothesis.stateful import (
     rule,
 )
 
-from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import MEMORY
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines.llamacpp import LlamacppNeeds
@@ -52,6 +51,7 @@ from inference_service.serving.models import Models, Shown
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import View
+from tests.build import machine
 from tests.fakes import FakeEngine, FakeRunning, broken, spec
 from tests.serving.faulty_runtime import FaultyRuntime
 from tests.serving.manual_loop import ManualLoop
@@ -234,7 +234,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             name: Model(spec(name, memory=size).model_copy(update={"pinned": name == "pinned"}))
             for name, size in sizes.items()
         }
-        self.admission = Admission(CAPACITY)
+        self.admission = machine(CAPACITY)
         self.served = Models(
             Catalog([model.spec for model in self.models.values()]),
             lambda spec: Entry.of(spec, self.models[spec.id].runtime, self.models[spec.id].engine),

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import MEMORY, GpuNeed
 from inference_service.capacity.gpus import Gpu
 from inference_service.catalog import Catalog, ModelSpec
@@ -23,7 +22,7 @@ from inference_service.serving.models import Models, Reload, Shown
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import Removed, View
-from tests.build import QUICK, generate, idle_in, reached, timing
+from tests.build import QUICK, generate, idle_in, machine, reached, timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 from tests.waiting import SLOWLY, WHOLE, within
 
@@ -44,7 +43,7 @@ class House:
     def __post_init__(self) -> None:
         specs = [spec(model_id) for model_id in IDS]
         catalog = Catalog([s.model_copy(update={"preload": s.id == self.preload}) for s in specs])
-        self.admission = Admission(10**9)
+        self.admission = machine(10**9)
         self.models = Models(
             catalog, self.place, self.timing, self.admission, StartTimes(), self.note
         )
@@ -210,7 +209,7 @@ async def test_a_preload_that_can_never_fit_does_not_stop_the_others(
         catalog,
         lambda spec: Entry.of(spec, runtime, FakeEngine()),
         QUICK,
-        Admission(10**9),
+        machine(10**9),
         StartTimes(),
     )
 
@@ -449,7 +448,7 @@ async def test_a_model_that_is_removed_from_the_catalog_drains_and_is_gone() -> 
         assert await running == " word word"
         await watching
         while not tiny.gone:
-            await tiny.report.change()
+            await tiny.changes.next()
         assert it.runtime.running == {}
         assert await it.generate("small") == " word word"
 
@@ -484,7 +483,7 @@ async def test_engines_that_are_adopted_keep_their_gpus() -> None:
     runtime, engine = Survived(), FakeEngine()
     engine.gpu_needs = {"tiny": GpuNeed(10**9)}
     gpus = [Gpu(f"gpu-{n}", 10**10, 10**10) for n in range(2)]
-    admission = Admission(10**9, gpus)
+    admission = machine(10**9, gpus)
     catalog = Catalog([spec("tiny")])
     models = Models(
         catalog, lambda spec: Entry.of(spec, runtime, engine), QUICK, admission, StartTimes()
@@ -493,5 +492,5 @@ async def test_engines_that_are_adopted_keep_their_gpus() -> None:
     await models.adopt()
     await runtime.engine("tgi-tiny")
 
-    assert admission.gpu_amounts("tiny") == {"gpu-1": 10**9}
+    assert admission.gpu_amounts(Key("tiny")) == {"gpu-1": 10**9}
     await models.close(0)

@@ -7,12 +7,12 @@ import time
 from dataclasses import replace
 
 from inference_service.errors import StartFailed
+from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.serving.entry import Entry
 from inference_service.serving.report import Report
 from inference_service.serving.start_times import StartTimes
 from tests.fakes import FakeEngine, FakeRunning, FakeRuntime, spec
-from tests.waiting import PROMPTLY, within
 
 FAILURE = StartFailed("tiny", "pulling image", "no")
 
@@ -23,7 +23,7 @@ class Bed:
     def __init__(self) -> None:
         self.entry = Entry.of(spec(), FakeRuntime(), FakeEngine())
         self.start_times = StartTimes()
-        self.report = Report("tiny", self.start_times, self._changed)
+        self.report = Report(Key("tiny"), self.start_times, self._changed)
         self.shown: list[Status] = []
 
     def _changed(self) -> None:
@@ -123,8 +123,7 @@ async def test_a_start_teaches_and_is_forecast_for_its_own_entry() -> None:
     other = replace(bed.entry, command=replace(bed.entry.command, image="another"))
     bed.start_times.record(other.start_key, {Phase.LOADING_WEIGHTS: 50.0})
     bed.report.starting(bed.entry)
-    assert (bed.report.start_at_best(), bed.report.usual_start(bed.entry)) == (None, None)
-    assert bed.report.usual_start(other) == 50
+    assert bed.report.start_at_best() is None
     bed.report.failed(FAILURE, 0)
 
     bed.report.starting(other)
@@ -150,39 +149,3 @@ async def test_the_forecast_of_a_start_is_that_of_the_moment() -> None:
     assert bed.report.status is first
     bed.ready()
     assert bed.report.now() is bed.report.status
-
-
-async def test_a_caller_who_waits_sees_each_change_and_none_twice() -> None:
-    bed = Bed()
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    seen: list[State] = []
-
-    async def notify(status: Status, position: int) -> None:
-        assert position == 0
-        seen.append(status.state)
-        match status.state:
-            case State.STOPPED:
-                bed.report.starting(bed.entry)  # while the caller is notified
-                await asyncio.sleep(0)
-            case State.STARTING:
-                asyncio.get_running_loop().call_soon(bed.ready)
-            case State.READY:
-                future.set_result(None)
-
-    async with within(PROMPTLY, "a change was not reported"):
-        future.add_done_callback(lambda _: bed.report.repeat())
-        await bed.report.until(future, notify, 3600)
-
-    assert seen == [State.STOPPED, State.STARTING, State.READY]
-
-
-async def test_a_repeated_status_is_a_change() -> None:
-    bed = Bed()
-    change = asyncio.create_task(bed.report.change())
-    await asyncio.sleep(0)
-
-    bed.report.repeat()
-
-    async with within(PROMPTLY, "nobody was notified"):
-        await change
-    assert bed.states == [State.STOPPED]

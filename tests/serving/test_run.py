@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from inference_service.capacity.admission import Admission
+from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.errors import (
     EngineDied,
     InsufficientMemory,
@@ -23,10 +24,11 @@ from inference_service.lifecycle import State, Status
 from inference_service.runtimes.base import Exit, Instance
 from inference_service.serving.entry import Entry
 from inference_service.serving.model import Model
+from inference_service.serving.run import Run
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
+from tests.build import machine, timing
 from tests.build import model as make_model
-from tests.build import timing
 from tests.fakes import FakeEngine, FakeRuntime, spec
 from tests.waiting import PROMPTLY, within
 
@@ -37,7 +39,7 @@ class Bed:
     def __init__(self, times: Timing) -> None:
         self.runtime, self.engine = FakeRuntime(), FakeEngine()
         self.start_times = StartTimes()
-        self.admission = Admission(100 * 2**20)
+        self.admission = machine(100 * 2**20)
         self.model = self.another("tiny", times)
 
     def another(self, model_id: str, times: Timing) -> Model:
@@ -45,10 +47,17 @@ class Bed:
         entry = spec(model_id)
         return make_model(entry, self.runtime, self.engine, times, self.admission, self.start_times)
 
+    @property
+    def run(self) -> Run:
+        """The run of the model."""
+        assert self.model._runs is not None
+        [run] = self.model._runs
+        return run
+
     async def until(self, state: State) -> None:
         async with within(PROMPTLY, f"the model is not {state}"):
             while self.model.status.state is not state:
-                await self.model.report.change()
+                await self.model.changes.next()
 
     async def log(self) -> list[str]:
         async with aclosing(self.model.logs(10, follow=False)) as lines:
@@ -69,7 +78,10 @@ async def made(**times: float) -> AsyncGenerator[Bed]:
 @pytest.mark.parametrize("adopts", [True, False])
 async def test_the_start_of_an_engine_that_runs_already_teaches_nothing(adopts: bool) -> None:
     async with made() as bed:
-        bed.model.begin(adopts)
+        if adopts:
+            bed.model.adopt([1])
+        else:
+            bed.model.begin()
         await bed.until(State.READY)
 
         past = bed.start_times.past(bed.model.entry.start_key)
@@ -143,8 +155,7 @@ async def test_a_caller_of_stop_that_leaves_stops_nothing_for_the_others() -> No
 async def test_a_run_that_is_used_again_is_not_evicted() -> None:
     async with made() as bed:
         await bed.model.start()
-        run = bed.model._run
-        assert run is not None
+        run = bed.run
         async with bed.model.lease():
             assert not await run.evict()
             assert run.serves
@@ -298,7 +309,7 @@ async def test_an_entry_that_can_never_fit_ends_the_run_and_begins_none(
                 await caller
         assert bed.model.status.state is State.STOPPED
         assert "tiny is not started again: tiny needs 2.0 GB" in caplog.text
-        await asyncio.gather(bed.model._task)  # type: ignore[arg-type]  # it has not failed
+        await asyncio.gather(*bed.model._tasks)  # none has failed
 
 
 async def test_each_change_of_a_model_has_those_who_wait_for_memory_look_again() -> None:
@@ -309,12 +320,12 @@ async def test_each_change_of_a_model_has_those_who_wait_for_memory_look_again()
             self.looks += 1
             super().changed()
 
-    admission = Counting(10**9)
+    admission = Counting([Node(LOCAL, 10**9)])
     model = make_model(admission=admission)
     await model.start()
 
     before = admission.looks
-    model.report.repeat()
+    model.change(model.entry)
     assert admission.looks == before + 1
     async with model.lease():
         before = admission.looks
@@ -350,8 +361,7 @@ async def test_a_stop_of_a_start_that_fails_at_that_moment_is_a_stop_or_comes_to
 async def test_a_run_has_settled_when_its_start_is_over_and_is_not_evicted_twice() -> None:
     async with made() as bed:
         await bed.model.start()
-        first = bed.model._run
-        assert first is not None
+        first = bed.run
         assert (first.settled, first.evictable) == (True, True)
         bed.runtime.may_leave.clear()
         stop = asyncio.create_task(bed.model.stop())
@@ -363,8 +373,7 @@ async def test_a_run_has_settled_when_its_start_is_over_and_is_not_evicted_twice
         bed.engine.may_answer.clear()
         start = asyncio.create_task(bed.model.start())
         await bed.runtime.engine()
-        second = bed.model._run
-        assert second is not None
+        second = bed.run
         assert (second.settled, second.evictable) == (False, False)
         assert (first.settled, first.evictable) == (True, False)
         bed.engine.may_answer.set()
@@ -423,8 +432,7 @@ async def test_a_spell_of_service_forgives_failures_before_an_end_that_fails() -
 async def test_a_model_that_is_pinned_while_it_runs_makes_no_room() -> None:
     async with made() as bed:
         await bed.model.start()
-        run = bed.model._run
-        assert run is not None
+        run = bed.run
         assert run.evictable
 
         pinned = spec().model_copy(update={"pinned": True})

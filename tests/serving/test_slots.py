@@ -20,6 +20,29 @@ from tests.fakes import FakeEngine, FakeRuntime, spec
 from tests.waiting import PROMPTLY, SLOWLY, within
 
 
+class Limited(Slots[str]):
+    """Slots of one engine that works on `limit` requests at once."""
+
+    def __init__(self, model_id: str, limit: int, size: int, **times: float) -> None:
+        super().__init__(model_id, self._take, lambda _: self._drop(), size, **times)  # type: ignore[arg-type]
+        self._limit = limit
+        self._used = 0
+
+    def give(self) -> None:
+        """Give a slot back, as a caller does."""
+        self._drop()
+        self.serve()
+
+    def _take(self) -> str | None:
+        if self._used == self._limit:
+            return None
+        self._used += 1
+        return "slot"
+
+    def _drop(self) -> None:
+        self._used -= 1
+
+
 async def settle() -> None:
     """Let each task that can run do so."""
     for _ in range(5):
@@ -33,7 +56,7 @@ async def comes_to(callers: Awaitable[object]) -> None:
 
 
 async def test_slots_come_in_the_order_of_arrival_and_up_to_the_limit() -> None:
-    slots = Slots("m", limit=2, size=10, heartbeat=10)
+    slots = Limited("m", 2, 10, heartbeat=10)
     had: list[int] = []
 
     async def use(number: int) -> None:
@@ -52,7 +75,7 @@ async def test_slots_come_in_the_order_of_arrival_and_up_to_the_limit() -> None:
 
 
 async def test_slots_go_round_robin_between_callers() -> None:
-    slots = Slots("m", limit=1, size=100, heartbeat=10)
+    slots = Limited("m", 1, 100, heartbeat=10)
     had: list[str] = []
 
     async def use(caller: str) -> None:
@@ -72,7 +95,7 @@ async def test_slots_go_round_robin_between_callers() -> None:
 
 
 async def test_a_caller_that_is_cancelled_leaves_the_queue() -> None:
-    slots = Slots("m", limit=1, size=2, heartbeat=10)
+    slots = Limited("m", 1, 2, heartbeat=10)
     await slots.take("a")
     leaver, stayer = (asyncio.create_task(slots.take("a")) for _ in range(2))
     await settle()
@@ -85,7 +108,7 @@ async def test_a_caller_that_is_cancelled_leaves_the_queue() -> None:
 
 
 async def test_the_slot_of_a_caller_that_is_cancelled_goes_to_the_next() -> None:
-    slots = Slots("m", limit=1, size=2, heartbeat=10)
+    slots = Limited("m", 1, 2, heartbeat=10)
     await slots.take("a")
     leaver, stayer = (asyncio.create_task(slots.take("a")) for _ in range(2))
     await settle()
@@ -98,7 +121,7 @@ async def test_the_slot_of_a_caller_that_is_cancelled_goes_to_the_next() -> None
 
 async def test_a_slot_passes_over_callers_that_are_cancelled_in_the_same_iteration() -> None:
     """A stop cuts all leases at once; a slot is given back before those who wait are cancelled."""
-    slots = Slots("m", limit=1, size=3, heartbeat=10)
+    slots = Limited("m", 1, 3, heartbeat=10)
     await slots.take("a")
     first, second, stayer = (asyncio.create_task(slots.take(caller)) for caller in "aab")
     await settle()
@@ -115,7 +138,7 @@ async def test_a_slot_passes_over_callers_that_are_cancelled_in_the_same_iterati
 
 
 async def test_a_full_queue_refuses_with_the_time_to_retry() -> None:
-    slots = Slots("m", limit=1, size=1, heartbeat=10)
+    slots = Limited("m", 1, 1, heartbeat=10)
     await slots.take("a")
     waiter = asyncio.create_task(slots.take("a"))
     await settle()
@@ -129,7 +152,7 @@ async def test_a_full_queue_refuses_with_the_time_to_retry() -> None:
 
 
 async def test_the_queue_position_is_that_in_the_order_in_which_slots_come() -> None:
-    slots = Slots("m", limit=1, size=100, heartbeat=10)
+    slots = Limited("m", 1, 100, heartbeat=10)
     await slots.take("x")
     reported: dict[str, list[int]] = {}
 
@@ -157,7 +180,7 @@ async def test_the_queue_position_is_that_in_the_order_in_which_slots_come() -> 
 
 
 async def test_a_change_of_the_position_is_reported() -> None:
-    slots = Slots("m", limit=1, size=100, heartbeat=10)
+    slots = Limited("m", 1, 100, heartbeat=10)
     await slots.take("a")
     first = asyncio.create_task(slots.take("a"))
     await settle()
@@ -174,7 +197,7 @@ async def test_a_change_of_the_position_is_reported() -> None:
 
 
 async def test_a_position_that_does_not_change_is_reported_again() -> None:
-    slots = Slots("m", limit=1, size=100, look=0.001, heartbeat=0.05)
+    slots = Limited("m", 1, 100, look=0.001, heartbeat=0.05)
     await slots.take("a")
     clock = asyncio.get_running_loop().time
     reports: list[tuple[int, float]] = []
@@ -200,7 +223,7 @@ class Positions:
     """A queue behind one slot, and the order in which its requests have come."""
 
     def __init__(self) -> None:
-        self.slots = Slots("m", limit=1, size=1000, heartbeat=10, look=1000)
+        self.slots = Limited("m", 1, 1000, heartbeat=10, look=1000)
         self.reported: dict[str, int] = {}
         self.came: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -255,7 +278,7 @@ def test_the_position_of_the_last_arrival_is_when_its_slot_comes(
 
 
 async def test_a_caller_whose_report_fails_leaves_the_queue() -> None:
-    slots = Slots("m", limit=1, size=100, heartbeat=10)
+    slots = Limited("m", 1, 100, heartbeat=10)
     await slots.take("a")
 
     async def notify(_: int) -> None:
@@ -268,7 +291,7 @@ async def test_a_caller_whose_report_fails_leaves_the_queue() -> None:
 
 async def test_a_deadline_before_which_no_slot_will_come_is_refused() -> None:
     loop = asyncio.get_running_loop()
-    slots = Slots("m", limit=1, size=100, heartbeat=10)
+    slots = Limited("m", 1, 100, heartbeat=10)
     await slots.take("a")
     users = [asyncio.create_task(slots.take("a")) for _ in range(9)]
     await settle()
@@ -309,7 +332,7 @@ async def test_an_engine_gets_no_more_requests_at_once_than_it_has_slots() -> No
 
 
 async def test_requests_in_the_queue_of_an_engine_that_dies_end_at_once() -> None:
-    slots = Slots("m", limit=1, size=10, heartbeat=10)
+    slots = Limited("m", 1, 10, heartbeat=10)
     await slots.take("a")
     positions: asyncio.Queue[int] = asyncio.Queue()
     waiters = [asyncio.create_task(slots.take(caller)) for caller in ("a", "b")]
@@ -327,14 +350,14 @@ async def test_requests_in_the_queue_of_an_engine_that_dies_end_at_once() -> Non
 DEAD = EngineLost("is dead")
 
 
-async def waiting(slots: Slots, deadline: float = float("inf")) -> asyncio.Task[None]:
+async def waiting(slots: Limited, deadline: float = float("inf")) -> asyncio.Task[str]:
     task = asyncio.create_task(slots.take("caller", deadline))
     await asyncio.sleep(0)
     return task
 
 
 async def test_whoever_comes_after_the_end_gets_its_error() -> None:
-    slots = Slots("tiny", 1, 1, heartbeat=10)
+    slots = Limited("tiny", 1, 1, heartbeat=10)
     slots.close(DEAD)
 
     with pytest.raises(EngineLost):
@@ -342,7 +365,7 @@ async def test_whoever_comes_after_the_end_gets_its_error() -> None:
 
 
 async def test_a_slot_that_comes_at_the_moment_of_the_end_is_not_used() -> None:
-    slots = Slots("tiny", 1, 1, heartbeat=10)
+    slots = Limited("tiny", 1, 1, heartbeat=10)
     await slots.take("first")
     waiter = await waiting(slots)
     slots.give()
@@ -354,7 +377,7 @@ async def test_a_slot_that_comes_at_the_moment_of_the_end_is_not_used() -> None:
 
 
 async def test_the_time_in_which_nobody_waited_is_no_pace() -> None:
-    slots = Slots("tiny", 1, 2, heartbeat=10)
+    slots = Limited("tiny", 1, 2, heartbeat=10)
     for _ in range(2):
         await slots.take("first")
         waiter = await waiting(slots)

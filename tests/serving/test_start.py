@@ -8,8 +8,8 @@ from itertools import islice
 
 import pytest
 
-from inference_service.capacity.admission import Admission
 from inference_service.errors import StartFailed, StartStalled
+from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress, State
 from inference_service.runtimes.base import Exit
 from inference_service.runtimes.command import Command
@@ -17,8 +17,8 @@ from inference_service.serving.entry import Entry
 from inference_service.serving.report import Report
 from inference_service.serving.start import Start, pauses
 from inference_service.serving.start_times import StartTimes
+from tests.build import machine, timing
 from tests.build import model as make_model
-from tests.build import timing
 from tests.fakes import FakeEngine, FakeRunning, FakeRuntime, spec
 from tests.waiting import PROMPTLY, within
 
@@ -29,7 +29,7 @@ class Bed:
     def __init__(self, runtime: FakeRuntime | None = None, stall: float = 600) -> None:
         self.runtime, self.engine = runtime or FakeRuntime(), FakeEngine()
         entry = Entry.of(spec(), self.runtime, self.engine)
-        self.report = Report("tiny", StartTimes(), lambda: None)
+        self.report = Report(Key("tiny"), StartTimes(), lambda: None)
         self.report.starting(entry)
         self.start = Start(entry, self.report, timing(stall=stall))
         self.instance = FakeRunning("tgi-tiny", 8080)
@@ -75,7 +75,7 @@ async def test_progress_that_repeats_itself_does_not_put_the_stall_off() -> None
 
 
 async def test_the_wait_for_memory_is_not_given_up() -> None:
-    runtime, engine, admission = FakeRuntime(), FakeEngine(), Admission(100 * 2**20)
+    runtime, engine, admission = FakeRuntime(), FakeEngine(), machine(100 * 2**20)
     first, second = (
         make_model(spec(name), runtime, engine, timing(stall=0.01), admission)
         for name in ("first", "second")
@@ -84,7 +84,9 @@ async def test_the_wait_for_memory_is_not_given_up() -> None:
         start = asyncio.create_task(second.start())
         await asyncio.sleep(0.05)
         assert second.status.state is State.STARTING
-        assert second.report.phase == "waiting"
+        assert second.status.progress == Progress(
+            Phase.WAITING, message="waits for memory that first use", queue_position=1
+        )
 
     async with within(PROMPTLY, "the start did not go on"):
         await start

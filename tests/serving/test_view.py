@@ -33,7 +33,7 @@ class Bed:
     async def until(self, state: State) -> None:
         async with within(PROMPTLY, f"the model is not {state}"):
             while self.model.status.state is not state:
-                await self.model.report.change()
+                await self.model.changes.next()
 
     async def stopping(self) -> asyncio.Task[None]:
         """Stop the model as far as STOPPING."""

@@ -8,7 +8,6 @@ from contextlib import aclosing
 
 import pytest
 
-from inference_service.capacity.admission import Admission
 from inference_service.catalog import Catalog
 from inference_service.errors import ShuttingDown
 from inference_service.key import Key
@@ -19,7 +18,7 @@ from inference_service.serving.history import History
 from inference_service.serving.models import Models
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.view import View
-from tests.build import QUICK
+from tests.build import QUICK, machine
 from tests.fakes import FakeEngine, FakeRuntime, spec
 from tests.waiting import PROMPTLY, until, within
 
@@ -40,7 +39,7 @@ class Bed:
             Catalog([spec("tiny"), spec("small")]),
             lambda spec: Entry.of(spec, runtime, engine),
             QUICK,
-            Admission(10**9),
+            machine(10**9),
             self.start_times,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -18,7 +18,9 @@ import docker
 from docker.errors import APIError, ImageNotFound
 from docker.models.containers import Container
 
+from inference_service.capacity import gpus
 from inference_service.capacity.claims import GpuShare
+from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
 from inference_service.key import Key
 from inference_service.lifecycle import Progress
@@ -43,6 +45,8 @@ from inference_service.runtimes.ports import Ports
 
 log = logging.getLogger(__name__)
 
+_ANY = Node(LOCAL, 1 << 62)  # a machine whose memory is not counted
+
 
 class DockerRuntime:
     """The runtime of containers: each runs `command.image`.
@@ -64,9 +68,11 @@ class DockerRuntime:
         volume: str,
         pull_policy: PullPolicy,
         has_gpu: bool,
+        node: Node = _ANY,
         removal_interval: float = 5.0,  # seconds between two attempts to remove a container
     ) -> None:
         self.daemon_id = daemon_id
+        self.nodes = (node,)
         self._client = client
         self._calls = Calls()
         self._ports = ports
@@ -223,9 +229,19 @@ def _refusal(command: Command, name: str, error: APIError) -> str:
 
 
 async def connect(
-    ports: Ports, *, service: str, volume: str, pull_policy: PullPolicy
+    ports: Ports,
+    *,
+    service: str,
+    volume: str,
+    pull_policy: PullPolicy,
+    memory_bytes: int,
+    gpu_limits: Sequence[int] = (),
 ) -> DockerRuntime:
-    """Connect to the daemon at the address of `endpoint`. Raises RuntimeUnavailable."""
+    """Connect to the daemon at the address of `endpoint`, and look for GPUs.
+
+    `memory_bytes` is what engines may have of this machine; `gpu_limits` are those of `gpus.find`.
+    Raises RuntimeUnavailable, or GpuError.
+    """
     calls = Calls()
     try:
         client, info = await asyncio.wait_for(calls.call(_open), 10)
@@ -241,6 +257,7 @@ async def connect(
         service=service,
         volume=volume,
         pull_policy=pull_policy,
+        node=Node(LOCAL, memory_bytes, await gpus.find(gpu_limits)),
         has_gpu="nvidia" in info.get("Runtimes", {}),
     )
 

@@ -30,7 +30,9 @@ pytestmark = pytest.mark.docker
 async def test_no_daemon(ports: Ports, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     with pytest.raises(RuntimeUnavailable, match="No such file"):
-        await docker.connect(ports, service="s", volume="v", pull_policy="never")
+        await docker.connect(
+            ports, service="s", volume="v", pull_policy="never", memory_bytes=10**9
+        )
 
 
 @pytest.mark.slow
@@ -42,7 +44,7 @@ async def test_a_daemon_that_hangs(
         silent.bind(f"{tmp_path}/silent")
         silent.listen()
         connecting = asyncio.create_task(
-            docker.connect(ports, service="s", volume="v", pull_policy="never")
+            docker.connect(ports, service="s", volume="v", pull_policy="never", memory_bytes=10**9)
         )
         done, _ = await asyncio.wait([connecting], timeout=15)
     assert done, "the connection was not given up within 15 s"
@@ -53,7 +55,9 @@ async def test_a_daemon_that_hangs(
 async def test_connect_to_the_daemon_of_the_machine(
     docker_client: DockerClient, ports: Ports
 ) -> None:
-    runtime = await docker.connect(ports, service="s", volume="v", pull_policy="never")
+    runtime = await docker.connect(
+        ports, service="s", volume="v", pull_policy="never", memory_bytes=10**9
+    )
     await runtime.aclose()
 
     assert "GPU" in runtime.describe()
@@ -91,7 +95,7 @@ async def test_the_daemon_goes_during_a_start(open_bed: Open, daemon: Daemon, fr
 
 
 async def test_the_daemon_goes_during_a_pull(open_bed: Open, daemon: Daemon, pushed: str) -> None:
-    bed = open_bed(url=daemon.url, pull_policy="missing")
+    bed = open_bed(url=daemon.url, pull_policy="missing", memory_bytes=10**9)
     address, _, name = pushed.partition("/")
     async with Tap(address, 4_000_000) as tap:
         pulling = asyncio.create_task(pull(bed, f"{tap.address}/{name}"))
