@@ -49,11 +49,12 @@ def model(
     timing: Timing = QUICK,
     admission: Admission | None = None,
     start_times: StartTimes | None = None,
+    count: int = 1,
 ) -> Model:
     """Make a model, by default on new fakes and with a gigabyte of memory to itself."""
     entry = Entry.of(spec or make_spec(), runtime or FakeRuntime(), engine or FakeEngine())
     admission = admission or machine(10**9)
-    return Model(entry, timing, admission, start_times or StartTimes())
+    return Model(entry, timing, admission, start_times or StartTimes(), count=count)
 
 
 def machine(memory_bytes: int, gpus: Sequence[Gpu] = ()) -> Admission:

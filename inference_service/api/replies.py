@@ -13,7 +13,7 @@ from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.serving.generation import Outcome, Resumption
 from inference_service.serving.history import Change
 from inference_service.serving.models import Reload, Shown
-from inference_service.serving.view import Removed, View
+from inference_service.serving.view import InstanceView, Removed, View
 from inference_service.v1 import model_service_pb2 as pb
 
 _STATES = {
@@ -47,6 +47,7 @@ def model(view: View) -> pb.Model:
         pinned=view.pinned,
         gpu_memory_bytes=sum(view.gpus.values()),
         gpu_ids=view.gpus,
+        instances=map(_instance, view.instances),
     )
     if (expires := view.expire_time) is not None and expires - view.seen < _LONGEST_SHOWN:
         message.expire_time.CopyFrom(_timestamp(expires))
@@ -59,6 +60,17 @@ def model(view: View) -> pb.Model:
     if status.retry_at is not None:
         message.retry_time.CopyFrom(_timestamp(status.retry_at))
     return message
+
+
+def _instance(view: InstanceView) -> pb.Instance:
+    return pb.Instance(
+        name=view.name,
+        address=view.url,
+        state=_STATES[view.state],
+        active_request_count=view.active_count,
+        gpu_memory_bytes=sum(view.gpus.values()),
+        gpu_ids=view.gpus,
+    )
 
 
 def status(status: Status, queue_position: int, now: float) -> pb.GenerateStreamResponse:

@@ -34,7 +34,12 @@ class Exit:
 
     @property
     def facts(self) -> dict[str, object]:
-        """The metadata of the error that reports this end: `exit_code` and `oom_killed`."""
+        """The metadata of the error that reports this end: `exit_code` and `oom_killed`.
+
+        There are none where the end is unknown.
+        """
+        if self.code is None:
+            return {}
         return {"exit_code": self.code, "oom_killed": str(self.oom_killed).lower()}
 
     def __str__(self) -> str:
@@ -42,7 +47,7 @@ class Exit:
             return "was lost with its machine"
         if self.oom_killed:
             return f"ran out of its memory limit (exit code {self.code})"
-        return f"exited with code {self.code}"
+        return "ended" if self.code is None else f"exited with code {self.code}"
 
 
 @dataclass(frozen=True, slots=True)

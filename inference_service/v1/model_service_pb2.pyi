@@ -166,6 +166,7 @@ class Model(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GPU_IDS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id by which calls name the model, such as `gpt-2`: 1 to 63 characters of `a-z 0-9 . _ -`;
     the first is a letter or a digit.
@@ -181,7 +182,7 @@ class Model(_message.Message):
     state: Global___ModelState.ValueType
     """The state of the model."""
     engine: _builtins.str
-    """The engine of the model: `tgi` or `llamacpp`."""
+    """The kind of engine of the model: a section of its entry in the catalog, such as `tgi`."""
     runtime: _builtins.str
     """Where the engine runs: `docker` or `process`."""
     context_length: _builtins.int
@@ -231,6 +232,14 @@ class Model(_message.Message):
     def gpu_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The GPUs on which the model holds that memory, by the driver's ids."""
 
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
+        """The instances of the model, by their numbers: each is one engine from the beginning of its
+        start until nothing is left of it. Empty while the model is STOPPED or FAILED. All of them
+        serve one queue, and a request goes to the instance that has the fewest requests. The fields
+        above tell of all of them together, but `container_name` and `port` are those of the first.
+        """
+
     def __init__(
         self,
         *,
@@ -255,14 +264,65 @@ class Model(_message.Message):
         pinned: _builtins.bool = ...,
         gpu_memory_bytes: _builtins.int = ...,
         gpu_ids: _abc.Iterable[_builtins.str] | None = ...,
+        instances: _abc.Iterable[Global___Instance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "last_error", b"last_error", "retry_time", b"retry_time", "start_progress", b"start_progress", "state_change_time", b"state_change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "gpu_ids", b"gpu_ids", "gpu_memory_bytes", b"gpu_memory_bytes", "hf_name", b"hf_name", "id", b"id", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "pinned", b"pinned", "port", b"port", "queued_request_count", b"queued_request_count", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "gpu_ids", b"gpu_ids", "gpu_memory_bytes", b"gpu_memory_bytes", "hf_name", b"hf_name", "id", b"id", "instances", b"instances", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "pinned", b"pinned", "port", b"port", "queued_request_count", b"queued_request_count", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Instance(_message.Message):
+    """One engine that serves a model, or is on its way to that or from it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ACTIVE_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_IDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name of its container: `tgi-<id>` for the first, `tgi-<id>.R2` for the second, as in
+    `Model.container_name`.
+    """
+    address: _builtins.str
+    """The URL of the engine, such as `http://127.0.0.1:8080`. Empty until the engine runs."""
+    state: Global___ModelState.ValueType
+    """Its state. That of the model is READY if one of its instances is, else that of the instance
+    that is furthest.
+    """
+    active_request_count: _builtins.int
+    """The requests that it works on now. Requests in the queue have no instance yet: see
+    `Model.queued_request_count`.
+    """
+    gpu_memory_bytes: _builtins.int
+    """The GPU memory that it holds now, in bytes, as in `Model.gpu_memory_bytes`."""
+    @_builtins.property
+    def gpu_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The GPUs on which it holds that memory, by the driver's ids."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        address: _builtins.str = ...,
+        state: Global___ModelState.ValueType = ...,
+        active_request_count: _builtins.int = ...,
+        gpu_memory_bytes: _builtins.int = ...,
+        gpu_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "address", b"address", "gpu_ids", b"gpu_ids", "gpu_memory_bytes", b"gpu_memory_bytes", "name", b"name", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Instance: _TypeAlias = Instance  # noqa: Y015
 
 @_typing.final
 class StartProgress(_message.Message):
