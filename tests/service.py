@@ -32,12 +32,14 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(claims: Ports | None = None, **changes: Any) -> AsyncGenerator[Serving]:
+async def serving(
+    claims: Ports | None = None, *, count: int = 1, **changes: Any
+) -> AsyncGenerator[Serving]:
     """Run the service: by default on the embedded runtime, with the ports of its settings."""
     defaults = {"grpc_port": 0, "rest_port": 0, "runtime": "process", "drain_timeout": 5}
     settings = Settings.model_validate(defaults | changes)
     async with (
-        running(settings, claims) as service,
+        running(settings, claims, count=count) as service,
         grpc.aio.insecure_channel(service.target) as channel,
     ):
         assert service.rest_url is not None

@@ -311,12 +311,19 @@ class Model:
         self._refuse()
         if (wait := self._back_off.left) > 0 and self.status.failure:
             raise StartBackingOff(self.id, wait, self.status.failure)
-        numbers = [*numbers] or range(1, self._count + 1)
         self._admission.plan(self.entry.demand(Key(self.id)))  # raises for what can never fit
         runs = self._runs = Runs(self.id, self._timing, self._stopped)
-        for number in numbers:
+        for number in [*numbers] or [1]:
             self._add(runs, Key(self.id, number), adopts)
+        runs.started.add_done_callback(lambda _: self._begin_more(runs))
         return runs
+
+    def _begin_more(self, runs: Runs) -> None:
+        """Begin the further runs, once the first has fetched the weights that all of them need."""
+        if self._runs is not runs:
+            return
+        while len(runs) < self._count and runs.serve:
+            self._add(runs, Key(self.id, runs.next_number), adopts=False)
 
     def _add(self, runs: Runs, key: Key, adopts: bool) -> None:
         """Begin one of the runs."""

@@ -188,18 +188,16 @@ async def test_a_request_in_the_queue_gets_the_first_slot_of_any_run() -> None:
 
 async def test_a_run_that_becomes_ready_serves_the_queue() -> None:
     async with made() as bed:
-        bed.runtime.may_run.clear()
+        await bed.model.start()
+        bed.engine.may_answer.clear()
         async with AsyncExitStack() as leases:
             waiting = asyncio.create_task(bed.hold(leases, 3))
-            await reached(bed.model, State.STARTING)
-            bed.engine.may_answer.clear()
-            bed.runtime.may_run.set()
             await bed.runtime.engine("tgi-tiny.R2")
-            assert not waiting.done()
+            await until(lambda: bed.model.view().queued_count == 1, "nobody is in the queue")
             bed.engine.may_answer.set()
             async with within(PROMPTLY, "the queue was not served"):
                 held = await waiting
-            assert len(set(names(held))) == 2
+            assert names(held) == ["tgi-tiny"] * 2 + ["tgi-tiny.R2"]
 
 
 async def test_a_model_is_ready_with_its_first_run_although_another_has_no_room() -> None:
@@ -266,9 +264,21 @@ async def test_the_queue_ends_with_the_death_of_the_last_run() -> None:
         await reached(bed.model, State.FAILED)
 
 
+async def test_a_second_run_begins_when_the_first_has_fetched_the_weights() -> None:
+    async with made() as bed:
+        bed.engine.may_answer.clear()
+        start = asyncio.create_task(bed.model.start())
+        await bed.runtime.engine()
+        assert len(bed.states) == 1
+        bed.engine.may_answer.set()
+        await start
+        await bed.runtime.engine("tgi-tiny.R2")
+
+
 async def test_a_start_fails_when_no_run_can_start() -> None:
     async with made(back_off=600) as bed:
         bed.engine.may_answer.clear()
+        bed.model.adopt([1, 2])
         start = asyncio.create_task(bed.model.start())
         one, two = await bed.runtime.engine(), await bed.runtime.engine("tgi-tiny.R2")
         one.die(Exit(3), "no memory")
