@@ -25,6 +25,7 @@ from inference_service.runtimes.base import Runtime
 from inference_service.runtimes.docker import endpoint
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
+from inference_service.runtimes.remote import RemoteRuntime
 from inference_service.serving.entry import Entry
 from inference_service.serving.models import Models, Reload
 from inference_service.serving.placement import RuntimeChoice, place
@@ -143,9 +144,12 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
     if ports is None:
         ports = Ports(*settings.port_range, offset=identity.first_port(settings.service_name))
     memory = settings.memory or _memory()
-    process = {"process": ProcessRuntime(ports, Node(LOCAL, memory))}
+    always: dict[str, Runtime] = {
+        "process": ProcessRuntime(ports, Node(LOCAL, memory)),
+        "url": RemoteRuntime(),
+    }
     if settings.runtime == "process":
-        yield Runtimes(process, RuntimeChoice("process", "it was asked for"))
+        yield Runtimes(always, RuntimeChoice("process", "it was asked for"))
         return
     try:
         endpoint.look()
@@ -163,14 +167,14 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
     except RuntimeUnavailable as error:
         if settings.runtime == "docker":
             raise
-        yield Runtimes(process, RuntimeChoice("process", error.message))
+        yield Runtimes(always, RuntimeChoice("process", error.message))
         return
     reason = "it was asked for" if settings.runtime == "docker" else "a Docker daemon answers"
     choice = RuntimeChoice("docker", f"{reason}; {docker.describe()}")
     async with AsyncExitStack() as stack:
         stack.push_async_callback(docker.aclose)
         stack.enter_context(identity.alone(settings.service_name, docker.daemon_id))
-        yield Runtimes({**process, "docker": docker}, choice)
+        yield Runtimes({**always, "docker": docker}, choice)
 
 
 @asynccontextmanager

@@ -107,7 +107,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """The name in the settings: `docker` or `process`."""
+        """The name that callers see: `docker`, `process` or `url`."""
 
     @property
     def seat(self) -> Seat:

@@ -184,7 +184,7 @@ class Model(_message.Message):
     engine: _builtins.str
     """The kind of engine of the model: a section of its entry in the catalog, such as `tgi`."""
     runtime: _builtins.str
-    """Where the engine runs: `docker` or `process`."""
+    """Where the engine runs: `docker`, `process`, or `url` for one that somebody else runs."""
     context_length: _builtins.int
     """The most tokens that prompt and text together can have."""
     memory_bytes: _builtins.int
@@ -195,7 +195,9 @@ class Model(_message.Message):
     empty.
     """
     port: _builtins.int
-    """The port of the engine on 127.0.0.1. Set while READY or STOPPING, else 0."""
+    """The port of the engine on 127.0.0.1. Set while READY or STOPPING, else 0; always 0 for an
+    engine that somebody else runs.
+    """
     active_request_count: _builtins.int
     """The requests that use the model now, with those that wait for a slot."""
     queued_request_count: _builtins.int

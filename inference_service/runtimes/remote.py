@@ -1,0 +1,100 @@
+"""Engines that somebody else runs, at the `url` of their command.
+
+Such an engine has no life here: it is neither started nor stopped, and has no log. A run of it
+begins when the engine answers, and ends when the model is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from inference_service.capacity.claims import GpuShare
+from inference_service.capacity.nodes import Node
+from inference_service.errors import LaunchError
+from inference_service.key import Key
+from inference_service.lifecycle import Progress
+from inference_service.runtimes import identity
+from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.command import Command, Launch, Seat
+from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
+
+
+class RemoteRuntime:
+    """The runtime `url`, of engines that run already. It claims nothing of this machine."""
+
+    name = "url"
+    seat = Seat()
+    nodes: Sequence[Node] = ()
+    patience = 10.0
+
+    def container_name(self, key: Key) -> str:
+        """Return a name like that of a container, for people."""
+        return identity.container_name(identity.DEFAULT, key)
+
+    async def pull(self, command: Command) -> AsyncGenerator[Progress]:
+        """Refuse a command without an address. Otherwise fetch nothing."""
+        if not command.url:
+            raise LaunchError(f"{command.name} has no `url` at which its engine runs")
+        return
+        yield  # makes this a generator
+
+    @asynccontextmanager
+    async def run(
+        self, launch: Launch, gpus: GpuShare | None = None
+    ) -> AsyncGenerator[RunningElsewhere]:
+        """Give the engine at its address. Leaving does nothing to it."""
+        command = launch.command(self.seat)
+        name = self.container_name(launch.key)
+        running = RunningElsewhere(
+            Instance(name, command.url, 0, command.model, command.headers), command
+        )
+        try:
+            yield running
+        finally:
+            running.leave()
+
+    def removal_pending(self, key: Key) -> bool:
+        """Return False: nothing has to be removed."""
+        return False
+
+    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
+        """Find none: an engine that runs elsewhere needs no adoption."""
+        return {}
+
+    def leave(self) -> None:
+        """Do nothing: the engines run on in any case."""
+
+    async def aclose(self) -> None:
+        """Do nothing: this runtime holds nothing itself."""
+
+
+class RunningElsewhere:
+    """An engine that somebody else runs, whose log and end are not seen here."""
+
+    def __init__(self, instance: Instance, command: Command) -> None:
+        self.instance = instance
+        self._log = LogBuffer(command.hidden)
+        self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def wait(self) -> Exit:
+        """Wait until the run is left: the end of the engine is not seen here."""
+        await asyncio.shield(self._left)
+        return Exit(None)
+
+    def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
+        return self._log.follow(last)
+
+    def tail(self, count: int) -> tuple[str, ...]:
+        return self._log.tail(count)
+
+    async def disk_usage(self, paths: Sequence[str]) -> int | None:
+        """Return None: the disk of the engine is not seen here."""
+        return None
+
+    def leave(self) -> None:
+        """End the waits and the log."""
+        self._log.close()
+        if not self._left.done():
+            self._left.set_result(None)
