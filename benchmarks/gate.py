@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from inference_service.api import replies
+from inference_service.catalog import ModelSpec
 from inference_service.engines import kinds, sse
 from inference_service.engines.base import Prompt
 from inference_service.engines.http import Connections
@@ -93,18 +94,21 @@ def _counted(texts: dict[str, int]) -> tuple[int, dict[str, int]]:
 
 async def _make(texts: dict[str, int]) -> dict[str, int]:
     """Make the texts; returns the messages of the last one of each shape."""
-    engine = Tgi("")
+    engine, spec = (
+        Tgi(""),
+        next(iter(kinds.catalog())),
+    )  # once: it costs as much as some thousand tokens
     messages = {}
     try:
         for shape, number in texts.items():
             for _ in range(number):
-                messages[shape] = await _text(engine, SHAPES[shape])
+                messages[shape] = await _text(engine, spec, SHAPES[shape])
     finally:
         await engine.aclose()
     return messages
 
 
-async def _text(engine: Tgi, together: int) -> int:
+async def _text(engine: Tgi, spec: ModelSpec, together: int) -> int:
     """Stream one text as the servicer and the bridge do; returns its messages."""
     blocks = _blocks(together)
 
@@ -115,7 +119,6 @@ async def _text(engine: Tgi, together: int) -> int:
                 yield lines
 
     sse.post = post
-    spec = next(iter(kinds.catalog()))
     messages = 0
     async for chunk in engine.generate(Instance("", ""), spec, Prompt("Once upon a time", _TOKENS)):
         if chunk.text:
