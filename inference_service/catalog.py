@@ -63,7 +63,7 @@ class ContainerOptions(Section):
     """
 
     shm_size: Size = 2**30
-    devices: tuple[Annotated[str, Field(pattern=r"^/dev/[\w./-]+$")], ...] = Field(
+    devices: tuple[Annotated[str, Field(pattern=r"^/dev(/[\w-][\w.-]*)+$")], ...] = Field(
         default=(), strict=False
     )
     groups: tuple[Annotated[str, Field(pattern=r"^[\w-]+$")], ...] = Field(default=(), strict=False)

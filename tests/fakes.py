@@ -76,7 +76,7 @@ class FakeRuntime:
     name = "fake"
     seat = Seat(in_container=True, has_gpu=True)
     patience = 10.0
-    nodes = (Node(LOCAL, 10**9),)
+    nodes: Sequence[Node] = (Node(LOCAL, 10**9),)
 
     def __init__(self) -> None:
         self.may_pull, self.may_run, self.may_leave = (

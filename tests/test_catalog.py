@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inference_service.catalog import Catalog, parse_size
+from inference_service.catalog import Catalog, ContainerOptions, parse_size
 from inference_service.engines import kinds
 from inference_service.engines.llamacpp import LlamacppNeeds
 from inference_service.engines.tgi.engine import TgiNeeds
@@ -150,6 +150,41 @@ def test_an_entry_can_have_every_key(file: Path) -> None:
     assert tgi.gpu_memory == 16 * 10**9
     assert (spec.idle_timeout, spec.pinned, spec.preload) == (math.inf, True, True)
     assert (tgi.memory, llamacpp.memory) == (1_500_000_000, 6 * 2**20)
+
+
+def test_the_options_of_a_container(file: Path) -> None:
+    options = """{ shm_size = "8GiB", devices = ["/dev/kfd", "/dev/dri"], groups = ["video"],
+        ipc = "host", ulimits = { memlock = -1 }, seccomp = "unconfined" }"""
+    file.write_text(GOOD.replace("memory", f"container = {' '.join(options.split())}, memory"))
+
+    container = kinds.catalog(file).find("mine").needs(TgiNeeds).container
+
+    assert container == ContainerOptions(
+        shm_size="8GiB",  # type: ignore[arg-type]
+        devices=("/dev/kfd", "/dev/dri"),
+        groups=("video",),
+        ipc="host",
+        ulimits={"memlock": -1},
+        seccomp="unconfined",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("privileged = true", "key tgi.container.privileged: is not known; known are shm_size"),
+        ('devices = ["/etc/passwd"]', "key tgi.container.devices.0: '/etc/passwd' does not match"),
+        ('devices = ["/dev/../etc"]', "key tgi.container.devices.0: '/dev/../etc' does not match"),
+        ('ipc = "container:x"', "key tgi.container.ipc: Input should be 'private' or 'host'"),
+        ("ulimits = { core = 1 }", "key tgi.container.ulimits.core"),
+    ],
+)
+def test_an_option_that_is_not_allowed_is_named(file: Path, options: str, message: str) -> None:
+    file.write_text(GOOD.replace("memory", f"container = {{ {options} }}, memory"))
+
+    with pytest.raises(CatalogInvalid) as refused:
+        kinds.catalog(file)
+    assert message in str(refused.value)
 
 
 def test_a_missing_key_has_a_default(file: Path) -> None:
