@@ -254,11 +254,8 @@ async def test_a_text_outlives_the_death_of_a_part_of_tgi(
             if event.chunk.token_count and not sent:
                 kill_in(client, f"{NAME}-tgi-slow", part)
             sent += event.chunk.token_count
-        last = (await service.stub.GetModel(pb.GetModelRequest(model_id="slow"))).model.last_error
 
     assert (sent, resumptions) == (60, 1)
-    cause = "signal 9" if part == "shard.py" else "Webserver Crashed"
-    assert cause in last.message
 
 
 def kill_in(client: docker.DockerClient, name: str, part: str) -> None:
