@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
@@ -234,6 +235,34 @@ async def test_a_prompt_that_fills_the_context_of_tgi(
     assert too_long.headers["x-error-reason"] == "PROMPT_TOO_LONG"
     assert nearly.summary.finish_reason == pb.FINISH_REASON_LENGTH
     assert nearly.summary.prompt_token_count + nearly.summary.completion_token_count == 64
+
+
+@pytest.mark.parametrize("part", ["shard.py", "text-generation-router"])
+async def test_a_text_outlives_the_death_of_a_part_of_tgi(
+    client: docker.DockerClient, tmp_path: Path, part: str
+) -> None:
+    """The container lives on for a while, without a shard or without the router."""
+    models = catalog(tmp_path, slow='env = { DOUBLE_TOKENS_PER_SECOND = "20" }')
+    async with on_docker(client, catalog=models) as service:
+        request = pb.GenerateStreamRequest(
+            model_id="slow", prompt=f"[[no_eos]] {PROMPT}", max_new_tokens=60, resume=True
+        )
+        sent, resumptions = 0, 0
+        async for event in service.stub.GenerateStream(request):
+            if event.WhichOneof("event") == "resumption":
+                resumptions += 1
+            if event.chunk.token_count and not sent:
+                kill_in(client, f"{NAME}-tgi-slow", part)
+            sent += event.chunk.token_count
+
+    assert (sent, resumptions) == (60, 1)
+
+
+def kill_in(client: docker.DockerClient, name: str, part: str) -> None:
+    """Kill the process of a container with this text in its command."""
+    top = client.containers.get(name).top(ps_args="-eo pid,args")
+    (pid,) = (int(line[0]) for line in top["Processes"] if part in line[-1])
+    os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_failed_start_names_its_cause(client: docker.DockerClient, tmp_path: Path) -> None:

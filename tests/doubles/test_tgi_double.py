@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientError, ClientSession, ClientTimeout, ServerDisconnectedError
 
-from .tgi.process import TgiProcess, started
+from .tgi import process
+from .tgi.process import TgiProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(30)]
 
@@ -28,10 +29,29 @@ VALIDATION = "Input validation error: "
 Events = list[dict[str, Any]]
 
 
+def on_cpu(
+    environ: Mapping[str, str] | None = None, *, ready: bool = True
+) -> AbstractAsyncContextManager[TgiProcess]:
+    """Start the double on a machine without a GPU."""
+    return process.started(environ, ready=ready)
+
+
+def started(
+    environ: Mapping[str, str] | None = None, *, ready: bool = True
+) -> AbstractAsyncContextManager[TgiProcess]:
+    """Start the double on a machine with a GPU."""
+    return on_cpu({"NVIDIA_VISIBLE_DEVICES": "0", **(environ or {})}, ready=ready)
+
+
+def context(total: int) -> dict[str, str]:
+    """Return the variables for a context of so many tokens."""
+    return {"MAX_TOTAL_TOKENS": str(total), "MAX_INPUT_TOKENS": str(total - 1)}
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def tgi() -> AsyncIterator[TgiProcess]:
-    async with started({"MODEL_ID": "org/model", "MAX_TOTAL_TOKENS": "2048"}) as process:
-        yield process
+    async with started({"MODEL_ID": "org/model"} | context(2048)) as tgi:
+        yield tgi
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -413,7 +433,7 @@ async def test_long_prompts(tgi: TgiProcess, http: ClientSession) -> None:
 
 
 async def test_long_outputs_overshoot(http: ClientSession) -> None:
-    environ = {"MAX_TOTAL_TOKENS": "8192", "DOUBLE_TOKENS_PER_SECOND": "0"}
+    environ = {"DOUBLE_TOKENS_PER_SECOND": "0"} | context(8192)
     async with started(environ) as tgi:
         events = await stream(http, tgi, "[[no_eos]]", max_new_tokens=1500, details=True)
 
@@ -424,7 +444,7 @@ async def test_long_outputs_overshoot(http: ClientSession) -> None:
 
 
 async def test_a_wish_beyond_the_context_ends_with_length(http: ClientSession) -> None:
-    async with started({"DOUBLE_TOKENS_PER_SECOND": "0", "MAX_TOTAL_TOKENS": "1100"}) as tgi:
+    async with started({"DOUBLE_TOKENS_PER_SECOND": "0"} | context(1100)) as tgi:
         events = await stream(http, tgi, "[[no_eos]]", max_new_tokens=50_000, details=True)
 
     assert len(events) == 1024
@@ -447,7 +467,7 @@ async def test_overload(http: ClientSession) -> None:
 
 @pytest.mark.parametrize("route", ["/generate", "/generate_stream"])
 async def test_a_generation_ends_with_its_connection(http: ClientSession, route: str) -> None:
-    async with started({"DOUBLE_TOKENS_PER_SECOND": "20", "MAX_TOTAL_TOKENS": "1000"}) as tgi:
+    async with started({"DOUBLE_TOKENS_PER_SECOND": "20"} | context(1000)) as tgi:
         request = json.dumps(body("[[no_eos]]", max_new_tokens=900))
         _, writer = await asyncio.open_connection("127.0.0.1", tgi.port)
         head = f"POST {route} HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\n"
@@ -552,7 +572,7 @@ async def test_unhealthy(http: ClientSession) -> None:
 START_AND_STOP = [
     "Args {",
     "Using attention flashinfer - Prefix caching true",
-    "Default `max_batch_prefill_tokens` to 4096",
+    "Default `max_batch_prefill_tokens` to 2048",
     "Using default cuda graphs",
     "Starting check and download process for org/model",
     "Download file: model-00001-of-00002.safetensors",
@@ -560,7 +580,7 @@ START_AND_STOP = [
     "Download: [2/2] -- ETA: 0",
     "Successfully downloaded weights for org/model",
     "Starting shard",
-    "Server started at unix:///tmp/text-generation-server-0",
+    "Server started at unix:///tmp/",
     "Shard ready in ",
     "Starting Webserver",
     "Warming up model",
@@ -669,7 +689,8 @@ async def test_a_download_fills_the_cache_for_the_next_start(tmp_path: Path) -> 
 
 
 EXITS = [
-    ("gated", "DownloadError", ["Download encountered an error:", "GatedRepoError"]),
+    ("gated", "DownloadError", ["Download encountered an error:", "╭─", "GatedRepoError"]),
+    ("not_found", "DownloadError", ["Not Found for url:\\nhttps://huggingface.co/"]),
     (
         "cuda_oom",
         "ShardCannotStart",
@@ -729,6 +750,11 @@ async def test_a_port_that_is_taken() -> None:
         ({"MAX_INPUT_TOKENS": "9", "MAX_INPUT_LENGTH": "9"}, 1, "ArgumentValidation"),
         ({"MAX_INPUT_TOKENS": "4096"}, 1, "WebserverFailed"),
         ({"NUM_SHARD": "0"}, 1, "`num_shard` cannot be < 1"),
+        (
+            context(512) | {"MAX_BATCH_TOTAL_TOKENS": "500"},
+            1,
+            "`max_total_tokens` must be <= `max_batch_total_tokens`. Given: 512 and 500",
+        ),
     ],
 )
 async def test_bad_options(environ: dict[str, str], status: int, part: str) -> None:
@@ -788,6 +814,152 @@ async def test_a_shard_that_crashes_takes_everything_down(http: ClientSession) -
         in_order(["Shard 0 crashed", "Terminating webserver"], "\n".join(tgi.lines))
 
 
+async def test_a_shard_that_is_killed_fails_all_requests_at_once(http: ClientSession) -> None:
+    async with started() as tgi:
+        url = f"{tgi.url}/generate_stream"
+        async with http.post(url, json=body("[[fault:silent]]")) as held:
+            await runs(http, tgi, 1)
+            (shard,) = tgi.children("shard.py")
+            os.kill(shard, signal.SIGKILL)
+            killed = time.monotonic()
+            (error,) = events_of(await held.read())
+            assert time.monotonic() - killed < 1
+
+        assert error["error"].endswith("Server error: transport error")
+        assert await tgi.exit_status() == 1
+    in_order(
+        [
+            '"target":"text_generation_router_v3::client"',
+            "Request failed during generation: Server error: transport error",
+            "Shard complete standard error output:",
+            "Shard process was signaled to shutdown with signal 9",
+            "Shard 0 crashed",
+            "Terminating webserver",
+        ],
+        "\n".join(tgi.lines),
+    )
+    assert tgi.errors == "Error: ShardFailed\n"
+
+
+async def test_a_router_that_is_killed_leaves_a_shard_that_is_killed_too(
+    http: ClientSession,
+) -> None:
+    async with started({"GRACEFUL_TERMINATION_TIMEOUT": "1"}) as tgi:
+        request = body("[[fault:router_after=5]]")
+        async with http.post(f"{tgi.url}/generate_stream", json=request) as answer:
+            with pytest.raises(ClientError):
+                await answer.read()
+
+        assert await tgi.exit_status() == 1
+    in_order(["Webserver Crashed", "Killing shard", "shard killed"], "\n".join(tgi.lines))
+    assert tgi.errors == "Error: WebserverFailed\n"
+
+
+async def test_a_launcher_that_is_killed_leaves_router_and_shard(http: ClientSession) -> None:
+    """Only the end of a container takes them: they are in process groups of their own."""
+    async with started() as tgi:
+        os.kill(tgi.process.pid, signal.SIGKILL)
+
+        async def ended() -> bool:  # `wait` would wait for the output too, which the others share
+            return tgi.process.returncode is not None
+
+        await until(ended, "the launcher has ended")
+        assert len(tgi.children()) == 2
+        assert len(await stream(http, tgi, "a")) == 8
+
+        tgi.kill()
+    assert tgi.children() == []
+
+
+TWO = "The `past_key_values` should be either a `Cache` object or `None`."
+
+
+async def test_without_a_gpu_a_batch_of_two_fails_and_the_shard_goes_on(
+    http: ClientSession,
+) -> None:
+    async with on_cpu({"DOUBLE_TOKENS_PER_SECOND": "100"}) as tgi:
+        both = await asyncio.gather(
+            *(stream(http, tgi, f"{n} [[no_eos]]", max_new_tokens=100) for n in range(2))
+        )
+        alone = await stream(http, tgi, "[[no_eos]]")
+
+    for events in both:
+        assert events[-1]["error"] == f"Request failed during generation: Server error: {TWO}"
+        assert events[-1]["error_type"] == "generation"
+        assert events[0]["token"]  # made by its prefill
+    assert len(alone) == 8
+    in_order(["Method Decode encountered an error.", "ValueError: "], "\n".join(tgi.lines))
+
+
+async def test_without_a_gpu_batches_of_one_wait_for_each_other(http: ClientSession) -> None:
+    async with on_cpu({"MAX_BATCH_SIZE": "1"}) as tgi:
+        texts = (stream(http, tgi, f"{n} [[no_eos]]") for n in range(20))
+        assert {len(events) for events in await asyncio.gather(*texts)} == {8}
+
+
+async def info(http: ClientSession, tgi: TgiProcess) -> tuple[int, int]:
+    async with http.get(f"{tgi.url}/info") as answer:
+        found = await answer.json()
+    return found["max_total_tokens"], found["max_input_tokens"]
+
+
+@pytest.mark.parametrize("start", [started, on_cpu])
+async def test_the_context_is_that_of_the_model_unless_it_is_given(
+    http: ClientSession, start: Callable[..., AbstractAsyncContextManager[TgiProcess]]
+) -> None:
+    async with start({"MODEL_ID": "openai-community/gpt2"}) as tgi:
+        assert await info(http, tgi) == (1024, 1023)
+    async with start(context(512) | {"MAX_BATCH_PREFILL_TOKENS": "512"}) as tgi:
+        assert await info(http, tgi) == (512, 511)
+
+
+WARM_UP = "Method Warmup encountered an error."
+BUDGET = "`max_batch_prefill_tokens` must be >= `max_input_tokens`. Given: 100 and 511"
+
+
+@pytest.mark.parametrize("gpu", ["", "0"])
+async def test_a_context_below_the_prompt_of_the_warm_up_ends_the_start(gpu: str) -> None:
+    environ = {"NVIDIA_VISIBLE_DEVICES": gpu, "MAX_TOTAL_TOKENS": "512"}
+    async with on_cpu(environ, ready=False) as tgi:
+        assert await tgi.exit_status() == 1
+
+    asked = f"you tried to allocate {8 * (2**32 + 512)} bytes"
+    in_order([WARM_UP, asked, "Webserver Crashed"], "\n".join(tgi.lines))
+    assert tgi.errors == "Error: WebserverFailed\n"
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        (context(512) | {"MAX_BATCH_PREFILL_TOKENS": "100"}, BUDGET),
+        (context(4096), "must be >= `max_input_tokens`. Given: 2048 and 4095"),
+        (
+            context(512) | {"MAX_BATCH_PREFILL_TOKENS": "600", "MAX_BATCH_TOTAL_TOKENS": "550"},
+            "`max_batch_prefill_tokens` must be <= `max_batch_total_tokens`. Given: 600 and 550",
+        ),
+        ({"MAX_BATCH_SIZE": "0"}, "`max_batch_size` must be > 0"),
+        ({"NUM_SHARD": "2"}, "Sharded Llama requires Flash Attention enabled models."),
+    ],
+)
+async def test_options_that_fail_without_a_gpu(environ: dict[str, str], line: str) -> None:
+    async with on_cpu(environ, ready=False) as tgi:
+        assert await tgi.exit_status() == 1
+
+    assert line in "\n".join(tgi.lines)
+
+
+async def test_a_gpu_takes_prompts_in_parts(http: ClientSession) -> None:
+    async with started(context(512) | {"MAX_BATCH_PREFILL_TOKENS": "100"}) as tgi:
+        assert await info(http, tgi) == (512, 511)
+
+
+async def test_a_context_beyond_the_memory_of_the_gpu() -> None:
+    async with started(context(200_000), ready=False) as tgi:
+        assert await tgi.exit_status() == 1
+
+    in_order(["Error: Backend(NotEnoughMemory(200000))", "Webserver Crashed"], "\n".join(tgi.lines))
+
+
 async def test_a_process_that_is_killed(http: ClientSession) -> None:
     async with started() as tgi:
         request = body("[[fault:kill_after=5]]")
@@ -802,10 +974,10 @@ async def test_the_package_runs_under_another_name(tmp_path: Path) -> None:
     """In an image the folder has another name, and nothing of this project is beside it."""
     os.symlink(Path(__file__).with_name("tgi"), tmp_path / "tgi_double")
     command = (sys.executable, "-m", "tgi_double", "--model-id=gpt2")
-    process = await asyncio.create_subprocess_exec(
+    child = await asyncio.create_subprocess_exec(
         *command, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
     )
-    _, errors = await process.communicate()
+    _, errors = await child.communicate()
 
-    assert process.returncode == 2
+    assert child.returncode == 2
     assert b"unexpected argument '--model-id=gpt2' found" in errors

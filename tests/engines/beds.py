@@ -7,7 +7,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import aiohttp
@@ -19,15 +19,16 @@ from inference_service.engines.llamacpp import Llamacpp, LlamacppNeeds
 from inference_service.engines.tgi.engine import Tgi, TgiNeeds
 from inference_service.key import Key
 from inference_service.runtimes.base import Instance, Running
-from inference_service.runtimes.command import Launch, Seat
+from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
-from tests.doubles.tgi.process import started
+from tests.doubles.tgi.process import TgiProcess, started
 from tests.engines.waiting import soon
 from tests.fakes import FakeEngine, broken, spec
 from tests.runtimes import processes
 
 SEAT = Seat("0.0.0.0", 80, in_container=True)  # of a container without a GPU
+GPU_SEAT = replace(SEAT, has_gpu=True)
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,15 @@ class LlamacppBed(_Served):
 class TgiBed(_Served):
     opening = "Once upon a time [[no_eos]]"
 
+    def __init__(
+        self, engine: Engine, spec: ModelSpec, double: TgiProcess, *, whole: bool = False
+    ) -> None:
+        super().__init__(engine, spec, double.url, double.process.pid, whole=whole)
+        self.double = double
+
+    async def kill(self) -> None:
+        self.double.kill()
+
     async def count(self, text: str) -> int:
         return len(await self._tokenize({"inputs": text}))
 
@@ -187,16 +197,23 @@ def tgi_spec(context_length: int = 2048) -> ModelSpec:
     )
 
 
+def double_variables(command: Command) -> dict[str, str]:
+    """Return the variables of TGI's double as a process, whose GPU is that of the command."""
+    gpu = {"NVIDIA_VISIBLE_DEVICES": "0"} if command.needs.gpu else {}
+    # A process has neither the volume nor the address of a container.
+    container = ("HF_HOME", "HOSTNAME", "PORT")
+    return gpu | {name: text for name, text in command.env.items() if name not in container}
+
+
 @asynccontextmanager
 async def tgi(
-    context_length: int = 2048, *, whole: bool = False, **changes: str
-) -> AsyncGenerator[Bed]:
+    context_length: int = 2048, *, whole: bool = False, gpu: bool = False, **changes: str
+) -> AsyncGenerator[TgiBed]:
     """Run TGI's double with the launch of the engine; `changes` are its variables."""
     engine, entry = Tgi(""), tgi_spec(context_length)
-    env = {**engine.command(entry, SEAT).env, "MAX_TOTAL_TOKENS": str(context_length)}
-    del env["HF_HOME"]  # the volume of a container
+    env = double_variables(engine.command(entry, GPU_SEAT if gpu else SEAT))
     async with started(env | {"DOUBLE_TOKENS_PER_SECOND": "0"} | changes) as double:
-        yield TgiBed(engine, entry, double.url, double.process.pid, whole=whole)
+        yield TgiBed(engine, entry, double, whole=whole)
         await engine.aclose()
 
 

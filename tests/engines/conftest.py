@@ -13,15 +13,16 @@ from tests.engines.beds import Bed
 
 Open = Callable[[], AbstractAsyncContextManager[Bed]]
 
-_REAL = ["llamacpp", "tgi", "tgi, whole texts"]
+_REAL = ["llamacpp", "tgi", "tgi on a GPU", "tgi, whole texts"]
 
 
 def _open(name: str, ports: Ports) -> AbstractAsyncContextManager[Bed]:
     match name:
         case "llamacpp":
             return beds.llamacpp(ports)
-        case "tgi" | "tgi, whole texts":
-            return beds.tgi(whole=name != "tgi", DOUBLE_TOKENS_PER_SECOND="500")
+        case "tgi" | "tgi on a GPU" | "tgi, whole texts":
+            whole, gpu = name == "tgi, whole texts", name == "tgi on a GPU"
+            return beds.tgi(whole=whole, gpu=gpu, DOUBLE_TOKENS_PER_SECOND="500")
         case _:
             return beds.fake()
 
@@ -47,6 +48,6 @@ async def slow(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[B
         async with beds.llamacpp(ports, slots=1) as bed:
             yield bed
     else:
-        whole = request.param != "tgi"
-        async with beds.tgi(whole=whole, DOUBLE_TOKENS_PER_SECOND="50") as bed:
+        whole, gpu = request.param == "tgi, whole texts", request.param == "tgi on a GPU"
+        async with beds.tgi(whole=whole, gpu=gpu, DOUBLE_TOKENS_PER_SECOND="50") as bed:
             yield bed

@@ -366,7 +366,9 @@ async def test_faults_of_tgi(subtests: pytest.Subtests, whole: bool) -> None:
 
 
 @WHOLE_OR_NOT
-@pytest.mark.parametrize("fault", ["crash_after=3", "kill_after=3"])
+@pytest.mark.parametrize(
+    "fault", ["crash_after=3", "shard_after=3", "router_after=3", "kill_after=3"]
+)
 async def test_crashes_of_tgi(fault: str, whole: bool) -> None:
     async with beds.tgi(whole=whole) as bed:
         with pytest.raises(EngineLost):

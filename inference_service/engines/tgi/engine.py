@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, closing
 from itertools import accumulate
 
@@ -26,8 +26,9 @@ from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import Command, Needs, Seat, environment
 
 # At SIGTERM the router finishes its requests, then the shards theirs, in up to this time each. It
-# seldom takes a second, because the service has drained the model before.
-_DRAIN_SECONDS = 10
+# seldom takes a second, because the service has drained the model before. When the router dies, TGI
+# waits for its shards so long before it exits, and texts to be resumed wait 10 s for the exit.
+_DRAIN_SECONDS = 5
 
 # The variables of an engine that gets no GPU.
 _CPU = {"DISABLE_CUSTOM_KERNELS": "true", "CUDA_GRAPHS": "0"}
@@ -114,7 +115,9 @@ class Tgi:
         # Each flag of TGI's launcher has a variable of the same name.
         needs = spec.needs(TgiNeeds)
         gpu = GpuNeed(needs.gpu_memory, _shards(needs)) if seat.gives(needs.gpus) else None
-        variables = _environment(needs) | ({} if gpu else _CPU) | _share(seat) | needs.env
+        flash = gpu is not None and _has_flash(needs.env)
+        variables = _environment(needs, spec.context_length, flash=flash)
+        variables |= ({} if gpu else _CPU) | _share(seat) | needs.env
         variables |= {"HOSTNAME": seat.host, "PORT": str(seat.port)}
         env, secrets = environment(variables)
         return Command(
@@ -124,7 +127,7 @@ class Tgi:
             secrets=secrets,
             needs=Needs(needs.memory, gpu, needs.container),
             port=seat.port,
-            concurrency=_concurrency(needs),
+            concurrency=_concurrency(needs, flash=flash),
             stop_grace=2 * _DRAIN_SECONDS + 5,
         )
 
@@ -235,27 +238,75 @@ class Tgi:
             raise EngineFailed(f"could not count the prompt's tokens: {error}") from None
 
 
-def _concurrency(needs: TgiNeeds) -> int:
-    """Return the number of requests above which TGI answers 429, by default 128."""
-    value = needs.env.get("MAX_CONCURRENT_REQUESTS", "")
-    return int(value) if value.isdecimal() and int(value) else 128
+def _number(env: Mapping[str, str], *names: str) -> int | None:
+    """Return the first of these variables that is a number above 0."""
+    values = (env.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdecimal() and int(value)), None)
+
+
+def _concurrency(needs: TgiNeeds, *, flash: bool) -> int:
+    """Return the number of requests that TGI works on at once: a batch, or all with flash.
+
+    TGI takes 128 by default, and answers 429 to those above.
+    """
+    most = _number(needs.env, "MAX_CONCURRENT_REQUESTS") or 128
+    return most if flash else min(most, _number(needs.env, "MAX_BATCH_SIZE") or 1)
 
 
 def _shards(needs: TgiNeeds) -> int | None:
     """Return the number of GPUs that the entry asks for. Without it, TGI takes all it sees."""
-    value = needs.env.get("NUM_SHARD", "")
-    return int(value) if value.isdecimal() and int(value) else None
+    return _number(needs.env, "NUM_SHARD")
 
 
-def _environment(needs: TgiNeeds) -> dict[str, str]:
-    return {
+def _environment(needs: TgiNeeds, context: int, *, flash: bool) -> dict[str, str]:
+    """Return the variables of the engine, which those of the entry replace.
+
+    `flash` tells whether the model has flash attention, which needs a GPU.
+    """
+    total = _total_tokens(needs.env, context)
+    env = {
         "MODEL_ID": needs.weights.repo,
         "REVISION": needs.weights.revision,
         "HF_HOME": "/data",
         "JSON_OUTPUT": "true",
         "USAGE_STATS": "off",
         "GRACEFUL_TERMINATION_TIMEOUT": str(_DRAIN_SECONDS),
+        # Without it, TGI takes the context of the model's config.json.
+        "MAX_TOTAL_TOKENS": str(total),
     }
+    if "MAX_INPUT_LENGTH" not in needs.env:  # the old name; TGI refuses both
+        # Without it, the warm-up's prompt can be longer than the total, and TGI subtracts one from
+        # the other without a sign (`warmup` in backends/v3/src/client/grpc_client.rs).
+        env["MAX_INPUT_TOKENS"] = str(total - 1)
+    if not flash:
+        # A batch of two fails at its first decode step, with all its requests: transformers 4.51
+        # refuses the caches that TGI's `models/causal_lm.py` merges.
+        env["MAX_BATCH_SIZE"] = "1"
+    if not (flash and _splits_prompts(needs.env)):
+        env["MAX_BATCH_PREFILL_TOKENS"] = str(total)
+    return env
+
+
+def _total_tokens(env: Mapping[str, str], context: int) -> int:
+    """Return the context in tokens: the entry's variable, or its length with room for its input."""
+    longest = _number(env, "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH") or 0
+    return _number(env, "MAX_TOTAL_TOKENS") or max(context, longest + 1)
+
+
+def _has_flash(env: Mapping[str, str]) -> bool:
+    return env.get("USE_FLASH_ATTENTION", "true").lower() != "false"
+
+
+def _splits_prompts(env: Mapping[str, str]) -> bool:
+    """Tell whether TGI with flash attention prefills a long prompt in parts, as by default.
+
+    Where TGI does not, the router refuses a budget below the longest prompt. Where TGI does, it
+    finds a budget by the speed and the memory of the GPU, which is better than one from here
+    (`support_chunking` in server/text_generation_server/models/model.py).
+    """
+    attention, speculate = env.get("ATTENTION", "flashinfer"), env.get("SPECULATE", "0")
+    splits = env.get("PREFILL_CHUNKING", "1").lower() in ("1", "true")
+    return splits and attention != "paged" and speculate == "0"
 
 
 def _share(seat: Seat) -> dict[str, str]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from inference_service.lifecycle import Phase, Progress
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_TEXT = re.compile(r"^\S+Z\s+[A-Z]+\s.*?\btext_generation_\w+(?:::\w+)*: (?:\S+\.rs:\d+: )?(.*)$")
+_TEXT = re.compile(
+    r"^\S+Z\s+[A-Z]+\s(.*?)\b(text_generation_\w+(?:::\w+)*): (?:\S+\.rs:\d+: )?(.*)$"
+)
 _COUNT = re.compile(r"^(?:Download|Convert): \[(\d+)/(\d+)\]")
 
 _PHASES = (
@@ -32,35 +35,77 @@ _PHASES = (
     ("Connected", Phase.WARMING_UP),
 )
 
-_RAISED = re.compile(r"^[\w.]*(Error|Exception)\b.*: ")
+# Lines of a step that went well. An error before them was none, such as that of a download which
+# was tried again.
+_WELL = ("Successfully downloaded weights", "Connected", "Success")
 
 # Lines of every crash, which are never its cause.
 _EPILOGUE = re.compile(
-    r"^(Error: \w+$|Shutting down|Shard .* standard error|Terminating"
-    # Lines of a request that was refused.
-    r"|Input validation error|`\w+`)"
+    r"^(Error: \w+$|Shutting down|Terminating|Waiting for|Killing|\w+ (killed|terminated)\b)"
 )
+_STDERR = re.compile(r"^Shard .* standard error")
+_VERDICT = re.compile(r"^(Webserver Crashed|Shard \d+ (crashed|failed|terminated))")
+_ROUTER_STDERR = re.compile(r"^(Error: \w+\(|thread '.*' panicked)")
+
+_REFUSAL = re.compile(
+    r"^(Request failed during generation|Server error|Input validation error|Model is overloaded"
+    r"|Incomplete generation|`\w+`)"
+)
+# A shard ends after a RuntimeError (`server/text_generation_server/interceptor.py`), and lives on
+# after all others.
+_BATCH = re.compile(r"^Method (?!Warmup)\w+ encountered an error")
+_FATAL = re.compile(_BATCH.pattern + r"(?s:.*)\n[\w.]*(RuntimeError|OutOfMemory)")
+
+_RAISED = re.compile(r"^[\w.]*(Error|Exception)\b.*: ")
+_WIDTH = 80  # of the lines of a traceback that is no terminal's
+_LONGEST = 500
 
 
-def message(line: str) -> tuple[str, str]:
-    """Split a line of any shape into its level and its message."""
+class _Line(NamedTuple):
+    level: str  # empty where the line has no shape of TGI
+    text: str
+    target: str = ""
+    span: str = ""
+
+    @property
+    def of_request(self) -> bool:
+        """Whether the line reports the failure of a request, after which TGI lives on."""
+        if self.level != "ERROR" or "warmup" in self.span:
+            return False
+        if not self.target.startswith("text_generation_router"):
+            return bool(_BATCH.match(self.text))
+        return bool(self.span or _REFUSAL.match(self.text))
+
+    @property
+    def of_death(self) -> bool:
+        """Whether the line reports the end of TGI. Requests can fail after that."""
+        return bool(_STDERR.match(self.text) or _VERDICT.match(self.text))
+
+
+def _parse(line: str) -> _Line:
+    """Split a line of any shape."""
     if line.startswith("{"):
         try:
             record = json.loads(line)
-            return record["level"], str(record.get("message") or record["fields"]["message"])
-        except (ValueError, KeyError, TypeError):
-            return "", line
+            text = str(record.get("message") or record["fields"]["message"])
+            span = record.get("span") or {}
+            target = str(record.get("target", ""))
+            return _Line(record["level"], text, target, str(span.get("name", "")))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _Line("", line)
     line = _ANSI.sub("", line)
     level = next((word for word in line.split()[1:2]), "")
     match = _TEXT.match(line)
-    return (level, match[1]) if match else ("", line)
+    if match is None:
+        return _Line("", line)
+    return _Line(level, match[3], match[2], match[1])
 
 
 def progress(line: str) -> Progress | None:
-    """Return the progress that a line reports; None for heartbeats and other lines."""
-    _, text = message(line)
+    """Return the progress that a line reports; None for heartbeats, errors and other lines."""
+    level, text, *_ = _parse(line)
     phase = next((phase for start, phase in _PHASES if text.startswith(start)), None)
-    if phase is None:
+    if phase is None or level == "ERROR":
         return None
     if match := _COUNT.match(text):
         done, total = int(match[1]), int(match[2])
@@ -71,17 +116,74 @@ def progress(line: str) -> Progress | None:
 def cause(log: Sequence[str]) -> str:
     """Return the message that best explains TGI's end: an error, or else the last one.
 
-    An error with a traceback explains more than one without. Of several, the first is the cause.
+    The cause stands after the last request and the last step that went well. An error with a
+    traceback explains more than one without. Of several, the first is the cause.
     """
-    messages = [(level, text.strip()) for level, text in map(message, log) if text.strip()]
-    messages = [(level, text) for level, text in messages if not _EPILOGUE.match(text)]
-    errors = [text for level, text in messages if level == "ERROR"]
-    traced = (text for text in errors if "encountered an error" in text or "\n" in text)
-    last = messages[-1][1] if messages else ""
-    best = next(traced, errors[0] if errors else last)
-    lines = [line.strip() for line in best.splitlines() if line.strip()]
-    if not lines:
-        return ""
-    # A traceback ends with the exception, whose text can have more lines: the last one has advice.
-    raised = [line for line in lines if _RAISED.match(line)]
-    return "; ".join(dict.fromkeys([*raised[-1:], lines[-1]]))
+    lines = [line._replace(text=line.text.strip()) for line in map(_parse, log)]
+    lines = [line for line in lines if line.text and not _EPILOGUE.match(line.text)]
+    return _sentences(_best(lines))
+
+
+def _best(lines: list[_Line]) -> str:
+    death = next((n for n, line in enumerate(lines) if line.of_death), len(lines))
+    old = max((n for n, line in enumerate(lines[:death], 1) if _is_old(line)), default=0)
+    last = [line for line in lines[old:] if not line.of_request]
+    errors = [line.text for line in last if line.level == "ERROR" and not line.of_death]
+    outputs = [line.text for line in last if _STDERR.match(line.text)]
+    found = (
+        *(text for text in errors if "encountered an error" in text or "\n" in text),
+        *errors,
+        *_fatal(lines[:death]),
+        *(text for text in outputs if any(map(_RAISED.match, text.splitlines()))),
+        *_router_stderr(line.text for line in last if not line.level),
+        *(line.text for line in last if _VERDICT.match(line.text)),
+        *(line.text for line in reversed(lines) if not (line.of_request or line.of_death)),
+    )
+    return next(iter(found), "")
+
+
+def _is_old(line: _Line) -> bool:
+    return line.of_request or line.text.startswith(_WELL)
+
+
+def _fatal(lines: Sequence[_Line]) -> Iterable[str]:
+    """Yield the error of the last batch, if the shard has ended by it."""
+    for line in reversed(lines):
+        if line.text.startswith(_WELL):
+            return
+        if _FATAL.match(line.text):
+            yield line.text
+
+
+def _router_stderr(lines: Iterable[str]) -> Iterable[str]:
+    """Yield the error of the router, or its panic with the message on the next line."""
+    lines = iter(lines)
+    for line in lines:
+        if _ROUTER_STDERR.match(line):
+            yield line if line.startswith("Error") else next(lines, line)
+
+
+def _sentences(text: str) -> str:
+    """Return the exception at the end of a traceback with its whole text, else the last line.
+
+    The text is in paragraphs, of which the first and the last are kept: the last one has advice.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    starts = [number for number, line in enumerate(lines) if _RAISED.match(line)]
+    if not starts:
+        return next((line for line in reversed(lines) if line), "")
+    paragraphs, glue = [""], ""
+    for line in lines[starts[-1] :]:
+        if line:
+            paragraphs[-1] += glue + line
+            # A word without an end is one that was too long for its line, such as an address.
+            glue = "" if len(line) == _WIDTH and " " not in line else " "
+        elif paragraphs[-1]:
+            paragraphs.append("")
+            glue = ""
+    first, last = paragraphs[0], next(p for p in reversed(paragraphs) if p)
+    return "; ".join(dict.fromkeys(map(_cut, (first, last))))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-START_FAULTS = frozenset({"gated", "hang_downloading", "cuda_oom", "oom_kill"})
+START_FAULTS = frozenset({"gated", "not_found", "hang_downloading", "cuda_oom", "oom_kill"})
 REQUEST_FAULTS = frozenset(
     {
         *("status", "plain", "no_answer", "half_event", "cut_after", "garbage", "bytes"),
-        *("error_after", "crash_after", "kill_after", "slow_first", "silent", "unhealthy"),
+        *("error_after", "crash_after", "shard_after", "router_after", "kill_after"),
+        *("slow_first", "silent", "unhealthy"),
     }
 )
 _DIRECTIVE = re.compile(r"\[\[(fault|say|no_eos)(?:[:=](.*?))?\]\]", re.DOTALL)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 
 from .faults import Behaviour
-from .settings import Settings
+from .settings import Settings, own_context
 
 _STEPS = 20
+_URL = "https://huggingface.co"
+_WIDTH = 80  # of a terminal that is none
 _WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 Pause = Callable[[float], Awaitable[None]]
 WriteLine = Callable[[str], None]
@@ -66,16 +69,24 @@ class Hub:
 
     def _ask(self) -> None:
         """Raise the answer of the hub, if it refuses."""
+        url = f"{_URL}/{self._model}/resolve/{self._revision}/config.json"
         if self._behaviour.fault == "gated" and not self._has_token():
-            url = f"https://huggingface.co/{self._model}/resolve/{self._revision}/config.json"
             raise DownloadFailed(
-                "\nTraceback (most recent call last):\n"
-                '  File "/usr/src/.venv/bin/text-generation-server", line 10, in <module>\n'
-                "    sys.exit(app())\n"
-                "huggingface_hub.errors.GatedRepoError: 401 Client Error.\n\n"
-                f"Cannot access gated repo for url {url}.\n"
-                f"Access to model {self._model} is restricted. You must have access to it and "
-                "be authenticated to access it. Please log in."
+                _raised(
+                    "GatedRepoError: 401 Client Error. (Request ID: Root=1-67aa5bab-239995ed29ec)",
+                    "",
+                    f"Cannot access gated repo for url {url}.",
+                    f"Access to model {self._model} is restricted. You must have access to it and "
+                    "be authenticated to access it. Please log in.",
+                )
+            )
+        if self._behaviour.fault == "not_found":
+            raise DownloadFailed(
+                _raised(
+                    f"HfHubHTTPError: 404 Client Error: Not Found for url: {url}",
+                    "",
+                    "404: Not Found",
+                )
             )
 
     def _has_token(self) -> bool:
@@ -85,7 +96,8 @@ class Hub:
         for name in ("blobs", "refs", f"snapshots/{self.sha}"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         (self._folder / "refs" / self._revision.replace("/", "_")).write_text(self.sha)
-        small = {"config.json": {"model_type": "double"}, "tokenizer.json": {"version": "1.0"}}
+        config = {"model_type": "double", "max_position_embeddings": own_context(self._model)}
+        small = {"config.json": config, "tokenizer.json": {"version": "1.0"}}
         for name, content in small.items():
             self._keep(name, json.dumps(content).encode())
 
@@ -125,3 +137,23 @@ class Hub:
         self._link(name, blob)
         elapsed = timedelta(seconds=int(monotonic() - start))
         log(f"Downloaded {self._snapshot / name} in {elapsed}.")
+
+
+def _raised(*message: str) -> str:
+    """Return an exception as typer prints it: the traceback in a box, all lines of one width."""
+    title = " Traceback (most recent call last) "
+    inside = [
+        "/usr/src/server/text_generation_server/cli.py:209 in download_weights",
+        "",
+        "  208             config = hf_hub_download(",
+        '❱ 209                 model_id, revision=revision, filename="config.json"',
+    ]
+    box = [f"╭{title:─^{_WIDTH - 2}}╮", *(f"│ {line:<{_WIDTH - 4}} │" for line in inside)]
+    box.append(f"╰{'─' * (_WIDTH - 2)}╯")
+    text = [part for line in message for part in _wrapped(line) or [""]]
+    warning = "/opt/venv/sgmv.py:18: UserWarning: Could not import SGMV kernel from Punica."
+    return "\n".join(["", warning, *box, *text])
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, _WIDTH, break_on_hyphens=False)

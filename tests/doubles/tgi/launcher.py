@@ -10,11 +10,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from .children import Child, start_router, start_shard
 from .faults import Behaviour
 from .hub import DownloadFailed, Hub
 from .log import Log
-from .router import Router, RouterFailed
-from .settings import Settings, describe
+from .settings import Settings, describe, has_flash, prefill_budget, visible_gpus
+from .shard import CRASH
 
 _SHARD_SHARE = 0.7
 _ENGINE_TRACE = (
@@ -22,10 +23,7 @@ _ENGINE_TRACE = (
     '  File "/usr/src/server/text_generation_server/server.py", line 268, in serve_inner\n'
     "    model = get_model_with_lora_adapters(\n"
 )
-_CUDA_OOM = (
-    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 172.00 MiB. GPU 0 "
-    "has a total capacity of 14.74 GiB of which 62.12 MiB is free."
-)
+_NO_FLASH = "NotImplementedError: Sharded Llama requires Flash Attention enabled models."
 
 
 class LauncherError(Exception):
@@ -48,7 +46,9 @@ class Launcher:
         self._log = Log(settings.json_output)
         self._hub = Hub(settings, behaviour, environ)
         self._stop = asyncio.Event()
-        self._shards = 1
+        self._flash = has_flash(environ)
+        self._count = 1
+        self._shards: list[Child] = []
 
     async def run(self) -> int:
         """Go from the configuration to the end, and return the exit status."""
@@ -79,10 +79,11 @@ class Launcher:
     def _configure(self) -> None:
         settings, log = self._settings, self._log
         log.launcher(describe(settings))
-        log.launcher("Using attention flashinfer - Prefix caching true")
-        self._shards = _shard_count(settings, self._environ)
-        if self._shards > 1:
-            log.launcher(f"Sharding model on {self._shards} processes")
+        attention = ("flashinfer", "true") if self._flash else ("paged", "0")
+        log.launcher("Using attention {} - Prefix caching {}".format(*attention))
+        self._count = _shard_count(settings, visible_gpus(self._environ))
+        if self._count > 1:
+            log.launcher(f"Sharding model on {self._count} processes")
         most, total = settings.max_input_tokens, settings.max_total_tokens
         if most is not None and settings.max_input_length is not None:
             raise _bad_argument(
@@ -90,7 +91,7 @@ class Launcher:
                 f"({settings.max_input_length}) are set."
             )
         if settings.max_batch_prefill_tokens is None:
-            log.launcher("Default `max_batch_prefill_tokens` to 4096")
+            log.launcher(f"Default `max_batch_prefill_tokens` to {prefill_budget(settings)}")
         most = settings.max_input_length if most is None else most
         if most is not None and total is not None and most >= total:
             raise _bad_argument(f"`max_input_tokens`({most}) must be < `max_total_tokens`({total})")
@@ -98,6 +99,12 @@ class Launcher:
             log.launcher("Using default cuda graphs [1, 2, 4, 8, 16, 32]")
         if settings.validation_workers == 0:
             raise _bad_argument("`validation_workers` must be > 0")
+        batch = settings.max_batch_total_tokens
+        if total is not None and batch is not None and total > batch:
+            raise _bad_argument(
+                "`max_total_tokens` must be <= `max_batch_total_tokens`. "
+                f"Given: {total} and {batch}"
+            )
 
     async def _download(self) -> None:
         model, log = self._settings.model_id, self._log
@@ -108,110 +115,131 @@ class Launcher:
             log.launcher(f"Download encountered an error: {error}", "ERROR", "download")
             raise LauncherError("DownloadError") from None
         except Stopped:
-            self._terminated("download", "download")
+            for message in (
+                "Terminating download",
+                "Waiting for download to gracefully shutdown",
+                "download terminated",
+            ):
+                log.launcher(message, span="download")
             raise
         log.launcher(f"Successfully downloaded weights for {model}", span="download")
 
     async def _load(self) -> None:
-        log, start = self._log, time.monotonic()
-        self._each_shard("Starting shard")
-        log.launcher("Using prefix caching = True")
-        log.launcher("Using Attention = flashinfer")
-        try:
-            await self._pause(self._behaviour.load_seconds * _SHARD_SHARE)
-        except Stopped:
-            self._shut_down_shards()
-            raise
-        if self._behaviour.fault == "oom_kill":
-            await self._outgrow()
-        if self._behaviour.fault == "cuda_oom":
-            trace = f"{_ENGINE_TRACE}{_CUDA_OOM}"
-            log.launcher(f"Error when initializing model\n{trace}", "ERROR")
-            self._shard_died(trace)
-        log.launcher("Using prefill chunking = True")
+        log, start, load_seconds = self._log, time.monotonic(), self._behaviour.load_seconds
         uds = self._settings.shard_uds_path
-        for rank in range(self._shards):
+        for rank in range(self._count):
+            log.launcher("Starting shard", span="shard-manager", rank=rank)
+            self._shards.append(await start_shard(f"{uds}-{rank}", load_seconds * _SHARD_SHARE))
+        log.launcher(f"Using prefix caching = {self._flash}")
+        log.launcher(f"Using Attention = {'flashinfer' if self._flash else 'paged'}")
+        try:
+            await self._load_faults()
+            for rank, shard in enumerate(self._shards):
+                while not Path(f"{uds}-{rank}").exists():
+                    if shard.ended:
+                        await self._shard_died(await shard.errors())
+                    await self._pause(0.01)
+        except Stopped:
+            await self._shut_down_shards()
+            raise
+        log.launcher(f"Using prefill chunking = {self._flash}")
+        for rank in range(self._count):
             log.launcher(f"Server started at unix://{uds}-{rank}")
-        self._each_shard(f"Shard ready in {time.monotonic() - start:.9f}s")
+            took = time.monotonic() - start
+            log.launcher(f"Shard ready in {took:.9f}s", span="shard-manager", rank=rank)
+
+    async def _load_faults(self) -> None:
+        fault = self._behaviour.fault
+        if fault == "oom_kill":
+            await self._pause(self._behaviour.load_seconds * _SHARD_SHARE)
+            await self._outgrow()
+        error = CRASH if fault == "cuda_oom" else _NO_FLASH
+        if fault == "cuda_oom" or (self._count > 1 and not self._flash):
+            await self._pause(self._behaviour.load_seconds * _SHARD_SHARE)
+            trace = f"{_ENGINE_TRACE}{error}"
+            self._log.launcher(f"Error when initializing model\n{trace}", "ERROR")
+            await self._shard_died(trace)
 
     async def _outgrow(self) -> None:
         hog = Path(__file__).with_name("hog.py")
         child = await asyncio.create_subprocess_exec(sys.executable, str(hog))
         status = await child.wait()
-        self._shard_died("", -status)
+        await self._shard_died("", -status)
 
-    def _shard_died(self, errors: str, number: int = 0) -> None:
+    async def _shard_died(self, errors: str, number: int = 0) -> None:
+        self._log_end(errors, number)
+        self._log.launcher("Shard 0 failed to start", "ERROR")
+        self._log.launcher("Shutting down shards")
+        await asyncio.gather(*(shard.terminate(1) for shard in self._shards))
+        raise LauncherError("ShardCannotStart")
+
+    def _log_end(self, errors: str, number: int) -> None:
+        """Log the end of the first shard, by a signal where `number` is not 0."""
         span = "shard-manager"
         message = f"Shard complete standard error output:\n\n{errors}"
         self._log.launcher(message, "ERROR", span, rank=0)
         if number:
             message = f"Shard process was signaled to shutdown with signal {number}"
             self._log.launcher(message, "ERROR", span, rank=0)
-        self._log.launcher("Shard 0 failed to start", "ERROR")
-        self._log.launcher("Shutting down shards")
-        raise LauncherError("ShardCannotStart")
-
-    def _each_shard(self, message: str) -> None:
-        for rank in range(self._shards):
-            self._log.launcher(message, span="shard-manager", rank=rank)
 
     async def _serve(self) -> None:
         self._log.launcher("Starting Webserver")
-        router = Router(self._settings, self._behaviour, self._hub, self._log)
-        try:
-            await router.start(self._pause)
-        except RouterFailed as error:
-            self._log.raw(str(error))
-            self._log.launcher("Webserver Crashed", "ERROR")
-            self._shut_down_shards()
-            raise LauncherError("WebserverFailed") from None
-        except Stopped:
-            await self._drain(router)
-            raise
-        waits = {asyncio.create_task(event.wait()) for event in (self._stop, router.crashed)}
-        _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in pending:
-            wait.cancel()
-        if router.crashed.is_set():
-            message = f"Shard complete standard error output:\n\n{_CUDA_OOM}"
-            self._log.launcher(message, "ERROR", "shard-manager", rank=0)
+        router = await start_router(self._count)
+        waits = [asyncio.create_task(child.wait()) for child in (router, *self._shards)]
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({stop, *waits}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        ended, *deaths = (wait.result() if wait.done() else None for wait in waits)
+        number = next((number for number in deaths if number is not None), None)
+        if number is not None and not self._stop.is_set():
+            dead = next(shard for shard in self._shards if shard.ended)
+            self._log_end(await dead.errors(), number)
             self._log.launcher("Shard 0 crashed", "ERROR")
+        elif ended is not None and not self._stop.is_set():
+            await self._webserver_crashed(router, ended)
         await self._drain(router)
-        if router.crashed.is_set():
+        if number is not None:
             raise LauncherError("ShardFailed")
+        raise Stopped
 
-    async def _drain(self, router: Router) -> None:
-        log = self._log
-        log.launcher("Terminating webserver")
-        log.launcher("Waiting for webserver to gracefully shutdown")
-        if await router.stop():
-            log.launcher("webserver terminated")
-        else:
-            log.launcher("Killing webserver")
-            log.launcher("webserver killed")
-        self._shut_down_shards()
+    async def _webserver_crashed(self, router: Child, number: int) -> None:
+        """Give up. A shard whose router was killed does not end before it is killed too."""
+        for line in (await router.errors()).splitlines():
+            self._log.raw(line)
+        self._log.launcher("Webserver Crashed", "ERROR")
+        await self._shut_down_shards(deaf=bool(number))
+        raise LauncherError("WebserverFailed")
 
-    def _shut_down_shards(self) -> None:
+    async def _drain(self, router: Child) -> None:
+        await self._terminate(router, "webserver")
+        await self._shut_down_shards()
+
+    async def _shut_down_shards(self, *, deaf: bool = False) -> None:
         self._log.launcher("Shutting down shards")
-        for rank in range(self._shards):
-            self._terminated("shard", "shard-manager", rank=rank)
+        for rank, shard in enumerate(self._shards):
+            if not shard.ended:
+                await self._terminate(shard, "shard", "shard-manager", deaf=deaf, rank=rank)
 
-    def _terminated(self, name: str, span: str, **values: int) -> None:
-        for message in (
-            f"Terminating {name}",
-            f"Waiting for {name} to gracefully shutdown",
-            f"{name} terminated",
-        ):
-            self._log.launcher(message, "INFO", span, **values)
+    async def _terminate(
+        self, child: Child, name: str, span: str | None = None, deaf: bool = False, **values: int
+    ) -> None:
+        log = self._log
+        log.launcher(f"Terminating {name}", "INFO", span, **values)
+        log.launcher(f"Waiting for {name} to gracefully shutdown", "INFO", span, **values)
+        timeout = self._settings.graceful_termination_timeout
+        if await child.terminate(timeout, deaf=deaf):
+            log.launcher(f"{name} terminated", "INFO", span, **values)
+        else:
+            log.launcher(f"Killing {name}", "INFO", span, **values)
+            log.launcher(f"{name} killed", "INFO", span, **values)
 
 
 def _bad_argument(message: str) -> LauncherError:
     return LauncherError(f'ArgumentValidation("{message}")')
 
 
-def _shard_count(settings: Settings, environ: Mapping[str, str]) -> int:
-    devices = environ.get("CUDA_VISIBLE_DEVICES", environ.get("NVIDIA_VISIBLE_DEVICES", ""))
-    found = 1 if devices.strip() in ("", "all", "void") else len(devices.split(","))
+def _shard_count(settings: Settings, gpus: int) -> int:
+    found = max(gpus, 1)
     count = settings.num_shard
     if settings.sharded and count is None:
         if found <= 1:

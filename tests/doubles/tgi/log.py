@@ -16,6 +16,8 @@ class Source(NamedTuple):
 
 
 SERVER = Source("text_generation_router::server", "router/src/server.rs")
+CLIENT = Source("text_generation_router_v3::client", "backends/v3/src/client/mod.rs")
+BACKEND = Source("text_generation_router_v3::backend", "backends/v3/src/backend.rs")
 INFER = Source("text_generation_router::infer", "router/src/infer/mod.rs")
 V3 = Source("text_generation_router_v3", "backends/v3/src/lib.rs")
 V3_MAIN = Source("text_generation_router_v3", "backends/v3/src/main.rs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -21,8 +22,9 @@ _LIMIT_SECONDS = 25.0  # of each wait; a start or an end takes a second on a bus
 class TgiProcess:
     """A running double: its address, its log, and its end."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, port: int, mark: str) -> None:
         self.process = process
+        self._mark = mark.encode()  # a variable that only its processes have
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.lines: list[str] = []
@@ -78,6 +80,26 @@ class TgiProcess:
                 return
         raise self._fault(f"the double ended with {self.process.returncode} before it was ready")
 
+    def kill(self) -> None:
+        """Kill the launcher, the router and the shards, as the end of a container does."""
+        if self.process.returncode is None:
+            self.process.kill()
+        for pid in self.children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def children(self, part: str = "") -> list[int]:
+        """Find the router and the shards, or those with this text in their command."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # the process has ended
+                pid = int(path.name)
+                words = (path / "cmdline").read_bytes().decode()
+                ours = self._mark in (path / "environ").read_bytes().split(b"\0")
+                if ours and pid != self.process.pid and part in words:
+                    found.append(pid)
+        return found
+
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Send a signal to the process, as Docker's daemon does."""
         self.process.send_signal(number)
@@ -117,6 +139,7 @@ async def started(
             "PATH": os.environ.get("PATH", ""),
             "PYTHONPATH": str(_ROOT),
             "HF_HOME": home,
+            "SHARD_UDS_PATH": f"{home}/shard",
             "HOSTNAME": "127.0.0.1",
             "PORT": str(port),
             "JSON_OUTPUT": "true",
@@ -130,12 +153,12 @@ async def started(
             stderr=asyncio.subprocess.PIPE,
             limit=2**20,
         )
-        tgi = TgiProcess(process, int(values["PORT"]))
+        mark = f"SHARD_UDS_PATH={values['SHARD_UDS_PATH']}"
+        tgi = TgiProcess(process, int(values["PORT"]), mark)
         try:
             if ready:
                 await tgi.ready()
             yield tgi
         finally:
-            if process.returncode is None:
-                process.kill()
+            tgi.kill()
             await tgi.exit_status()

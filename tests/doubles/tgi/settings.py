@@ -83,6 +83,34 @@ class Settings:
     graceful_termination_timeout: int = _number(90, U64)
 
 
+_CONTEXTS = {"gpt2": 1024, "mistral": 4096, "llama-2": 4096}
+_DEFAULT_CONTEXT = 2048
+
+
+def own_context(model_id: str) -> int:
+    """Return `max_position_embeddings` of a model's config.json, by the name of the model."""
+    found = (size for part, size in _CONTEXTS.items() if part in model_id.lower())
+    return next(found, _DEFAULT_CONTEXT)
+
+
+def prefill_budget(settings: Settings) -> int:
+    """Return MAX_BATCH_PREFILL_TOKENS, or what the launcher takes for it."""
+    given = settings.max_batch_prefill_tokens
+    return min(4096, own_context(settings.model_id)) if given is None else given
+
+
+def visible_gpus(environ: Mapping[str, str]) -> int:
+    """Count the GPUs. Without one of NVIDIA's variables the double runs on a CPU."""
+    names = environ.get("CUDA_VISIBLE_DEVICES", environ.get("NVIDIA_VISIBLE_DEVICES", ""))
+    return 0 if names.strip() in ("", "none", "void") else len(names.split(","))
+
+
+def has_flash(environ: Mapping[str, str]) -> bool:
+    """Tell whether the model has flash attention: on a GPU, unless it is turned off."""
+    wanted = environ.get("USE_FLASH_ATTENTION", "true").lower() != "false"
+    return wanted and bool(visible_gpus(environ))
+
+
 _FIELDS = {spec.name: spec for spec in fields(Settings)}
 
 

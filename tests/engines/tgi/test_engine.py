@@ -22,6 +22,7 @@ from inference_service.errors import (
     PromptTooLong,
     ServiceError,
 )
+from tests.engines.beds import GPU_SEAT as GPU
 from tests.engines.beds import SEAT as CPU
 from tests.engines.scripted import Answer, event, plain, serving, stream
 
@@ -487,6 +488,69 @@ def test_the_engine_gets_gpus_where_the_entry_and_the_seat_have_them(
 
     assert (command.needs.gpu is not None) is given
     assert ("DISABLE_CUSTOM_KERNELS" in command.env) is not given
+
+
+@pytest.mark.parametrize(
+    ("own", "total", "most", "budget"),
+    [
+        pytest.param({}, "128", "127", None, id="the context of the entry"),
+        pytest.param({"MAX_TOTAL_TOKENS": "64"}, "64", "63", None, id="a total alone"),
+        pytest.param({"MAX_INPUT_TOKENS": "40"}, "128", "40", None, id="a prompt alone"),
+        pytest.param({"MAX_INPUT_TOKENS": "200"}, "201", "200", None, id="a longer prompt"),
+        pytest.param({"MAX_INPUT_LENGTH": "200"}, "201", None, None, id="by its old name"),
+        pytest.param(
+            {"MAX_TOTAL_TOKENS": "99", "MAX_INPUT_TOKENS": "9"}, "99", "9", None, id="both"
+        ),
+        pytest.param({"MAX_TOTAL_TOKENS": "many"}, "many", "127", None, id="no number"),
+        pytest.param({"MAX_BATCH_PREFILL_TOKENS": "50"}, "128", "127", "50", id="a budget"),
+        pytest.param({"ATTENTION": "flashdecoding"}, "128", "127", None, id="prompts in parts"),
+        pytest.param({"ATTENTION": "paged"}, "128", "127", "128", id="an old GPU"),
+        pytest.param({"PREFILL_CHUNKING": "0"}, "128", "127", "128", id="prompts whole"),
+        pytest.param({"SPECULATE": "2"}, "128", "127", "128", id="tokens guessed"),
+        pytest.param(
+            {"ATTENTION": "paged", "MAX_BATCH_PREFILL_TOKENS": "500"}, "128", "127", "500"
+        ),
+    ],
+)
+def test_the_context_of_the_entry_is_that_of_tgi(
+    engine: Tgi, own: dict[str, str], total: str, most: str | None, budget: str | None
+) -> None:
+    env = engine.command(spec(env=own), GPU).env
+
+    assert env["MAX_TOTAL_TOKENS"] == total
+    assert env.get("MAX_INPUT_TOKENS") == most
+    assert env.get("MAX_BATCH_PREFILL_TOKENS") == budget
+
+
+NO_FLASH = {"USE_FLASH_ATTENTION": "False"}
+
+
+@pytest.mark.parametrize(("own", "budget"), [({}, "128"), ({"MAX_TOTAL_TOKENS": "64"}, "64")])
+def test_without_a_gpu_tgi_works_on_one_whole_prompt_at_once(
+    engine: Tgi, own: dict[str, str], budget: str
+) -> None:
+    on_cpu = engine.command(spec(env=own), CPU).env
+    without_flash = engine.command(spec(env=own | NO_FLASH), GPU).env
+
+    for env in (on_cpu, without_flash):
+        assert (env["MAX_BATCH_SIZE"], env["MAX_BATCH_PREFILL_TOKENS"]) == ("1", budget)
+
+
+@pytest.mark.parametrize(
+    ("entry", "on_gpu", "on_cpu"),
+    [
+        ({}, 128, 1),
+        ({"MAX_CONCURRENT_REQUESTS": "9"}, 9, 1),
+        ({"MAX_BATCH_SIZE": "4"}, 128, 4),
+        ({"MAX_BATCH_SIZE": "4", "MAX_CONCURRENT_REQUESTS": "2"}, 2, 2),
+        (NO_FLASH, 1, 1),
+    ],
+)
+def test_the_slots_are_the_requests_that_tgi_works_on_at_once(
+    engine: Tgi, entry: dict[str, str], on_gpu: int, on_cpu: int
+) -> None:
+    assert engine.command(spec(env=entry), GPU).concurrency == on_gpu
+    assert engine.command(spec(env=entry), CPU).concurrency == on_cpu
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,21 @@ def router_json(message: str, level: str = "INFO") -> str:
     return json.dumps(record | {"target": "text_generation_router::server"} | place)
 
 
+def request_json(message: str, target: str = "backend", span: str = "send_error") -> str:
+    """Make the line of the router for the failure of a request."""
+    record = {"timestamp": TIME, "level": "ERROR", "message": message}
+    record |= {"target": f"text_generation_router_v3::{target}"}
+    return json.dumps(record | {"span": {"name": span}, "spans": [{"name": "infer"}]})
+
+
+def failed_request(error: str) -> list[str]:
+    """Make the lines of a batch of one that fails."""
+    return [
+        request_json(f"Server error: {error}", "client", "decode"),
+        request_json(f"Request failed during generation: Server error: {error}"),
+    ]
+
+
 def launcher_text(message: str, level: str = "INFO") -> str:
     return f"{_head(level)} \x1b[2mtext_generation_launcher\x1b[0m\x1b[2m:\x1b[0m {message}"
 
@@ -144,6 +159,8 @@ def test_a_line_counts_the_files(
         '{"level": "INFO", "fields": "Starting shard"}',
         '{"fields": {"message": "Starting shard"}',
         "Error: ShardCannotStart",
+        launcher_json("Download encountered an error: \nTraceback\nOSError: no route", "ERROR"),
+        span_text("Download process was signaled to shutdown with signal 9: ", "ERROR"),
         "  Starting shard",
         f"{TIME}  INFO",
     ],
@@ -155,6 +172,14 @@ def test_a_line_of_another_shape_is_no_progress(line: str) -> None:
 TRACE = (
     'Traceback (most recent call last):\n  File "server.py", line 268, in serve_inner\n'
     "    model = get_model_with_lora_adapters(\n"
+)
+# As typer prints it, 80 characters wide.
+BOX = "\n".join(
+    [
+        f"╭{' Traceback (most recent call last) ':─^78}╮",
+        f"│ {'❱ 209     config = hf_hub_download(':<76} │",
+        f"╰{'─' * 78}╯",
+    ]
 )
 SHUTDOWN = launcher_json("Shutting down shards")
 
@@ -176,7 +201,7 @@ def crash(*lines: str, error: str) -> list[str]:
                 ),
                 error="DownloadError",
             ),
-            "GatedRepoError: 401 Client Error.; Please log in.",
+            "GatedRepoError: 401 Client Error.; Cannot access gated repo for url X. Please log in.",
             id="a gated repository",
         ),
         pytest.param(
@@ -241,12 +266,154 @@ def crash(*lines: str, error: str) -> list[str]:
         ),
         pytest.param(
             crash(
-                router_json("Request failed during generation: Server error: CUDA", "ERROR"),
+                launcher_json(
+                    f"Download encountered an error: \n{BOX}\n"
+                    "HfHubHTTPError: 404 Client Error: Not Found for url: \n"
+                    "https://huggingface.co/api/models/org/model (Request ID: \nRoot=1-67aa;0)\n"
+                    "\n404: Not Found",
+                    "ERROR",
+                ),
+                error="DownloadError",
+            ),
+            "HfHubHTTPError: 404 Client Error: Not Found for url: "
+            "https://huggingface.co/api/models/org/model (Request ID: Root=1-67aa;0); "
+            "404: Not Found",
+            id="sentences that were broken at the width of a terminal",
+        ),
+        pytest.param(
+            crash(
+                launcher_json(
+                    f"Download encountered an error: \n{BOX}\n"
+                    f"HfHubHTTPError: 500 Server Error for url: \n{'https://hub/' + 68 * 'x'}\n"
+                    "yyy of today\n",
+                    "ERROR",
+                ),
+                error="DownloadError",
+            ),
+            f"HfHubHTTPError: 500 Server Error for url: https://hub/{68 * 'x'}yyy of today",
+            id="an address that was broken",
+        ),
+        pytest.param(
+            [
+                launcher_json("('Connection broken: IncompleteRead(1 bytes read)')", "ERROR"),
+                launcher_json("Retrying in 5 seconds"),
+                launcher_json("Successfully downloaded weights for gpt2"),
+                *crash(
+                    launcher_json("Shard process was signaled to shutdown with signal 4", "ERROR"),
+                    launcher_json("Shard 0 failed to start", "ERROR"),
+                    error="ShardCannotStart",
+                ),
+            ],
+            "Shard process was signaled to shutdown with signal 4",
+            id="a download that was tried again is no cause",
+        ),
+        pytest.param(
+            crash(
+                request_json(
+                    "Server error: Not enough memory to handle 9 tokens", "client", "warmup"
+                ),
+                "Error: Backend(NotEnoughMemory(2048))",
+                launcher_json("Webserver Crashed", "ERROR"),
+                error="WebserverFailed",
+            ),
+            "Server error: Not enough memory to handle 9 tokens",
+            id="the warm-up is no request",
+        ),
+        pytest.param(
+            crash(
+                "Error: Backend(NotEnoughMemory(2048))",
+                launcher_json("Webserver Crashed", "ERROR"),
+                error="WebserverFailed",
+            ),
+            "Error: Backend(NotEnoughMemory(2048))",
+            id="no GPU memory for the context",
+        ),
+        pytest.param(
+            crash(
+                *failed_request("transport error"),
+                "thread 'tokio-runtime-worker' panicked at backends/v3/src/backend.rs:381:65:",
+                'called `Result::unwrap()` on an `Err` value: Generation("transport error")',
+                "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace",
+                launcher_json("Webserver Crashed", "ERROR"),
+                error="WebserverFailed",
+            ),
+            'called `Result::unwrap()` on an `Err` value: Generation("transport error")',
+            id="the router panics",
+        ),
+        pytest.param(
+            crash(
+                launcher_json(
+                    f"Shard complete standard error output:\n\n{BOX}\nImportError: no libcuda.so",
+                    "ERROR",
+                ),
+                launcher_json("Shard 0 failed to start", "ERROR"),
+                error="ShardCannotStart",
+            ),
+            "ImportError: no libcuda.so",
+            id="a shard that cannot even log",
+        ),
+        pytest.param(
+            crash(
+                launcher_json(
+                    f"Method Decode encountered an error.\n{TRACE}RuntimeError: CUDA error", "ERROR"
+                ),
+                *failed_request("CUDA error"),
+                launcher_json("Shard complete standard error output:\n\n", "ERROR"),
                 launcher_json("Shard 0 crashed", "ERROR"),
                 error="ShardFailed",
             ),
-            "Request failed during generation: Server error: CUDA",
-            id="a shard dies while it serves",
+            "RuntimeError: CUDA error",
+            id="a shard ends by the error of a batch",
+        ),
+        pytest.param(
+            crash(
+                launcher_json(
+                    f"Method Decode encountered an error.\n{TRACE}ValueError: two at once", "ERROR"
+                ),
+                *failed_request("two at once"),
+                router_json("Success"),
+                *failed_request("transport error"),
+                launcher_json("Shard complete standard error output:\n\n", "ERROR"),
+                launcher_json("Shard process was signaled to shutdown with signal 9", "ERROR"),
+                launcher_json("Shard 0 crashed", "ERROR"),
+                error="ShardFailed",
+            ),
+            "Shard process was signaled to shutdown with signal 9",
+            id="a shard is killed long after a request failed",
+        ),
+        pytest.param(
+            crash(
+                *failed_request("transport error"),
+                launcher_json("Shard complete standard error output:\n\n", "ERROR"),
+                launcher_json("Shard process was signaled to shutdown with signal 9", "ERROR"),
+                launcher_json("Shard 0 crashed", "ERROR"),
+                *failed_request("error trying to connect: No such file or directory"),
+                launcher_json("Terminating webserver"),
+                launcher_json("webserver terminated"),
+                error="ShardFailed",
+            ),
+            "Shard process was signaled to shutdown with signal 9",
+            id="requests fail after the death too",
+        ),
+        pytest.param(
+            crash(
+                *failed_request("two at once"),
+                launcher_json(
+                    f"Method Decode encountered an error.\n{TRACE}ValueError: two at once", "ERROR"
+                ),
+                launcher_json("Webserver Crashed", "ERROR"),
+                error="WebserverFailed",
+            ),
+            "Webserver Crashed",
+            id="the router is killed after a request failed",
+        ),
+        pytest.param(
+            [
+                f"{TIME} ERROR batch:decode: text_generation_router_v3::client: Server error: lost",
+                span_text("Shard 0 crashed", "ERROR"),
+            ],
+            "Shard 0 crashed rank=0",
+            id="a request as text with colours",
         ),
         pytest.param(
             crash(
