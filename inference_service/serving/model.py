@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.admission import Admission
@@ -22,7 +20,7 @@ from inference_service.errors import (
     StartBackingOff,
 )
 from inference_service.key import Key
-from inference_service.lifecycle import State, Status
+from inference_service.lifecycle import Status
 from inference_service.runtimes.base import Instance
 from inference_service.serving.back_off import BackOff
 from inference_service.serving.changes import Changes, Notify
@@ -31,10 +29,11 @@ from inference_service.serving.leases import Lease
 from inference_service.serving.report import Report
 from inference_service.serving.run import Run
 from inference_service.serving.runs import Runs, folded
+from inference_service.serving.snapshot import snapshot
 from inference_service.serving.start import pauses
 from inference_service.serving.start_times import Forecast, StartTimes
 from inference_service.serving.timing import Timing
-from inference_service.serving.view import InstanceView, View
+from inference_service.serving.view import View
 
 log = logging.getLogger(__name__)
 
@@ -94,38 +93,7 @@ class Model:
 
     def view(self) -> View:
         """Return the model as it is now."""
-        runs, now = [*(self._runs or ())], time.time()
-        entry = next((run.entry for run in runs if run.entry != self.entry), self.entry)
-        ready = self.status.state is State.READY
-        queued = self._runs.slots.queued if self._runs else 0
-        idle_in = [run.leases.idle_in for run in runs] if ready else [None]
-        last = max([math.inf if each is None else each for each in idle_in])
-        instances = tuple(self._instance(run) for run in runs)
-        return View(
-            id=self.id,
-            hf_name=entry.spec.hf_name,
-            engine=entry.engine.name,
-            runtime=entry.runtime.name,
-            context_length=entry.spec.context_length,
-            memory_bytes=entry.command.needs.memory_bytes,
-            pinned=entry.spec.pinned,
-            status=self.now(),
-            gpus=_sum(instance.gpus for instance in instances),
-            active_count=sum(run.leases.count for run in runs) + queued,
-            queued_count=queued,
-            expire_time=now + last if math.isfinite(last) else None,
-            seen=now,
-            instances=instances,
-        )
-
-    def _instance(self, run: Run) -> InstanceView:
-        return InstanceView(
-            name=run.entry.runtime.container_name(run.key),
-            url=run.running.instance.url if run.running else "",
-            state=run.report.status.state,
-            active_count=run.leases.count,
-            gpus=self._admission.gpu_amounts(run.key),
-        )
+        return snapshot(self.entry, self._runs, self.now(), self._admission)
 
     def quote(self) -> Quote:
         """Return what a start would claim. Raises InsufficientMemory when it can never fit."""
@@ -295,9 +263,7 @@ class Model:
         """Raise DeadlineTooShort if this start will take too long; the start goes on."""
         if math.isinf(deadline):
             return
-        left = deadline - _now()
-        waits = [run.report.start_at_best() for run in runs]
-        wait = min((wait for wait in waits if wait is not None), default=None)
+        wait, left = runs.start_at_best(), deadline - _now()
         if wait is not None and wait > left:
             raise DeadlineTooShort(self.id, left, wait, "it is starting")
 
@@ -328,16 +294,8 @@ class Model:
     def _add(self, runs: Runs, key: Key, adopts: bool) -> None:
         """Begin one of the runs."""
         report = Report(key, self._start_times, self._show)
-        run = Run(
-            key,
-            self.entry,
-            runs,
-            report,
-            self._admission,
-            self._back_off,
-            self._timing,
-            adopts,
-        )
+        shared = (self._admission, self._back_off, self._timing)
+        run = Run(key, self.entry, runs, report, *shared, adopts)
         runs.add(run)
         report.starting(self.entry)
         task = asyncio.create_task(self._live(runs, run), name=f"run of {key}")
@@ -381,13 +339,6 @@ class Model:
         self.changes.note()
         self._admission.changed()
         self._changed(self)
-
-
-def _sum(amounts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
-    total: Counter[str] = Counter()
-    for each in amounts:
-        total.update(each)
-    return dict(total)
 
 
 def _now() -> float:

@@ -107,6 +107,11 @@ class Runs:
         """Whether all of them have to end."""
         return all(run.leases.ended for run in self._runs.values())
 
+    def start_at_best(self) -> float | None:
+        """Return the seconds until the first is ready at best; None when nothing is known."""
+        waits = [run.report.start_at_best() for run in self._runs.values()]
+        return min((wait for wait in waits if wait is not None), default=None)
+
     def end(self, drain: float, *, replaced: bool = False) -> None:
         """End all runs after a drain of at most so many seconds; `replaced`: others follow."""
         self.replaced = replaced

@@ -1,0 +1,61 @@
+"""A model at this moment, made into a view."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+
+from inference_service.capacity.admission import Admission
+from inference_service.lifecycle import State, Status
+from inference_service.serving.entry import Entry
+from inference_service.serving.run import Run
+from inference_service.serving.runs import Runs
+from inference_service.serving.view import InstanceView, View
+
+
+def snapshot(wanted: Entry, runs: Runs | None, status: Status, admission: Admission) -> View:
+    """Return the view of a model; `wanted` is the entry of its next runs.
+
+    The view has the entry of the present runs, until these have ended.
+    """
+    now, present = time.time(), [*(runs or ())]
+    entry = next((run.entry for run in present if run.entry != wanted), wanted)
+    instances = tuple(_instance(run, admission) for run in present)
+    queued = runs.slots.queued if runs else 0
+    idle_in = _idle_in(present) if status.state is State.READY else math.inf
+    gpus: Counter[str] = Counter()
+    for instance in instances:
+        gpus.update(instance.gpus)
+    return View(
+        id=wanted.spec.id,
+        hf_name=entry.spec.hf_name,
+        engine=entry.engine.name,
+        runtime=entry.runtime.name,
+        context_length=entry.spec.context_length,
+        memory_bytes=entry.command.needs.memory_bytes,
+        pinned=entry.spec.pinned,
+        status=status,
+        gpus=gpus,
+        active_count=sum(instance.active_count for instance in instances) + queued,
+        queued_count=queued,
+        expire_time=now + idle_in if math.isfinite(idle_in) else None,
+        seen=now,
+        instances=instances,
+    )
+
+
+def _instance(run: Run, admission: Admission) -> InstanceView:
+    return InstanceView(
+        name=run.entry.runtime.container_name(run.key),
+        url=run.running.instance.url if run.running else "",
+        state=run.report.status.state,
+        active_count=run.leases.count,
+        gpus=admission.gpu_amounts(run.key),
+    )
+
+
+def _idle_in(runs: list[Run]) -> float:
+    """Return the seconds until the last of the runs is stopped for being idle; inf is never."""
+    each = [run.leases.idle_in for run in runs]
+    return max([math.inf if seconds is None else seconds for seconds in each])
