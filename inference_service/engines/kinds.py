@@ -27,7 +27,7 @@ class Kind:
 
 
 # In the order in which they are preferred, where an entry has a section for several.
-KINDS: Mapping[str, Kind] = {
+KINDS: dict[str, Kind] = {
     "tgi": Kind(
         TgiNeeds,
         Tgi,

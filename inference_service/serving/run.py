@@ -32,6 +32,10 @@ from inference_service.serving.timing import Timing
 
 log = logging.getLogger(__name__)
 
+# Of a log, in the search for the cause of an end: each request of a batch can write lines of its own
+# after that cause.
+_CAUSE_LINES = 200
+
 
 class Peers(Protocol):
     """The runs of one model that serve together, as one of them sees them."""
@@ -244,7 +248,7 @@ class Run:
 
     def _death(self, running: Running, exit: Exit) -> ServiceError:
         model_id, tail = self.key.model_id, running.tail(LOG_LINES)
-        cause = self.entry.engine.cause(tail)
+        cause = self.entry.engine.cause(running.tail(_CAUSE_LINES))
         if not self._serving:
             phase = self.report.phase
             return EngineExited(model_id, phase, str(exit), exit.facts, cause, tail)

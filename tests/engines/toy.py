@@ -1,0 +1,85 @@
+"""The smallest engine: it repeats the words of its entry. It shows what a new kind takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from inference_service.catalog import EngineNeeds, ModelSpec
+from inference_service.engines import sse
+from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.http import Connections
+from inference_service.lifecycle import Phase, Progress
+from inference_service.runtimes.base import Instance, Running
+from inference_service.runtimes.command import Command, Needs, Seat
+
+_PROGRAM = """
+import http.server, itertools, json, sys
+class Toy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def do_POST(self):
+        count = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.send_response(200); self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        for word in itertools.islice(itertools.cycle(sys.argv[3:]), count):
+            self.wfile.write(f"data: {json.dumps(word)}\\n\\n".encode())
+http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Toy).serve_forever()
+"""
+
+
+_decoder = msgspec.json.Decoder(str)
+
+
+class ToyNeeds(EngineNeeds):
+    """The section `toy` of an entry."""
+
+    words: list[str]
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        return ("process",)
+
+
+class Toy:
+    """The engine `toy`."""
+
+    name = "toy"
+
+    def __init__(self, image: str) -> None:
+        self._connections = Connections(keep_alive=False)
+
+    def command(self, spec: ModelSpec, seat: Seat) -> Command:
+        needs = spec.needs(ToyNeeds)
+        program = (sys.executable, "-c", _PROGRAM, seat.host, str(seat.port), *needs.words)
+        return Command(model=spec.id, needs=Needs(needs.memory), program=program, port=seat.port)
+
+    async def progress(self, command: Command, running: Running) -> AsyncGenerator[Progress]:
+        async with aclosing(running.logs()) as lines:
+            async for line in lines:
+                yield Progress(Phase.LOADING_WEIGHTS, message=line)
+
+    def cause(self, log: Sequence[str]) -> str:
+        return log[-1] if log else ""
+
+    async def ready(self, instance: Instance) -> bool:
+        return await sse.answers(self._connections, f"{instance.url}/")
+
+    async def generate(
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+    ) -> AsyncGenerator[Chunk]:
+        words = sse.post(self._connections, f"{instance.url}/say", prompt.max_new_tokens)
+        made = 0
+        async with aclosing(words) as batches:
+            async for lines in batches:
+                texts = [f" {word}" for word in _decoder.decode_lines(lines)]
+                made += len(texts)
+                last = made == prompt.max_new_tokens
+                finish = Finish(FinishReason.LENGTH, 0, made) if last else None
+                yield Chunk("".join(texts), len(texts), finish)
+
+    async def aclose(self) -> None:
+        await self._connections.aclose()
