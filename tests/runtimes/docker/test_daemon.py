@@ -95,7 +95,7 @@ async def test_the_daemon_goes_during_a_start(open_bed: Open, daemon: Daemon, fr
 
 
 async def test_the_daemon_goes_during_a_pull(open_bed: Open, daemon: Daemon, pushed: str) -> None:
-    bed = open_bed(url=daemon.url, pull_policy="missing", memory_bytes=10**9)
+    bed = open_bed(url=daemon.url, pull_policy="missing")
     address, _, name = pushed.partition("/")
     async with Tap(address, 4_000_000) as tap:
         pulling = asyncio.create_task(pull(bed, f"{tap.address}/{name}"))
