@@ -32,8 +32,8 @@ from inference_service.serving.timing import Timing
 
 log = logging.getLogger(__name__)
 
-# Of a log, in the search for the cause of an end: each request of a batch can write lines of its own
-# after that cause.
+# The last lines of a log, in the search for the cause of an end: each request of a batch can write
+# lines of its own after that cause.
 _CAUSE_LINES = 200
 
 
