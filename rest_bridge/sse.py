@@ -73,6 +73,9 @@ class EventStream(Response):
                 await self._start(send)
             await write(send, self._encode(message))
             self._last_write = clock()
+            if self._early:
+                # A write waits only for a slow reader, and a snapshot can have a thousand events.
+                await asyncio.sleep(0)
 
         try:
             await while_connected(receive, self._call(accepted, write_event))

@@ -1,5 +1,6 @@
 """Endpoints that stream changes of models, and logs."""
 
+import asyncio
 import json
 
 import pytest
@@ -60,3 +61,23 @@ async def test_a_call_that_is_not_accepted_keeps_its_status(bridge: Bridge, path
 
     assert response.status_code == 404
     assert response.headers["x-error-reason"] == "MODEL_NOT_FOUND"
+
+
+async def test_a_long_snapshot_does_not_hold_the_loop(
+    bridge: Bridge, service: ScriptedService
+) -> None:
+    service.models = {f"model-{number}": "name" for number in range(300)}
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    others = asyncio.create_task(take_turns())
+    response = await bridge.client.get("/models:watch")
+    others.cancel()
+
+    assert response.text.count("event: model\n") == 300
+    assert turns >= 300
