@@ -27,8 +27,8 @@ class ScriptedService(ModelServiceServicer):
     Each step of a stream is a message to send, a status to end with, or an event to wait for. A
     unary generation answers with the text of the chunks among the steps. `failure` ends any call.
     `received` has all requests, and `metadata` what came along with each. `entered` is set when a
-    generation begins, `cancelled` when one is cancelled. Watches and logs wait for `may_go_on`
-    once they are accepted.
+    stream or a generation begins, `cancelled` when one is cancelled. Watches and logs wait for
+    `may_go_on` once they are accepted.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class ScriptedService(ModelServiceServicer):
         if request.model_id:
             await self._require(request.model_id, context)
         await accept(context)
-        await self.may_go_on.wait()
+        await self._go_on()
         for model in self.models:
             await context.write(pb.WatchModelsResponse(revision=7, model=self._model(model)))
         await context.write(pb.WatchModelsResponse(revision=7, snapshot_done=pb.SnapshotDone()))
@@ -79,7 +79,7 @@ class ScriptedService(ModelServiceServicer):
         await self._record(request, context)
         await self._require(request.model_id, context)
         await accept(context)
-        await self.may_go_on.wait()
+        await self._go_on()
         await context.write(pb.StreamLogsResponse(line="Connected"))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
@@ -156,6 +156,14 @@ class ScriptedService(ModelServiceServicer):
         self.metadata.append(dict(context.invocation_metadata() or ()))
         if self.failure is not None:
             await end(context, self.failure)
+
+    async def _go_on(self) -> None:
+        self.entered.set()
+        try:
+            await self.may_go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
 
     async def _require(self, model_id: str, context: Context) -> None:
         if model_id not in self.models:

@@ -73,6 +73,20 @@ async def test_a_disconnect_after_the_first_event_cancels_the_call(
     assert "Exception" not in caplog.text
 
 
+@pytest.mark.parametrize("path", ["/models:watch", "/models/gpt-2/logs"])
+async def test_a_disconnect_from_a_quiet_stream_cancels_the_call(
+    bridge: Bridge, service: ScriptedService, path: str
+) -> None:
+    """Nothing is written that could fail: only the disconnect ends it (connect-py#174)."""
+    service.may_go_on.clear()
+    reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: bridge\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    async with within(1, "the call of the service was not cancelled"):
+        await service.cancelled.wait()
+
+
 async def test_a_disconnect_while_the_bridge_waits_in_a_write_cancels_the_call(
     bridge: Bridge, service: ScriptedService
 ) -> None:
