@@ -30,7 +30,7 @@ class LocalService:
     async def answer(
         self, method: Method[Question, Answer], request: Question, metadata: Metadata
     ) -> Answer:
-        context = _Context(metadata, self.target, _nobody_waits, _write_no_answer)
+        context = _Context(metadata, self.target, _accept_nothing, _write_no_answer)
         answer: Answer = await self._handle(method, request, context)
         return answer
 
@@ -104,7 +104,7 @@ class _Context:
         await self.abort(status.code, status.details, status.trailing_metadata or ())
 
 
-async def _nobody_waits() -> None:
+async def _accept_nothing() -> None:
     """Accept a call that has one answer, which nothing comes before."""
 
 

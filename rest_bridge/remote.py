@@ -18,13 +18,13 @@ class RemoteService:
     def __init__(self, channel: grpc.aio.Channel, target: str) -> None:
         self.target = target
         self._channel = channel
-        self._makers: dict[str, Any] = {}
+        self._starters: dict[str, Any] = {}
 
     async def answer(
         self, method: Method[Question, Answer], request: Question, metadata: Metadata
     ) -> Answer:
-        make = self._maker(self._channel.unary_unary, method)
-        call = make(request, timeout=metadata.timeout, metadata=metadata.entries)
+        start = self._starter(self._channel.unary_unary, method)
+        call = start(request, timeout=metadata.timeout, metadata=metadata.entries)
         try:
             answer: Answer = await call
         except grpc.aio.AioRpcError as error:
@@ -41,8 +41,8 @@ class RemoteService:
         accepted: Accepted,
         write: Write,
     ) -> None:
-        make = self._maker(self._channel.unary_stream, method)
-        call = make(request, timeout=metadata.timeout, metadata=metadata.entries)
+        start = self._starter(self._channel.unary_stream, method)
+        call = start(request, timeout=metadata.timeout, metadata=metadata.entries)
         try:
             if ACCEPTED in await call.initial_metadata():
                 await accepted()
@@ -53,15 +53,15 @@ class RemoteService:
         finally:
             call.cancel()
 
-    def _maker(self, kind: Any, method: Method[Any, Any]) -> Any:
-        """Return what makes calls of a method; `kind` is that of the channel."""
-        if (maker := self._makers.get(method.path)) is None:
-            maker = self._makers[method.path] = kind(
+    def _starter(self, kind: Any, method: Method[Any, Any]) -> Any:
+        """Return the multi-callable of a method; `kind` is the constructor of the channel."""
+        if (starter := self._starters.get(method.path)) is None:
+            starter = self._starters[method.path] = kind(
                 method.path,
                 request_serializer=method.request.SerializeToString,
                 response_deserializer=method.answer.FromString,
             )
-        return maker
+        return starter
 
     def _failure(self, error: grpc.aio.AioRpcError) -> BridgeError:
         trailers = error.trailing_metadata() or ()

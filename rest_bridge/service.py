@@ -27,7 +27,7 @@ class Method(Generic[Question, Answer]):
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What goes along with a call: who calls, and `timeout`, in seconds.
+    """The facts that go along with a call; `timeout` is in seconds.
 
     `entries` are the name of the caller (`x-caller`), the credentials (`authorization`), and the id
     of the request (`x-request-id`), as far as they are known.

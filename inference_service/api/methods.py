@@ -88,7 +88,7 @@ def gated(service: str, add: Callable[..., None], servicer: object) -> Handlers:
 
 
 def by_path(services: Mapping[str, Handlers]) -> dict[str, Handle]:
-    """Return what handles a call without a wire, by the path of the method."""
+    """Return the handlers of calls without a wire, by the path of the method."""
     return {
         f"/{service}/{name}": _behaviour(handler)[1]
         for service, handlers in services.items()
@@ -125,7 +125,7 @@ def _gated(path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
 
 
 def _behaviour(handler: Any) -> tuple[str, Handle]:
-    """Return the kind of a method, such as "unary_stream", and what handles its calls."""
+    """Return the kind of a method, such as "unary_stream", and its handler."""
     kinds = {True: "stream", False: "unary"}
     kind = f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"
     return kind, getattr(handler, kind)
@@ -134,7 +134,7 @@ def _behaviour(handler: Any) -> tuple[str, Handle]:
 async def _write_all(
     handle: Callable[..., AsyncGenerator[Any]], request: Any, context: Any
 ) -> None:
-    """Write what the handler of a library yields."""
+    """Write the messages that the handler of a library yields."""
     async with aclosing(handle(request, context)) as messages:
         async for message in messages:
             await context.write(message)

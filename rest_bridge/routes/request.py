@@ -46,7 +46,7 @@ def stream(
 
 
 def metadata(request: Request) -> Metadata:
-    """Collect what goes along with a call.
+    """Collect the metadata of a call.
 
     A value that gRPC cannot carry, for it is not printable ASCII, is left out.
     """
