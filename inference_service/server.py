@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from inference_service.api import listener
 from inference_service.api.health import Health
-from inference_service.api.in_process import Channel
 from inference_service.api.listener import SERVICE
-from inference_service.api.methods import Handlers
+from inference_service.api.methods import Handlers, by_path
 from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
 from inference_service.capacity.admission import Admission
@@ -186,11 +185,11 @@ async def _rest(
     import uvicorn
 
     from rest_bridge.app import create_app
+    from rest_bridge.local import LocalService
     from rest_bridge.server import Embedded
     from rest_bridge.settings import Settings as BridgeSettings
 
-    channel = Channel(services)
-    app = create_app(channel, BridgeSettings(target=target))
+    app = create_app(LocalService(by_path(services), target), BridgeSettings(target=target))
     config = uvicorn.Config(
         app, access_log=False, server_header=False, lifespan="off", log_level="warning"
     )
@@ -205,7 +204,6 @@ async def _rest(
         finally:
             server.stop()
             await task
-            await channel.close()
 
 
 def _memory() -> int:

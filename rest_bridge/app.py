@@ -8,17 +8,16 @@ from starlette.responses import JSONResponse, Response
 
 from rest_bridge import health, openapi, pages, routes
 from rest_bridge.errors import BridgeError
-from rest_bridge.service import Channel, Service
+from rest_bridge.service import Service
 from rest_bridge.settings import Settings
 
 MAX_SHOWN_CHARACTERS = 80
 
 
-def create_app(channel: Channel, settings: Settings | None = None) -> FastAPI:
-    """Build the REST API over the service that `channel` reaches.
+def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
+    """Build the REST API over a service.
 
-    The caller closes the channel. `settings` default to the environment; the application uses
-    `keep_alive_seconds`, and shows `target` in errors.
+    `settings` default to the environment; the application uses `keep_alive_seconds`.
     """
     settings = settings or Settings()
     app = FastAPI(
@@ -36,7 +35,7 @@ def create_app(channel: Channel, settings: Settings | None = None) -> FastAPI:
         routes=[*routes.ROUTES, *health.router.routes, *pages.router.routes],
     )
     app.state.settings = settings
-    app.state.service = Service(channel, settings.target)
+    app.state.service = service
     app.mount(pages.ASSETS, pages.assets())
     # No middleware: one that derives from BaseHTTPMiddleware hides the client's disconnect.
     app.add_exception_handler(BridgeError, show_error)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from rest_bridge.app import create_app
+from rest_bridge.remote import RemoteService
 from rest_bridge.server import Server
 from rest_bridge.settings import Settings
 
@@ -45,7 +46,7 @@ async def serve(settings: Settings) -> None:
     """Connect to the service and serve HTTP. The service may start later than the bridge."""
     async with grpc.aio.insecure_channel(settings.target, options=CHANNEL_OPTIONS) as channel:
         config = uvicorn.Config(
-            create_app(channel, settings),
+            create_app(RemoteService(channel, settings.target), settings),
             host=settings.host,
             port=settings.port,
             access_log=settings.access_log,

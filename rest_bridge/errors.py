@@ -6,10 +6,10 @@ statuses are those of the `error_rule` options of the enum `ErrorReason`.
 """
 
 import math
+from collections.abc import Iterable
 from typing import TypeVar
 
 import grpc
-import grpc.aio
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
@@ -17,6 +17,8 @@ from inference_service.v1.errors_pb2 import ErrorReason, ErrorRule, error_rule
 
 Detail = TypeVar("Detail", ErrorInfo, RetryInfo)
 
+# In the details of gRPC's own errors: for a message, and for metadata.
+TOO_LARGE = ("larger than max", "metadata size exceeds")
 STATUS_DETAILS = "grpc-status-details-bin"
 
 
@@ -48,15 +50,17 @@ def rule(reason: str) -> ErrorRule:
     return value.GetOptions().Extensions[error_rule]
 
 
-def from_rpc(error: grpc.aio.AioRpcError, target: str) -> BridgeError:
-    """Convert the error of a call of the service at `target`."""
+def from_status(
+    code: grpc.StatusCode, details: str, trailers: Iterable[tuple[str, str | bytes]], target: str
+) -> BridgeError:
+    """Convert the status with which a call of the service at `target` has failed."""
     status = Status()
-    for key, value in error.trailing_metadata() or ():
+    for key, value in trailers:
         if key == STATUS_DETAILS and isinstance(value, bytes):
             status.ParseFromString(value)
     info = unpacked(status, ErrorInfo())
     if info is None:
-        return without_reason(error, target)
+        return without_reason(code, details, target)
     retry = unpacked(status, RetryInfo())
     headers = {}
     if retry is not None:
@@ -65,7 +69,7 @@ def from_rpc(error: grpc.aio.AioRpcError, target: str) -> BridgeError:
     try:
         http_status = rule(info.reason).http_status
     except KeyError:  # a reason that only a newer service has
-        http_status = without_reason(error, target).http_status
+        http_status = without_reason(code, details, target).http_status
     return BridgeError(info.reason, status.message, http_status=http_status, headers=headers)
 
 
@@ -74,20 +78,19 @@ def unpacked(status: Status, detail: Detail) -> Detail | None:
     return detail if any(packed.Unpack(detail) for packed in status.details) else None
 
 
-def without_reason(error: grpc.aio.AioRpcError, target: str) -> BridgeError:
+def without_reason(code: grpc.StatusCode, details: str, target: str) -> BridgeError:
     """Convert an error that gRPC raised, not the service."""
-    details = error.details() or ""
-    match error.code():
+    match code:
         case grpc.StatusCode.UNAVAILABLE:
             detail = (
                 f"the service at {target} does not answer; start it, or give the bridge its "
                 "address with --target"
             )
             return BridgeError("SERVICE_UNREACHABLE", detail)
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in details:
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if any(text in details for text in TOO_LARGE):
             return BridgeError("REQUEST_TOO_LARGE", f"the request is too large: {details}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return BridgeError("GENERATION_TIMEOUT", "the service did not answer in time")
-        case code:
+        case _:
             detail = f"the service at {target} failed with {code.name}: {details or 'no details'}"
             return BridgeError("INTERNAL", detail)

@@ -1,96 +1,88 @@
-"""Calls of the service behind the bridge."""
+"""The seam between the bridge and the service: an answer, or a stream that is pushed."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
-import grpc.aio
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 
-from inference_service.v1.model_service_pb2_grpc import ModelServiceStub
-from rest_bridge.errors import BridgeError, from_rpc
+from inference_service.v1 import model_service_pb2 as pb
 
-if TYPE_CHECKING:
-    from inference_service.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+Question = TypeVar("Question", bound=Message)
+Answer = TypeVar("Answer", bound=Message)
 
-Answer = TypeVar("Answer")
-
-READY_TIMEOUT_SECONDS = 2.0
+Accepted = Callable[[], Awaitable[None]]
+Write = Callable[[Any], Awaitable[None]]
 
 
-class Channel(Protocol):
-    """The part of `grpc.aio.Channel` that the bridge uses, for channels without a wire too."""
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Question, Answer]):
+    """A method of the service, with the classes of its messages."""
 
-    def unary_unary(
-        self, method: str, request_serializer: Any = ..., response_deserializer: Any = ...
-    ) -> Callable[..., Any]: ...
-
-    def unary_stream(
-        self, method: str, request_serializer: Any = ..., response_deserializer: Any = ...
-    ) -> Callable[..., Any]: ...
+    path: str
+    request: type[Question]
+    answer: type[Answer]
 
 
-class Service:
-    """The stubs of one channel, and the rules of every call."""
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The facts that go along with a call; `timeout` is in seconds.
 
-    def __init__(self, channel: Channel, target: str) -> None:
-        self.stub: ModelServiceAsyncStub = ModelServiceStub(cast("grpc.aio.Channel", channel))
-        # By name, because the generated stub of the health service has no types.
-        self._check = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=HealthCheckRequest.SerializeToString,
-            response_deserializer=HealthCheckResponse.FromString,
-        )
-        self.target = target
+    `entries` are the name of the caller (`x-caller`), the credentials (`authorization`), and the id
+    of the request (`x-request-id`), as far as they are known.
+    """
 
-    @asynccontextmanager
-    async def calling(self, receive: Receive, call: grpc.aio.Call) -> AsyncIterator[None]:
-        """Hold a call while its HTTP client is connected.
+    entries: tuple[tuple[str, str], ...] = ()
+    timeout: float | None = None
 
-        The call ends when the context is left, and when the client disconnects. `receive` must have
-        delivered the whole body of the request. Raises ClientDisconnect after a disconnect, and
-        BridgeError for every other failure of the call, the end of this process included.
-        """
-        gone = asyncio.create_task(cancel_on_disconnect(receive, call))
-        try:
-            yield
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self.target) from error
-        except asyncio.CancelledError:
-            if gone.done():
-                raise ClientDisconnect from None
-            # At the end of its shutdown the server cancels the requests that still run. Nothing
-            # above uses that cancellation, and the client still waits for an answer.
-            raise BridgeError(
-                "SHUTTING_DOWN", "the REST bridge is shutting down; retry when it is back"
-            ) from None
-        finally:
-            gone.cancel()
-            call.cancel()
+
+class Service(Protocol):
+    """The service behind the bridge; `target` is its address, for people.
+
+    Each method raises BridgeError for a call that fails. A caller that leaves is a cancel: it ends
+    the call, however the service is reached.
+    """
+
+    target: str
 
     async def answer(
-        self, request: Request, call: "grpc.aio.UnaryUnaryCall[Any, Answer]"
+        self, method: Method[Question, Answer], request: Question, metadata: Metadata
     ) -> Answer:
-        """Wait for the answer of a unary call that was just made. Raises as `calling` does."""
-        async with self.calling(request.receive, call):
-            return await call
+        """Make a call that has one answer."""
 
-    async def is_ready(self) -> bool:
-        """Check whether the service answers with SERVING."""
-        try:
-            response: HealthCheckResponse = await self._check(
-                HealthCheckRequest(), timeout=READY_TIMEOUT_SECONDS
-            )
-        except grpc.aio.AioRpcError:
-            return False
-        return response.status == HealthCheckResponse.SERVING
+    async def stream(
+        self,
+        method: Method[Question, Any],
+        request: Question,
+        metadata: Metadata,
+        accepted: Accepted,
+        write: Write,
+    ) -> None:
+        """Make a call that is answered with a stream; return at its end.
+
+        `accepted` is awaited when the call was checked and is good, before anything is waited for.
+        Then `write` is awaited for each message, and the service is held back meanwhile.
+        """
 
 
-async def cancel_on_disconnect(receive: Receive, call: grpc.aio.Call) -> None:
-    """Cancel the call when the HTTP client disconnects."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    call.cancel()
+_SERVICE = f"/{pb.DESCRIPTOR.services_by_name['ModelService'].full_name}"
+
+GET_INFO = Method(f"{_SERVICE}/GetInfo", pb.GetInfoRequest, pb.GetInfoResponse)
+LIST_MODELS = Method(f"{_SERVICE}/ListModels", pb.ListModelsRequest, pb.ListModelsResponse)
+START_MODEL = Method(f"{_SERVICE}/StartModel", pb.StartModelRequest, pb.StartModelResponse)
+STOP_MODEL = Method(f"{_SERVICE}/StopModel", pb.StopModelRequest, pb.StopModelResponse)
+RELOAD_CATALOG = Method(
+    f"{_SERVICE}/ReloadCatalog", pb.ReloadCatalogRequest, pb.ReloadCatalogResponse
+)
+GENERATE = Method(f"{_SERVICE}/Generate", pb.GenerateRequest, pb.GenerateResponse)
+GENERATE_STREAM = Method(
+    f"{_SERVICE}/GenerateStream", pb.GenerateStreamRequest, pb.GenerateStreamResponse
+)
+WATCH_MODELS = Method(f"{_SERVICE}/WatchModels", pb.WatchModelsRequest, pb.WatchModelsResponse)
+STREAM_LOGS = Method(f"{_SERVICE}/StreamLogs", pb.StreamLogsRequest, pb.StreamLogsResponse)
+CHECK_HEALTH: Method[Any, Any] = Method(
+    "/grpc.health.v1.Health/Check",
+    health_pb2.HealthCheckRequest,
+    health_pb2.HealthCheckResponse,
+)

@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import grpc.aio
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from starlette.requests import ClientDisconnect
@@ -17,8 +16,9 @@ from inference_service.v1.model_service_pb2 import (
     StreamLogsResponse,
     WatchModelsResponse,
 )
+from rest_bridge.disconnect import while_connected
 from rest_bridge.errors import BridgeError
-from rest_bridge.service import Service
+from rest_bridge.service import Accepted, Write
 
 HEADERS = {
     # Not by `media_type`, because FastAPI would document that for the errors too.
@@ -29,55 +29,67 @@ HEADERS = {
 }
 KEEP_ALIVE = b": keep-alive\n\n"
 
+Call = Callable[[Accepted, Write], Awaitable[None]]
+
 quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class EventStream(Response):
     """A response that sends each message of a call at once, as one event.
 
-    The status line waits for the first message. A call that fails before that message is answered
-    with the status of the error, by the exception handlers of the application; a later error is an
-    event. After the first event, a comment is sent in each silence of `keep_alive_seconds`.
+    The status line waits for the first message, or, with `early`, only until the call is accepted.
+    A call that fails before is answered with the status of the error, by the exception handlers of
+    the application; a later error is an event. After the status line, a comment is sent in each
+    silence of `keep_alive_seconds`.
     """
 
     def __init__(
         self,
-        service: Service,
-        call: "grpc.aio.UnaryStreamCall[Any, Any]",
+        call: Call,
         encode: Callable[[Any], bytes],
         keep_alive_seconds: float,
+        *,
+        early: bool = False,
     ) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers(HEADERS)
-        self._service = service
         self._call = call
         self._encode = encode
         self._keep_alive_seconds = keep_alive_seconds
+        self._early = early
         self._last_write = 0.0
+        self._keeping_alive: asyncio.Task[None] | None = None  # once the status line was sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         clock = asyncio.get_running_loop().time
-        keeping_alive = None
+
+        async def accepted() -> None:
+            if self._early:
+                await self._start(send)
+
+        async def write_event(message: Any) -> None:
+            if self._keeping_alive is None:
+                await self._start(send)
+            await write(send, self._encode(message))
+            self._last_write = clock()
+            if self._early:
+                # A write waits only for a slow reader, and a snapshot can have a thousand events.
+                await asyncio.sleep(0)
+
         try:
-            async with self._service.calling(receive, self._call):
-                async for message in self._call:
-                    if keeping_alive is None:
-                        await self._start(send)
-                        keeping_alive = asyncio.create_task(self._keep_alive(send))
-                    await write(send, self._encode(message))
-                    self._last_write = clock()
-            if keeping_alive is None:  # a log may be empty
+            await while_connected(receive, self._call(accepted, write_event))
+            if self._keeping_alive is None:  # a log may be empty
                 await self._start(send)
         except BridgeError as error:
-            if keeping_alive is None:
+            if self._keeping_alive is None:
                 raise
             await write(send, encoded("error", {"detail": error.detail, "reason": error.reason}))
         except ClientDisconnect:
             return
         finally:
-            if keeping_alive is not None:
-                keeping_alive.cancel()
+            if self._keeping_alive is not None:
+                self._keeping_alive.cancel()
         await write(send, b"", more=False)
 
     async def _start(self, send: Send) -> None:
@@ -88,6 +100,7 @@ class EventStream(Response):
                 "headers": self.raw_headers,
             }
         )
+        self._keeping_alive = asyncio.create_task(self._keep_alive(send))
 
     async def _keep_alive(self, send: Send) -> None:
         clock = asyncio.get_running_loop().time

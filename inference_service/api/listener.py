@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import grpc
@@ -12,12 +12,21 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inference_service.api.health import Health
-from inference_service.api.methods import Handlers, guarded, handlers
+from inference_service.api.methods import Handlers, gated
 from inference_service.api.servicer import ModelService
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
+
+OPTIONS = [
+    # Two services on one port would each get some of the calls.
+    ("grpc.so_reuseport", 0),
+    # gRPC cancels, with no reason, what a busy process has not accepted after 30 seconds.
+    ("grpc.server_max_unrequested_time_in_server", 3600),
+    # By default gRPC refuses some calls above 8 KiB, and all above 16 KiB: keys can be longer.
+    ("grpc.max_metadata_size", 64 * 1024),
+]
 
 
 class BindError(Exception):
@@ -30,31 +39,22 @@ def services(servicer: ModelService, beacon: Health) -> dict[str, Handlers]:
     Reflection is there as v1alpha, which the library has, and as v1, which has the same messages.
     """
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflected = handlers(
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
-        reflection.aio.ReflectionServicer(names),
-    )
-    return {
-        SERVICE: guarded(handlers(pb_grpc.add_ModelServiceServicer_to_server, servicer)),
-        health.SERVICE_NAME: handlers(
-            health_pb2_grpc.add_HealthServicer_to_server, beacon.servicer
+    reflector = reflection.aio.ReflectionServicer(names)
+    added: list[tuple[str, Callable[..., None], object]] = [
+        (SERVICE, pb_grpc.add_ModelServiceServicer_to_server, servicer),
+        (health.SERVICE_NAME, health_pb2_grpc.add_HealthServicer_to_server, beacon.servicer),
+        *(
+            (name, reflection_pb2_grpc.add_ServerReflectionServicer_to_server, reflector)
+            for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
         ),
-        reflection.SERVICE_NAME: reflected,
-        "grpc.reflection.v1.ServerReflection": reflected,
-    }
+    ]
+    return {name: gated(name, add, servicer) for name, add, servicer in added}
 
 
 @asynccontextmanager
 async def serving(host: str, port: int, services: Mapping[str, Handlers]) -> AsyncGenerator[int]:
     """Serve gRPC for the time of the block, and give the port. Raises BindError."""
-    server = grpc.aio.server(
-        options=[
-            # Two services on one port would each get some of the calls.
-            ("grpc.so_reuseport", 0),
-            # gRPC cancels, with no reason, what a busy process has not accepted after 30 seconds.
-            ("grpc.server_max_unrequested_time_in_server", 3600),
-        ],
-    )
+    server = grpc.aio.server(options=OPTIONS)
     for name, methods in services.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     bound("gRPC", host, port).close()  # gRPC's own error names no cause

@@ -1,13 +1,17 @@
 """The gate that every call passes, on the wire or not: a call ends with its answer or its status.
 
 Each method is wrapped once, and not by an interceptor, which grpc.aio awaits anew for each call.
+Only a call of a method that does not exist passes no gate: gRPC refuses that call by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,18 +23,77 @@ from inference_service.errors import InvalidRequest, ServiceError
 
 log = logging.getLogger(__name__)
 
+Context = grpc.aio.ServicerContext[Any, Any]
+Handle = Callable[[Any, Any], Awaitable[Any]]  # a stream is written to the context
 Handlers = dict[str, "grpc.RpcMethodHandler[Any, Any]"]  # by the name of the method
 
+# Headers commit a call: no client's retry policy works after them. So they are sent once the call
+# is accepted, and not before. The entry tells them from the empty ones that a client is given for
+# a call without headers.
+_ACCEPTED = (("x-accepted", "true"),)
 
-def handlers(add: Callable[..., None], servicer: object) -> Handlers:
-    """Return the methods that the generated `add_..._to_server` would add to a server.
+
+async def gate(path: str, handle: Handle, request: Any, context: Context) -> Any:
+    """Pass a call of the method at `path` to its handler, and end a failed call with its status.
+
+    `request` is a message, the iterator of a stream's messages, or bytes; the handler returns such
+    an answer, or writes a stream of them.
+    """
+    try:
+        if isinstance(request, ServiceError):
+            raise request
+        return await handle(request, context)
+    except grpc.aio.AbortError:  # the handler of a library has ended the call
+        raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():  # by a caller that has left, or by a deadline
+            raise
+        await _end(path, context, error)  # else gRPC would leave the caller waiting (grpc#29248)
+    except Exception as error:
+        if isinstance(error, grpc.aio.InternalError):
+            # The caller has left while a message was on its way: gRPC cancels this task now.
+            await asyncio.sleep(1)
+        await _end(path, context, error)
+
+
+async def _end(path: str, context: Context, error: BaseException) -> None:
+    if not isinstance(error, ServiceError):
+        log.exception("fault in a call of %s", path, exc_info=error)
+        error = ServiceError()
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+
+async def accept(context: Context) -> None:
+    """Report that a stream was checked and is good, before anything is waited for.
+
+    A stream has to be accepted before its first message. Otherwise gRPC sends the headers with that
+    message, and when a time limit or a stop cuts off that write, the status would send the headers
+    again: gRPC refuses, and the caller waits for ever.
+    """
+    await context.send_initial_metadata(_ACCEPTED)
+
+
+def gated(service: str, add: Callable[..., None], servicer: object) -> Handlers:
+    """Return the methods that the generated `add_..._to_server` would add to a server, gated.
 
     A server enters such methods twice, once in its table of registered methods. grpc.aio waits for
     the next call of each of those, so that every call would pay for all of them.
     """
     collector = _Collector()
     add(servicer, collector)
-    return collector.handlers
+    return {
+        name: _gated(f"/{service}/{name}", handler) for name, handler in collector.handlers.items()
+    }
+
+
+def by_path(services: Mapping[str, Handlers]) -> dict[str, Handle]:
+    """Return the handlers of calls without a wire, by the path of the method."""
+    return {
+        f"/{service}/{name}": _behaviour(handler)[1]
+        for service, handlers in services.items()
+        for name, handler in handlers.items()
+    }
 
 
 class _Collector:
@@ -46,26 +109,53 @@ class _Collector:
         self.handlers |= handlers
 
 
-def guarded(unguarded: Handlers) -> Handlers:
-    """Return the same methods, which end a failed call with its status."""
-    return {method: _guarded(handler) for method, handler in unguarded.items()}
-
-
-def _guarded(handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    make, handle = (
-        (grpc.unary_stream_rpc_method_handler, _opened(handler.unary_stream))
-        if handler.response_streaming
-        else (grpc.unary_unary_rpc_method_handler, handler.unary_unary)
-    )
-    return make(
-        _ending(handle),
+def _gated(path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    kind, handle = _behaviour(handler)
+    if inspect.isasyncgenfunction(handle):
+        handle = partial(_write_all, handle)
+    if handler.request_streaming:
+        handle = partial(_read_checked, handle)
+    make = getattr(grpc, f"{kind}_rpc_method_handler")
+    wrapped: grpc.RpcMethodHandler[Any, Any] = make(
+        partial(gate, path, handle),
         request_deserializer=_lenient(handler.request_deserializer),
         response_serializer=handler.response_serializer,
     )
+    return wrapped
 
 
-def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Return a parser that makes an error of unreadable bytes, for `_ending` to raise."""
+def _behaviour(handler: Any) -> tuple[str, Handle]:
+    """Return the kind of a method, such as "unary_stream", and its handler."""
+    kinds = {True: "stream", False: "unary"}
+    kind = f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"
+    return kind, getattr(handler, kind)
+
+
+async def _write_all(
+    handle: Callable[..., AsyncGenerator[Any]], request: Any, context: Any
+) -> None:
+    """Write the messages that the handler of a library yields."""
+    async with aclosing(handle(request, context)) as messages:
+        async for message in messages:
+            await context.write(message)
+
+
+async def _read_checked(handle: Handle, requests: AsyncIterable[Any], context: Context) -> Any:
+    """Handle a stream of messages, the unreadable ones of which raise."""
+
+    async def checked() -> AsyncGenerator[Any]:
+        async for request in requests:
+            if isinstance(request, ServiceError):
+                raise request
+            yield request
+
+    return await handle(checked(), context)
+
+
+def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Return a parser that makes an error of unreadable bytes, for the gate to raise."""
+    if deserialize is None:  # of bytes
+        return None
 
     def parse(data: bytes) -> Any:
         try:
@@ -74,40 +164,3 @@ def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return InvalidRequest("the request is not a message of this method; check the proto")
 
     return parse
-
-
-def _opened(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Return a handler that sends the headers of a stream first.
-
-    Otherwise gRPC sends the headers with the first message. When a time limit or a stop cuts off
-    that write, the status would send the headers again: gRPC refuses, and the caller waits for
-    ever.
-    """
-
-    async def opened(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        await context.send_initial_metadata(())
-        return await handle(request, context)
-
-    return opened
-
-
-def _ending(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def ending(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            if isinstance(request, ServiceError):
-                raise request
-            return await handle(request, context)
-        except Exception as error:
-            if isinstance(error, grpc.aio.InternalError):
-                # The caller has left while a message was on its way: gRPC cancels this task now.
-                await asyncio.sleep(1)
-            await _abort(context, error)
-
-    return ending
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
-    if not isinstance(error, ServiceError):
-        log.exception("fault in a call", exc_info=error)
-        error = ServiceError()
-    await context.abort_with_status(rpc_status.to_status(status_of(error)))

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
-
+from inference_service.api.methods import Context
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Prompt
 from inference_service.errors import InvalidParameter
@@ -40,8 +39,6 @@ _RULES: dict[str, tuple[Callable[[Any, int], bool], str]] = {
 _OPTIONAL = [name for name in _RULES if name not in ("prompt", "stop")]
 
 _LONGEST_DRAIN = 3600.0
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any
-
-import grpc
 
 from inference_service import __version__
 from inference_service.api import replies, requests
+from inference_service.api.methods import Context, accept
 from inference_service.api.requests import Limits
 from inference_service.key import Key
 from inference_service.lifecycle import State, Status
@@ -19,8 +17,6 @@ from inference_service.serving.models import Models, Reload
 from inference_service.serving.placement import RuntimeChoice
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ModelService(pb_grpc.ModelServiceServicer):
@@ -99,6 +95,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
     ) -> None:
         if request.model_id:
             self._models.find(request.model_id)
+        await accept(context)
         async with aclosing(self._models.watch(request.after_revision)) as changes:
             async for change in changes:
                 if request.model_id and change.item and change.item.id != request.model_id:
@@ -109,7 +106,11 @@ class ModelService(pb_grpc.ModelServiceServicer):
         self, request: pb.StreamLogsRequest, context: Context
     ) -> None:
         model = self._models.find(request.model_id)
-        lines = model.logs(requests.tail_line_count(request), request.follow)
+        count = requests.tail_line_count(request)
+        async for _ in model.logs(0, follow=False):  # raises NotRunning before the call is accepted
+            pass
+        await accept(context)
+        lines = model.logs(count, request.follow)
         async with aclosing(lines):
             async for line in lines:
                 await context.write(pb.StreamLogsResponse(line=line))
@@ -131,6 +132,8 @@ class ModelService(pb_grpc.ModelServiceServicer):
     ) -> None:
         model = self._models.find(request.model_id)
         order = requests.order(request, context, model.entry.spec, self._limits)
+        model.begin()  # raises what is known already: a back-off, memory that can never be enough
+        await accept(context)
         generation = Generation(model, order)
 
         async def notify(status: Status, queue_position: int) -> None:

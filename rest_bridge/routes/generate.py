@@ -15,7 +15,8 @@ from rest_bridge.bodies import (
 )
 from rest_bridge.body import read_json
 from rest_bridge.errors import BridgeError
-from rest_bridge.routes.request import caller, service_of
+from rest_bridge.routes.request import answer, stream
+from rest_bridge.service import GENERATE, GENERATE_STREAM
 from rest_bridge.sse import EventStream, event
 
 router = APIRouter()
@@ -39,12 +40,10 @@ async def generate(request: Request) -> GenerateResponse | EventStream:
     if body.stream:
         if body.return_full_text:
             raise BridgeError("INVALID_PARAMETER", "return_full_text cannot be true with stream")
-        return stream(request, body, without={"stream", "return_full_text"})
-    service = service_of(request)
-    fields = given_fields(body, without={"stream"})
-    call = service.stub.Generate(pb.GenerateRequest(**fields), metadata=caller(request))
-    answer = await service.answer(request, call)
-    return GenerateResponse(generated_text=answer.generated_text, model_id=answer.model_id)
+        return events(request, body, without={"stream", "return_full_text"})
+    message = pb.GenerateRequest(**given_fields(body, without={"stream"}))
+    made = await answer(request, GENERATE, message)
+    return GenerateResponse(generated_text=made.generated_text, model_id=made.model_id)
 
 
 @router.post(
@@ -66,14 +65,13 @@ async def generate_stream(request: Request) -> EventStream:
     - `error`: a failure after the first event, with `detail` and `reason`. An earlier failure has
       its own HTTP status.
     """
-    return stream(request, await read_json(request, GenerateStreamRequest), without=set())
+    return events(request, await read_json(request, GenerateStreamRequest), without=set())
 
 
-def stream(request: Request, body: Generation, *, without: set[str]) -> EventStream:
-    service = service_of(request)
-    fields = given_fields(body, without=without)
-    call = service.stub.GenerateStream(pb.GenerateStreamRequest(**fields), metadata=caller(request))
-    return EventStream(service, call, event, request.app.state.settings.keep_alive_seconds)
+def events(request: Request, body: Generation, *, without: set[str]) -> EventStream:
+    """Answer with the events of a text. An error before the first event keeps its HTTP status."""
+    message = pb.GenerateStreamRequest(**given_fields(body, without=without))
+    return stream(request, GENERATE_STREAM, message, event)
 
 
 def given_fields(body: Generation, *, without: set[str]) -> dict[str, Any]:

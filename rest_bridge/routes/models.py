@@ -13,7 +13,8 @@ from rest_bridge.bodies import (
     StartResponse,
     StopResponse,
 )
-from rest_bridge.routes.request import ModelId, refuse_other_sites, service_of
+from rest_bridge.routes.request import ModelId, answer, refuse_other_sites
+from rest_bridge.service import GET_INFO, LIST_MODELS, RELOAD_CATALOG, START_MODEL, STOP_MODEL
 
 router = APIRouter()
 
@@ -26,8 +27,7 @@ router = APIRouter()
 )
 async def get_info(request: Request) -> InfoResponse:
     """Show the name of this API, the models, and which of them run."""
-    service = service_of(request)
-    info = await service.answer(request, service.stub.GetInfo(pb.GetInfoRequest()))
+    info = await answer(request, GET_INFO, pb.GetInfoRequest())
     return InfoResponse(
         message=info.message,
         models=list(info.models),
@@ -43,12 +43,11 @@ async def get_info(request: Request) -> InfoResponse:
 )
 async def list_models(request: Request) -> ModelsResponse:
     """List all models of the catalog, and whether they run."""
-    service = service_of(request)
-    answer = await service.answer(request, service.stub.ListModels(pb.ListModelsRequest()))
+    listed = await answer(request, LIST_MODELS, pb.ListModelsRequest())
     return ModelsResponse(
         models=[
             ModelResponse(id=m.id, name=m.name, hf_name=m.hf_name, running=m.running)
-            for m in answer.models
+            for m in listed.models
         ]
     )
 
@@ -67,11 +66,9 @@ async def start_model(request: Request, model_id: ModelId) -> StartResponse:
     The answer comes at once when the model runs already. The first start downloads an image and
     weights, which can take many minutes. A start goes on when the client disconnects.
     """
-    service = service_of(request)
-    call = service.stub.StartModel(pb.StartModelRequest(model_id=model_id))
-    answer = await service.answer(request, call)
+    started = await answer(request, START_MODEL, pb.StartModelRequest(model_id=model_id))
     return StartResponse(
-        message=answer.message, port=answer.port, container_name=answer.container_name
+        message=started.message, port=started.port, container_name=started.container_name
     )
 
 
@@ -85,10 +82,8 @@ async def start_model(request: Request, model_id: ModelId) -> StartResponse:
 )
 async def stop_model(request: Request, model_id: ModelId) -> StopResponse:
     """Stop a model and answer when its container is gone. Requests that run may finish first."""
-    service = service_of(request)
-    call = service.stub.StopModel(pb.StopModelRequest(model_id=model_id))
-    answer = await service.answer(request, call)
-    return StopResponse(message=answer.message)
+    stopped = await answer(request, STOP_MODEL, pb.StopModelRequest(model_id=model_id))
+    return StopResponse(message=stopped.message)
 
 
 @router.post(
@@ -105,7 +100,5 @@ async def reload_catalog(request: Request) -> ReloadResponse:
     A model is drained and started again only when a change of its entry concerns its engine. A file
     with a mistake changes nothing.
     """
-    service = service_of(request)
-    call = service.stub.ReloadCatalog(pb.ReloadCatalogRequest())
-    answer = await service.answer(request, call)
-    return ReloadResponse.model_validate(answer, from_attributes=True)
+    reloaded = await answer(request, RELOAD_CATALOG, pb.ReloadCatalogRequest())
+    return ReloadResponse.model_validate(reloaded, from_attributes=True)

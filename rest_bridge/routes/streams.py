@@ -7,7 +7,8 @@ from starlette.requests import Request
 
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge import openapi
-from rest_bridge.routes.request import ModelId, service_of
+from rest_bridge.routes.request import ModelId, stream
+from rest_bridge.service import STREAM_LOGS, WATCH_MODELS
 from rest_bridge.sse import EventStream, change, line
 
 router = APIRouter()
@@ -36,9 +37,8 @@ async def watch_models(
     """
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else after_revision
-    service = service_of(request)
-    call = service.stub.WatchModels(pb.WatchModelsRequest(model_id=model_id, after_revision=after))
-    return EventStream(service, call, change, request.app.state.settings.keep_alive_seconds)
+    message = pb.WatchModelsRequest(model_id=model_id, after_revision=after)
+    return stream(request, WATCH_MODELS, message, change, early=True)
 
 
 @router.get(
@@ -65,8 +65,7 @@ async def stream_logs(
 
     It is the log of the engine that runs, or of the last one that ran or failed to start.
     """
-    service = service_of(request)
-    call = service.stub.StreamLogs(
-        pb.StreamLogsRequest(model_id=model_id, tail_line_count=tail_line_count, follow=follow)
+    message = pb.StreamLogsRequest(
+        model_id=model_id, tail_line_count=tail_line_count, follow=follow
     )
-    return EventStream(service, call, line, request.app.state.settings.keep_alive_seconds)
+    return stream(request, STREAM_LOGS, message, line, early=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,14 @@ from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
 from inference_service.api.statuses import status_of
 from inference_service.catalog import Catalog
-from inference_service.errors import ModelNotFound, ModelStopped, NotRunning, StopFailed
+from inference_service.errors import (
+    ModelNotFound,
+    ModelStopped,
+    NotRunning,
+    ServiceError,
+    ShuttingDown,
+    StopFailed,
+)
 from inference_service.serving.entry import Entry
 from inference_service.serving.models import Models, Reload
 from inference_service.serving.placement import RuntimeChoice
@@ -33,6 +41,11 @@ class Context:
     """The context of a call, as far as the handlers use it, and what they have written."""
 
     written: list[Any] = field(default_factory=list)
+    accepted: bool = False
+
+    async def send_initial_metadata(self, _: object) -> None:
+        assert not self.accepted, "a call is accepted once"
+        self.accepted = True
 
     async def write(self, message: Any) -> None:
         self.written.append(message)
@@ -243,6 +256,51 @@ async def test_no_method_knows_a_model_that_the_catalog_does_not_have() -> None:
             with pytest.raises(ModelNotFound, match="did you mean 'tiny'"):
                 async with within(PROMPTLY, "an unknown model was watched"):
                     await method(request, bed.context)
+        assert not bed.context.accepted
+
+
+async def test_a_stream_is_accepted_before_it_waits() -> None:
+    async with made() as bed:
+        await bed.models.find("small").start()
+        bed.runtime.may_pull.clear()
+        revision = time.time_ns()
+        for method, request in (
+            (
+                bed.service.GenerateStream,
+                pb.GenerateStreamRequest(model_id="tiny", prompt="once", max_new_tokens=2),
+            ),
+            (bed.service.WatchModels, pb.WatchModelsRequest(model_id="tiny")),
+            (bed.service.WatchModels, pb.WatchModelsRequest(after_revision=revision)),
+            (
+                bed.service.StreamLogs,
+                pb.StreamLogsRequest(model_id="small", tail_line_count=0, follow=True),
+            ),
+        ):
+            context = Context()
+            call = await begun(method(request, context))
+            assert context.accepted
+            call.cancel()
+
+
+async def test_a_stream_that_is_refused_is_not_accepted() -> None:
+    async with made() as bed:
+        for method, request, refusal in (
+            (bed.service.GenerateStream, pb.GenerateStreamRequest(model_id="tiny"), "prompt"),
+            (bed.service.StreamLogs, pb.StreamLogsRequest(model_id="tiny"), "not running"),
+            (
+                bed.service.StreamLogs,
+                pb.StreamLogsRequest(model_id="tiny", tail_line_count=-1),
+                "must be from 0",
+            ),
+        ):
+            with pytest.raises(ServiceError, match=refusal):
+                await method(request, bed.context)
+        await bed.models.close(0)
+        with pytest.raises(ShuttingDown):
+            request = pb.GenerateStreamRequest(model_id="tiny", prompt="once", max_new_tokens=2)
+            await bed.service.GenerateStream(request, bed.context)
+
+        assert not bed.context.accepted
 
 
 async def test_a_reader_of_logs_gets_the_last_lines_and_new_ones_where_it_follows() -> None:
@@ -256,7 +314,7 @@ async def test_a_reader_of_logs_gets_the_last_lines_and_new_ones_where_it_follow
         async with within(PROMPTLY, "the call followed the log"):
             await bed.service.StreamLogs(request, bed.context)
         assert [message.line for message in bed.context.written] == ["two", "three"]
-        request.follow = True
+        bed.context.accepted, request.follow = False, True
         follow = await begun(bed.service.StreamLogs(request, bed.context))
         await until(lambda: len(bed.context.written) == 4, "the last lines were not read")
         log.append("four")

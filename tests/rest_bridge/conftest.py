@@ -9,11 +9,12 @@ from fastapi import FastAPI
 from grpc_health.v1 import health
 
 from rest_bridge import Settings, create_app
-from rest_bridge.service import Channel
+from rest_bridge.service import Service
 from tests.rest_bridge.loopback import (
-    open_channel,
+    local,
+    methods_of,
     open_client,
-    open_in_process,
+    open_remote,
     serve_grpc,
     serve_http,
 )
@@ -47,7 +48,7 @@ async def health_service() -> health.aio.HealthServicer:
 async def target(
     service: ScriptedService, health_service: health.aio.HealthServicer
 ) -> AsyncIterator[str]:
-    async with serve_grpc(service, health_service) as address:
+    async with serve_grpc(methods_of(service, health_service)) as address:
         yield address
 
 
@@ -64,22 +65,23 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def channel(
+async def backend(
     transport: str,
     target: str,
     service: ScriptedService,
     health_service: health.aio.HealthServicer,
-) -> AsyncIterator[Channel]:
-    opening = (
-        open_channel(target) if transport == "wire" else open_in_process(service, health_service)
-    )
-    async with opening as channel:
-        yield channel
+) -> AsyncIterator[Service]:
+    """Reach the service as the transport does."""
+    if transport == "wire":
+        async with open_remote(target) as remote:
+            yield remote
+    else:
+        yield local(methods_of(service, health_service), target)
 
 
 @pytest.fixture
-async def bridge(settings: Settings, channel: Channel) -> AsyncIterator[Bridge]:
-    app = create_app(channel, settings)
+async def bridge(settings: Settings, backend: Service) -> AsyncIterator[Bridge]:
+    app = create_app(backend, settings)
     async with (
         serve_http(app) as url,
         open_client(url) as client,

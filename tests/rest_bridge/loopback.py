@@ -10,24 +10,34 @@ import uvicorn
 from grpc_health.v1 import health, health_pb2_grpc
 from starlette.types import ASGIApp
 
-from inference_service.api import in_process
-from inference_service.api.listener import SERVICE
-from inference_service.api.methods import handlers
+from inference_service.api.listener import OPTIONS, SERVICE
+from inference_service.api.methods import Handlers, by_path, gated
 from inference_service.v1.model_service_pb2_grpc import (
     ModelServiceServicer,
     add_ModelServiceServicer_to_server,
 )
 from rest_bridge.cli import CHANNEL_OPTIONS
+from rest_bridge.local import LocalService
+from rest_bridge.remote import RemoteService
+
+
+def methods_of(
+    servicer: ModelServiceServicer, health_servicer: health.aio.HealthServicer
+) -> dict[str, Handlers]:
+    """Return the methods of a ModelService and its health service, behind the gate."""
+    name = health.SERVICE_NAME
+    return {
+        SERVICE: gated(SERVICE, add_ModelServiceServicer_to_server, servicer),
+        name: gated(name, health_pb2_grpc.add_HealthServicer_to_server, health_servicer),
+    }
 
 
 @asynccontextmanager
-async def serve_grpc(
-    servicer: ModelServiceServicer, health_servicer: health.aio.HealthServicer
-) -> AsyncIterator[str]:
-    """Serve a ModelService and its health service; yield HOST:PORT."""
-    server = grpc.aio.server()
-    add_ModelServiceServicer_to_server(servicer, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+async def serve_grpc(services: dict[str, Handlers]) -> AsyncIterator[str]:
+    """Serve gRPC; yield HOST:PORT."""
+    server = grpc.aio.server(options=OPTIONS)
+    for name, methods in services.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -37,27 +47,15 @@ async def serve_grpc(
 
 
 @asynccontextmanager
-async def open_channel(target: str) -> AsyncIterator[grpc.aio.Channel]:
-    """Open a channel as the command does."""
+async def open_remote(target: str) -> AsyncIterator[RemoteService]:
+    """Open a channel as the command does, and yield the service behind it."""
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-        yield channel
+        yield RemoteService(channel, target)
 
 
-@asynccontextmanager
-async def open_in_process(
-    servicer: ModelServiceServicer, health_servicer: health.aio.HealthServicer
-) -> AsyncIterator[in_process.Channel]:
-    """Open a channel without a wire, as the service does for its bridge."""
-    channel = in_process.Channel(
-        {
-            SERVICE: handlers(add_ModelServiceServicer_to_server, servicer),
-            health.SERVICE_NAME: handlers(
-                health_pb2_grpc.add_HealthServicer_to_server, health_servicer
-            ),
-        }
-    )
-    yield channel
-    await channel.close()
+def local(services: dict[str, Handlers], target: str) -> LocalService:
+    """Return the service in this process, as the service does for its own bridge."""
+    return LocalService(by_path(services), target)
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from inference_service.api.methods import accept
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1.errors_pb2 import ErrorReason, error_rule
 from inference_service.v1.model_service_pb2_grpc import ModelServiceServicer
@@ -25,8 +26,9 @@ class ScriptedService(ModelServiceServicer):
 
     Each step of a stream is a message to send, a status to end with, or an event to wait for. A
     unary generation answers with the text of the chunks among the steps. `failure` ends any call.
-    `received` has all requests, and `callers` the names of their callers. `entered` is set when a
-    generation begins, `cancelled` when one is cancelled.
+    `received` has all requests, and `metadata` what came along with each. `entered` is set when a
+    stream or a generation begins, `cancelled` when one is cancelled. Watches and logs wait for
+    `may_go_on` once they are accepted.
     """
 
     def __init__(self) -> None:
@@ -35,9 +37,11 @@ class ScriptedService(ModelServiceServicer):
         self.steps: list[Step] = [chunk(", in a land far away...", 7), summary("gpt-2")]
         self.failure: Status | None = None
         self.received: list[Any] = []
-        self.callers: list[str | bytes] = []
+        self.metadata: list[dict[str, str | bytes]] = []
         self.entered = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
         self._free_ports = itertools.count(8080)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
@@ -60,6 +64,10 @@ class ScriptedService(ModelServiceServicer):
         self, request: pb.WatchModelsRequest, context: Context
     ) -> None:
         await self._record(request, context)
+        if request.model_id:
+            await self._require(request.model_id, context)
+        await accept(context)
+        await self._go_on()
         for model in self.models:
             await context.write(pb.WatchModelsResponse(revision=7, model=self._model(model)))
         await context.write(pb.WatchModelsResponse(revision=7, snapshot_done=pb.SnapshotDone()))
@@ -69,6 +77,9 @@ class ScriptedService(ModelServiceServicer):
         self, request: pb.StreamLogsRequest, context: Context
     ) -> None:
         await self._record(request, context)
+        await self._require(request.model_id, context)
+        await accept(context)
+        await self._go_on()
         await context.write(pb.StreamLogsResponse(line="Connected"))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
@@ -124,6 +135,8 @@ class ScriptedService(ModelServiceServicer):
     ) -> AsyncGenerator[pb.GenerateStreamResponse]:
         await self._record(request, context)
         await self._require(request.model_id, context)
+        if isinstance(request, pb.GenerateStreamRequest):
+            await accept(context)
         self.entered.set()
         try:
             for step in self.steps:
@@ -140,9 +153,17 @@ class ScriptedService(ModelServiceServicer):
 
     async def _record(self, request: Message, context: Context) -> None:
         self.received.append(request)
-        self.callers += [v for k, v in context.invocation_metadata() or () if k == "x-caller"]
+        self.metadata.append(dict(context.invocation_metadata() or ()))
         if self.failure is not None:
             await end(context, self.failure)
+
+    async def _go_on(self) -> None:
+        self.entered.set()
+        try:
+            await self.may_go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
 
     async def _require(self, model_id: str, context: Context) -> None:
         if model_id not in self.models:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rest_bridge import Settings, create_app
-from rest_bridge.service import Channel
+from rest_bridge.service import Service
 from tests.rest_bridge.conftest import Bridge
 from tests.rest_bridge.loopback import open_client, serve_http
 from tests.rest_bridge.scripted import ScriptedService, chunk, summary
@@ -73,6 +73,20 @@ async def test_a_disconnect_after_the_first_event_cancels_the_call(
     assert "Exception" not in caplog.text
 
 
+@pytest.mark.parametrize("path", ["/models:watch", "/models/gpt-2/logs"])
+async def test_a_disconnect_from_a_quiet_stream_cancels_the_call(
+    bridge: Bridge, service: ScriptedService, path: str
+) -> None:
+    """Nothing is written that could fail: only the disconnect ends it (connect-py#174)."""
+    service.may_go_on.clear()
+    reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: bridge\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    async with within(1, "the call of the service was not cancelled"):
+        await service.cancelled.wait()
+
+
 async def test_a_disconnect_while_the_bridge_waits_in_a_write_cancels_the_call(
     bridge: Bridge, service: ScriptedService
 ) -> None:
@@ -117,7 +131,7 @@ async def test_a_disconnect_during_the_body_logs_no_exception(
 
 
 async def test_the_server_stops_while_requests_run(
-    channel: Channel,
+    backend: Service,
     settings: Settings,
     service: ScriptedService,
     caplog: pytest.LogCaptureFixture,
@@ -126,7 +140,7 @@ async def test_the_server_stops_while_requests_run(
     service.steps = [chunk("a"), asyncio.Event()]
     async with contextlib.AsyncExitStack() as stack:
         server = contextlib.AsyncExitStack()
-        url = await server.enter_async_context(serve_http(create_app(channel, settings)))
+        url = await server.enter_async_context(serve_http(create_app(backend, settings)))
         client = await stack.enter_async_context(open_client(url))
         unary = asyncio.create_task(client.post("/generate", json=ENOUGH))
         async with within(10, "the service got no call"):
@@ -145,10 +159,10 @@ async def test_the_server_stops_while_requests_run(
 
 
 async def test_the_server_stops_while_it_waits_in_a_write(
-    channel: Channel, settings: Settings, service: ScriptedService
+    backend: Service, settings: Settings, service: ScriptedService
 ) -> None:
     service.steps = [chunk("x" * 100_000)] * 1000
-    async with serve_http(create_app(channel, settings)) as url:
+    async with serve_http(create_app(backend, settings)) as url:
         reader, writer = await post(url, "/generate_stream", ENOUGH)
         await reader.readuntil(b"event: chunk\n")
     async with within(1, "the call of the service was not cancelled"):

@@ -11,7 +11,7 @@ from google.rpc.status_pb2 import Status
 from inference_service.v1.errors_pb2 import ErrorReason, error_rule
 from rest_bridge import Settings, create_app
 from tests.rest_bridge.conftest import Bridge
-from tests.rest_bridge.loopback import free_port, open_channel, open_client, serve_http
+from tests.rest_bridge.loopback import free_port, open_client, open_remote, serve_http
 from tests.rest_bridge.scripted import ScriptedService, failure
 
 ENOUGH: dict[str, Any] = {"model_id": "gpt-2", "prompt": "Hello"}
@@ -79,6 +79,12 @@ async def test_a_reason_of_a_newer_service(bridge: Bridge, service: ScriptedServ
             413,
             "REQUEST_TOO_LARGE",
         ),
+        (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "received metadata size exceeds hard limit (18013 vs. 16384)",
+            413,
+            "REQUEST_TOO_LARGE",
+        ),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many pings", 500, "INTERNAL"),
         (grpc.StatusCode.UNAVAILABLE, "Socket closed", 503, "SERVICE_UNREACHABLE"),
         (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", 500, "INTERNAL"),
@@ -106,8 +112,8 @@ async def test_a_status_without_a_reason(
 async def test_a_service_that_does_not_answer() -> None:
     settings = Settings(target=f"127.0.0.1:{free_port()}")
     async with (
-        open_channel(settings.target) as channel,
-        serve_http(create_app(channel, settings)) as url,
+        open_remote(settings.target) as remote,
+        serve_http(create_app(remote, settings)) as url,
         open_client(url) as client,
     ):
         for method, path, body in ENDPOINTS:

@@ -4,7 +4,7 @@ from grpc_health.v1 import health, health_pb2
 
 from rest_bridge import Settings, create_app
 from tests.rest_bridge.conftest import Bridge
-from tests.rest_bridge.loopback import free_port, open_channel, open_client, serve_http
+from tests.rest_bridge.loopback import free_port, open_client, open_remote, serve_http
 
 
 async def test_ready_while_the_service_serves(
@@ -22,8 +22,8 @@ async def test_ready_while_the_service_serves(
 async def test_alive_but_not_ready_without_the_service() -> None:
     settings = Settings(target=f"127.0.0.1:{free_port()}")
     async with (
-        open_channel(settings.target) as channel,
-        serve_http(create_app(channel, settings)) as url,
+        open_remote(settings.target) as remote,
+        serve_http(create_app(remote, settings)) as url,
         open_client(url) as client,
     ):
         assert (await client.get("/healthz")).json() == {"status": "ok"}

@@ -32,7 +32,62 @@ async def test_a_caller_is_named_by_a_digest_of_the_key_or_by_the_address(
         for path in ("/generate", "/generate_stream"):
             await bridge.client.post(path, json=body, headers=headers)
 
-    assert service.callers[:2] == ["127.0.0.1"] * 2
-    assert service.callers[2] == service.callers[3] != service.callers[4] == service.callers[5]
-    assert all(str(caller).startswith("key ") for caller in service.callers[2:])
-    assert "secret" not in str(service.callers)
+    callers = [metadata["x-caller"] for metadata in service.metadata]
+    assert callers[:2] == ["127.0.0.1"] * 2
+    assert callers[2] == callers[3] != callers[4] == callers[5]
+    assert all(str(caller).startswith("key ") for caller in callers[2:])
+    assert "secret" not in str(callers)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/models"),
+        ("GET", "/models:watch"),
+        ("GET", "/models/gpt-2/logs"),
+        ("POST", "/models/gpt-2/start"),
+        ("POST", "/models/gpt-2/stop"),
+        ("POST", "/catalog:reload"),
+        ("POST", "/generate"),
+        ("POST", "/generate_stream"),
+    ],
+)
+async def test_credentials_and_the_id_of_a_request_go_on_with_each_call(
+    bridge: Bridge, service: ScriptedService, method: str, path: str
+) -> None:
+    """Gateways lose them on some of their routes (flyte#5563, grpc-graphql-gateway#43)."""
+    headers = {"AUTHORIZATION": "Bearer secret", "X-Request-ID": "abc-7", "X-Other": "no"}
+    await bridge.client.request(
+        method, path, json={"model_id": "gpt-2", "prompt": "Hello"}, headers=headers
+    )
+
+    metadata = service.metadata[0]
+    assert (metadata["authorization"], metadata["x-request-id"]) == ("Bearer secret", "abc-7")
+    assert str(metadata["x-caller"]).startswith("key ")
+    assert "x-other" not in metadata
+
+
+@pytest.mark.parametrize("value", ["Bearer é", "Bearer \t a", "\xff", "a" * 20_000])
+async def test_no_value_of_a_header_makes_a_request_fail(
+    bridge: Bridge, service: ScriptedService, value: str
+) -> None:
+    """gRPC carries printable ASCII alone (grpc-gateway#3197), and not much (grpc#37852)."""
+    for name in (b"authorization", b"x-request-id"):
+        headers = [(name, value.encode("latin-1"))]
+        assert (await bridge.client.get("/models", headers=headers)).status_code == 200
+        response = await bridge.client.post(
+            "/generate_stream", json={"model_id": "gpt-2", "prompt": "Hello"}, headers=headers
+        )
+        assert response.status_code == 200
+
+
+async def test_a_header_that_is_too_large_for_grpc_is_the_callers_mistake(
+    bridge: Bridge, transport: str
+) -> None:
+    response = await bridge.client.get("/models", headers={"authorization": "a" * 200_000})
+
+    assert response.status_code == (413 if transport == "wire" else 200)
+    assert response.headers.get("x-error-reason") == (
+        "REQUEST_TOO_LARGE" if transport == "wire" else None
+    )

@@ -1,0 +1,112 @@
+"""The service in this process: its handlers are called, and no wire is between.
+
+Handlers run in the task of the HTTP request. Messages are passed by reference, and neither side
+changes a message that was passed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+import grpc
+
+from rest_bridge.errors import BridgeError, from_status
+from rest_bridge.service import Accepted, Answer, Metadata, Method, Question, Write
+
+Handle = Callable[[Any, Any], Awaitable[Any]]
+Trailers = Iterable[tuple[str, str | bytes]]
+
+
+class LocalService:
+    """The service whose methods are handled by `handlers`, by path.
+
+    A handler takes a request and a context, and returns the answer or writes a stream.
+    """
+
+    def __init__(self, handlers: Mapping[str, Handle], target: str) -> None:
+        self.target = target
+        self._handlers = handlers
+
+    async def answer(
+        self, method: Method[Question, Answer], request: Question, metadata: Metadata
+    ) -> Answer:
+        context = _Context(metadata, self.target, _accept_nothing, _write_no_answer)
+        answer: Answer = await self._handle(method, request, context)
+        return answer
+
+    async def stream(
+        self,
+        method: Method[Question, Any],
+        request: Question,
+        metadata: Metadata,
+        accepted: Accepted,
+        write: Write,
+    ) -> None:
+        await self._handle(method, request, _Context(metadata, self.target, accepted, write))
+
+    async def _handle(self, method: Method[Any, Any], request: Any, context: "_Context") -> Any:
+        handle = self._handlers[method.path]
+        try:
+            if context.deadline is None:
+                return await handle(request, context)
+            async with asyncio.timeout_at(context.deadline):
+                return await handle(request, context)
+        except grpc.aio.AbortError:
+            raise context.taken_error() from None
+        except TimeoutError:
+            raise from_status(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", (), self.target
+            ) from None
+
+
+class _Context:
+    """The part of `grpc.aio.ServicerContext` that handlers use."""
+
+    __slots__ = ("__weakref__", "_accepted", "_error", "_metadata", "_target", "deadline", "write")
+
+    def __init__(self, metadata: Metadata, target: str, accepted: Accepted, write: Write) -> None:
+        self.write = write
+        self._error: BridgeError | None = None  # once the call was aborted
+        self.deadline: float | None = None  # on the clock of the loop
+        self._accepted = accepted
+        self._metadata = metadata
+        self._target = target
+        if metadata.timeout is not None:
+            self.deadline = asyncio.get_running_loop().time() + metadata.timeout
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata.entries
+
+    def peer(self) -> str:
+        return "in-process"
+
+    def time_remaining(self) -> float | None:
+        if self.deadline is None:
+            return None
+        return max(0.0, self.deadline - asyncio.get_running_loop().time())
+
+    async def send_initial_metadata(self, _: object) -> None:
+        await self._accepted()
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()
+    ) -> NoReturn:
+        self._error = from_status(code, details, trailing_metadata, self._target)
+        raise grpc.aio.AbortError
+
+    def taken_error(self) -> BridgeError:
+        """Return the error of the abort, without a reference that would make a cycle."""
+        error, self._error = self._error, None
+        assert error is not None, "an abort has an error"
+        return error
+
+    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        await self.abort(status.code, status.details, status.trailing_metadata or ())
+
+
+async def _accept_nothing() -> None:
+    """Accept a call that has one answer, which nothing comes before."""
+
+
+async def _write_no_answer(_: object) -> NoReturn:
+    raise grpc.aio.UsageError("a call that has one answer is not written to")
