@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from inference_service.catalog import Gpus, Size
+from inference_service.catalog import EngineNeeds, Gpus, Mistake, Section, Size
 
 # The options of a request, under their names in OpenAI's own API. A section adds to these.
 _STANDARD = {
@@ -28,26 +28,24 @@ PLACEHOLDERS = (
     *("host", "port", "served_name", "context_length"),
     *("weights", "gpus", "gpu_fraction"),
 )
+_KEY = re.compile(r"[!-~]+")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")  # and not the braces of JSON
 
 # Keys that only some of the three forms have.
 _FORMS = {
-    "image": {"args", "port", "gpus", "gpu_memory", "shared_memory", "env", "memory", "weights"},
+    "image": {"args", "port", "gpus", "gpu_memory", "container", "env", "memory", "weights"},
     "command": {"env", "memory", "weights"},
     "url": {"key_file"},
 }
 
 
-class LocalWeights(BaseModel):
+class LocalWeights(Section):
     """Weights on this machine: a file or a folder at `path`, relative to the catalog."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    title: ClassVar[str] = "weights"
 
     path: Path = Field(strict=False)
 
 
-class OpenaiNeeds(BaseModel):
+class OpenaiNeeds(EngineNeeds):
     """The needs of a model whose engine speaks OpenAI's JSON.
 
     Exactly one of `image`, `command` and `url` says what the engine is: a container, a process, or
@@ -62,26 +60,49 @@ class OpenaiNeeds(BaseModel):
     - `slots` is the number of requests that the engine works on at once.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    title: ClassVar[str] = "openai"
-
+    memory: Size = 0
     image: str | None = None
-    args: list[str] = []
+    args: list[str] = Field(default=[])
     port: int | None = Field(default=None, ge=1, le=65535)
     command: list[str] | None = Field(default=None, min_length=1)
     url: str | None = None
     key_file: Path | None = Field(default=None, strict=False)
     health: str = Field(default="/v1/models", pattern=r"^/[!-~]*$")
-    memory: Size | None = None
     served_name: str | None = Field(default=None, min_length=1)
-    env: dict[str, str] = {}
     slots: int = Field(default=4, ge=1, le=1024)
     gpus: Gpus = "auto"
     gpu_memory: Size | None = None
-    shared_memory: Size | None = None
     weights: LocalWeights | None = None
-    options: dict[str, str | Literal[False]] = {}
-    body: dict[str, Any] = {}
+    options: dict[str, str | Literal[False]] = Field(default={})
+    body: dict[str, Any] = Field(default={})
+
+    _key: str = PrivateAttr(default="")
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        if self.url is not None:
+            return ("remote",)
+        return ("process",) if self.command else ("docker",)
+
+    def anchored(self, folder: Path) -> OpenaiNeeds:
+        """Return the section with absolute paths, and with the key of its file."""
+        if self.weights is not None:
+            path = (folder / self.weights.path.expanduser()).resolve()
+            if not path.exists():
+                raise Mistake("weights.path", f"there is no file or folder {path}")
+            weights = self.weights.model_copy(update={"path": path})
+            return self.model_copy(update={"weights": weights})
+        if self.key_file is not None:
+            path = (folder / self.key_file.expanduser()).resolve()
+            copy = self.model_copy(update={"key_file": path})
+            copy._key = _key_in(path)
+            return copy
+        return self
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of each request: the key, if there is one."""
+        return {"authorization": f"Bearer {self._key}"} if self._key else {}
 
     @field_validator("args", "command", "env")
     @classmethod
@@ -131,7 +152,7 @@ class OpenaiNeeds(BaseModel):
         return self
 
     def _can_start(self, form: str) -> None:
-        if self.memory is None:
+        if not self.memory:
             raise ValueError('must have `memory`, such as "4GB"')
         words = self.args if form == "image" else self.command or []
         used = set(_placeholders([*words, *self.env.values()]))
@@ -155,6 +176,19 @@ class OpenaiNeeds(BaseModel):
     def names(self) -> dict[str, str]:
         """The engine's name of each option of a request that the engine has."""
         return {name: own for name, own in (_STANDARD | self.options).items() if own}
+
+
+def _key_in(path: Path) -> str:
+    """Return the key in a file. Raises Mistake."""
+    try:
+        key = path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise Mistake("key_file", f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        key = ""
+    if not _KEY.fullmatch(key):
+        raise Mistake("key_file", f"{path} must hold one line of ASCII without spaces")
+    return key
 
 
 def fill(word: str, values: Mapping[str, str]) -> str:

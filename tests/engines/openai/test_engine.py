@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -9,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from inference_service.catalog import GgufWeights, LlamacppNeeds, ModelSpec
+from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.http import Connections
-from inference_service.engines.openai.engine import Openai, Unfit
+from inference_service.engines.openai.engine import Openai
 from inference_service.engines.openai.section import OpenaiNeeds
 from inference_service.errors import (
     EngineFailed,
@@ -20,10 +21,12 @@ from inference_service.errors import (
     EngineOverloaded,
     InvalidParameter,
     InvalidRequest,
+    LaunchError,
     PromptTooLong,
     ServiceError,
 )
-from tests.engines.scripted import Answer, event, plain, serving, stream
+from inference_service.runtimes.base import Instance
+from tests.engines.scripted import Answer, ScriptedServer, event, plain, serving, stream
 
 PROMPT = Prompt("Once upon a time", max_new_tokens=5)
 STOP = Prompt("Once upon a time", max_new_tokens=5, stop=(" little",))
@@ -39,14 +42,9 @@ async def engine() -> AsyncIterator[Openai]:
     await engine.aclose()
 
 
-def spec() -> ModelSpec:
-    weights = GgufWeights(repo="a/tiny", file="tiny.gguf")
-    llamacpp = LlamacppNeeds(memory="1GB", weights=weights)  # type: ignore[arg-type]
-    return ModelSpec(id="tiny", hf_name="a/tiny", context_length=128, llamacpp=llamacpp)
-
-
-def needs(**changes: Any) -> OpenaiNeeds:
-    return OpenaiNeeds.model_validate({"url": "http://somewhere"} | changes)
+def spec(**section: Any) -> ModelSpec:
+    needs = OpenaiNeeds.model_validate({"url": "http://somewhere"} | section)
+    return ModelSpec(id="tiny", hf_name="a/tiny", context_length=128, sections={"openai": needs})
 
 
 def piece(text: str | None, finish: str | None = None, **more: Any) -> bytes:
@@ -68,7 +66,7 @@ async def generate(
     engine: Openai, *answers: Answer, prompt: Prompt = PROMPT, **section: Any
 ) -> list[Chunk]:
     async with serving(*answers) as server:
-        return [c async for c in engine.generate(server.url, spec(), needs(**section), prompt)]
+        return [c async for c in engine.generate(server.instance, spec(**section), prompt)]
 
 
 def text(chunks: list[Chunk]) -> str:
@@ -79,7 +77,7 @@ async def asked(engine: Openai, prompt: Prompt, **section: Any) -> dict[str, Any
     """Return the JSON of a request."""
     answer = stream(piece(" a", "length", usage=usage(1)))
     async with serving(answer) as server:
-        async for _ in engine.generate(server.url, spec(), needs(**section), prompt):
+        async for _ in engine.generate(server.instance, spec(**section), prompt):
             pass
     ((path, body),) = server.requests
     assert path == "/v1/completions"
@@ -104,8 +102,8 @@ async def test_options_go_under_the_names_of_the_engine(engine: Openai) -> None:
     options = {"top_k": "top_k", "repetition_penalty": "repeat_penalty", "stop": False}
     body = {"min_p": 0.0, "stream_options": {"continuous_usage_stats": True}}
 
-    assert await asked(engine, prompt, served_name="other", options=options, body=body) == {
-        "model": "other",
+    assert await asked(engine, prompt, options=options, body=body) == {
+        "model": "tiny",
         "prompt": "once",
         "max_tokens": 5,
         "temperature": 0.0,
@@ -268,14 +266,14 @@ async def test_counts_that_no_server_sends_are_zero(engine: Openai) -> None:
 async def test_the_end_is_the_end_though_the_server_goes_on(engine: Openai) -> None:
     for pieces in ([piece(" a", "length", usage=usage(3))], [piece(" a", "length"), DONE]):
         async with serving(stream(*pieces, end="hold")) as server:
-            chunks = engine.generate(server.url, spec(), needs(), PROMPT)
+            chunks = engine.generate(server.instance, spec(), PROMPT)
             assert text([chunk async for chunk in chunks]) == " a"
             await server.until_left()
 
 
 async def test_a_caller_that_leaves_ends_the_request(engine: Openai) -> None:
     async with serving(stream(piece(" a"), end="hold")) as server:
-        async with aclosing(engine.generate(server.url, spec(), needs(), PROMPT)) as chunks:
+        async with aclosing(engine.generate(server.instance, spec(), PROMPT)) as chunks:
             assert await anext(chunks) == Chunk(" a", 0)
         await server.until_left()
 
@@ -317,7 +315,7 @@ async def test_a_sequence_that_the_server_lets_through_is_cut(
 async def test_a_server_that_does_not_stop_is_left(engine: Openai) -> None:
     answer = stream(piece(" a little"), piece(" girl"), end="hold")
     async with serving(answer) as server:
-        chunks = engine.generate(server.url, spec(), needs(), STOP)
+        chunks = engine.generate(server.instance, spec(), STOP)
         assert [chunk async for chunk in chunks] == [
             Chunk(" a", 0),
             Chunk("", 0, Finish(FinishReason.STOP_SEQUENCE, 0, 0)),
@@ -333,8 +331,8 @@ async def test_sequences_that_are_ours_to_find_end_the_text_at_once(engine: Open
         end="hold",
     )
     async with serving(answer) as server:
-        section = needs(options={"stop": False})
-        chunks = engine.generate(server.url, spec(), section, STOP)
+        model = spec(options={"stop": False})
+        chunks = engine.generate(server.instance, model, STOP)
         assert [chunk async for chunk in chunks] == [
             Chunk(" a", 1),
             Chunk("", 2, Finish(FinishReason.STOP_SEQUENCE, 4, 3)),
@@ -508,11 +506,10 @@ async def test_an_error_in_a_stream_follows_what_was_sent(
     engine: Openai, pieces: list[bytes], kind: type[ServiceError], message: str
 ) -> None:
     async with serving(stream(piece(" a"), *pieces)) as server:
-        async with aclosing(engine.generate(server.url, spec(), needs(), PROMPT)) as chunks:
-            assert await anext(chunks) == Chunk(" a", 0)
-            with pytest.raises(ServiceError) as caught:
-                async for _ in chunks:
-                    pass
+        chunks = engine.generate(server.instance, spec(), PROMPT)
+        assert await anext(chunks) == Chunk(" a", 0)
+        with pytest.raises(ServiceError) as caught:
+            await anext(chunks)
 
     assert type(caught.value) is kind
     assert message in caught.value.message
@@ -527,22 +524,17 @@ async def test_a_connection_that_is_cut_is_a_loss(engine: Openai) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        "This model's maximum context length is 128 tokens. However, you requested 130 tokens "
-        "(125 in the messages, 5 in the completion).",
-        "This model's maximum context length is 128 tokens, however you requested 130 tokens (125 "
-        "in your prompt; 5 for the completion).",
-        "'max_tokens' or 'max_completion_tokens' is too large: 5. This model's maximum context "
-        "length is 128 tokens and your request has 125 input tokens.",
-        "Requested token count exceeds the model's maximum context length of 128 tokens. You "
-        "requested a total of 130 tokens: 125 tokens from the input messages and 5 tokens for the "
-        "completion.",
+        "maximum context length is 128 tokens. However, 130 tokens (125 in the messages",
+        "maximum context length is 128 tokens, however 130 tokens (125 in your prompt",
+        "maximum context length is 128 tokens and your request has 125 input tokens.",
+        "maximum context length of 128 tokens. You requested a total: 125 tokens from the input",
     ],
 )
 async def test_a_text_that_has_less_room_is_asked_for_again(engine: Openai, message: str) -> None:
     answers = [refusal(400, {"error": {"message": message}})]
     answers.append(stream(piece(" a b c", "length", usage=usage(3))))
     async with serving(*answers) as server:
-        chunks = engine.generate(server.url, spec(), needs(), PROMPT)
+        chunks = engine.generate(server.instance, spec(), PROMPT)
         assert text([chunk async for chunk in chunks]) == " a b c"
 
     assert [body["max_tokens"] for _, body in server.requests] == [5, 3]
@@ -558,6 +550,10 @@ async def test_a_server_that_refuses_what_fits_is_asked_once(engine: Openai) -> 
 # Readiness.
 
 
+def instance(server: ScriptedServer, health: str = "/v1/models", **changes: Any) -> Instance:
+    return dataclasses.replace(server.instance, health=health, **changes)
+
+
 def models(*names: str) -> Answer:
     return refusal(200, {"object": "list", "data": [{"id": name} for name in names]})
 
@@ -566,10 +562,10 @@ def models(*names: str) -> Answer:
     ("answers", "section", "expected"),
     [
         ([models("other", "tiny")], {}, True),
-        ([models("other")], {"served_name": "other"}, True),
+        ([models("other")], {"model": "other"}, True),
         ([models()], {}, False),
         ([refusal(503, {"error": {"message": "Loading model"}})], {}, False),
-        ([plain(404)], {"url": None, "command": ["run", "{port}"], "memory": "1GB"}, False),
+        ([plain(404)], {"port": 8080}, False),
         ([plain(200, b"OK"), models("tiny")], {"health": "/health"}, True),
         ([plain(200), plain(404)], {"health": "/health"}, True),
         ([plain(200), models()], {"health": "/health"}, False),
@@ -581,7 +577,7 @@ async def test_ready_is_what_the_health_and_the_list_of_models_say(
     engine: Openai, answers: list[Answer], section: dict[str, Any], expected: bool
 ) -> None:
     async with serving(*answers) as server:
-        assert await engine.ready(server.url, spec(), needs(**section)) is expected
+        assert await engine.ready(instance(server, **section)) is expected
 
 
 @pytest.mark.parametrize(
@@ -594,7 +590,7 @@ async def test_ready_is_what_the_health_and_the_list_of_models_say(
             {},
             "/v1/models is a page for people, and no engine; see `url`",
         ),
-        ([plain(401)], {}, "refuses the key of this service (HTTP 401); see `key_file`"),
+        ([plain(401)], {}, "/v1/models refuses the key of this service; see `key_file`"),
         ([plain(404)], {}, "/v1/models is not there (HTTP 404); see `url` and `health`"),
     ],
 )
@@ -602,11 +598,12 @@ async def test_an_engine_that_can_never_serve_the_model_is_not_waited_for(
     engine: Openai, answers: list[Answer], section: dict[str, Any], message: str
 ) -> None:
     async with serving(*answers) as server:
-        with pytest.raises(Unfit) as caught:
-            await engine.ready(server.url, spec(), needs(**section))
+        with pytest.raises(LaunchError) as caught:
+            await engine.ready(instance(server, **section))
 
     assert message in str(caught.value)
 
 
 async def test_nothing_that_listens_is_not_ready(engine: Openai) -> None:
-    assert not await engine.ready("http://127.0.0.1:1", spec(), needs())
+    nowhere = Instance("engine", "http://127.0.0.1:1", 1, "tiny", health="/health")
+    assert not await engine.ready(nowhere)

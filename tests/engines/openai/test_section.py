@@ -25,7 +25,7 @@ URL: dict[str, Any] = {"url": "https://host/base"}
         COMMAND | {"command": ["serve"], "env": {"LLAMA_ARG_PORT": "{port}"}},
         COMMAND
         | {"command": ["serve", "{weights}", "{port}"], "weights": {"path": "models/a.gguf"}},
-        IMAGE | {"gpus": "all", "gpu_memory": "20GB", "shared_memory": "2GB", "slots": 128},
+        IMAGE | {"gpus": "all", "gpu_memory": "20GB", "container": {"ipc": "host"}, "slots": 128},
         URL | {"key_file": "key", "served_name": "org/name", "health": "/health?deep=1"},
         URL | {"options": {"top_k": "top_k", "seed": False}, "body": {"min_p": 0.0}},
     ],
@@ -43,7 +43,7 @@ def test_a_section_may_be(section: dict[str, Any]) -> None:
         (COMMAND | {"gpus": "all"}, "", "has `gpus`, which goes with `image`"),
         (URL | {"memory": "4GB"}, "", "has `memory`, which goes with `image` or `command`"),
         (IMAGE | {"key_file": "key"}, "", "has `key_file`, which goes with `url`"),
-        (IMAGE | {"memory": None}, "", 'must have `memory`, such as "4GB"'),
+        ({"image": "a", "port": 80}, "", 'must have `memory`, such as "4GB"'),
         (IMAGE | {"args": []}, "", "must pass {port} on, in `args` or `env`, or `port`"),
         (COMMAND | {"command": ["serve"]}, "", "must pass {port} on, in `command` or `env`"),
         (
