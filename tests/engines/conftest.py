@@ -13,7 +13,7 @@ from tests.engines.beds import Bed
 
 Open = Callable[[], AbstractAsyncContextManager[Bed]]
 
-_REAL = ["llamacpp", "tgi", "tgi on a GPU", "tgi, whole texts"]
+_REAL = ["llamacpp", "tgi", "tgi on a GPU", "tgi, whole texts", "openai"]
 
 
 def _open(name: str, ports: Ports) -> AbstractAsyncContextManager[Bed]:
@@ -23,6 +23,8 @@ def _open(name: str, ports: Ports) -> AbstractAsyncContextManager[Bed]:
         case "tgi" | "tgi on a GPU" | "tgi, whole texts":
             whole, gpu = name == "tgi, whole texts", name == "tgi on a GPU"
             return beds.tgi(whole=whole, gpu=gpu, DOUBLE_TOKENS_PER_SECOND="500")
+        case "openai":
+            return beds.openai(ports)
         case _:
             return beds.fake()
 
@@ -46,6 +48,9 @@ async def slow(request: pytest.FixtureRequest, ports: Ports) -> AsyncGenerator[B
     """Every engine with a program, which works for seconds on thirty requests."""
     if request.param == "llamacpp":
         async with beds.llamacpp(ports, slots=1) as bed:
+            yield bed
+    elif request.param == "openai":
+        async with beds.openai(ports, slots=1) as bed:
             yield bed
     else:
         whole, gpu = request.param == "tgi, whole texts", request.param == "tgi on a GPU"
