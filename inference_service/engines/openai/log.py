@@ -27,6 +27,7 @@ _WARMING = re.compile(r"^(?:Capturing|Graph capturing|Warming up|warming up)\b")
 
 # The exception of a Python traceback.
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)(?::|$)")
+_CONTINUED = re.compile(r"^ +(?!File )\S")
 # Lines that programs write at any end, which are never its cause.
 _EPILOGUE = re.compile(
     r"^(?:Shutting down|Waiting for|Application shutdown|Finished server process|Started server"
@@ -58,11 +59,15 @@ def progress(line: str) -> Progress | None:
 
 
 def cause(log: Sequence[str]) -> str:
-    """Return the exception of the last traceback, else the last line that means something.
+    """Return the first exception of the log, else the last line that means something.
 
-    A program of several processes ends with the exception of its first process, `see the root cause
-    above`; the exceptions of the others come before, so that the first of those is the cause.
+    A program of several processes ends with the exception of its first process, which says no more
+    than that another has failed; that of the other stands before it.
     """
-    lines = [text for text in map(_text, log) if not _EPILOGUE.match(text)]
-    raised = [text for text in lines if _RAISED.match(text)]
-    return raised[0] if raised else next(reversed(lines), "")
+    lines = [line for line in log if not _EPILOGUE.match(_text(line))]
+    for number, line in enumerate(lines):
+        if _RAISED.match(text := _text(line)):
+            more = _ANSI.sub("", lines[number + 1]) if number + 1 < len(lines) else ""
+            # The message of some exceptions, such as pydantic's, begins on the next line.
+            return f"{text}: {more.strip()}" if _CONTINUED.match(more) else text
+    return _text(lines[-1]) if lines else ""

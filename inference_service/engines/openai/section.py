@@ -81,7 +81,7 @@ class OpenaiNeeds(EngineNeeds):
     @property
     def runtimes(self) -> tuple[str, ...]:
         if self.url is not None:
-            return ("remote",)
+            return ("url",)
         return ("process",) if self.command else ("docker",)
 
     def anchored(self, folder: Path) -> OpenaiNeeds:

@@ -231,7 +231,7 @@ def model_names(body: bytes) -> list[str] | None:
         models = _models_decoder.decode(body).data
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return [name for model in models for name in (model.id, *model.aliases)]
+    return [*dict.fromkeys(name for model in models for name in (model.id, *model.aliases))]
 
 
 def refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
