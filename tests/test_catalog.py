@@ -231,7 +231,11 @@ SOURCE = "must have either `path`, or `repo` and `file`"
             "contextlength",
             f"{ENTRY}key contextlength: is not known; known are id, hf_name, context_length",
         ),
-        ("128", '128\nengine = "vllm"', f"{ENTRY}key engine: Input should be 'tgi', 'llamacpp' or 'openai'"),
+        (
+            "128",
+            '128\nengine = "vllm"',
+            f"{ENTRY}key engine: Input should be 'tgi', 'llamacpp' or 'openai'",
+        ),
         (
             "128",
             '128\nengine = "llamacpp"',

@@ -54,6 +54,7 @@ class Bed(ABC):
     """One engine that serves `spec` as `instance`, at `url`.
 
     `opening` is a prompt for a long text. `whole` is the argument of `read` for `generate`.
+    `counts` is False for an engine that tells no counts before the end.
     """
 
     engine: Engine
@@ -61,6 +62,7 @@ class Bed(ABC):
     url: str
     opening: str
     whole = False
+    counts = True
 
     @property
     def instance(self) -> Instance:

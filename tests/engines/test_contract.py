@@ -64,7 +64,11 @@ async def test_tokens_are_counted_as_the_engine_counts_them(bed: Bed) -> None:
         assert text.finish.prompt_token_count == await bed.count(opening)
         # Some engines count the token that ends a text in the last chunk, others do not.
         ended = text.finish.reason is FinishReason.STOP
-        unsent = text.finish.completion_token_count - sum(c.token_count for c in text.chunks)
+        sent = sum(chunk.token_count for chunk in text.chunks)
+        if not bed.counts:
+            assert sent == 0
+            continue
+        unsent = text.finish.completion_token_count - sent
         assert unsent in ({0, 1} if ended else {0})
 
 

@@ -138,7 +138,7 @@ class Openai:
                 advice = "see `url` and `health` in the catalog"
                 raise LaunchError(f"{address} is a page for people, and no engine; {advice}")
             names = wire.model_names(await _body(answer)) if path == _MODELS else None
-        return _has(instance.model, names)
+        return _has(instance.model, names) or only_says
 
 
 def _has(model: str, names: list[str] | None) -> bool:

@@ -568,7 +568,7 @@ def models(*names: str) -> Answer:
         ([plain(404)], {"port": 8080}, False),
         ([plain(200, b"OK"), models("tiny")], {"health": "/health"}, True),
         ([plain(200), plain(404)], {"health": "/health"}, True),
-        ([plain(200), models()], {"health": "/health"}, False),
+        ([plain(200), models()], {"health": "/health"}, True),
         ([plain(500)], {"health": "/health"}, False),
         ([plain(200, b'{"data": "?"}')], {}, True),
     ],

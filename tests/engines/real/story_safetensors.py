@@ -29,6 +29,7 @@ def main() -> None:
         del config.quantization_config
     model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(read.state_dict())
+    model.generation_config.do_sample = True  # else transformers ignores the temperature
     model.save_pretrained(folder)
     # By the architecture, transformers would read the tokenizer as that of Llama, which splits
     # text in another way; so the tokenizer is saved without a name of its own.
