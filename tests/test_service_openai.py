@@ -14,10 +14,12 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from docker import DockerClient
 
 import inference_service
 from inference_service.errors import CatalogInvalid
 from inference_service.v1 import model_service_pb2 as pb
+from tests.docker import images
 from tests.engines.scripted import plain
 from tests.engines.scripted import serving as scripted
 from tests.engines.waiting import until
@@ -53,12 +55,26 @@ memory = "200MB"
 {more}"""
 
 
+def image(name: str) -> str:
+    """Make the section of a model whose engine is an image with our own worker."""
+    section = command(more=LLAMACPP).replace(
+        f'"{GGUF}"\nmemory', '"/model/story-mini.gguf"\nmemory'
+    )
+    section = section.replace(', LLAMACPP_EXIT_WITH_PARENT = "1"', "")  # of a process
+    return f"image = {json.dumps(name)}\n" + section.partition("\n")[2]
+
+
 @asynccontextmanager
-async def cataloged(tmp_path: Path, *entries: str) -> AsyncGenerator[Serving]:
+async def cataloged(tmp_path: Path, *entries: str, **changes: Any) -> AsyncGenerator[Serving]:
     """Run a service with these entries."""
     path = tmp_path / "catalog.toml"
     path.write_text("\n".join(entries))
-    async with serving(ports=free_ports(8), catalog=path, hang_timeout=2) as service:
+    settings: dict[str, Any] = {
+        "ports": free_ports(8),
+        "catalog": path,
+        "hang_timeout": 2,
+    } | changes
+    async with serving(**settings) as service:
         yield service
 
 
@@ -204,6 +220,46 @@ async def test_a_model_by_url(tmp_path: Path, worker: Worker) -> None:
         stopped = await service.http.post("/models/mine/stop")
         assert stopped.status_code == 200
         assert await worker.answers()  # somebody else's
+
+
+@pytest.mark.docker
+async def test_a_model_by_image(tmp_path: Path, docker_client: DockerClient) -> None:
+    name = f"openai-{os.getpid()}"
+    section = entry(image(images.llamacpp(docker_client)))
+    docker = {"runtime": "docker", "service_name": name, "volume": name, "pull_policy": "never"}
+    try:
+        async with cataloged(tmp_path, section, **docker) as service:
+            await generates(service)
+
+            endless = GREEDY | {"max_new_tokens": 400, "repetition_penalty": 0.3}
+            request = pb.GenerateStreamRequest(model_id="mine", resume=True, **endless)
+            events = aiter(service.stub.GenerateStream(request))
+            seen = [await anext(events)]
+            docker_client.containers.get(f"{name}-tgi-mine").kill()
+            seen += [event async for event in events]
+            assert seen[-1].WhichOneof("event") == "summary"
+        left = docker_client.containers.list(all=True, filters={"name": name})
+        assert left == []
+    finally:
+        docker_client.volumes.get(name).remove()
+
+
+@pytest.mark.docker
+async def test_an_image_without_the_program_is_a_clear_error(
+    tmp_path: Path, docker_client: DockerClient
+) -> None:
+    name = f"openai-{os.getpid()}"
+    section = entry(image(images.missing_command(docker_client)))
+    docker = {"runtime": "docker", "service_name": name, "volume": name, "pull_policy": "never"}
+    try:
+        async with cataloged(tmp_path, section, **docker) as service:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await service.stub.StartModel(pb.StartModelRequest(model_id="mine"))
+            assert failure(error.value).reason == "START_FAILED"
+            assert "/no/such/command" in failure(error.value).message
+            assert docker_client.containers.list(all=True, filters={"name": name}) == []
+    finally:
+        docker_client.volumes.get(name).remove()
 
 
 async def test_options_that_the_engine_has_not_are_refused(tmp_path: Path, worker: Worker) -> None:
