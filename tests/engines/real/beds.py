@@ -25,7 +25,7 @@ from tests.engines.beds import Bed
 from tests.engines.waiting import until
 from tests.service import free_ports
 
-FOLDER = Path(__file__).parents[3] / "build" / "engines"
+FOLDER = Path(os.environ.get("ENGINES") or Path(__file__).parents[3] / "build" / "engines")
 STORY = FOLDER / "story"
 GGUF = Path(inference_service.__file__).parent / "story_mini" / "story-mini.gguf"
 
