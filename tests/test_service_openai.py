@@ -20,7 +20,7 @@ import inference_service
 from inference_service.errors import CatalogInvalid
 from inference_service.v1 import model_service_pb2 as pb
 from tests.docker import images
-from tests.engines.scripted import plain
+from tests.engines.scripted import event, plain, stream
 from tests.engines.scripted import serving as scripted
 from tests.engines.waiting import until
 from tests.runtimes import processes
@@ -260,6 +260,26 @@ async def test_an_image_without_the_program_is_a_clear_error(
             assert docker_client.containers.list(all=True, filters={"name": name}) == []
     finally:
         docker_client.volumes.get(name).remove()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+async def test_a_text_without_counts_is_neither_repeated_nor_resumed(
+    tmp_path: Path, resume: bool
+) -> None:
+    models = plain(200, b'{"data": [{"id": "mine"}]}')
+    piece = event({"choices": [{"index": 0, "text": " one", "finish_reason": None}]})
+    async with (
+        scripted(models, stream(piece, end="cut")) as server,
+        cataloged(tmp_path, entry(f'url = "{server.url}"')) as service,
+    ):
+        request = pb.GenerateStreamRequest(model_id="mine", prompt="x", resume=resume)
+        events = aiter(service.stub.GenerateStream(request))
+        assert (await anext(events)).chunk.text == " one"
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await anext(events)
+
+    failed = failure(error.value)
+    assert (failed.reason, failed.code) == ("ENGINE_FAILED", grpc.StatusCode.ABORTED)
 
 
 async def test_options_that_the_engine_has_not_are_refused(tmp_path: Path, worker: Worker) -> None:
