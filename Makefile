@@ -9,9 +9,10 @@ LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-ha
 GENERATED := inference_service/v1
 GOOGLEAPIS := build/googleapis
 BENCH := build/bench
+ENGINES := build/engines
 LITELLM := litellm[proxy]==1.106.2
 
-.PHONY: run test chaos soak bench lint format protos protos-check docs lock image clean help
+.PHONY: run test test-engines chaos soak bench lint format protos protos-check docs lock image clean help
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,6 +22,9 @@ run: $(VENV)/run ## serve gRPC on 127.0.0.1:50051 and REST on 127.0.0.1:8000 (AR
 
 test: $(VENV)/dev ## run every test that this machine can run
 	$(BIN)/python -m pytest $(ARGS)
+
+test-engines: $(ENGINES) ## test the contract of engines on the real vLLM, transformers and llama-server
+	$(BIN)/python -m pytest -m engines --timeout 900 tests/engines $(ARGS)
 
 chaos: $(VENV)/dev ## kill, starve and cut the service on a real Docker Engine, and print the table
 	$(BIN)/python -m pytest -m chaos --timeout 400 tests/chaos $(ARGS)
@@ -84,6 +88,11 @@ $(VENV)/dev: $(VENV)/run requirements-dev.txt
 $(BENCH)/%: benchmarks/%.c
 	@mkdir -p $(BENCH)
 	$(CC) -O2 -Wall -Wextra -o $@ $<
+
+# Real engines: 8 GB, and half an hour. What is there already is kept.
+$(ENGINES): $(VENV)/dev
+	$(BIN)/python -m tests.engines.real.install $@
+	@touch $@
 
 # A peer of the benchmark, which reports it as absent when it cannot be installed.
 $(BENCH)/litellm:

@@ -231,7 +231,11 @@ SOURCE = "must have either `path`, or `repo` and `file`"
             "contextlength",
             f"{ENTRY}key contextlength: is not known; known are id, hf_name, context_length",
         ),
-        ("128", '128\nengine = "vllm"', f"{ENTRY}key engine: Input should be 'tgi' or 'llamacpp'"),
+        (
+            "128",
+            '128\nengine = "vllm"',
+            f"{ENTRY}key engine: Input should be 'tgi', 'llamacpp' or 'openai'",
+        ),
         (
             "128",
             '128\nengine = "llamacpp"',
@@ -327,7 +331,7 @@ def test_an_entry_without_any_engine_is_refused(file: Path) -> None:
     with pytest.raises(CatalogInvalid) as refused:
         kinds.catalog(file)
 
-    assert str(refused.value) == f"{file}: {ENTRY}must have a section `tgi` or `llamacpp`"
+    assert str(refused.value) == f"{file}: {ENTRY}must have a section `tgi`, `llamacpp` or `openai`"
 
 
 def test_all_mistakes_are_reported_at_once(file: Path) -> None:

@@ -27,7 +27,7 @@ def rule(reason: str) -> errors_pb2.ErrorRule:
 def status_of(error: ServiceError) -> status_pb2.Status:
     """Return the status with its details: one ErrorInfo, and what else helps."""
     shown = rule(error.reason)
-    sent = int(error.metadata.get("sent_token_count", 0))
+    sent = "sent_token_count" in error.metadata
     code = shown.code_after_first_token if sent and shown.code_after_first_token else shown.code
     message = _shortened(error.message, _LONGEST_MESSAGE)
     details: list[Message] = [

@@ -10,6 +10,8 @@ from inference_service import __version__
 from inference_service.catalog import Catalog, EngineNeeds
 from inference_service.engines.base import Engine
 from inference_service.engines.llamacpp import Llamacpp, LlamacppNeeds
+from inference_service.engines.openai.engine import Openai
+from inference_service.engines.openai.section import OpenaiNeeds
 from inference_service.engines.tgi.engine import Tgi, TgiNeeds
 
 
@@ -40,6 +42,7 @@ KINDS: dict[str, Kind] = {
         f"inference-service/llamacpp:{__version__}",
         "image of the engine llamacpp; `make image` builds it",
     ),
+    "openai": Kind(OpenaiNeeds, lambda image: Openai()),
 }
 
 

@@ -17,6 +17,7 @@ from inference_service.engines.http import Answer, Connections
 from inference_service.errors import EngineFailed, EngineLost
 
 _BEGIN = b"\n\ndata:"  # the end of an event, and the beginning of the next
+_BOM = b"\xef\xbb\xbf"  # may begin a stream
 _LARGEST_EVENT = 1 << 20
 _LARGEST_REFUSAL = 16 << 10
 
@@ -46,7 +47,7 @@ class EventParser:
 
         Comments are dropped. Lines may begin with a space, and may be empty.
         """
-        data = self._rest + data
+        data = (self._rest + data).removeprefix(_BOM)
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
         events, end, self._rest = data.rpartition(b"\n\n")

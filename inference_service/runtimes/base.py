@@ -56,7 +56,7 @@ class Instance:
 
     `name` is that of the container; see `Runtime.container_name`. `url` begins with `http://` or
     `https://`, and ends without a slash. `port` is that of 127.0.0.1, or 0 where the engine is
-    elsewhere. `model` is the engine's own name of the model; `headers` go with each request.
+    elsewhere. `model`, `headers` and `health` are those of its command.
     """
 
     name: str
@@ -64,11 +64,13 @@ class Instance:
     port: int = 0
     model: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    health: str = ""
 
     @classmethod
     def local(cls, name: str, port: int, command: Command) -> Instance:
         """Return the instance of a command whose engine listens at a port of 127.0.0.1."""
-        return cls(name, f"http://127.0.0.1:{port}", port, command.model, command.headers)
+        url = f"http://127.0.0.1:{port}"
+        return cls(name, url, port, command.model, command.headers, command.health)
 
 
 class Running(Protocol):

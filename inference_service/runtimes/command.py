@@ -78,6 +78,7 @@ class Command:
 
     `port` is where the engine listens: that of the seat, or one that its image has chosen.
     `model` is the engine's own name of the model, and `headers` go with each request to it.
+    `health` is the path that tells whether it is ready, where engines of its kind differ in that.
     `concurrency` is the number of requests that it works on at once; `stop_grace` the seconds from
     the request to stop to the kill.
     """
@@ -93,6 +94,7 @@ class Command:
     mounts: tuple[Mount, ...] = ()
     port: int = 0
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    health: str = ""
     concurrency: int = 128
     stop_grace: float = 10.0
 

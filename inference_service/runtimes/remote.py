@@ -46,10 +46,9 @@ class RemoteRuntime:
     ) -> AsyncGenerator[RunningElsewhere]:
         """Give the engine at its address. Leaving does nothing to it."""
         command = launch.command(self.seat)
-        name = self.container_name(launch.key)
-        running = RunningElsewhere(
-            Instance(name, command.url, 0, command.model, command.headers), command
-        )
+        name, model = self.container_name(launch.key), command.model
+        instance = Instance(name, command.url, 0, model, command.headers, command.health)
+        running = RunningElsewhere(instance, command)
         try:
             yield running
         finally:

@@ -93,7 +93,8 @@ class Generation:
         self._finish: Finish | None = None
         self._instance: Instance | None = None  # the last one
         self._sent: list[str] = []
-        self._sent_tokens = 0
+        self._sent_tokens = 0  # as far as chunks count them
+        self._begun = False  # the caller has text
         self._resumptions: list[Resumption] = []
 
     async def whole(self) -> str:
@@ -168,9 +169,10 @@ class Generation:
 
     @property
     def _losses_allowed(self) -> int:
-        if not self._sent_tokens:
+        if not self._begun:
             return 1
-        return _LOSSES if self._order.resumes else 0
+        # Without counts, nobody knows how many tokens are left.
+        return _LOSSES if self._order.resumes and self._sent_tokens else 0
 
     def _rest(self) -> Prompt:
         """Return the prompt for what is not written yet."""
@@ -215,6 +217,7 @@ class Generation:
         if chunk.text:
             limit.pause()  # a slow reader is no silence of the engine
             await write(chunk)
+            self._begun = True
             if self._order.resumes:
                 self._sent.append(chunk.text)
             self._sent_tokens += chunk.token_count
@@ -230,7 +233,7 @@ class Generation:
 
     def _with_sent_tokens(self, error: ServiceError) -> ServiceError:
         """Return the error for a caller who may have a part of the text."""
-        if not self._sent_tokens:
+        if not self._begun:
             return error
         known = EngineFailed | ModelStopped | ShuttingDown | GenerationTimeout
         if self._resumptions and not isinstance(error, known):

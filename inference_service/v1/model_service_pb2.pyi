@@ -1328,7 +1328,9 @@ class GenerateChunk(_message.Message):
     the first or the last.
     """
     token_count: _builtins.int
-    """The tokens in `text`."""
+    """The tokens in `text`, as the engine counts them. 0 in every chunk where the engine reports its
+    counts only at the end of the text, as some do that speak OpenAI's JSON; the summary has the sum.
+    """
     def __init__(
         self,
         *,

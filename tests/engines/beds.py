@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -16,6 +17,8 @@ from inference_service.catalog import ModelSpec
 from inference_service.engines import kinds
 from inference_service.engines.base import Chunk, Engine, Finish, Prompt
 from inference_service.engines.llamacpp import Llamacpp, LlamacppNeeds
+from inference_service.engines.openai.engine import Openai
+from inference_service.engines.openai.section import OpenaiNeeds
 from inference_service.engines.tgi.engine import Tgi, TgiNeeds
 from inference_service.key import Key
 from inference_service.runtimes.base import Instance, Running
@@ -51,6 +54,7 @@ class Bed(ABC):
     """One engine that serves `spec` as `instance`, at `url`.
 
     `opening` is a prompt for a long text. `whole` is the argument of `read` for `generate`.
+    `counts` is False for an engine that tells no counts before the end.
     """
 
     engine: Engine
@@ -58,10 +62,12 @@ class Bed(ABC):
     url: str
     opening: str
     whole = False
+    counts = True
 
     @property
     def instance(self) -> Instance:
-        return Instance("engine", self.url, model=self.spec.id)
+        command = self.engine.command(self.spec, Seat())
+        return Instance("engine", self.url, 1, command.model, command.headers, command.health)
 
     def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk]:
         """See `Engine.generate`."""
@@ -178,6 +184,42 @@ async def llamacpp(ports: Ports, **changes: object) -> AsyncGenerator[Bed]:
     needs = entry.needs(LlamacppNeeds).model_copy(update=changes)
     entry = entry.model_copy(update={"sections": {"llamacpp": needs}})
     engine = Llamacpp("")
+    launch = Launch(Key(entry.id), partial(engine.command, entry))
+    async with ProcessRuntime(ports).run(launch) as running:
+        await soon(_logged(running, '"serving"'), "the worker serves", 60)
+        (pid,) = processes.with_variable(f"LLAMACPP_PORT={running.instance.port}")
+        yield LlamacppBed(engine, entry, running.instance.url, pid)
+        await engine.aclose()
+
+
+def worker_of_openai(slots: int = 4) -> ModelSpec:
+    """Make an entry of kind `openai` for our own worker, by its command."""
+    entry = kinds.catalog().find("story-mini")
+    path = entry.needs(LlamacppNeeds).weights.path
+    section = {
+        "command": [sys.executable, "-P", "-m", "inference_service.worker"],
+        "env": {
+            "LLAMACPP_HOST": "{host}",
+            "LLAMACPP_PORT": "{port}",
+            "LLAMACPP_FILE": "{weights}",
+            "LLAMACPP_CONTEXT": "{context_length}",
+            "LLAMACPP_SLOTS": str(slots),
+            "LLAMACPP_EXIT_WITH_PARENT": "1",
+        },
+        "weights": {"path": path},
+        "served_name": str(path),
+        "memory": "1GB",
+        "slots": slots,
+        "options": {"top_k": "top_k", "repetition_penalty": "repeat_penalty", "stop": False},
+        "body": {"min_p": 0.0, "cache_prompt": False, "timings_per_token": True},
+    }
+    return entry.model_copy(update={"sections": {"openai": OpenaiNeeds.model_validate(section)}})
+
+
+@asynccontextmanager
+async def openai(ports: Ports, slots: int = 4) -> AsyncGenerator[Bed]:
+    """Run our own worker as an engine that nobody knows but as OpenAI's JSON."""
+    engine, entry = Openai(), worker_of_openai(slots)
     launch = Launch(Key(entry.id), partial(engine.command, entry))
     async with ProcessRuntime(ports).run(launch) as running:
         await soon(_logged(running, '"serving"'), "the worker serves", 60)

@@ -53,6 +53,7 @@ def test_events_are_the_same_wherever_the_bytes_are_split(newline: bytes) -> Non
         pytest.param(b": ping\ndata: a\n\n", [b"a"], id="a comment before the data"),
         pytest.param(b"event: x\nid: 1\ndata: a\nretry: 9\n\n", [b"a"], id="other fields"),
         pytest.param(b":\n\n: ping\n\n", [], id="comments alone"),
+        pytest.param(b"\xef\xbb\xbfdata: a\n\ndata: b\n\n", [b"a", b"b"], id="a byte order mark"),
         pytest.param(b"\n\n\n\ndata: a\n\n\n\n", [b"a"], id="empty lines between"),
         pytest.param(b"data: a\n\ndata: b\n", [b"a"], id="an event without its end"),
         pytest.param(b"data: a:\r\ndata: b\r\n\r\n", [b"a:  b"], id="CRLF within an event"),

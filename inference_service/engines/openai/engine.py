@@ -1,0 +1,175 @@
+"""The engine `openai`: a container, a process or a URL that speaks OpenAI's JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, closing
+
+from inference_service.capacity.claims import GpuNeed
+from inference_service.catalog import ModelSpec
+from inference_service.engines import sse
+from inference_service.engines.base import Chunk, Prompt
+from inference_service.engines.http import Answer, Connections
+from inference_service.engines.openai import log as program_log
+from inference_service.engines.openai import wire
+from inference_service.engines.openai.section import OpenaiNeeds, fill
+from inference_service.errors import EngineFailed, LaunchError
+from inference_service.lifecycle import Progress
+from inference_service.runtimes.base import Instance, Running
+from inference_service.runtimes.command import Command, Mount, Needs, Seat, environment
+
+_MODELS = "/v1/models"
+_LARGEST_LIST = 4 << 20  # of models, at a gateway with many
+
+
+class Openai:
+    """The engine `openai`.
+
+    Every request streams, because servers notice only as they write that their client has left.
+    """
+
+    name = "openai"
+
+    def __init__(self, connections: Connections | None = None) -> None:
+        self._connections = connections or Connections(keep_alive=True)
+
+    def command(self, spec: ModelSpec, seat: Seat) -> Command:
+        needs = spec.needs(OpenaiNeeds)
+        values = _values(spec, needs, seat)
+        env, secrets = environment({name: fill(word, values) for name, word in needs.env.items()})
+        path = needs.weights and needs.weights.path
+        gpu = GpuNeed(needs.gpu_memory) if needs.image and seat.gives(needs.gpus) else None
+        return Command(
+            model=values["served_name"],
+            image=needs.image or "",
+            program=tuple(fill(word, values) for word in needs.command or ()),
+            url=needs.url or "",
+            args=tuple(fill(word, values) for word in needs.args),
+            env=env,
+            secrets={} if needs.url else secrets,
+            mounts=(Mount(path, seat.path(path)),) if path else (),
+            needs=Needs(needs.memory, gpu, needs.container),
+            port=needs.port or seat.port,
+            headers=needs.headers,
+            health=needs.health,
+            concurrency=needs.slots,
+        )
+
+    async def progress(self, command: Command, running: Running) -> AsyncGenerator[Progress]:
+        async with aclosing(running.logs()) as lines:
+            async for line in lines:
+                if (progress := program_log.progress(line)) is not None:
+                    yield progress
+
+    def cause(self, log: Sequence[str]) -> str:
+        return program_log.cause(log)
+
+    async def ready(self, instance: Instance) -> bool:
+        try:
+            async with asyncio.timeout(5):
+                if not await self._answers(instance, instance.health):
+                    return False
+                only = instance.health == _MODELS
+                return only or await self._answers(instance, _MODELS, only_says=True)
+        except OSError:  # TimeoutError is one
+            return False
+
+    async def generate(
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
+    ) -> AsyncGenerator[Chunk]:
+        wire.refuse_what_it_cannot(spec, spec.needs(OpenaiNeeds), prompt)
+        limit = prompt.max_new_tokens
+        while True:
+            try:
+                async with aclosing(self._text(instance, spec, prompt, limit)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+            except wire.NoRoom as error:  # always before the first token
+                if error.room >= limit:
+                    raise EngineFailed("refuses a request that fits") from None
+                limit = error.room
+
+    async def aclose(self) -> None:
+        await self._connections.aclose()
+
+    async def _text(
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, limit: int
+    ) -> AsyncGenerator[Chunk]:
+        """Yield a text of at most `limit` tokens. Raises NoRoom where the context has fewer."""
+        needs = spec.needs(OpenaiNeeds)
+        body = wire.request(needs, instance.model, prompt, limit)
+        text = wire.Text(spec, prompt, server_stops="stop" in needs.names)
+        try:
+            stream = sse.post(self._connections, f"{instance.url}/v1/completions", body)
+            async with aclosing(stream) as batches:
+                async for lines in batches:
+                    text.feed(lines)
+                    if text.ended:
+                        break
+                    if (chunk := text.chunk()) is not None:
+                        yield chunk
+        except sse.Refusal as refusal:
+            raise wire.refused(spec, refusal) from None
+        yield text.last()
+
+    async def _answers(self, instance: Instance, path: str, *, only_says: bool = False) -> bool:
+        """Return whether the engine answers at this path, and says that it has the model.
+
+        With `only_says` the path may be one that the engine does not have. Raises LaunchError where
+        waiting is no use.
+        """
+        address = f"{instance.url}{path}"
+        with closing(await self._connections.ask("GET", address)) as answer:
+            status, content_type = answer.status, answer.content_type
+            if status != 200 and only_says:
+                return True
+            if status in (401, 403):
+                advice = "see `key_file` in the catalog"
+                raise LaunchError(f"{address} refuses the key of this service; {advice}")
+            if status == 404 and not instance.port:
+                advice = "see `url` and `health` in the catalog"
+                raise LaunchError(f"{address} is not there (HTTP 404); {advice}")
+            if status != 200:
+                return False
+            if content_type == "text/html":
+                advice = "see `url` and `health` in the catalog"
+                raise LaunchError(f"{address} is a page for people, and no engine; {advice}")
+            names = wire.model_names(await _body(answer)) if path == _MODELS else None
+        return _has(instance.model, names) or only_says
+
+
+def _has(model: str, names: list[str] | None) -> bool:
+    """Return whether a list of models has this one; a list that is empty may still grow."""
+    if names and model not in names:
+        known = ", ".join(map(repr, names[:5]))
+        raise LaunchError(f"the engine serves {known}, and not {model!r}; see `served_name`")
+    return names is None or bool(names)
+
+
+async def _body(answer: Answer) -> bytes:
+    body = b""
+    async for data in answer:
+        body += data
+        if len(body) > _LARGEST_LIST:
+            break
+    return body
+
+
+def _values(spec: ModelSpec, needs: OpenaiNeeds, seat: Seat) -> dict[str, str]:
+    """Return what the placeholders of an entry stand for."""
+    fraction, count = 0.9, 1  # of an engine that has all GPUs to itself; 0.9 is vLLM's default
+    if seat.gpus is not None:
+        # Rounded down: rounded up, the fraction could take memory that other models hold.
+        fraction, count = math.floor(seat.gpus.fraction * 1000) / 1000, len(seat.gpus.ids)
+    return {
+        "host": seat.host,
+        "port": str(seat.port),
+        "served_name": needs.served_name or spec.id,
+        "context_length": str(spec.context_length),
+        "weights": seat.path(needs.weights.path) if needs.weights else "",
+        "gpus": str(count),
+        "gpu_fraction": str(fraction),
+    }

@@ -1,0 +1,1 @@
+"""Engines that others have written, installed by `make test-engines`."""
