@@ -137,6 +137,7 @@ class Model:
 
     def begin(self) -> None:
         """Start the model unless it runs, and return at once. Raises what is known already."""
+        self._refuse()
         if self._runs is None:
             self._begin()
 
