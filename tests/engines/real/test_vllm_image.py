@@ -78,7 +78,7 @@ async def test_vllm_in_an_image(tmp_path: Path, docker_client: DockerClient) -> 
             whole = await service.stub.Generate(
                 pb.GenerateRequest(model_id="mine", prompt=prompt, temperature=0, max_new_tokens=20)
             )
-            assert whole.generated_text.startswith(f"{prompt}, there was a little girl")
+            assert whole.generated_text.startswith(f"{prompt}, there was a ")
             assert whole.summary.completion_token_count == 20
 
             request = pb.GenerateStreamRequest(
