@@ -211,6 +211,7 @@ class FakeEngine:
         self._generates = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
+        self.sent: list[bytes] = []  # all pieces of answers
         self.routes = {"/whole": [b"a word"], "/words": [b" word"] * 200}
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
@@ -260,6 +261,7 @@ class FakeEngine:
                     await self._speaks()
                     if source.closed:
                         return
+                    self.sent.append(piece)
                     sink.data(piece)
             except Exception as error:
                 sink.end(error)
