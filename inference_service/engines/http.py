@@ -21,6 +21,9 @@ from inference_service.runtimes.base import Instance
 
 LARGEST_HEAD = 1 << 16  # bytes; of what comes between two pieces of a body, too
 
+_TOO_MUCH = "a head, or trailers, of more than 64 KiB"
+_FRAMES = {b"content-length", b"transfer-encoding"}
+
 
 class Connections:
     """Connections to any number of instances, each used by one request at a time.
@@ -99,8 +102,7 @@ class Connections:
             headers["accept"] = request.accept
         if request.content_type:
             headers["content-type"] = request.content_type
-        for name, value in instance.headers.items():
-            headers[name.lower()] = value
+        headers |= {name.lower(): value for name, value in instance.headers.items()}
         if request.body or request.method not in ("GET", "DELETE"):
             headers["content-length"] = str(len(request.body))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
@@ -237,11 +239,12 @@ class Exchange:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            broken = ConnectionAbortedError(
-                f"what the engine sent is no HTTP: {error.__context__ or error}"
-            )
+            reason = error.__context__ or error
+            broken = ConnectionAbortedError(f"what the engine sent is no HTTP: {reason}")
         if self._status and not self._begun:
-            self._begin()
+            self._begun = True
+            self._sink.head(Head(self._status, self._headers), self)
+            self._wake()
         if self._body and not self._over:
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._body.clear()
@@ -250,7 +253,7 @@ class Exchange:
         elif not self._whole:
             self._between += len(data)
             if self._between > LARGEST_HEAD and broken is None:
-                broken = ConnectionAbortedError("the engine sent a head of more than 64 KiB")
+                broken = ConnectionAbortedError(f"the engine sent {_TOO_MUCH}")
         if self._over:
             return
         if self._whole:
@@ -259,15 +262,12 @@ class Exchange:
             self._finish(broken)
 
     def lost(self, error: Exception | None) -> None:
-        """Note the end of the connection."""
-        if error is None:
-            # Without a length or chunks, the connection ends with the body.
-            if self._begun and not self._framed:
-                self._finish(None)
-                return
-            kind = ConnectionAbortedError if self.answered else ConnectionResetError
-            error = kind("the engine closed the connection")
-        self._finish(error)
+        """Note the end of the connection, which ends a body without a length or chunks."""
+        if error is None and self._begun and _FRAMES.isdisjoint(self._headers):
+            self._finish(None)
+            return
+        kind = ConnectionAbortedError if self.answered else ConnectionResetError
+        self._finish(error or kind("the engine closed the connection"))
 
     # The parser calls these.
 
@@ -282,7 +282,7 @@ class Exchange:
             return
         self._head_size += len(name) + len(value) + 4
         if self._head_size > LARGEST_HEAD:
-            raise ValueError("a head of more than 64 KiB")
+            raise ValueError(_TOO_MUCH)
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
@@ -304,15 +304,6 @@ class Exchange:
         if self._status:
             self._whole = True
             self._reusable = self._parser.should_keep_alive()
-
-    @property
-    def _framed(self) -> bool:
-        return b"content-length" in self._headers or b"transfer-encoding" in self._headers
-
-    def _begin(self) -> None:
-        self._begun = True
-        self._sink.head(Head(self._status, self._headers), self)
-        self._wake()
 
     def _finish(self, error: Exception | None, *, reusable: bool = False) -> None:
         sink = self._sink
