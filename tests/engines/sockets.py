@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -95,3 +96,12 @@ async def ask(connections: Connections, served: Server, request: Request = GET) 
 async def body(answer: Answer) -> bytes:
     with closing(answer):
         return b"".join([data async for data in answer])
+
+
+def has_ipv6() -> bool:
+    """Return whether this machine has IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

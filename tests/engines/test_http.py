@@ -24,6 +24,7 @@ from tests.engines.sockets import (
     answers_and_waits,
     ask,
     body,
+    has_ipv6,
     once,
     sends,
     serving,
@@ -37,14 +38,6 @@ async def connections() -> AsyncIterator[Connections]:
     connections = Connections(keep_alive=True)
     yield connections
     await connections.aclose()
-
-
-def _has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 async def test_a_connection_is_used_again(connections: Connections) -> None:
@@ -264,7 +257,7 @@ async def test_closing_closes_kept_connections_and_keeps_no_more(
         assert await body(late) == b"ok"
 
 
-@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 async def test_an_address_may_be_one_of_ipv6(connections: Connections) -> None:
     async with serving(once, host="::1") as served:
         assert await body(await ask(connections, served)) == b"ok"

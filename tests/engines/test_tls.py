@@ -21,6 +21,7 @@ from tests.engines.sockets import (
     Writer,
     ask,
     body,
+    has_ipv6,
     once,
     sends,
     serving,
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.skipif(which("openssl") is None, reason="makes certific
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make `good` for 127.0.0.1, `other` for another host, both of the CA `ca`."""
+    """Make `good` for this machine, `other` for another host, both of the CA `ca`."""
     folder = tmp_path_factory.mktemp("certificates")
 
     def openssl(*arguments: str) -> None:
@@ -40,7 +41,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
     openssl(*new, "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.pem")
-    for name, host in (("good", "IP:127.0.0.1"), ("other", "DNS:other.example")):
+    for name, host in (("good", "IP:127.0.0.1,IP:::1"), ("other", "DNS:other.example")):
         signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", f"subjectAltName={host}")
         openssl(
             *new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem", *signed
@@ -84,6 +85,14 @@ async def test_a_request_on_a_kept_connection_that_is_closed_unread_is_sent_agai
     async with serving(once, once, tls=server_side(certificates)) as served:
         for _ in range(2):
             assert await body(await ask(connections, served)) == b"ok"
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+async def test_a_certificate_may_be_for_an_address_of_ipv6(
+    connections: Connections, certificates: Path
+) -> None:
+    async with serving(once, host="::1", tls=server_side(certificates)) as served:
+        assert await body(await ask(connections, served)) == b"ok"
 
 
 async def test_a_sink_holds_the_engine_back(connections: Connections, certificates: Path) -> None:
