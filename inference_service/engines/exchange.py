@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -14,7 +15,6 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 # A fragment is never sent, and some servers take a backslash for a slash.
 _PATH = re.compile(r"/[!-\"$-\[\]-~]*")
-_VALUE = re.compile(r"[\t -~\x80-\U0010ffff]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,20 @@ class Request:
     accept: str = ""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InvalidRequest(f"the method must be one of {', '.join(METHODS)}")
-        if not _PATH.fullmatch(self.path):
-            raise InvalidRequest("the path must begin with `/`, and be percent-encoded")
-        segments = re.split(r"[/\\]", unquote(self.path.partition("?")[0]))
-        if not {".", ".."}.isdisjoint(segments):
-            raise InvalidRequest("the path must have no `.` or `..` between slashes")
-        if not _VALUE.fullmatch(self.content_type + self.accept):
+        _check(self.method, self.path)
+        if not (self.content_type + self.accept).isprintable():
             raise InvalidRequest("the headers must have no line breaks or other control characters")
+
+
+@lru_cache(maxsize=256)  # most requests are for one of a few paths
+def _check(method: str, path: str) -> None:
+    if method not in METHODS:
+        raise InvalidRequest(f"the method must be one of {', '.join(METHODS)}")
+    if not _PATH.fullmatch(path):
+        raise InvalidRequest("the path must begin with `/`, and be percent-encoded")
+    segments = re.split(r"[/\\]", unquote(path.partition("?")[0]))
+    if not {".", ".."}.isdisjoint(segments):
+        raise InvalidRequest("the path must have no `.` or `..` between slashes")
 
 
 @dataclass(frozen=True, slots=True)

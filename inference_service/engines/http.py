@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import httptools
@@ -95,17 +94,17 @@ class Connections:
         self._idle.clear()
 
     def _head(self, origin: _Origin, base: str, instance: Instance, request: Request) -> bytes:
-        headers = {"host": origin.shown}
-        if not self._keep_alive:
-            headers["connection"] = "close"
-        if request.accept:
-            headers["accept"] = request.accept
-        if request.content_type:
-            headers["content-type"] = request.content_type
-        headers |= {name.lower(): value for name, value in instance.headers.items()}
+        headers = {
+            "host": origin.shown,
+            "connection": "" if self._keep_alive else "close",
+            "accept": request.accept,
+            "content-type": request.content_type,
+        }
+        if instance.headers:
+            headers |= {name.lower(): value for name, value in instance.headers.items()}
         if request.body or request.method not in ("GET", "DELETE"):
             headers["content-length"] = str(len(request.body))
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if value])
         return f"{request.method} {base}{request.path} HTTP/1.1\r\n{lines}\r\n".encode()
 
     async def _connect(self, origin: _Origin) -> _Connection:
@@ -142,8 +141,7 @@ class Connections:
             self._sweeper = loop.call_later(self._kept_for, self._sweep)
 
 
-@dataclass(frozen=True, slots=True)
-class _Origin:
+class _Origin(NamedTuple):
     """Where to connect to; `shown` is the host as the URL has it."""
 
     secure: bool
@@ -180,15 +178,15 @@ class Exchange:
     """A request and its answer on one connection: the source of the sink that gets the answer."""
 
     def __init__(self, connections: Connections, connection: _Connection, sink: Sink) -> None:
-        self.answered = False  # by a byte at least
         self._connections = connections
         self._connection = connection
         self._sink = sink
-        self._parser = httptools.HttpResponseParser(self)
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
         self._head_size = 0
-        self._body: list[bytes] = []
+        self._body: list[bytes] = []  # of one read
+        self.on_body = self._body.append  # for the parser, as the methods below
+        self._parser = httptools.HttpResponseParser(self)
         self._between = 0  # bytes since the last piece of the body
         self._begun = False  # the sink has the head
         self._whole = False
@@ -197,6 +195,11 @@ class Exchange:
         self._error: Exception | None = None
         self._change: asyncio.Future[None] | None = None  # for the caller that waits
         connection.exchange = self
+
+    @property
+    def answered(self) -> bool:
+        """Whether a byte of an answer has come."""
+        return self._begun or self._between > 0
 
     async def begun(self, payload: bytes) -> Self:
         """Send the request, and return when the sink has the head.
@@ -234,7 +237,6 @@ class Exchange:
 
     def feed(self, data: bytes) -> None:
         """Take bytes that the engine has sent."""
-        self.answered = True
         broken: Exception | None = None
         try:
             self._parser.feed_data(data)
@@ -294,10 +296,6 @@ class Exchange:
             self._status = status
         else:
             self._headers.clear()
-
-    def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body until all of this read is parsed."""
-        self._body.append(body)
 
     def on_message_complete(self) -> None:
         """Note the end of the body, unless it is that of an interim answer."""

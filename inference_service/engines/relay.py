@@ -72,7 +72,7 @@ class Answer:
         self._size += len(data)
         if self._size > AHEAD:
             self._source.pause()
-        if not self._gathering or self._complete():
+        if not self._gathering or self._size > AHEAD:
             self._wake()
 
     def end(self, error: Exception | None) -> None:
