@@ -94,10 +94,8 @@ def _counted(texts: dict[str, int]) -> tuple[int, dict[str, int]]:
 
 async def _make(texts: dict[str, int]) -> dict[str, int]:
     """Make the texts; returns the messages of the last one of each shape."""
-    engine, spec = (
-        Tgi(""),
-        next(iter(kinds.catalog())),
-    )  # once: it costs as much as some thousand tokens
+    # Once: to read the catalog costs as much as some thousand tokens.
+    engine, spec = Tgi(""), next(iter(kinds.catalog()))
     messages = {}
     try:
         for shape, number in texts.items():
@@ -112,7 +110,9 @@ async def _text(engine: Tgi, spec: ModelSpec, together: int) -> int:
     """Stream one text as the servicer and the bridge do; returns its messages."""
     blocks = _blocks(together)
 
-    async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[bytes]:
+    async def post(
+        connections: Connections, instance: Instance, path: str, body: Any
+    ) -> AsyncGenerator[bytes]:
         parser = sse.EventParser()
         for block in blocks:
             if lines := parser.feed(block):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.exchange import Head, Request, Sink
 from inference_service.engines.llamacpp import GgufWeights, LlamacppNeeds
 from inference_service.errors import EngineLost, LaunchError
 from inference_service.key import Key
@@ -170,11 +171,31 @@ class FakeRuntime:
         self.changed = asyncio.Event()
 
 
+class FakeSource:
+    """The source of an answer of the fake engine."""
+
+    def __init__(self) -> None:
+        self.flows = asyncio.Event()
+        self.flows.set()
+        self.closed = False
+
+    def pause(self) -> None:
+        self.flows.clear()
+
+    def resume(self) -> None:
+        self.flows.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self.flows.set()
+
+
 class FakeEngine:
     """An engine whose texts are "word word ...".
 
     While `may_answer` is closed, the engine is not ready. While `may_speak` is closed, each token
-    is held. Models whose ids are in `gpu_needs` want GPUs.
+    is held, and each piece of an answer. Models whose ids are in `gpu_needs` want GPUs. `routes`
+    has the answers to `ask`, in pieces.
     """
 
     name = "fake"
@@ -190,6 +211,8 @@ class FakeEngine:
         self._generates = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
+        self.sent: list[bytes] = []  # all pieces of answers
+        self.routes = {"/whole": [b"a word"], "/words": [b" word"] * 200}
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         need = self.gpu_needs.get(spec.id) if seat.gives("auto") else None
@@ -216,24 +239,54 @@ class FakeEngine:
     async def generate(
         self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
-        self.open += 1
-        self.idle.clear()
-        try:
+        with self._working():
             for count in range(1, prompt.max_new_tokens + 1):
-                self._generates.set()
-                await self.may_speak.wait()
-                if self.failure is not None:
-                    raise self.failure
+                await self._speaks()
                 last = count == prompt.max_new_tokens
                 finish = Finish(FinishReason.LENGTH, len(prompt.text.split()), count)
                 yield Chunk(" word", 1, finish if last else None)
+
+    async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
+        source, pieces = FakeSource(), self.routes.get(request.path)
+        with self._working():
+            if self.failure is not None:
+                raise self.failure
+            sink.head(
+                Head(404 if pieces is None else 200, {b"content-type": b"text/plain"}), source
+            )
+            try:
+                for piece in pieces or [b"no such path"]:
+                    await asyncio.sleep(0)  # a read of its own
+                    await source.flows.wait()
+                    await self._speaks()
+                    if source.closed:
+                        return
+                    self.sent.append(piece)
+                    sink.data(piece)
+            except Exception as error:
+                sink.end(error)
+                raise
+            sink.end(None)
+
+    async def _speaks(self) -> None:
+        self._generates.set()
+        await self.may_speak.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self.open += 1
+        self.idle.clear()
+        try:
+            yield
         finally:
             self.open -= 1
             if not self.open:
                 self.idle.set()
 
     async def generates(self) -> None:
-        """Return as soon as the first text has been asked for."""
+        """Return as soon as the first text or answer has been asked for."""
         async with within(SLOWLY, "no text was asked for"):
             await self._generates.wait()
 

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from inference_service.catalog import ModelSpec
+from inference_service.engines.exchange import Request, Sink
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import Command, Seat
@@ -66,7 +67,7 @@ class Engine(Protocol):
 
     To add an engine:
 
-    1. Write a module here, or a folder where one module has more than 350 lines. `http`, `sse` and
+    1. Write a module here, or a folder where one module has more than 350 lines. `relay`, `sse` and
        `stops` do for programs that speak HTTP. The module has the section of an entry too: weights,
        memory, options. A contract in pyproject.toml names each module.
     2. Add its line to the table in `engines/kinds.py`: catalog, settings, placement and server read
@@ -146,6 +147,27 @@ class Engine(Protocol):
             EngineOverloaded: the engine has no slot for the request.
             EngineLost: the engine broke off, as one does that dies. Another may repeat the request.
             EngineFailed: the engine failed, or its answer makes no sense; with what it sent.
+        """
+
+    async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
+        """Pass a request on as it is, and the bytes of its answer to the sink.
+
+        This is for all that `generate` does not know. Returns when the sink has the end. Cancelling
+        the call, or closing the source, ends the request in the engine, whose slot is then free
+        within a second.
+
+        - The engine gets the method, the path below the URL of the instance, the body, and of the
+          caller's headers `accept` and `content-type` alone. The headers of the instance go along,
+          and replace those of the same name.
+        - The sink gets the answer as the engine has sent it, whatever its status: the engine's own
+          404, too. It gets the head, then the bytes of each read, then the end, straight from the
+          loop: there is no task, queue or object for each piece.
+        - A sink that is slow pauses its source. Then the engine waits, and only what had been read
+          already still comes. Neither an answer nor the time that it takes has a limit here.
+
+        Raises EngineLost where the engine cannot be reached, breaks off, or sends something else
+        than HTTP. If the sink has got nothing by then, another engine may repeat the request;
+        otherwise the sink gets that end, too.
         """
 
     async def aclose(self) -> None:

@@ -2,23 +2,30 @@
 
 This client is a write, llhttp's parser (httptools) and a read. In place of aiohttp's, it saves a
 quarter of the CPU of a short text on gRPC, and a third with 64 callers (docs/performance.md). It
-has no TLS, proxies, redirects, cookies or compression: engines on loopback use none of them.
+has no proxies, redirects, cookies or compression, and does not ask for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
-from typing import Self
+import ssl
+from functools import lru_cache
+from typing import NamedTuple, Self
+from urllib.parse import urlsplit
 
 import httptools
 
-AHEAD = 1 << 16  # bytes that are held for a slow reader, beyond those of one read
+from inference_service.engines.exchange import Head, Request, Sink
+from inference_service.runtimes.base import Instance
+
+LARGEST_HEAD = 1 << 16  # bytes; of what comes between two pieces of a body, too
+
+_TOO_MUCH = "a head, or trailers, of more than 64 KiB"
+_FRAMES = {b"content-length", b"transfer-encoding"}
 
 
 class Connections:
-    """Connections to any number of engines, each used by one request at a time.
+    """Connections to any number of instances, each used by one request at a time.
 
     Neither their number nor the time of an answer has a limit: only the caller knows how long a
     text may take. With `keep_alive` False, each request has a connection of its own. Times are in
@@ -26,60 +33,58 @@ class Connections:
 
     - `kept_for`: a connection that is not used for so long is closed.
     - `connect_timeout`: a busy engine does not need it, as its kernel accepts connections for it.
-    - `gather`: between two reads of an answer, see `Answer`.
+
+    An instance at `https://` must have a certificate of a CA that the system trusts; OpenSSL's
+    variables SSL_CERT_FILE and SSL_CERT_DIR name other CAs.
     """
 
     def __init__(
-        self,
-        *,
-        keep_alive: bool,
-        kept_for: float = 15.0,
-        connect_timeout: float = 30.0,
-        gather: float = 0.01,
+        self, *, keep_alive: bool, kept_for: float = 15.0, connect_timeout: float = 30.0
     ) -> None:
-        self.gather = gather
         self._keep_alive = keep_alive
         self._kept_for = kept_for
         self._connect_timeout = connect_timeout
-        self._idle: dict[str, list[_Connection]] = {}  # by host and port, the last used last
+        self._tls: ssl.SSLContext | None = None
+        self._idle: dict[_Origin, list[_Connection]] = {}  # the last used last
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def ask(self, method: str, url: str, body: bytes | None = None) -> Answer:
-        """Send a request, and return the answer when its head has come. A body is JSON.
+    async def ask(self, instance: Instance, request: Request, sink: Sink) -> Exchange:
+        """Send a request, and return when its sink has the head of the answer.
 
         An engine may close a kept connection just as it is used again. In that case the engine has
         read nothing of the request, which is sent again on another connection. Raises OSError when
-        the engine cannot be reached, breaks off, or sends something else than HTTP.
+        the engine cannot be reached, breaks off, or sends something else than HTTP, before the sink
+        has got anything; later the sink gets that error as the end. Cancelling the call closes the
+        connection.
         """
-        host, target = _parts(url)
-        head = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\n"
-        if not self._keep_alive:
-            head += "connection: close\r\n"
-        if body is not None:
-            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        request = f"{head}\r\n".encode() + (body or b"")
-        while idle := self._idle.get(host):
+        origin, base = _parts(instance.url)
+        payload = self._head(origin, base, instance, request) + request.body
+        while idle := self._idle.get(origin):
             connection = idle.pop()
             if connection.transport.is_closing():
                 continue
-            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-                return await Answer(self, connection).begun(request)
-        return await Answer(self, await self._connect(host)).begun(request)
+            exchange = Exchange(self, connection, sink)
+            try:
+                return await exchange.begun(payload)
+            except (ConnectionResetError, BrokenPipeError):
+                if exchange.answered:
+                    raise
+        return await Exchange(self, await self._connect(origin), sink).begun(payload)
 
     def release(self, connection: _Connection) -> None:
-        """Take back a connection whose answer has been read to its end."""
+        """Take back a connection whose answer has ended."""
         if self._closed or not self._keep_alive:
             connection.transport.abort()
             return
         loop = asyncio.get_running_loop()
         connection.used_at = loop.time()
-        self._idle.setdefault(connection.host, []).append(connection)
+        self._idle.setdefault(connection.origin, []).append(connection)
         if self._sweeper is None:
             self._sweeper = loop.call_later(self._kept_for, self._sweep)
 
     async def aclose(self) -> None:
-        """Close the kept connections now, and each other one when its answer is closed."""
+        """Close the kept connections now, and each other one when its answer has ended."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -88,218 +93,255 @@ class Connections:
                 connection.transport.abort()
         self._idle.clear()
 
-    async def _connect(self, host: str) -> _Connection:
+    def _head(self, origin: _Origin, base: str, instance: Instance, request: Request) -> bytes:
+        headers = {
+            "host": origin.shown,
+            "connection": "" if self._keep_alive else "close",
+            "accept": request.accept,
+            "content-type": request.content_type,
+        }
+        if instance.headers:
+            headers |= {name.lower(): value for name, value in instance.headers.items()}
+        if request.body or request.method not in ("GET", "DELETE"):
+            headers["content-length"] = str(len(request.body))
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if value])
+        return f"{request.method} {base}{request.path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+    async def _connect(self, origin: _Origin) -> _Connection:
         loop = asyncio.get_running_loop()
-        address, _, port = host.rpartition(":")
+        if origin.secure and self._tls is None:
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        tls = self._tls if origin.secure else None
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(host), address.strip("[]"), int(port)
+                    lambda: _Connection(origin), origin.host, origin.port, ssl=tls
                 )
         except TimeoutError:
             limit = f"{self._connect_timeout:g} s"
-            raise TimeoutError(f"{host} does not accept a connection in {limit}") from None
+            raise TimeoutError(f"{origin.shown} does not accept a connection in {limit}") from None
+        except ssl.SSLCertVerificationError as error:
+            reason = error.verify_message.rstrip(".")
+            raise OSError(f"the certificate of {origin.shown} is not trusted: {reason}") from None
+        except ssl.SSLError as error:
+            raise OSError(f"{origin.shown} speaks no TLS: {error.reason or error}") from None
         return connection
 
     def _sweep(self) -> None:
         self._sweeper = None
         loop = asyncio.get_running_loop()
         oldest = loop.time() - self._kept_for
-        for host, connections in [*self._idle.items()]:
+        for origin, connections in [*self._idle.items()]:
             while connections and connections[0].used_at <= oldest:
                 connections.pop(0).transport.abort()
             if not connections:
-                del self._idle[host]
+                del self._idle[origin]
         if self._idle:
             self._sweeper = loop.call_later(self._kept_for, self._sweep)
 
 
+class _Origin(NamedTuple):
+    """Where to connect to; `shown` is the host as the URL has it."""
+
+    secure: bool
+    host: str
+    port: int
+    shown: str
+
+
 class _Connection(asyncio.Protocol):
-    """A socket, with the answer that is being read from it, if any."""
+    """A socket, with the exchange that uses it, if any."""
 
     transport: asyncio.Transport
 
-    def __init__(self, host: str) -> None:
-        self.host = host
-        self.answer: Answer | None = None
+    def __init__(self, origin: _Origin) -> None:
+        self.origin = origin
+        self.exchange: Exchange | None = None
         self.used_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        if self.answer is None:  # there was no request
+        if self.exchange is None:  # there was no request
             self.transport.abort()
         else:
-            self.answer.feed(data)
+            self.exchange.feed(data)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.answer is not None:
-            self.answer.lost(error)
+        if self.exchange is not None:
+            self.exchange.lost(error)
 
 
-class Answer:
-    """The answer to one request, as an iterator over the bytes of its body.
+class Exchange:
+    """A request and its answer on one connection: the source of the sink that gets the answer."""
 
-    Each step gives all bytes that have come. The first bytes and the end are given at once. Steps
-    between them are 10 ms apart (`gather`), so that more bytes can come: engines write each token
-    by itself, and a thousand tokens in a second are so passed on in a hundred steps.
-
-    Call `close` in any case. Before the end of the answer `close` closes the connection, by which
-    the engine learns that its caller has left.
-    """
-
-    def __init__(self, connections: Connections, connection: _Connection) -> None:
-        self.status = 0
-        self.headers: dict[bytes, bytes] = {}  # names in small letters
+    def __init__(self, connections: Connections, connection: _Connection, sink: Sink) -> None:
         self._connections = connections
         self._connection = connection
+        self._sink = sink
+        self._status = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._head_size = 0
+        self._body: list[bytes] = []  # of one read
+        self.on_body = self._body.append  # for the parser, as the methods below
         self._parser = httptools.HttpResponseParser(self)
-        self._body: list[bytes] = []
-        self._size = 0
-        self._framed = False  # it has a length or is chunked: it can end before the connection does
-        self._ended = False
+        self._between = 0  # bytes since the last piece of the body
+        self._begun = False  # the sink has the head
+        self._whole = False
         self._reusable = False
-        self._error: OSError | None = None
-        self._read_at = -math.inf
-        self._gather_time = connections.gather
-        self._gathering = False
-        self._change: asyncio.Future[None] | None = None  # for the reader that waits
-        connection.answer = self
+        self._over = False
+        self._error: Exception | None = None
+        self._change: asyncio.Future[None] | None = None  # for the caller that waits
+        connection.exchange = self
 
     @property
-    def content_type(self) -> str:
-        """The type of the body in small letters, without its parameters."""
-        given = self.headers.get(b"content-type", b"").decode("latin-1")
-        return given.partition(";")[0].strip().lower()
+    def answered(self) -> bool:
+        """Whether a byte of an answer has come."""
+        return self._begun or self._between > 0
 
-    async def begun(self, request: bytes) -> Self:
-        """Send the request, and return when the head of the answer has come.
+    async def begun(self, payload: bytes) -> Self:
+        """Send the request, and return when the sink has the head.
 
-        Raises ConnectionResetError when the connection ends before the first byte of an answer.
+        Raises ConnectionResetError when the connection ends before that.
         """
-        try:
-            self._connection.transport.write(request)
-            while not self.status:
-                await self._changed()
-        except BaseException:
-            self.close()
-            raise
+        self._connection.transport.write(payload)
+        await self._changed()
+        if self._error is not None and not self._begun:
+            raise self._error
         return self
 
-    def __aiter__(self) -> Self:
-        return self
+    async def ended(self) -> None:
+        """Return when the sink has the end, or has closed its source.
 
-    async def __anext__(self) -> bytes:
-        while not self._body:
-            if self._ended:
-                raise StopAsyncIteration
+        Raises the error of the end. Cancelling the call closes the connection.
+        """
+        if not self._over:
             await self._changed()
-        await self._gather()
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        if self._size > AHEAD:
+        if self._error is not None:
+            raise self._error
+
+    def pause(self) -> None:
+        if not self._over:
+            self._connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._over:
             self._connection.transport.resume_reading()
-        self._size = 0
-        return body
 
     def close(self) -> None:
-        """Release the connection, or close it if the answer goes on. Must not be called twice."""
-        self._connection.answer = None
-        del self._parser  # it refers to this answer, and a cycle is work for the garbage collector
-        if self._reusable and not self._connection.transport.is_closing():
-            self._connection.transport.resume_reading()
-            self._connections.release(self._connection)
-        else:
-            self._connection.transport.abort()
+        if not self._over:
+            self._leave(reusable=False)
+            self._wake()
 
     def feed(self, data: bytes) -> None:
         """Take bytes that the engine has sent."""
+        broken: Exception | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            if not self._ended:
-                self._fail(ConnectionAbortedError(f"what the engine sent is no HTTP: {error}"))
-            self._connection.transport.abort()
-        if self._size > AHEAD:
-            self._connection.transport.pause_reading()
-        if not self._gathering or self._complete():
+            reason = error.__context__ or error
+            broken = ConnectionAbortedError(f"what the engine sent is no HTTP: {reason}")
+        if self._status and not self._begun:
+            self._begun = True
+            self._sink.head(Head(self._status, self._headers), self)
             self._wake()
+        if self._body and not self._over:
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._body.clear()
+            self._between = 0
+            self._sink.data(body)
+        elif not self._whole:
+            self._between += len(data)
+            if self._between > LARGEST_HEAD and broken is None:
+                broken = ConnectionAbortedError(f"the engine sent {_TOO_MUCH}")
+        if self._over:
+            return
+        if self._whole:
+            self._finish(None, reusable=self._reusable and broken is None)
+        elif broken is not None:
+            self._finish(broken)
 
     def lost(self, error: Exception | None) -> None:
-        """Note the end of the connection."""
-        if self._ended:
+        """Note the end of the connection, which ends a body without a length or chunks."""
+        if error is None and self._begun and _FRAMES.isdisjoint(self._headers):
+            self._finish(None)
             return
-        if self.status and not self._framed and error is None:
-            self._ended = True
-            self._wake()
-        elif isinstance(error, OSError):
-            self._fail(error)
-        else:
-            kind = ConnectionAbortedError if self.status else ConnectionResetError
-            self._fail(kind("the engine closed the connection"))
+        kind = ConnectionAbortedError if self.answered else ConnectionResetError
+        self._finish(error or kind("the engine closed the connection"))
 
     # The parser calls these.
 
     def on_message_begin(self) -> None:
         """Refuse a second answer to the one request."""
-        if self._ended:
+        if self._whole:
             raise ValueError("more than the answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note a header."""
-        self.headers[name.lower()] = value
+        """Note a header; those after the body are dropped."""
+        if self._status:
+            return
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > LARGEST_HEAD:
+            raise ValueError(_TOO_MUCH)
+        self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        """Note the end of the head."""
-        self.status = self._parser.get_status_code()
-        self._framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
-
-    def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body until it is read."""
-        self._body.append(body)
-        self._size += len(body)
+        """Note the end of the head. An interim answer (1xx) is not the answer."""
+        status = self._parser.get_status_code()
+        if status == 101:
+            raise ValueError("a switch to another protocol")
+        if status >= 200:
+            self._status = status
+        else:
+            self._headers.clear()
 
     def on_message_complete(self) -> None:
-        """Note the end of the body."""
-        self._ended = True
-        self._reusable = self._parser.should_keep_alive()
+        """Note the end of the body, unless it is that of an interim answer."""
+        if self._status:
+            self._whole = True
+            self._reusable = self._parser.should_keep_alive()
 
-    async def _gather(self) -> None:
-        loop = asyncio.get_running_loop()
-        soonest = self._read_at + self._gather_time
-        if loop.time() < soonest and not self._complete():
-            self._gathering = True
-            timer = loop.call_at(soonest, self._wake)
-            try:
-                await self._changed()
-            finally:
-                self._gathering = False
-                timer.cancel()
-        self._read_at = loop.time()
+    def _finish(self, error: Exception | None, *, reusable: bool = False) -> None:
+        sink = self._sink
+        self._error = error
+        self._leave(reusable=reusable)
+        if self._begun:
+            sink.end(error)
+        self._wake()
 
-    def _complete(self) -> bool:
-        """Return whether no more bytes can be added to those that are held."""
-        return self._ended or self._size > AHEAD
+    def _leave(self, *, reusable: bool) -> None:
+        """Give the connection back or close it, and break the cycles with parser and sink."""
+        self._over = True
+        connection, transport = self._connection, self._connection.transport
+        connection.exchange = None
+        del self._parser, self._sink
+        # An engine that answers before it has read the whole request will not read the rest.
+        if reusable and not transport.is_closing() and not transport.get_write_buffer_size():
+            transport.resume_reading()
+            self._connections.release(connection)
+        else:
+            transport.abort()
 
     async def _changed(self) -> None:
-        """Wait for more bytes. Raises the connection's error after the last byte was read."""
-        if self._error is None:
-            self._change = asyncio.get_running_loop().create_future()
+        self._change = asyncio.get_running_loop().create_future()
+        try:
             await self._change
-        if self._error is not None and not self._body:
-            raise self._error
+        except asyncio.CancelledError:
+            self.close()
+            raise
 
     def _wake(self) -> None:
         if self._change is not None and not self._change.done():
             self._change.set_result(None)
 
-    def _fail(self, error: OSError) -> None:
-        self._error = self._error or error
-        self._wake()
 
-
-def _parts(url: str) -> tuple[str, str]:
-    """Split `http://127.0.0.1:8080/generate` into the host with its port, and the rest."""
-    host, _, path = url.removeprefix("http://").partition("/")
-    return host, f"/{path}"
+@lru_cache(maxsize=256)
+def _parts(url: str) -> tuple[_Origin, str]:
+    """Split a URL into its origin and the base path, which is empty or begins with a slash."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    shown = parts.netloc.rpartition("@")[2]
+    port = parts.port or (443 if secure else 80)
+    return _Origin(secure, parts.hostname or "", port, shown), parts.path.rstrip("/")

@@ -19,8 +19,9 @@ import msgspec
 from pydantic import Field, model_validator
 
 from inference_service.catalog import EngineNeeds, Mistake, ModelSpec, Section
-from inference_service.engines import sse
+from inference_service.engines import relay, sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.errors import (
     EngineFailed,
@@ -165,14 +166,13 @@ class Llamacpp:
         return message or (plain[-1] if plain else "")
 
     async def ready(self, instance: Instance) -> bool:
-        url = f"{instance.url}/health"
-        return await sse.answers(self._connections, url)  # 503 while the model loads
+        return await sse.answers(self._connections, instance, "/health")  # 503 as the model loads
 
     async def generate(
         self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
         try:
-            stream = sse.post(self._connections, f"{instance.url}/completion", _request(prompt))
+            stream = sse.post(self._connections, instance, "/completion", _request(prompt))
             unsent = 0  # tokens that had no text so far
             async with aclosing(stream) as batches:
                 async for lines in batches:
@@ -189,6 +189,9 @@ class Llamacpp:
         except sse.Refusal as refusal:
             raise _refused(spec, refusal) from None
         raise EngineLost("ended its answer before the text was finished")
+
+    async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
+        await relay.forward(self._connections, instance, request, sink)
 
     async def aclose(self) -> None:
         await self._connections.aclose()

@@ -7,14 +7,20 @@ Of the WHATWG's format (https://html.spec.whatwg.org/multipage/server-sent-event
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import closing
 from typing import Any
 
 import msgspec
 
-from inference_service.engines.http import Answer, Connections
-from inference_service.errors import EngineFailed, EngineLost
+from inference_service.engines import relay
+from inference_service.engines.exchange import Request
+from inference_service.engines.http import Connections
+from inference_service.engines.relay import Answer
+from inference_service.errors import EngineFailed
+from inference_service.runtimes.base import Instance
+
+_EVENTS, _JSON = "text/event-stream", "application/json"
 
 _BEGIN = b"\n\ndata:"  # the end of an event, and the beginning of the next
 _BOM = b"\xef\xbb\xbf"  # may begin a stream
@@ -68,7 +74,9 @@ def _data(event: bytes) -> bytes:
     return b" ".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
 
 
-async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[bytes]:
+async def post(
+    connections: Connections, instance: Instance, path: str, body: Any
+) -> AsyncGenerator[bytes]:
     """Send `body` as JSON and yield the events of the answer that have come together.
 
     `EventParser.feed` describes the format. Closing the generator closes the connection, by which
@@ -77,38 +85,37 @@ async def post(connections: Connections, url: str, body: Any) -> AsyncGenerator[
     """
     parser = EventParser()
     try:
-        with closing(await _asked(connections, url, body, "text/event-stream")) as answer:
+        with closing(await _asked(connections, instance, path, body, _EVENTS)) as answer:
             async for data in answer:
                 if lines := parser.feed(data):
                     yield lines
     except OSError as error:
-        raise _lost(error) from error
+        raise relay.lost(error) from error
 
 
 async def fetch(
-    connections: Connections, url: str, body: Any, most: int = 4 << 20
-) -> tuple[bytes, dict[bytes, bytes]]:
+    connections: Connections, instance: Instance, path: str, body: Any, most: int = 4 << 20
+) -> tuple[bytes, Mapping[bytes, bytes]]:
     """Send `body` as JSON and return the answer's JSON, with its headers.
 
     `most` bytes are read. Cancelling the call closes the connection. Raises what `post` raises.
     """
     try:
-        with closing(await _asked(connections, url, body, "application/json")) as answer:
+        with closing(await _asked(connections, instance, path, body, _JSON)) as answer:
             return await _beginning(answer, most), answer.headers
     except OSError as error:
-        raise _lost(error) from error
+        raise relay.lost(error) from error
 
 
-async def _asked(connections: Connections, url: str, body: Any, content_type: str) -> Answer:
-    answer = await connections.ask("POST", url, msgspec.json.encode(body))
+async def _asked(
+    connections: Connections, instance: Instance, path: str, body: Any, content_type: str
+) -> Answer:
+    request = Request("POST", path, msgspec.json.encode(body), _JSON)
+    answer = await relay.answer(connections, instance, request)
     if answer.status == 200 and answer.content_type == content_type:
         return answer
     with closing(answer):
         raise Refusal(answer.status, await _beginning(answer, _LARGEST_REFUSAL))
-
-
-def _lost(error: OSError) -> EngineLost:
-    return EngineLost(f"broke the connection: {error or type(error).__name__}")
 
 
 async def _beginning(answer: Answer, size: int) -> bytes:
@@ -120,11 +127,11 @@ async def _beginning(answer: Answer, size: int) -> bytes:
     return body[:size]
 
 
-async def answers(connections: Connections, url: str) -> bool:
-    """Return whether a GET of `url` gives 200 within a few seconds."""
+async def answers(connections: Connections, instance: Instance, path: str) -> bool:
+    """Return whether a GET of `path` gives 200 within a few seconds."""
     try:
         async with asyncio.timeout(5):
-            with closing(await connections.ask("GET", url)) as answer:
+            with closing(await relay.answer(connections, instance, Request("GET", path))) as answer:
                 return answer.status == 200
     except OSError:  # TimeoutError is one
         return False

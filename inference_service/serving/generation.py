@@ -1,13 +1,12 @@
-"""One text, from the call to its outcome, whatever becomes of the engine meanwhile.
+"""One text, from the call to its outcome.
 
-An engine that is lost before the caller has seen a token is replaced once, unnoticed. After the
-first token the text goes on only where the caller asked for it: from the prompt and what was sent,
-with a resumption that is reported in the stream and in the outcome.
+Its attempts are those of every request. After the first token the text goes on only where the
+caller asked for it: from the prompt and what was sent, with a resumption that is reported in the
+stream and in the outcome.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -27,15 +26,15 @@ from inference_service.errors import (
     ServiceError,
     ShuttingDown,
 )
-from inference_service.runtimes.base import Instance
+from inference_service.serving.attempts import Attempts
 from inference_service.serving.changes import Notify
+from inference_service.serving.leases import Lease
 from inference_service.serving.model import Model
 from inference_service.serving.silence import SilenceLimit
 
 _LOSSES = 3  # engines that one text may outlive: a prompt that kills them must come to an end
 
 Write = Callable[[Chunk], Awaitable[None]]
-_WriteWithin = Callable[[Chunk, SilenceLimit], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +82,33 @@ class Outcome:
 class Generation:
     """One text of one model; used once, by `whole` or by `stream`."""
 
-    def __init__(self, model: Model, order: Order, patience: float = 10.0) -> None:
-        """`patience` is in seconds: for a lost engine to be found dead, and its back-off."""
-        self._model = model
+    def __init__(self, model: Model, order: Order) -> None:
+        self._id = model.id
         self._order = order
-        self._patience = patience
+        self._attempts = Attempts(
+            model, order.timeout, order.idle_timeout, order.caller, order.deadline
+        )
         self._arrived = self._ready = time.monotonic()
         self._first: float | None = None
         self._finish: Finish | None = None
-        self._instance: Instance | None = None  # the last one
-        self._sent: list[str] = []
         self._sent_tokens = 0  # as far as chunks count them
-        self._begun = False  # the caller has text
         self._resumptions: list[Resumption] = []
 
     async def whole(self) -> str:
         """Return the text, in one piece."""
         texts: list[str] = []
 
-        async def keep(chunk: Chunk, _: SilenceLimit) -> None:
-            texts.append(chunk.text)
-
-        attempt = partial(self._attempt, self._order.prompt, keep, whole=True)
-        try:
-            await attempt()
-        except (EngineDied, EngineLost) as lost:
-            await self._recovery(lost)
+        async def make(lease: Lease, _: SilenceLimit) -> None:
             texts.clear()
-            await attempt()
+            self._ready = time.monotonic()
+            engine, spec = lease.entry.engine, lease.entry.spec
+            chunks = engine.generate(lease.instance, spec, self._order.prompt, whole=True)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    self._finish = chunk.finish
+                    texts.append(chunk.text)
+
+        await self._attempts.run(make)
         return "".join(texts)
 
     async def stream(
@@ -124,28 +122,11 @@ class Generation:
         The text so far is what was written, not what was made. `notify` is that of a lease. Errors
         carry `sent_token_count` when there was text before them.
         """
-        losses = 0
         try:
-            while True:
-                try:
-                    return await self._attempt(self._rest(), partial(self._pass_on, write), notify)
-                except (EngineDied, EngineLost) as lost:
-                    losses += 1
-                    if losses > self._losses_allowed:
-                        raise
-                    if self._sent_tokens:
-                        self._resumptions.append(Resumption(self._sent_tokens, lost.message))
-                        await resumed(self._resumptions[-1])
-                        if self._sent_tokens >= self._order.prompt.max_new_tokens:
-                            self._finish = Finish(FinishReason.LENGTH, 0, 0)
-                            return None
-                    await self._recovery(lost)
-                except PromptTooLong:
-                    if not self._resumptions:
-                        raise
-                    # The text fills the context.
-                    self._finish = Finish(FinishReason.LENGTH, 0, 0)
-                    return None
+            if self._order.resumes:
+                await self._outlive(write, resumed, notify)
+            else:
+                await self._attempts.run(partial(self._pass_on, write, self._order.prompt), notify)
         except ServiceError as error:
             raise self._with_sent_tokens(error) from None
 
@@ -167,77 +148,75 @@ class Generation:
             resumptions=tuple(self._resumptions),
         )
 
-    @property
-    def _losses_allowed(self) -> int:
-        if not self._begun:
-            return 1
-        # Without counts, nobody knows how many tokens are left.
-        return _LOSSES if self._order.resumes and self._sent_tokens else 0
-
-    def _rest(self) -> Prompt:
-        """Return the prompt for what is not written yet."""
-        prompt = self._order.prompt
-        return replace(
-            prompt,
-            text=prompt.text + "".join(self._sent),
-            max_new_tokens=prompt.max_new_tokens - self._sent_tokens,
-        )
-
-    async def _attempt(
-        self,
-        prompt: Prompt,
-        write: _WriteWithin,
-        notify: Notify | None = None,
-        *,
-        whole: bool = False,
+    async def _pass_on(
+        self, write: Write, prompt: Prompt, lease: Lease, limit: SilenceLimit
     ) -> None:
-        order = self._order
-        leasing = self._model.lease(order.idle_timeout, order.caller, order.deadline, notify)
-        limit = SilenceLimit(order.timeout)
-        try:
-            async with leasing as lease, limit:
-                if self._first is None:
-                    self._ready = time.monotonic()
-                self._instance = lease.instance
-                engine, spec = lease.entry.engine, lease.entry.spec
-                async with aclosing(
-                    engine.generate(lease.instance, spec, prompt, whole=whole)
-                ) as chunks:
-                    async for chunk in chunks:
-                        self._finish = chunk.finish
-                        await write(chunk, limit)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise GenerationTimeout(self._model.id, order.timeout) from None
-
-    async def _pass_on(self, write: Write, chunk: Chunk, limit: SilenceLimit) -> None:
+        """Write the text that continues a prompt, in one attempt."""
         if self._first is None:
-            self._first = time.monotonic()
-        if chunk.text:
-            limit.pause()  # a slow reader is no silence of the engine
-            await write(chunk)
-            self._begun = True
-            if self._order.resumes:
-                self._sent.append(chunk.text)
-            self._sent_tokens += chunk.token_count
-        limit.reset()
+            self._ready = time.monotonic()
+        chunks = lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                if self._first is None:
+                    self._first = time.monotonic()
+                self._finish = chunk.finish
+                if chunk.text:
+                    limit.pause()  # a slow reader is no silence of the engine
+                    await write(chunk)
+                    self._attempts.seen = True
+                    self._sent_tokens += chunk.token_count
+                limit.reset()
 
-    async def _recovery(self, lost: ServiceError) -> None:
-        """Return when another attempt makes sense. Raises `lost` when that is not soon."""
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._model.recovered(self._instance)
-        except TimeoutError:
-            raise lost from None
+    async def _outlive(
+        self,
+        write: Write,
+        resumed: Callable[[Resumption], Awaitable[None]],
+        notify: Notify | None,
+    ) -> None:
+        """Write the text, and go on with another engine after a loss."""
+        attempts, prompt = self._attempts, self._order.prompt
+        sent: list[str] = []
+        losses = 0
+
+        async def keep(chunk: Chunk) -> None:
+            await write(chunk)
+            sent.append(chunk.text)
+
+        while True:
+            rest = replace(
+                prompt,
+                text=prompt.text + "".join(sent),
+                max_new_tokens=prompt.max_new_tokens - self._sent_tokens,
+            )
+            try:
+                return await attempts.once(partial(self._pass_on, keep, rest), notify)
+            except (EngineDied, EngineLost) as lost:
+                losses += 1
+                # Without counts, nobody knows how many tokens are left.
+                allowed = _LOSSES if self._sent_tokens else 0
+                if losses > (allowed if attempts.seen else 1):
+                    raise
+                if attempts.seen:
+                    self._resumptions.append(Resumption(self._sent_tokens, lost.message))
+                    await resumed(self._resumptions[-1])
+                    if self._sent_tokens >= prompt.max_new_tokens:
+                        self._finish = Finish(FinishReason.LENGTH, 0, 0)
+                        return
+                await attempts.recovery(lost)
+            except PromptTooLong:
+                if not self._resumptions:
+                    raise
+                # The text fills the context.
+                self._finish = Finish(FinishReason.LENGTH, 0, 0)
+                return
 
     def _with_sent_tokens(self, error: ServiceError) -> ServiceError:
         """Return the error for a caller who may have a part of the text."""
-        if not self._begun:
+        if not self._attempts.seen:
             return error
         known = EngineFailed | ModelStopped | ShuttingDown | GenerationTimeout
         if self._resumptions and not isinstance(error, known):
             # The error is about a new start, which the caller did not ask for at first.
-            error = ResumptionFailed(self._model.id, self._resumptions[-1].cause, error)
+            error = ResumptionFailed(self._id, self._resumptions[-1].cause, error)
         error.metadata["sent_token_count"] = str(self._sent_tokens)
         return error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
+import io
+import json
 import os
 import signal
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +20,7 @@ import aiohttp
 from inference_service.catalog import ModelSpec
 from inference_service.engines import kinds
 from inference_service.engines.base import Chunk, Engine, Finish, Prompt
+from inference_service.engines.exchange import Request
 from inference_service.engines.llamacpp import Llamacpp, LlamacppNeeds
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.openai.section import OpenaiNeeds
@@ -50,17 +55,37 @@ class Text:
         return finish
 
 
+def posted(path: str, body: object) -> Request:
+    """Return a request with a body of JSON."""
+    return Request("POST", path, json.dumps(body).encode(), "application/json")
+
+
+def _body(answer: bytes) -> bytes:
+    """Read the body of an answer with the standard library."""
+
+    class Socket:
+        def makefile(self, _: str) -> io.BytesIO:
+            return io.BytesIO(answer)
+
+    response = http.client.HTTPResponse(Socket())  # type: ignore[arg-type]
+    response.begin()
+    return response.read()
+
+
 class Bed(ABC):
     """One engine that serves `spec` as `instance`, at `url`.
 
     `opening` is a prompt for a long text. `whole` is the argument of `read` for `generate`.
     `counts` is False for an engine that tells no counts before the end.
+    `short` and `long` are requests of the engine's own, of which it streams the long answer.
     """
 
     engine: Engine
     spec: ModelSpec
     url: str
     opening: str
+    short: Request
+    long: Request
     whole = False
     counts = True
 
@@ -91,8 +116,38 @@ class Bed(ABC):
     async def kill(self) -> None:
         """Kill the engine."""
 
+    @asynccontextmanager
+    async def recorded(self) -> AsyncGenerator[tuple[Instance, Callable[[], bytes]]]:
+        """Yield an instance to ask, and what returns the body of the answer that was sent.
+
+        The instance is that of a proxy, which keeps the bytes as they come from the socket.
+        """
+        sent: list[bytes] = []
+        port = int(self.url.rpartition(":")[2])
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            async def copy() -> None:
+                while data := await reader.read(1 << 16):
+                    up.write(data)
+
+            down, up = await asyncio.open_connection("127.0.0.1", port)
+            copying = asyncio.create_task(copy())
+            while data := await down.read(1 << 16):
+                sent.append(data)
+                writer.write(data)
+            for end in (writer, up):
+                end.close()
+            await copying
+
+        server = await asyncio.start_server(relay, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server:
+            yield replace(self.instance, url=url), lambda: _body(b"".join(sent))
+
 
 class FakeBed(Bed):
+    short, long = Request("GET", "/whole"), Request("POST", "/words")
+
     def __init__(self, engine: FakeEngine) -> None:
         self.engine = self._fake = engine
         self.spec = spec()
@@ -107,6 +162,11 @@ class FakeBed(Bed):
 
     async def kill(self) -> None:
         self._fake.failure = broken()
+
+    @asynccontextmanager
+    async def recorded(self) -> AsyncGenerator[tuple[Instance, Callable[[], bytes]]]:
+        before = len(self._fake.sent)
+        yield self.instance, lambda: b"".join(self._fake.sent[before:])
 
 
 class _Served(Bed):
@@ -138,6 +198,8 @@ class _Served(Bed):
 
 class LlamacppBed(_Served):
     opening = "Once upon a time"
+    short = Request("GET", "/v1/models")
+    long = posted("/completion", {"prompt": opening, "n_predict": 400, "stream": True})
 
     async def count(self, text: str) -> int:
         answer = await self._tokenize({"content": text, "add_special": True})
@@ -151,6 +213,8 @@ class LlamacppBed(_Served):
 
 class TgiBed(_Served):
     opening = "Once upon a time [[no_eos]]"
+    short = Request("GET", "/info")
+    long = posted("/generate_stream", {"inputs": opening, "parameters": {"max_new_tokens": 400}})
 
     def __init__(
         self, engine: Engine, spec: ModelSpec, double: TgiProcess, *, whole: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from inference_service.engines.base import Engine, FinishReason, Prompt
+from inference_service.engines.exchange import Request
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.tgi import log as tgi_log
@@ -35,6 +36,8 @@ from tests.engines.beds import Bed, Text
 from tests.engines.waiting import soon, until
 from tests.fakes import FakeEngine, FakeRunning, spec
 from tests.runtimes.beds import DockerBed
+from tests.sinks import Kept
+from tests.waiting import SLOWLY
 
 SOON = 1.0  # the seconds in which an engine notices that its caller has left
 
@@ -307,6 +310,64 @@ async def test_requests_one_after_the_other_are_all_answered(bed: Bed) -> None:
     """An engine may keep or close the connection of the request before."""
     for _ in range(100):
         assert await bed.read(prompt(bed, max_new_tokens=2))
+
+
+async def test_an_answer_in_bytes_is_the_engines_own(bed: Bed) -> None:
+    unknown = Request("GET", "/no/such/path")
+    for request, status in ((bed.short, 200), (bed.long, 200), (unknown, 404)):
+        sink = Kept()
+        async with bed.recorded() as (instance, sent):
+            await bed.engine.ask(instance, request, sink)
+
+            assert (sink.heads[0].status, sink.ends) == (status, [None])
+            assert sink.body == sent()
+        await idle(bed)
+
+
+async def test_a_sink_holds_its_answer_back(bed: Bed) -> None:
+    sink = Kept(on_head=lambda sink: sink.source.pause())
+    asking = asyncio.create_task(bed.engine.ask(bed.instance, bed.long, sink))
+    await sink.until(lambda sink: sink.heads, "the head")
+    at_first = len(sink.body)
+    await asyncio.sleep(0.3)
+    assert len(sink.body) == at_first
+    assert not asking.done()
+
+    sink.source.resume()
+
+    await soon(asking, "the end of the answer", SLOWLY)
+    assert sink.ends == [None]
+    assert len(sink.body) > at_first
+
+
+@pytest.mark.parametrize("by", ["the caller", "the sink"])
+async def test_an_answer_that_is_left_before_it_ends_is_not_made(bed: Bed, by: str) -> None:
+    sink = Kept()
+    asking = asyncio.create_task(bed.engine.ask(bed.instance, bed.long, sink))
+    await sink.until(lambda sink: sink.pieces, "the first bytes")
+    if by == "the sink":
+        sink.source.close()
+        await soon(asking, "the return of the call")
+    else:
+        asking.cancel()
+        await asyncio.wait([asking])
+
+    await idle(bed)
+    assert sink.ends == []
+
+
+async def test_an_engine_that_dies_breaks_its_answer_off(bed: Bed) -> None:
+    sink, late = Kept(), Kept()
+    asking = asyncio.create_task(bed.engine.ask(bed.instance, bed.long, sink))
+    await sink.until(lambda sink: sink.pieces, "the first bytes")
+    await bed.kill()
+
+    with pytest.raises(EngineLost):
+        await soon(asking, "the error of the call")
+    assert isinstance(sink.ends[0], Exception)
+    with pytest.raises(EngineLost):
+        await bed.engine.ask(bed.instance, bed.short, late)
+    assert not late.heads and not late.ends
 
 
 # TGI alone.

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from inference_service.catalog import ModelSpec
+from inference_service.engines import relay
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.engines.http import Connections
 from inference_service.engines.llamacpp import GgufWeights, Llamacpp, LlamacppNeeds, progress_in
 from inference_service.errors import (
     EngineFailed,
@@ -37,11 +37,10 @@ async def engine() -> AsyncIterator[Llamacpp]:
 
 
 @pytest.fixture
-async def at_once() -> AsyncIterator[Llamacpp]:
+async def at_once(engine: Llamacpp, monkeypatch: pytest.MonkeyPatch) -> Llamacpp:
     """An engine that gives each read at once."""
-    engine = Llamacpp("llamacpp:0", Connections(keep_alive=False, gather=0))
-    yield engine
-    await engine.aclose()
+    monkeypatch.setattr(relay, "GATHER", 0)
+    return engine
 
 
 def spec(weights: GgufWeights | None = None, **needs: Any) -> ModelSpec:

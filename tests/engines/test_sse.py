@@ -12,6 +12,7 @@ import pytest
 from inference_service.engines import sse
 from inference_service.engines.http import Connections
 from inference_service.errors import EngineFailed, EngineLost
+from inference_service.runtimes.base import Instance
 from tests.engines.scripted import plain, serving, stream
 from tests.engines.waiting import soon
 
@@ -86,7 +87,7 @@ async def test_post_sends_json_and_yields_the_events_of_each_read(
     connections: Connections,
 ) -> None:
     async with serving(stream(b"data: a\n\ndata: b\n\ndata: ", b"c\n\n", b": ping\n\n")) as server:
-        posted = sse.post(connections, f"{server.url}/go", {"é": [1, None]})
+        posted = sse.post(connections, server.instance, "/go", {"é": [1, None]})
         batches = [events(lines) async for lines in posted]
 
     assert batches == [[b"a", b"b"], [b"c"]]
@@ -102,7 +103,7 @@ async def test_another_answer_than_a_stream_of_events_is_a_refusal(
 ) -> None:
     async with serving(plain(status, b'{"error":"no"}', content_type=content_type)) as server:
         with pytest.raises(sse.Refusal) as refused:
-            await anext(sse.post(connections, server.url, {}))
+            await anext(sse.post(connections, server.instance, "/", {}))
 
     assert (refused.value.status, refused.value.body) == (status, b'{"error":"no"}')
 
@@ -110,7 +111,7 @@ async def test_another_answer_than_a_stream_of_events_is_a_refusal(
 async def test_a_refusal_has_the_whole_body_however_it_comes(connections: Connections) -> None:
     async with serving(plain(422, b'{"error":', b'"no"}')) as server:
         with pytest.raises(sse.Refusal) as refused:
-            await anext(sse.post(connections, server.url, {}))
+            await anext(sse.post(connections, server.instance, "/", {}))
 
     assert refused.value.body == b'{"error":"no"}'
 
@@ -121,7 +122,7 @@ async def test_only_the_beginning_of_an_endless_refusal_is_read(
     pieces = [b"x" * 4096] * 8
     async with serving(stream(*pieces, end="hold", content_type="text/plain")) as server:
         with pytest.raises(sse.Refusal) as refused:
-            await anext(sse.post(connections, server.url, {}))
+            await anext(sse.post(connections, server.instance, "/", {}))
         await server.until_left()
 
     assert 0 < len(refused.value.body) <= 16 << 10
@@ -144,7 +145,7 @@ async def test_fetch_sends_json_and_gives_the_json_of_the_answer(
     connections: Connections,
 ) -> None:
     async with serving(plain(200, b'{"a":', b"1}", header="X-Some: Yes")) as server:
-        body, headers = await sse.fetch(connections, f"{server.url}/go", {"é": [1, None]})
+        body, headers = await sse.fetch(connections, server.instance, "/go", {"é": [1, None]})
 
     assert (body, headers[b"x-some"]) == (b'{"a":1}', b"Yes")
     assert server.requests == [("/go", {"é": [1, None]})]
@@ -159,7 +160,7 @@ async def test_an_answer_that_is_no_json_is_a_refusal_to_fetch(
 ) -> None:
     async with serving(plain(status, b'{"error":"no"}', content_type=content_type)) as server:
         with pytest.raises(sse.Refusal) as refused:
-            await sse.fetch(connections, server.url, {})
+            await sse.fetch(connections, server.instance, "/", {})
 
     assert (refused.value.status, refused.value.body) == (status, b'{"error":"no"}')
 
@@ -169,7 +170,7 @@ async def test_only_the_beginning_of_an_endless_answer_is_fetched(
 ) -> None:
     pieces = [b"x" * 4096] * 8
     async with serving(stream(*pieces, end="hold", content_type="application/json")) as server:
-        body, _ = await sse.fetch(connections, server.url, {}, most=10_000)
+        body, _ = await sse.fetch(connections, server.instance, "/", {}, most=10_000)
         await server.until_left()
 
     assert len(body) == 10_000
@@ -181,15 +182,15 @@ async def test_an_answer_cut_while_fetched_is_a_failure_of_the_engine(
     cut = stream(b'{"a":', end="cut", content_type="application/json")
     async with serving(cut) as server:
         with pytest.raises(EngineLost, match="broke the connection"):
-            await sse.fetch(connections, server.url, {})
+            await sse.fetch(connections, server.instance, "/", {})
     with pytest.raises(EngineLost, match=r"broke the connection: .+"):
-        await sse.fetch(connections, unused_url(), {})
+        await sse.fetch(connections, unused(), "/", {})
 
 
 async def test_cancelling_a_fetch_closes_the_connection(connections: Connections) -> None:
     held = stream(b'{"a":', end="hold", content_type="application/json")
     async with serving(held) as server:
-        fetching = asyncio.create_task(sse.fetch(connections, server.url, {}))
+        fetching = asyncio.create_task(sse.fetch(connections, server.instance, "/", {}))
         await server.until_answered()
         fetching.cancel()
         await server.until_left()
@@ -197,7 +198,7 @@ async def test_cancelling_a_fetch_closes_the_connection(connections: Connections
 
 async def test_a_cut_connection_is_a_failure_of_the_engine(connections: Connections) -> None:
     async with serving(stream(b"data: a\n\n", end="cut")) as server:
-        batches = sse.post(connections, server.url, {})
+        batches = sse.post(connections, server.instance, "/", {})
         assert events(await anext(batches)) == [b"a"]
         with pytest.raises(EngineFailed, match="broke the connection"):
             await anext(batches)
@@ -205,12 +206,12 @@ async def test_a_cut_connection_is_a_failure_of_the_engine(connections: Connecti
 
 async def test_a_refused_connection_is_a_failure_of_the_engine(connections: Connections) -> None:
     with pytest.raises(EngineFailed, match=r"broke the connection: .+"):
-        await anext(sse.post(connections, unused_url(), {}))
+        await anext(sse.post(connections, unused(), "/", {}))
 
 
 async def test_closing_a_post_closes_the_connection(connections: Connections) -> None:
     async with serving(stream(b"data: a\n\n", end="hold")) as server:
-        async with aclosing(sse.post(connections, server.url, {})) as batches:
+        async with aclosing(sse.post(connections, server.instance, "/", {})) as batches:
             await anext(batches)
             assert not server.left.is_set()
 
@@ -224,7 +225,7 @@ async def test_cancelling_the_reader_of_a_post_closes_the_connection(
         seen = asyncio.Event()
 
         async def read() -> None:
-            async with aclosing(sse.post(connections, server.url, {})) as batches:
+            async with aclosing(sse.post(connections, server.instance, "/", {})) as batches:
                 async for _ in batches:
                     seen.set()
 
@@ -240,16 +241,16 @@ async def test_answers_is_true_of_a_200_alone(
     connections: Connections, status: int, ready: bool
 ) -> None:
     async with serving(plain(status)) as server:
-        assert await sse.answers(connections, f"{server.url}/health") is ready
+        assert await sse.answers(connections, server.instance, "/health") is ready
 
     assert server.requests == [("/health", None)]
 
 
 async def test_answers_never_raises(connections: Connections) -> None:
-    assert await sse.answers(connections, unused_url()) is False
+    assert await sse.answers(connections, unused(), "/") is False
 
 
-def unused_url() -> str:
-    """Return a URL at which nothing listens."""
+def unused() -> Instance:
+    """Return an instance at whose port nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"http://127.0.0.1:{server.getsockname()[1]}"
+        return Instance("unused", f"http://127.0.0.1:{server.getsockname()[1]}")

@@ -9,8 +9,9 @@ from contextlib import aclosing
 import msgspec
 
 from inference_service.catalog import EngineNeeds, ModelSpec
-from inference_service.engines import sse
+from inference_service.engines import relay, sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Instance, Running
@@ -66,12 +67,12 @@ class Toy:
         return log[-1] if log else ""
 
     async def ready(self, instance: Instance) -> bool:
-        return await sse.answers(self._connections, f"{instance.url}/")
+        return await sse.answers(self._connections, instance, "/")
 
     async def generate(
         self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
-        words = sse.post(self._connections, f"{instance.url}/say", prompt.max_new_tokens)
+        words = sse.post(self._connections, instance, "/say", prompt.max_new_tokens)
         made = 0
         async with aclosing(words) as batches:
             async for lines in batches:
@@ -80,6 +81,9 @@ class Toy:
                 last = made == prompt.max_new_tokens
                 finish = Finish(FinishReason.LENGTH, 0, made) if last else None
                 yield Chunk("".join(texts), len(texts), finish)
+
+    async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
+        await relay.forward(self._connections, instance, request, sink)
 
     async def aclose(self) -> None:
         await self._connections.aclose()

@@ -251,8 +251,9 @@ async def test_a_refusal_in_the_middle_of_a_text_is_passed_on_unchanged() -> Non
 
 async def test_a_back_off_that_is_too_long_is_not_waited_for() -> None:
     async with mortal(0, times=timing(back_off=60)) as (model, runtime, _):
+        runtime.patience = 0.05
         with pytest.raises(EngineLost):
-            await Reader().read(Generation(model, Order(PROMPT, 60), patience=0.05))
+            await Reader().read(Generation(model, Order(PROMPT, 60)))
         assert runtime.started == ["tgi-tiny"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.errors import DeadlineTooShort, GenerationTimeout, ModelStopped
+from inference_service.errors import DeadlineTooShort, EngineLost, GenerationTimeout, ModelStopped
 from inference_service.lifecycle import Phase
 from inference_service.runtimes.base import Instance
 from inference_service.serving.generation import Generation, Order, Resumption
@@ -99,6 +99,15 @@ async def test_a_chunk_without_text_is_not_written() -> None:
 
         assert bed.written == [" a"]
         assert text.outcome().finish.completion_token_count == 2
+
+
+async def test_a_text_whose_tokens_are_not_counted_does_not_start_anew() -> None:
+    async with made(Chunk(" a", 0), broken(), Chunk(" a", 0), END) as bed:
+        with pytest.raises(EngineLost) as lost:
+            await Generation(bed.model, Order(PROMPT, 60)).stream(bed.write, bed.resumed)
+
+        assert bed.written == [" a"]
+        assert lost.value.metadata["sent_token_count"] == "0"
 
 
 async def test_what_a_cut_kept_from_the_caller_was_not_sent() -> None:

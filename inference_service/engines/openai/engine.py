@@ -9,12 +9,14 @@ from contextlib import aclosing, closing
 
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import ModelSpec
-from inference_service.engines import sse
+from inference_service.engines import relay, sse
 from inference_service.engines.base import Chunk, Prompt
-from inference_service.engines.http import Answer, Connections
+from inference_service.engines.exchange import Request, Sink
+from inference_service.engines.http import Connections
 from inference_service.engines.openai import log as program_log
 from inference_service.engines.openai import wire
 from inference_service.engines.openai.section import OpenaiNeeds, fill
+from inference_service.engines.relay import Answer
 from inference_service.errors import EngineFailed, LaunchError
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Instance, Running
@@ -92,6 +94,9 @@ class Openai:
                     raise EngineFailed("refuses a request that fits") from None
                 limit = error.room
 
+    async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
+        await relay.forward(self._connections, instance, request, sink)
+
     async def aclose(self) -> None:
         await self._connections.aclose()
 
@@ -103,7 +108,7 @@ class Openai:
         body = wire.request(needs, instance.model, prompt, limit)
         text = wire.Text(spec, prompt, server_stops="stop" in needs.names)
         try:
-            stream = sse.post(self._connections, f"{instance.url}/v1/completions", body)
+            stream = sse.post(self._connections, instance, "/v1/completions", body)
             async with aclosing(stream) as batches:
                 async for lines in batches:
                     text.feed(lines)
@@ -122,7 +127,8 @@ class Openai:
         waiting is no use.
         """
         address = f"{instance.url}{path}"
-        with closing(await self._connections.ask("GET", address)) as answer:
+        request = Request("GET", path)
+        with closing(await relay.answer(self._connections, instance, request)) as answer:
             status, content_type = answer.status, answer.content_type
             if status != 200 and only_says:
                 return True

@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import EngineNeeds, Gpus, ModelSpec, Section, Size
-from inference_service.engines import sse
+from inference_service.engines import relay, sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.engines.stops import StopFilter
 from inference_service.engines.tgi import log as tgi_log
@@ -139,7 +140,7 @@ class Tgi:
 
     async def ready(self, instance: Instance) -> bool:
         # Nothing listens before the model is loaded. The log can be wrong, `/health` is not.
-        return await sse.answers(self._connections, f"{instance.url}/health")
+        return await sse.answers(self._connections, instance, "/health")
 
     async def generate(
         self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
@@ -149,7 +150,6 @@ class Tgi:
         A step has at most 1024 tokens. TGI makes such steps itself, but asks in each for all tokens
         of the request: it gives more tokens than the request has, or ends long before the context.
         """
-        url = instance.url
         # TGI finds a stop sequence only where a token ends. To end a text within a token, the text
         # must be read as it comes.
         whole = whole and not prompt.stop
@@ -159,7 +159,7 @@ class Tgi:
         reason: FinishReason | None = None
         while reason is None:
             step = _Step(text, min(_LONGEST_STEP, prompt.max_new_tokens - made), whole)
-            async with aclosing(self._run(url, spec, prompt, step)) as pieces:
+            async with aclosing(self._run(instance, spec, prompt, step)) as pieces:
                 async for tokens in pieces:
                     piece = "".join(tokens)
                     text += piece
@@ -179,19 +179,22 @@ class Tgi:
                 reason = FinishReason.STOP_SEQUENCE
             elif made >= prompt.max_new_tokens or not step.goes_on:
                 reason = step.reason
-        finish = Finish(reason, prompt_tokens or await self._count(url, prompt), made)
+        finish = Finish(reason, prompt_tokens or await self._count(instance, prompt), made)
         yield Chunk(last + stops.rest(), unsent, finish)
+
+    async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
+        await relay.forward(self._connections, instance, request, sink)
 
     async def aclose(self) -> None:
         await self._connections.aclose()
 
     async def _run(
-        self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, step: _Step
     ) -> AsyncGenerator[list[str]]:
         """Yield the texts of tokens, asking for fewer tokens where the context has less room."""
         while True:
             try:
-                async with aclosing(self._post(url, spec, prompt, step)) as pieces:
+                async with aclosing(self._post(instance, spec, prompt, step)) as pieces:
                     async for tokens in pieces:
                         yield tokens
                 return
@@ -206,17 +209,17 @@ class Tgi:
                 return
 
     async def _post(
-        self, url: str, spec: ModelSpec, prompt: Prompt, step: _Step
+        self, instance: Instance, spec: ModelSpec, prompt: Prompt, step: _Step
     ) -> AsyncGenerator[list[str]]:
         request = wire.request(prompt, step.text, step.limit)
         try:
             if step.whole:
-                body, headers = await sse.fetch(self._connections, f"{url}/generate", request)
+                body, headers = await sse.fetch(self._connections, instance, "/generate", request)
                 tokens, ending = wire.read_whole(body, headers)
                 step.note(len(tokens), ending)
                 yield tokens
                 return
-            stream = sse.post(self._connections, f"{url}/generate_stream", request)
+            stream = sse.post(self._connections, instance, "/generate_stream", request)
             async with aclosing(stream) as batches:
                 async for lines in batches:
                     tokens, details = wire.read(spec, lines, step.limit - step.count)
@@ -228,11 +231,12 @@ class Tgi:
             raise wire.refused(spec, refusal) from None
         raise EngineLost("ended its answer before the text was finished")
 
-    async def _count(self, url: str, prompt: Prompt) -> int:
+    async def _count(self, instance: Instance, prompt: Prompt) -> int:
         """Count the prompt's tokens, which TGI reports only at an end of its own."""
         body = msgspec.json.encode({"inputs": prompt.text})
+        request = Request("POST", "/tokenize", body, "application/json")
         try:
-            with closing(await self._connections.ask("POST", f"{url}/tokenize", body)) as answer:
+            with closing(await relay.answer(self._connections, instance, request)) as answer:
                 return wire.count(b"".join([data async for data in answer]))
         except (OSError, msgspec.DecodeError) as error:
             raise EngineFailed(f"could not count the prompt's tokens: {error}") from None

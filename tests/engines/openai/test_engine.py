@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from inference_service.catalog import ModelSpec
+from inference_service.engines import relay
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.engines.http import Connections
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.openai.section import OpenaiNeeds
 from inference_service.errors import (
@@ -35,9 +35,10 @@ FINISH = Finish(FinishReason.LENGTH, 4, 3)
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[Openai]:
+async def engine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Openai]:
     """An engine that gives each read at once."""
-    engine = Openai(Connections(keep_alive=True, gather=0))
+    monkeypatch.setattr(relay, "GATHER", 0)
+    engine = Openai()
     yield engine
     await engine.aclose()
 

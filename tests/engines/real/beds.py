@@ -18,10 +18,11 @@ import pytest
 import inference_service
 from inference_service.catalog import ModelSpec
 from inference_service.engines import kinds
+from inference_service.engines.exchange import Request
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.openai.section import OpenaiNeeds
 from inference_service.runtimes.command import Seat
-from tests.engines.beds import Bed
+from tests.engines.beds import Bed, posted
 from tests.engines.waiting import until
 from tests.service import free_ports
 
@@ -43,6 +44,7 @@ class RealBed(Bed):
     section: ClassVar[Mapping[str, Any]]
     cannot: ClassVar[Mapping[str, str]] = {}
     opening = "Once upon a time"
+    short = Request("GET", "/v1/models")
 
     def __init__(self) -> None:
         self.engine = Openai()
@@ -53,6 +55,9 @@ class RealBed(Bed):
         )
         self.server = server(self.name, self.spec)
         self.url = f"http://127.0.0.1:{self.server.port}"
+        name = self.spec.needs(OpenaiNeeds).served_name or self.spec.id
+        body = {"model": name, "prompt": self.opening, "max_tokens": 400}
+        self.long = posted("/v1/completions", body | {"stream": True})
 
     async def kill(self) -> None:
         os.killpg(self.server.process.pid, signal.SIGKILL)

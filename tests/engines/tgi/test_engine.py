@@ -11,8 +11,8 @@ import pytest
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import ModelSpec
+from inference_service.engines import relay
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.engines.http import Connections
 from inference_service.engines.tgi.engine import HubWeights, Tgi, TgiNeeds
 from inference_service.errors import (
     EngineFailed,
@@ -37,11 +37,10 @@ async def engine() -> AsyncIterator[Tgi]:
 
 
 @pytest.fixture
-async def at_once() -> AsyncIterator[Tgi]:
+async def at_once(engine: Tgi, monkeypatch: pytest.MonkeyPatch) -> Tgi:
     """An engine that gives each read at once."""
-    engine = Tgi("tgi:3.3.7", connections=Connections(keep_alive=True, gather=0))
-    yield engine
-    await engine.aclose()
+    monkeypatch.setattr(relay, "GATHER", 0)
+    return engine
 
 
 def spec(**needs: Any) -> ModelSpec:
