@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from inference_service.catalog import Mistake
 from inference_service.engines.openai.section import OpenaiNeeds, fill
 
 IMAGE: dict[str, Any] = {"image": "vllm", "args": ["--port", "{port}"], "memory": "4GB"}
@@ -110,3 +112,19 @@ def test_the_names_of_options_are_openais_and_those_of_the_section() -> None:
         "seed": "seed",
         "repetition_penalty": "repeat",
     }
+
+
+def test_the_key_of_a_url_is_read_from_its_file(tmp_path: Path) -> None:
+    needs = OpenaiNeeds.model_validate(URL | {"key_file": "key"})
+    (tmp_path / "key").write_text("sk-123\n")
+
+    assert needs.anchored(tmp_path).headers == {"authorization": "Bearer sk-123"}
+    assert "sk-123" not in repr(needs.anchored(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", "two\nlines", "a b", "schlüssel"])
+def test_a_key_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "key").write_text(content)
+
+    with pytest.raises(Mistake, match="one line of ASCII without spaces"):
+        OpenaiNeeds.model_validate(URL | {"key_file": "key"}).anchored(tmp_path)
