@@ -161,7 +161,7 @@ class Model:
             if run is None and runs.serve:
                 return
             run = run or next(iter(runs))
-            if run.serves and instance and await run.entry.engine.ready(instance):
+            if run.serves and await run.answers():
                 return
             await asyncio.wait([run.gone], timeout=pause)  # the runtime reports its death
         await asyncio.sleep(max(0.0, self._back_off.left))

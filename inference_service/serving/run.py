@@ -103,6 +103,13 @@ class Run:
         """Return whether this is the run of an instance."""
         return self.running is not None and self.running.instance is instance
 
+    async def answers(self) -> bool:
+        """Return whether the engine that was READY answers now; another in its place does not."""
+        try:
+            return self.running is not None and await self.entry.engine.ready(self.running.instance)
+        except LaunchError:
+            return False
+
     @property
     def busy(self) -> int:
         """The requests that its engine works on."""
@@ -234,7 +241,7 @@ class Run:
         answered = _now()
         while (silence := _now() - answered) < self._timing.hang:
             await asyncio.sleep(self._timing.probe)
-            if await self.entry.engine.ready(running.instance):
+            if await self.answers():
                 answered = _now()
         tail = running.tail(LOG_LINES)
         raise EngineHung(self.key.model_id, silence, self._back_off_after_death(), tail)

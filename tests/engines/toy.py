@@ -17,22 +17,15 @@ from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import Command, Needs, Seat
 
-_PROGRAM = """
-import http.server, itertools, json, sys
+_PROGRAM = """import http.server, itertools, json, sys
 class Toy(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.end_headers()
-    def do_POST(self):
-        count = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.send_response(200); self.send_header("content-type", "text/event-stream")
-        self.end_headers()
+    def do_GET(self, count=0):
+        self.wfile.write(b"HTTP/1.0 200 OK\\r\\ncontent-type: text/event-stream\\r\\n\\r\\n")
         for word in itertools.islice(itertools.cycle(sys.argv[3:]), count):
             self.wfile.write(f"data: {json.dumps(word)}\\n\\n".encode())
-http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Toy).serve_forever()
-"""
-
-
-_decoder = msgspec.json.Decoder(str)
+    def do_POST(self):
+        self.do_GET(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Toy).serve_forever()"""
 
 
 class ToyNeeds(EngineNeeds):
@@ -54,14 +47,13 @@ class Toy:
         self._connections = Connections(keep_alive=False)
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
-        needs = spec.needs(ToyNeeds)
-        program = (sys.executable, "-c", _PROGRAM, seat.host, str(seat.port), *needs.words)
-        return Command(model=spec.id, needs=Needs(needs.memory), program=program, port=seat.port)
+        toy = spec.needs(ToyNeeds)
+        program = (sys.executable, "-c", _PROGRAM, seat.host, str(seat.port), *toy.words)
+        return Command(model=spec.id, needs=Needs(toy.memory), program=program, port=seat.port)
 
     async def progress(self, command: Command, running: Running) -> AsyncGenerator[Progress]:
-        async with aclosing(running.logs()) as lines:
-            async for line in lines:
-                yield Progress(Phase.LOADING_WEIGHTS, message=line)
+        yield Progress(Phase.LOADING_WEIGHTS)
+        await running.wait()
 
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
@@ -72,15 +64,13 @@ class Toy:
     async def generate(
         self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
-        words = sse.post(self._connections, instance, "/say", prompt.max_new_tokens)
-        made = 0
-        async with aclosing(words) as batches:
+        left = wanted = prompt.max_new_tokens
+        async with aclosing(sse.post(self._connections, instance, "/say", wanted)) as batches:
             async for lines in batches:
-                texts = [f" {word}" for word in _decoder.decode_lines(lines)]
-                made += len(texts)
-                last = made == prompt.max_new_tokens
-                finish = Finish(FinishReason.LENGTH, 0, made) if last else None
-                yield Chunk("".join(texts), len(texts), finish)
+                texts = [f" {word}" for word in msgspec.json.Decoder(str).decode_lines(lines)]
+                left -= len(texts)
+                finish = Finish(FinishReason.LENGTH, 0, wanted)
+                yield Chunk("".join(texts), len(texts), None if left else finish)
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)

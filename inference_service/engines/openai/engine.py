@@ -75,8 +75,12 @@ class Openai:
                     return False
                 only = instance.health == _MODELS
                 return only or await self._answers(instance, _MODELS, only_says=True)
-        except OSError:  # TimeoutError is one
-            return False
+        except OSError as error:  # TimeoutError is one
+            if instance.port:
+                return False
+            # Whoever runs it does not start it for this service, so there is nothing to wait for.
+            cause = str(error) or "no answer within 5 s"
+            raise LaunchError(f"{instance.url} cannot be reached: {cause}") from None
 
     async def generate(
         self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
