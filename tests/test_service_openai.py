@@ -313,6 +313,13 @@ async def test_a_url_that_answers_html_is_a_clear_error(tmp_path: Path) -> None:
         )
 
 
+async def test_a_url_that_cannot_be_reached_is_told_at_once(tmp_path: Path) -> None:
+    [port] = {*map(int, free_ports(1).split("-"))}
+    async with cataloged(tmp_path, entry(f'url = "http://127.0.0.1:{port}"')) as service:
+        message = await start_error(service)
+    assert f"http://127.0.0.1:{port} cannot be reached: " in message
+
+
 async def test_an_engine_with_another_models_name_is_a_clear_error(tmp_path: Path) -> None:
     section = command(more='health = "/health"').replace(f'served_name = "{GGUF}"', "")
     async with cataloged(tmp_path, entry(section)) as service:

@@ -129,6 +129,7 @@ class Llamacpp:
             model=spec.id,
             image=(needs.image or self._image) if seat.in_container else "",
             program=() if seat.in_container else _PROGRAM,
+            watches_input=True,
             env=env,
             secrets=secrets,
             mounts=(Mount(path, seat.path(path)),) if path else (),

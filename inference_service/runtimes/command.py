@@ -74,7 +74,8 @@ class Command:
 
     It has an `image`, or a `program` (the words of a process), or the `url` of an engine that
     somebody else runs. `args` follow the program, or the entrypoint of the image. `secrets` are
-    variables like those of `env`, and stand in no digest, label or argument.
+    variables like those of `env`, and stand in no digest, label or argument. A program that
+    `watches_input` ends by itself when its standard input closes.
 
     `port` is where the engine listens: that of the seat, or one that its image has chosen.
     `model` is the engine's own name of the model, and `headers` go with each request to it.
@@ -91,6 +92,7 @@ class Command:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    watches_input: bool = False
     mounts: tuple[Mount, ...] = ()
     port: int = 0
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)

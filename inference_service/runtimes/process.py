@@ -1,8 +1,8 @@
 """Engines as subprocesses of this service: for machines without Docker.
 
 The memory limit of the catalog is not enforced here, because the kernel limits the memory of a
-process only for root. The engine watches the pipe on its standard input and ends when the pipe
-closes, so that a killed service leaves no engine behind.
+process only for root. The engine, or a guard around it, watches the pipe on its standard input and
+ends when the pipe closes, so that a killed service leaves no engine behind.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
+import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -19,6 +21,7 @@ from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.errors import LaunchError
 from inference_service.key import Key
 from inference_service.lifecycle import Progress
+from inference_service.runtimes import guard as guard_program
 from inference_service.runtimes import identity
 from inference_service.runtimes.base import Exit, Instance
 from inference_service.runtimes.command import Command, Launch, Seat
@@ -63,20 +66,20 @@ class ProcessRuntime:
         """Run the engine as the leader of its own process group."""
         with self._ports.claim() as port:
             command = launch.command(self.seat.taken(port, gpus))
+            env = {**os.environ, **command.env, **command.secrets}
             loop = asyncio.get_running_loop()
             try:
                 transport, protocol = await loop.subprocess_exec(
                     lambda: _Protocol(loop),
-                    *command.program,
-                    *command.args,
+                    *_words(command, env),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
-                    env={**os.environ, **command.env, **command.secrets},
+                    env=env,
                     start_new_session=True,  # Ctrl-C in a terminal is for the service alone
                 )
             except OSError as error:
-                raise LaunchError(_refusal(command, error)) from None
+                raise LaunchError(f"the engine could not be started: {error}") from None
             process = asyncio.subprocess.Process(transport, protocol, loop)
             instance = Instance.local(self.container_name(launch.key), port, command)
             running = RunningProcess(instance, command, process, protocol.exited)
@@ -104,11 +107,14 @@ class ProcessRuntime:
         """Do nothing: this runtime holds nothing itself."""
 
 
-def _refusal(command: Command, error: OSError) -> str:
-    if isinstance(error, FileNotFoundError | PermissionError):
-        cause = os.strerror(error.errno or 0).lower()
-        return f"the program {command.program[0]!r} of its entry cannot be run: {cause}"
-    return f"the engine could not be started: {error}"
+def _words(command: Command, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the words of the process. Raises LaunchError where there is no such program."""
+    program = command.program[0]
+    if shutil.which(program, path=env.get("PATH")) is None:
+        cause = "permission denied" if os.path.exists(program) else "no such file or directory"
+        raise LaunchError(f"the program {program!r} of its entry cannot be run: {cause}")
+    guard = () if command.watches_input else (sys.executable, "-I", "-S", guard_program.__file__)
+    return (*guard, *command.program, *command.args)
 
 
 class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):

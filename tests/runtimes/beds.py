@@ -100,6 +100,7 @@ class Bed(ABC):
                 model=key.model_id,
                 image=self.image,
                 program=self.program,
+                watches_input=True,
                 env=plain,
                 secrets=secrets,
                 mounts=tuple(Mount(file, seat.path(file)) for file in files.values()),

@@ -17,8 +17,9 @@ from inference_service.errors import LaunchError
 from inference_service.runtimes.base import Exit
 from inference_service.runtimes.ports import Ports
 from tests.docker.images import REPOSITORY
+from tests.runtimes import processes
 from tests.runtimes.beds import MIB, ProcessBed, ask
-from tests.waiting import SLOWLY, until, within
+from tests.waiting import PROMPTLY, SLOWLY, until, within
 
 # A service for one engine, whose output it repeats.
 SERVICE = """
@@ -183,3 +184,65 @@ async def test_the_address_is_the_runtimes_and_not_the_environments(
     monkeypatch.setenv("ENGINE_PORT", "1")
     async with bed.running(env={"ENGINE_HOST": "127.0.0.2"}) as running:
         assert await ask(running, "/env/ENGINE_PORT") == str(running.instance.port)
+
+
+# The guard of a program that does not watch its standard input.
+
+
+async def test_a_guarded_program_ends_as_it_would_alone(bed: ProcessBed) -> None:
+    async with bed.running(watches_input=False) as running:
+        await bed.end(running, 3)
+        assert await running.wait() == Exit(3)
+    async with bed.running("two", watches_input=False) as running:
+        program = max(int(pid) for pid in bed.left(bed.launch("two")))
+        os.kill(program, signal.SIGSEGV)
+        assert await running.wait() == Exit(-signal.SIGSEGV)
+
+
+async def test_a_guarded_program_is_stopped_by_sigterm_and_then_killed(bed: ProcessBed) -> None:
+    loop = asyncio.get_running_loop()
+    stubborn = {"ENGINE_STUBBORN": "1"}
+    for env, grace in (({}, 60.0), (stubborn, 0.2)):
+        launch = bed.launch(env=env, watches_input=False, stop_grace=grace)
+        async with bed.runtime.run(launch) as running:
+            await bed.serves(running)
+            await ask(running, "/fork")
+            began = loop.time()
+        assert loop.time() - began < PROMPTLY
+        await until(lambda: bed.left(launch) == [], "a process of the group is left")  # noqa: B023
+
+
+GUARDED = """
+import asyncio, sys
+from inference_service.key import Key
+from inference_service.runtimes.command import Command, Launch, Needs
+from inference_service.runtimes.ports import Ports
+from inference_service.runtimes.process import ProcessRuntime
+
+async def main():
+    program, env = ("sleep", "600"), {"GUARDED": sys.argv[1]}
+    command = Command(model="m", needs=Needs(1), program=program, env=env)
+    async with ProcessRuntime(Ports(int(sys.argv[1]), int(sys.argv[1]))).run(
+        Launch(Key("m"), lambda _: command)
+    ):
+        print("runs", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_guarded_program_does_not_outlive_a_service_that_is_killed(ports: Ports) -> None:
+    with ports.claim() as port:
+        service = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", GUARDED, str(port), stdout=asyncio.subprocess.PIPE
+        )
+        assert service.stdout is not None
+        assert await service.stdout.readline() == b"runs\n"
+        of_program = f"GUARDED={port}"
+        await until(lambda: len(processes.with_variable(of_program)) == 2, "no program runs")
+
+        service.kill()
+        await service.wait()
+
+        await until(lambda: not processes.with_variable(of_program), "the program outlives it")
