@@ -270,10 +270,11 @@ async def test_ready_never_raises_and_takes_seconds_at_most(answer: bytes | None
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    port = server.sockets[0].getsockname()[1]
+    instance = Instance("engine", f"http://127.0.0.1:{port}", port, health="/health")
     engines = (Llamacpp(""), Openai(), Tgi(""))
     async with server:
-        asked = asyncio.gather(*(engine.ready(Instance("engine", url)) for engine in engines))
+        asked = asyncio.gather(*(engine.ready(instance) for engine in engines))
         assert await soon(asked, "each engine's `ready` returns") == [False] * len(engines)
         left.set()
         for engine in engines:
