@@ -166,8 +166,8 @@ async def left(service: Serving) -> bool:
 def engine_of(service: Serving) -> int:
     """Return the process that listens for the model."""
     port = service.service.models.find("mine").status.port
-    (pid,) = processes.with_variable(f"LLAMACPP_PORT={port}")
-    return pid
+    _guard, engine = sorted(processes.with_variable(f"LLAMACPP_PORT={port}"))
+    return engine
 
 
 async def test_a_model_by_command(tmp_path: Path) -> None:

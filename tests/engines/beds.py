@@ -268,7 +268,6 @@ def worker_of_openai(slots: int = 4) -> ModelSpec:
             "LLAMACPP_FILE": "{weights}",
             "LLAMACPP_CONTEXT": "{context_length}",
             "LLAMACPP_SLOTS": str(slots),
-            "LLAMACPP_EXIT_WITH_PARENT": "1",
         },
         "weights": {"path": path},
         "served_name": str(path),
@@ -287,7 +286,7 @@ async def openai(ports: Ports, slots: int = 4) -> AsyncGenerator[Bed]:
     launch = Launch(Key(entry.id), partial(engine.command, entry))
     async with ProcessRuntime(ports).run(launch) as running:
         await soon(_logged(running, '"serving"'), "the worker serves", 60)
-        (pid,) = processes.with_variable(f"LLAMACPP_PORT={running.instance.port}")
+        _guard, pid = sorted(processes.with_variable(f"LLAMACPP_PORT={running.instance.port}"))
         yield LlamacppBed(engine, entry, running.instance.url, pid)
         await engine.aclose()
 
