@@ -53,7 +53,7 @@ class EventParser:
 
         Comments are dropped. Lines may begin with a space, and may be empty.
         """
-        data = (self._rest + data).removeprefix(_BOM)
+        data = self._rest + data
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
         events, end, self._rest = data.rpartition(b"\n\n")
@@ -71,7 +71,8 @@ def _lines(events: bytes) -> bytes:
 
 def _data(event: bytes) -> bytes:
     # Lines of one event are joined by a newline, which JSON allows only where it allows a space.
-    return b" ".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
+    lines = event.removeprefix(_BOM).split(b"\n")
+    return b" ".join(line[5:] for line in lines if line.startswith(b"data:"))
 
 
 async def post(
