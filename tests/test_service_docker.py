@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ import httpx
 import pytest
 from docker.errors import NotFound
 
-from inference_service import server
 from inference_service.capacity.gpus import GpuError
+from inference_service.engines.kinds import KINDS
 from inference_service.engines.tgi.engine import Tgi
 from inference_service.v1 import model_service_pb2 as pb
 from tests.command import command
@@ -336,7 +337,8 @@ async def test_the_pull_of_an_image_is_reported(
 async def test_the_download_of_weights_is_reported_in_bytes(
     client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "Tgi", partial(Tgi, look_every=0.1))
+    often = replace(KINDS["tgi"], make=partial(Tgi, look_every=0.1))
+    monkeypatch.setitem(KINDS, "tgi", often)
     models = catalog(tmp_path, large='env = { DOUBLE_DOWNLOAD_SECONDS = "3" }')
     async with Hub() as hub:
         for number in (0, 1):  # the two files that the double downloads
