@@ -20,6 +20,9 @@ from tests.service import free_ports
 _REPORT = pytest.StashKey[Report]()
 _MODEL = f"chaos-{os.getpid()}"
 
+# As TGI does on a GPU, which the double believes that it has.
+_MANY_AT_ONCE: dict[str, object] = {"NVIDIA_VISIBLE_DEVICES": "0", "MAX_BATCH_SIZE": 10000}
+
 Faulty = Callable[..., AbstractAsyncContextManager[Trial]]
 
 
@@ -74,7 +77,7 @@ def tgi(tmp_path: Path, tgi_image: str) -> Callable[..., dict[str, object]]:
 
     def settings(**env: object) -> dict[str, object]:
         path = tmp_path / "catalog.toml"
-        env = {"DOUBLE_LOAD_SECONDS": 0.1, "DOUBLE_DOWNLOAD_SECONDS": 0} | env
+        env = _MANY_AT_ONCE | {"DOUBLE_LOAD_SECONDS": 0.1, "DOUBLE_DOWNLOAD_SECONDS": 0} | env
         variables = ", ".join(f'{name} = "{value}"' for name, value in env.items())
         path.write_text(
             f'[[models]]\nid = "{_MODEL}"\nhf_name = "org/{_MODEL}"\ncontext_length = 1024\n'
