@@ -28,7 +28,7 @@ from inference_service.errors import CatalogInvalid, ModelNotFound
 
 Gpus = Literal["auto", "all", "none"]
 
-Needs = TypeVar("Needs", bound="EngineNeeds")
+Kind = TypeVar("Kind", bound="EngineNeeds")
 
 BUILT_IN = Path(__file__).with_name("catalog.toml")
 
@@ -151,7 +151,7 @@ class ModelSpec(_Entry):
         """The names of the engines that can run the model."""
         return tuple(self.sections)
 
-    def needs(self, kind: type[Needs]) -> Needs:
+    def needs(self, kind: type[Kind]) -> Kind:
         """Return the section of this type. It is there for each engine that is chosen."""
         return next(needs for needs in self.sections.values() if isinstance(needs, kind))
 

@@ -53,6 +53,11 @@ class GpuShare:
     ids: tuple[str, ...]
     fraction: float
 
+    @property
+    def rounded(self) -> float:
+        """The mark in thousandths, rounded down: a larger one could take what others hold."""
+        return math.floor(self.fraction * 1000) / 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:

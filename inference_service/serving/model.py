@@ -158,7 +158,7 @@ class Model:
             if runs.ended:
                 raise self._stopped()
             run = next((run for run in runs if instance and run.serves_at(instance)), None)
-            if run is None and runs.serve:
+            if run is None and runs.serves:
                 return
             run = run or next(iter(runs))
             if run.serves and await run.answers():
@@ -235,14 +235,14 @@ class Model:
         while True:
             self._refuse()
             runs = self._runs or self._begin()
-            if runs.serve:
+            if runs.serves:
                 if not runs.started.done():
                     self._in_time(runs, deadline)
                     with runs.slots.waiting():
                         await self.changes.until(runs.started, notify, heartbeat)
                 if not runs.replaced:
                     runs.started.result()
-                    if runs.serve:
+                    if runs.serves:
                         return runs
             await self.changes.until(runs.gone, notify, heartbeat)
 
@@ -289,7 +289,7 @@ class Model:
         """Begin the further runs, once the first has fetched the weights that all of them need."""
         if self._runs is not runs:
             return
-        while len(runs) < self._count and runs.serve:
+        while len(runs) < self._count and runs.serves:
             self._add(runs, Key(self.id, runs.next_number), adopts=False)
 
     def _add(self, runs: Runs, key: Key, adopts: bool) -> None:

@@ -98,7 +98,7 @@ class Runs:
         return next(n for n in range(1, len(self._runs) + 2) if n not in self._runs)
 
     @property
-    def serve(self) -> bool:
+    def serves(self) -> bool:
         """Whether one of them can be used, now or when it is ready."""
         return any(run.serves for run in self._runs.values())
 
@@ -183,7 +183,7 @@ class Runs:
             self._refuse(self._stopped())
 
     def died(self, error: ServiceError) -> None:
-        if not self.serve:
+        if not self.serves:
             self.slots.close(error)
 
     def cut(self) -> None:

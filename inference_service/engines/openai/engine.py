@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, closing
 
@@ -172,8 +171,7 @@ def _values(spec: ModelSpec, needs: OpenaiNeeds, seat: Seat) -> dict[str, str]:
     """Return what the placeholders of an entry stand for."""
     fraction, count = 0.9, 1  # of an engine that has all GPUs to itself; 0.9 is vLLM's default
     if seat.gpus is not None:
-        # Rounded down: rounded up, the fraction could take memory that other models hold.
-        fraction, count = math.floor(seat.gpus.fraction * 1000) / 1000, len(seat.gpus.ids)
+        fraction, count = seat.gpus.rounded, len(seat.gpus.ids)
     return {
         "host": seat.host,
         "port": str(seat.port),

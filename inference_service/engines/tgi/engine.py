@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, closing
@@ -321,9 +320,8 @@ def _share(seat: Seat) -> dict[str, str]:
     """
     if seat.gpus is None:
         return {}
-    # Rounded down: rounded up, the fraction could take memory that other models hold.
-    fraction = math.floor(seat.gpus.fraction * 1000) / 1000
-    return {"NUM_SHARD": str(len(seat.gpus.ids)), "CUDA_MEMORY_FRACTION": str(fraction)}
+    count, fraction = len(seat.gpus.ids), seat.gpus.rounded
+    return {"NUM_SHARD": str(count), "CUDA_MEMORY_FRACTION": str(fraction)}
 
 
 def _tokens_to(end: int, tokens: list[str]) -> int:
