@@ -56,7 +56,10 @@ class Text:
     """A stream that is read to its end, and whether it has begun."""
 
     def __init__(self, service: Serving, count: int = 40) -> None:
-        request = pb.GenerateStreamRequest(model_id="twin", prompt=LONG, max_new_tokens=count)
+        # A sampled text can end inside a character, whose tokens no chunk has.
+        request = pb.GenerateStreamRequest(
+            model_id="twin", prompt=LONG, max_new_tokens=count, temperature=0
+        )
         self.begun = asyncio.Event()
         self.tokens = 0
         self.task = asyncio.create_task(self._read(service.stub.GenerateStream(request)))

@@ -74,7 +74,7 @@ def story(folder: Path) -> None:
 
 def llama(environment: Path) -> None:
     """Build llama.cpp. Its script runs once, to make the links of the libraries."""
-    os.environ["CMAKE_BUILD_PARALLEL_LEVEL"] = str(os.cpu_count())  # by default one for each file
+    os.environ["LLAMA_CPP_BUILD_JOBS"] = str(os.cpu_count())  # by default one for each file
     install(environment, LLAMACPP)
     subprocess.run([environment / "bin" / "llama-cpp-server", "--help"], check=False)
     (environment / "done").touch()
