@@ -125,24 +125,40 @@ class Bed(ABC):
         sent: list[bytes] = []
         port = int(self.url.rpartition(":")[2])
 
+        relays: set[asyncio.Task[None]] = set()
+
         async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            async def copy() -> None:
+            down, up = await asyncio.open_connection("127.0.0.1", port)
+
+            async def ask() -> None:
                 while data := await reader.read(1 << 16):
                     up.write(data)
 
-            down, up = await asyncio.open_connection("127.0.0.1", port)
-            copying = asyncio.create_task(copy())
-            while data := await down.read(1 << 16):
-                sent.append(data)
-                writer.write(data)
-            for end in (writer, up):
-                end.close()
-            await copying
+            async def answer() -> None:
+                while data := await down.read(1 << 16):
+                    sent.append(data)
+                    writer.write(data)
+                writer.close()
 
-        server = await asyncio.start_server(relay, "127.0.0.1", 0)
+            try:
+                await asyncio.gather(ask(), answer())
+            finally:
+                for end in (writer, up):
+                    end.close()
+                    await end.wait_closed()
+
+        def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            relays.add(asyncio.create_task(relay(reader, writer)))
+
+        server = await asyncio.start_server(begin, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server:
-            yield replace(self.instance, url=url), lambda: _body(b"".join(sent))
+            try:
+                yield replace(self.instance, url=url), lambda: _body(b"".join(sent))
+            finally:
+                for task in relays:
+                    task.cancel()
+                await asyncio.gather(*relays, return_exceptions=True)
 
 
 class FakeBed(Bed):
