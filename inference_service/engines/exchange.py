@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 from urllib.parse import unquote
+
+import msgspec
 
 from inference_service.errors import InvalidRequest
 
@@ -17,8 +18,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PATH = re.compile(r"/[!-\"$-\[\]-~]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A request as a caller made it, for a path below the URL of an instance.
 
     `accept` and `content_type` are the only headers of a caller that reach an engine. Raises
@@ -49,8 +49,7 @@ def _check(method: str, path: str) -> None:
         raise InvalidRequest("the path must have no `.` or `..` between slashes")
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """The beginning of an answer; the names of `headers` are in small letters."""
 
     status: int

@@ -59,7 +59,9 @@ class Connections:
         connection.
         """
         origin, base = _parts(instance.url)
-        payload = self._head(origin, base, instance, request) + request.body
+        added = tuple(instance.headers.items()) if instance.headers else ()
+        fields = _fields(origin, self._keep_alive, request.accept, request.content_type, added)
+        payload = _payload(base, fields, request)
         while idle := self._idle.get(origin):
             connection = idle.pop()
             if connection.transport.is_closing():
@@ -92,20 +94,6 @@ class Connections:
             for connection in connections:
                 connection.transport.abort()
         self._idle.clear()
-
-    def _head(self, origin: _Origin, base: str, instance: Instance, request: Request) -> bytes:
-        headers = {
-            "host": origin.shown,
-            "connection": "" if self._keep_alive else "close",
-            "accept": request.accept,
-            "content-type": request.content_type,
-        }
-        if instance.headers:
-            headers |= {name.lower(): value for name, value in instance.headers.items()}
-        if request.body or request.method not in ("GET", "DELETE"):
-            headers["content-length"] = str(len(request.body))
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if value])
-        return f"{request.method} {base}{request.path} HTTP/1.1\r\n{lines}\r\n".encode()
 
     async def _connect(self, origin: _Origin) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -335,6 +323,33 @@ class Exchange:
     def _wake(self) -> None:
         if self._change is not None and not self._change.done():
             self._change.set_result(None)
+
+
+def _payload(base: str, fields: str, request: Request) -> bytes:
+    head = f"{request.method} {base}{request.path} HTTP/1.1\r\n{fields}"
+    if request.body or request.method not in ("GET", "DELETE"):
+        head += f"content-length: {len(request.body)}\r\n"
+    return f"{head}\r\n".encode() + request.body
+
+
+@lru_cache(maxsize=256)
+def _fields(
+    origin: _Origin,
+    keep_alive: bool,
+    accept: str,
+    content_type: str,
+    added: tuple[tuple[str, str], ...],
+) -> str:
+    """Return the lines of a head that do not depend on the path and the body."""
+    headers = {
+        "host": origin.shown,
+        "connection": "" if keep_alive else "close",
+        "accept": accept,
+        "content-type": content_type,
+    }
+    headers |= {name.lower(): value for name, value in added}
+    headers.pop("content-length", None)  # that of the body follows
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items() if value])
 
 
 @lru_cache(maxsize=256)
