@@ -79,14 +79,14 @@ async def _serve(settings: Settings, runtimes: Runtimes | None) -> int:
             nonlocal code
             if stop.is_set():
                 code = 128 + name
-                _cuts.add(loop.create_task(service.models.close(0)))
+                _tasks.add(loop.create_task(service.models.close(0)))
             stop.set()
 
         def on_hang_up() -> None:
             if terminal.hung_up():
                 on_signal(signal.SIGHUP)
             else:
-                _reload(service)
+                _tasks.add(loop.create_task(_reload(service)))
 
         # The service's own objects live to the end. With 64 callers of REST, the collector spent an
         # eighth of the time on looking at them.
@@ -100,7 +100,7 @@ async def _serve(settings: Settings, runtimes: Runtimes | None) -> int:
     return code
 
 
-_cuts: set[asyncio.Task[None]] = set()  # asyncio itself keeps no reference to a task
+_tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps no reference to a task
 
 
 class _Terminal:
@@ -121,9 +121,9 @@ class _Terminal:
         return any(events & select.POLLHUP for _, events in look.poll(0))
 
 
-def _reload(service: Service) -> None:
+async def _reload(service: Service) -> None:
     try:
-        changes = service.reload()
+        changes = await service.reload()
     except CatalogInvalid as error:
         print(f"{_mistakes(error)}; the old catalog stays", file=sys.stderr, flush=True)
         return

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
+from rest_bridge import large_body
 from rest_bridge.errors import BridgeError
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -43,7 +44,10 @@ async def read_json(request: Request, model: type[Body]) -> Body:
         detail = f"the content type must be application/json, not {shown}"
         raise BridgeError("INVALID_PARAMETER", detail, http_status=415)
     try:
-        return model.model_validate_json(await read(request))
+        body = await read(request)
+        if len(body) > large_body.SMALL:
+            return model.model_validate(large_body.decode(body, model))
+        return model.model_validate_json(body)
     except ValidationError as error:
         problems = [
             sentence(problem, model)

@@ -75,7 +75,8 @@ def order(
 
 def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSpec) -> Prompt:
     """Return the checked request, with defaults. Raises InvalidParameter with every mistake."""
-    given: dict[str, Any] = {"prompt": request.prompt, "stop": tuple(request.stop)}
+    # One more than allowed is enough to refuse: a request has room for two million.
+    given: dict[str, Any] = {"prompt": request.prompt, "stop": tuple(request.stop[:5])}
     for field in _OPTIONAL:
         if request.HasField(field):  # type: ignore[arg-type]
             given[field] = getattr(request, field)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 from inference_service import __version__
@@ -27,7 +27,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         models: Models,
         choice: RuntimeChoice,
         limits: Limits,
-        reload: Callable[[], Reload],
+        reload: Callable[[], Awaitable[Reload]],
     ) -> None:
         self._models = models
         self._choice = choice
@@ -88,7 +88,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
     async def ReloadCatalog(
         self, request: pb.ReloadCatalogRequest, context: Context
     ) -> pb.ReloadCatalogResponse:
-        return replies.reload(self._reload())
+        return replies.reload(await self._reload())
 
     async def WatchModels(  # type: ignore[override]
         self, request: pb.WatchModelsRequest, context: Context

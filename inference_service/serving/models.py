@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from inference_service.capacity.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 Shown = View | Removed
 Place = Callable[[ModelSpec], Entry]
+Item = TypeVar("Item")
+
+_TURN = 50  # models that a reload changes without a pause, which takes 10 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,8 @@ class Models:
         self._start_times = start_times
         self._count = count
         self._notify = notify
-        self._models = {spec.id: self._model(spec) for spec in catalog}
+        self._closing = False
+        self._models = {spec.id: self._model(place(spec)) for spec in catalog}
 
     def __iter__(self) -> Iterator[Model]:
         """Iterate over the models, in the catalog's order."""
@@ -89,34 +94,45 @@ class Models:
             if model.entry.spec.preload:
                 _attempt(model.id, model.begin)
 
-    def reload(self, catalog: Catalog) -> Reload:
+    async def reload(self, catalog: Catalog) -> Reload:
         """Put another catalog into force, and return what that changes.
 
-        A model whose entry is the same is not touched. Calls find the new entries at once, and wait
-        for models that have to be drained and started again.
+        A model whose entry is the same is not touched. Calls find the new entries when this
+        returns, and wait for models that have to be drained and started again. Two reloads at once
+        are not allowed. Raises ShuttingDown.
         """
         added: list[str] = []
         changed: list[str] = []
         restarted: list[str] = []
         old = {spec.id: spec for spec in self._catalog}
+        entries: dict[str, Entry] = {}
+        async for spec in self._in_turns([spec for spec in catalog if old.get(spec.id) != spec]):
+            entries[spec.id] = self._place(spec)
+        self._models |= {id: self._model(e) for id, e in entries.items() if id not in self._models}
         self._catalog = catalog
-        for spec in catalog:
-            if old.get(spec.id) == spec:
+        async for model_id in self._in_turns(entries):
+            model, entry = self._models[model_id], entries[model_id]
+            if model.entry is entry:
+                self._record(model)
+            elif model.change(entry):
+                restarted.append(model_id)
                 continue
-            known = self._models.get(spec.id)
-            if known is None:
-                known = self._models[spec.id] = self._model(spec)
-                self._record(known)
-            elif known.change(self._place(spec)):
-                restarted.append(spec.id)
-                continue
-            (changed if spec.id in old else added).append(spec.id)
-            if spec.preload:
-                _attempt(known.id, known.begin)
+            (changed if model_id in old else added).append(model_id)
+            if entry.spec.preload:
+                _attempt(model_id, model.begin)
         removed = [model_id for model_id in old if model_id not in catalog]
-        for model_id in removed:
+        async for model_id in self._in_turns(removed):
             self._models[model_id].remove()
         return Reload(tuple(added), tuple(changed), tuple(restarted), tuple(removed))
+
+    async def _in_turns(self, items: Iterable[Item]) -> AsyncGenerator[Item]:
+        """Yield the items, and serve others between them. Raises ShuttingDown once that begins."""
+        for number, item in enumerate(items, 1):
+            if self._closing:
+                raise ShuttingDown
+            yield item
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
 
     async def watch(self, after: int) -> AsyncGenerator[Change[Shown | None]]:
         """Yield changes after a revision, after a snapshot where they are not kept any more.
@@ -141,20 +157,20 @@ class Models:
 
         Called again meanwhile, it can only shorten the drain.
         """
+        self._closing = True
         async with asyncio.TaskGroup() as group:
             for model in self._models.values():
                 group.create_task(model.close(drain))
         self._history.close()
 
-    def _model(self, spec: ModelSpec) -> Model:
-        entry = self._place(spec)
+    def _model(self, entry: Entry) -> Model:
         return Model(
             entry, self._timing, self._admission, self._start_times, self._record, self._count
         )
 
     def _record(self, model: Model) -> None:
         self._append(model.view())
-        if model.gone:
+        if model.gone and model.id not in self._catalog:
             del self._models[model.id]
             self._append(Removed(model.id))
 

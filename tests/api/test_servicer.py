@@ -78,10 +78,11 @@ class Bed:
             StartTimes(),
         )
         choice = RuntimeChoice("fake", "for tests")
-        self.service: Any = ModelService(
-            self.models, choice, Limits(60, 3600), lambda: Reload((), (), (), ())
-        )
+        self.service: Any = ModelService(self.models, choice, Limits(60, 3600), self._reload)
         self.context = Context()
+
+    async def _reload(self) -> Reload:
+        return Reload((), (), (), ())
 
     async def model(self, model_id: str = "tiny") -> pb.Model:
         request = pb.GetModelRequest(model_id=model_id)

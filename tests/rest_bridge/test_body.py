@@ -1,11 +1,13 @@
 """Requests that the bridge refuses before they reach the service."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 
 from inference_service.v1 import model_service_pb2 as pb
+from rest_bridge.large_body import SMALL
 from tests.rest_bridge.conftest import Bridge
 from tests.rest_bridge.scripted import ScriptedService
 from tests.waiting import within
@@ -94,7 +96,7 @@ async def test_a_field_that_does_not_fit(
         b'{"model_id": "gpt-2", "prompt": "Hello"} {}',
         b'{"model_id": "gpt-2", "prompt": "Hello",}',
         b'{"model_id": "gpt-2", "prompt": "Hello", "seed": ' + b"9" * 5000 + b"}",
-        b"[" * 100_000,
+        b"[" * 1000,
     ],
     ids=lambda value: repr(value[:40]),
 )
@@ -107,7 +109,7 @@ async def test_not_json(bridge: Bridge, service: ScriptedService, body: bytes) -
 
 
 async def test_only_the_first_of_many_problems_are_reported(bridge: Bridge) -> None:
-    body = {f"field{i}": i for i in range(1000)}
+    body = {f"field{i}": i for i in range(100)}
     response = await bridge.client.post("/generate", json=body)
     detail = response.json()["detail"]
     assert detail.startswith("model_id is required; prompt is required; ")
@@ -214,3 +216,52 @@ async def test_a_client_that_waits_for_100_continue_is_refused_before_its_body(
     assert status_line.startswith(b"HTTP/1.1 413 ")
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (with_field('"stop": [1]'), "stop[0] must be a string, not a whole number"),
+        (with_field('"stop": "."'), "stop must be a list of strings, not a string"),
+        (with_field('"stop": ["a", "b", "c", "d", "e"]'), "stop must have at most 4 items, not 5"),
+        (with_field('"seed": 1.5'), "seed must be a whole number, not a number"),
+        (with_field('"seed": 2147483648'), "seed must be at most 2147483647, not 2147483648"),
+        (with_field('"top_p": 1e400'), "top_p: number out of range"),
+        (with_field('"more": 1'), f"'more' is not a field; the fields are {FIELDS}"),
+        ('{"model_id": "gpt-2"}', "prompt is required"),
+        ("[1]", "the body must be a JSON object, not a list of strings"),
+    ],
+)
+async def test_the_first_mistake_of_a_large_body(
+    bridge: Bridge, service: ScriptedService, body: str, detail: str
+) -> None:
+    response = await bridge.client.post("/generate", content=body + " " * SMALL, headers=JSON)
+    assert (response.status_code, response.json()) == (422, {"detail": detail})
+    assert service.received == []
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"prompt": "\xff"}', b"{} {}", b'{"stop": NaN}'])
+async def test_a_large_body_that_is_no_json(bridge: Bridge, body: bytes) -> None:
+    response = await bridge.client.post("/generate", content=b" " * SMALL + body, headers=JSON)
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("the body is not valid JSON: ")
+
+
+async def test_a_large_body_has_the_fields_of_a_small_one(
+    bridge: Bridge, service: ScriptedService
+) -> None:
+    fields = {
+        "model_id": "gpt-2",
+        "prompt": "Hello",
+        "max_new_tokens": 5,
+        "temperature": 1,
+        "stop": ["a", "b"],
+        "seed": None,
+        "return_full_text": False,
+    }
+    for blanks in (0, SMALL):
+        await bridge.client.post(
+            "/generate", content=json.dumps(fields) + " " * blanks, headers=JSON
+        )
+    small, large = service.received
+    assert small == large

@@ -276,7 +276,7 @@ async def test_a_slow_watcher_sees_models_as_they_were() -> None:
         await it.models.find("tiny").start()
         ready = it.models.find("tiny").view()
         reloaded = entry("tiny", pinned=True, context_length=64, hf_name="another/name")
-        it.models.reload(Catalog([reloaded, spec("small"), spec("large")]))
+        await it.models.reload(Catalog([reloaded, spec("small"), spec("large")]))
         await it.models.find("tiny").stop()
 
         seen = [view for view in await changes_after(it, revision) if view.id == "tiny"]
@@ -314,7 +314,7 @@ async def test_a_reload_does_not_touch_a_model_that_has_not_changed() -> None:
         await it.generate("tiny")
         models = [*it.models]
 
-        assert it.models.reload(Catalog([spec(i) for i in IDS])) == Reload((), (), (), ())
+        assert await it.models.reload(Catalog([spec(i) for i in IDS])) == Reload((), (), (), ())
         assert [*it.models] == models
         assert it.models.find("tiny").status.state is State.READY
 
@@ -325,7 +325,7 @@ async def test_a_reload_adds_changes_and_removes() -> None:
         await asyncio.sleep(0)
         new = Catalog([spec("tiny"), entry("small", idle_timeout=5.0), spec("new")])
 
-        assert it.models.reload(new) == Reload(("new",), ("small",), (), ("large",))
+        assert await it.models.reload(new) == Reload(("new",), ("small",), (), ("large",))
         assert [model.id for model in [*it.models]] == ["tiny", "small", "new"]
         with pytest.raises(ModelNotFound):
             it.models.find("large")
@@ -344,11 +344,11 @@ async def test_an_entry_with_the_same_launch_is_in_force_at_once() -> None:
         tiny = it.models.find("tiny")
         kept = entry("tiny", idle_timeout=5.0, context_length=64)
 
-        assert it.models.reload(Catalog([kept])).changed == ("tiny",)
+        assert (await it.models.reload(Catalog([kept]))).changed == ("tiny",)
         assert tiny.status.state is State.READY
         assert idle_in(tiny) <= 5
         assert tiny.entry.spec == kept
-        it.models.reload(Catalog([entry("tiny", pinned=True)]))
+        await it.models.reload(Catalog([entry("tiny", pinned=True)]))
         assert idle_in(tiny) == math.inf
         assert it.runtime.started == ["tgi-tiny"]
 
@@ -359,7 +359,7 @@ async def test_a_model_whose_engine_must_change_is_drained_and_started_again() -
         running = asyncio.create_task(it.generate("tiny"))
         await it.engine.generates()
 
-        assert it.models.reload(Catalog([larger("tiny")])).restarted == ("tiny",)
+        assert (await it.models.reload(Catalog([larger("tiny")]))).restarted == ("tiny",)
         await it.until("tiny", State.STOPPING)
         waiting = asyncio.create_task(it.generate("tiny"))
         await asyncio.sleep(0)
@@ -378,7 +378,7 @@ async def test_callers_of_a_model_that_starts_wait_through_a_reload() -> None:
         waiting = asyncio.create_task(it.generate("tiny"))
         await it.runtime.engine()
 
-        assert it.models.reload(Catalog([larger("tiny")])).restarted == ("tiny",)
+        assert (await it.models.reload(Catalog([larger("tiny")]))).restarted == ("tiny",)
         it.engine.may_answer.set()
 
         assert await waiting == " word word"
@@ -390,8 +390,8 @@ async def test_the_last_of_two_reloads_during_a_drain_counts() -> None:
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
         await it.engine.generates()
-        it.models.reload(Catalog([larger("tiny")]))
-        assert it.models.reload(Catalog([spec("tiny")])).restarted == ("tiny",)
+        await it.models.reload(Catalog([larger("tiny")]))
+        assert (await it.models.reload(Catalog([spec("tiny")]))).restarted == ("tiny",)
         it.engine.may_speak.set()
 
         assert await running == " word word"
@@ -404,7 +404,7 @@ async def test_a_stop_during_the_drain_of_a_reload_begins_no_other_run() -> None
     async with house() as it:
         await it.generate("tiny")
         it.runtime.may_leave.clear()
-        it.models.reload(Catalog([larger("tiny")]))
+        await it.models.reload(Catalog([larger("tiny")]))
         stopping = asyncio.create_task(it.models.find("tiny").stop())
         await it.until("tiny", State.STOPPING)
         it.runtime.may_leave.set()
@@ -423,7 +423,7 @@ async def test_a_reload_does_not_shorten_the_drain_of_a_stop() -> None:
         stopping = asyncio.create_task(it.models.find("tiny").stop(3600))
         await it.until("tiny", State.STOPPING)
 
-        assert it.models.reload(Catalog([larger("tiny")])).restarted == ()
+        assert (await it.models.reload(Catalog([larger("tiny")]))).restarted == ()
         await asyncio.sleep(0.05)
         it.engine.may_speak.set()
         assert await running == " word word"
@@ -440,7 +440,7 @@ async def test_a_model_that_is_removed_from_the_catalog_drains_and_is_gone() -> 
         watching = asyncio.create_task(watched(it, 2))
         await asyncio.sleep(0)
 
-        assert it.models.reload(Catalog([spec("small")])).removed == ("tiny", "large")
+        assert (await it.models.reload(Catalog([spec("small")]))).removed == ("tiny", "large")
         with pytest.raises(ModelNotFound, match="was removed from the catalog"):
             async with tiny.lease():
                 pass
@@ -458,9 +458,9 @@ async def test_a_model_that_comes_back_while_it_drains_is_served_again() -> None
         it.engine.may_speak.clear()
         running = asyncio.create_task(it.generate("tiny"))
         await it.engine.generates()
-        it.models.reload(Catalog([spec("small")]))
+        await it.models.reload(Catalog([spec("small")]))
 
-        assert it.models.reload(Catalog([larger("tiny")])).added == ("tiny",)
+        assert (await it.models.reload(Catalog([larger("tiny")]))).added == ("tiny",)
         waiting = asyncio.create_task(it.generate("tiny"))
         await it.until("tiny", State.STOPPING)
         it.engine.may_speak.set()
@@ -471,8 +471,38 @@ async def test_a_model_that_comes_back_while_it_drains_is_served_again() -> None
 
 async def test_a_reload_starts_a_new_model_with_preload() -> None:
     async with house() as it:
-        it.models.reload(Catalog([entry("new", preload=True)]))
+        await it.models.reload(Catalog([entry("new", preload=True)]))
         await it.until("new", State.READY)
+
+
+async def test_requests_are_served_between_the_models_of_a_long_reload() -> None:
+    many = [entry(f"model-{number}", preload=False) for number in range(500)]
+    async with house() as it:
+        await it.generate("tiny")
+        reload = asyncio.create_task(it.models.reload(Catalog([spec("tiny"), *many])))
+        texts = 0
+        while not reload.done():
+            await it.generate("tiny")
+            await asyncio.sleep(0)  # the fakes wait for nothing
+            texts += 1
+
+        assert texts > 1
+        assert len(reload.result().added) == 500
+        assert it.models.find("model-499").status.state is State.STOPPED
+
+
+async def test_a_reload_starts_nothing_in_a_service_that_ends() -> None:
+    new = [entry(f"model-{number}", preload=True) for number in range(200)]
+    async with house() as it:
+        reload = asyncio.create_task(it.models.reload(Catalog(new)))
+        await asyncio.sleep(0)
+        await it.models.close(0)
+
+        with pytest.raises(ShuttingDown):
+            await reload
+        with pytest.raises(ShuttingDown):
+            await it.models.reload(Catalog(new))
+        assert it.runtime.running == {}
 
 
 async def test_engines_that_are_adopted_keep_their_gpus() -> None:
