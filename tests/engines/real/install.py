@@ -75,6 +75,7 @@ def story(folder: Path) -> None:
 def llama(environment: Path) -> None:
     """Build llama.cpp. Its script runs once, to make the links of the libraries."""
     os.environ["LLAMA_CPP_BUILD_JOBS"] = str(os.cpu_count())  # by default one for each file
+    os.environ["CMAKE_ARGS"] = "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF"
     install(environment, LLAMACPP)
     subprocess.run([environment / "bin" / "llama-cpp-server", "--help"], check=False)
     (environment / "done").touch()
