@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
@@ -20,7 +20,7 @@ from inference_service.engines.llamacpp import GgufWeights, LlamacppNeeds
 from inference_service.errors import EngineLost, LaunchError
 from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress
-from inference_service.runtimes.base import Exit, Instance, Running
+from inference_service.runtimes.base import Exit, Instance, Running, StatelessRuntime
 from inference_service.runtimes.command import Command, Launch, Needs, Seat
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 from tests.waiting import SLOWLY, within
@@ -67,7 +67,7 @@ class FakeRunning:
         self.exit.set_result(exit)
 
 
-class FakeRuntime:
+class FakeRuntime(StatelessRuntime):
     """A runtime without engines, which records what is run.
 
     `may_pull`, `may_run` and `may_leave` are gates that a test closes to hold a start or a stop at
@@ -94,9 +94,6 @@ class FakeRuntime:
         self.refusal: Exception | None = None
         self.stop_refusal: Exception | None = None
         self.unremoved: set[Key] = set()
-
-    def container_name(self, key: Key) -> str:
-        return f"tgi-{key}"
 
     async def pull(self, command: Command) -> AsyncGenerator[Progress]:
         if not command.image:
@@ -149,15 +146,6 @@ class FakeRuntime:
         for key in self.unremoved:
             del self.running[self.container_name(key)]
         self.unremoved.clear()
-
-    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
-        return {}
-
-    def leave(self) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        pass
 
     async def engine(self, name: str = "tgi-tiny") -> FakeRunning:
         """Return the engine of this name as soon as it runs."""
