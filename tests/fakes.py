@@ -182,8 +182,9 @@ class FakeEngine:
     """An engine whose texts are "word word ...".
 
     While `may_answer` is closed, the engine is not ready. While `may_speak` is closed, each token
-    is held, and each piece of an answer. Models whose ids are in `gpu_needs` want GPUs. `routes`
-    has the answers to `ask`, in pieces.
+    is held, and each piece of an answer. Programs whose instances are in `dead` have ended, which
+    the runtime need not know yet. Models whose ids are in `gpu_needs` want GPUs. `routes` has the
+    answers to `ask`, in pieces.
     """
 
     name = "fake"
@@ -194,6 +195,7 @@ class FakeEngine:
         self.may_answer.set()
         self.may_speak.set()
         self.failure: Exception | None = None
+        self.dead: list[Instance] = []
         self.gpu_needs: dict[str, GpuNeed] = {}
         self.open = 0
         self._generates = asyncio.Event()
@@ -222,14 +224,14 @@ class FakeEngine:
         return log[-1] if log else ""
 
     async def ready(self, instance: Instance) -> bool:
-        return self.may_answer.is_set()
+        return self.may_answer.is_set() and not self._has_died(instance)
 
     async def generate(
         self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
         with self._working():
             for count in range(1, prompt.max_new_tokens + 1):
-                await self._speaks()
+                await self._speaks(instance)
                 last = count == prompt.max_new_tokens
                 finish = Finish(FinishReason.LENGTH, len(prompt.text.split()), count)
                 yield Chunk(" word", 1, finish if last else None)
@@ -246,7 +248,7 @@ class FakeEngine:
                 for piece in pieces or [b"no such path"]:
                     await asyncio.sleep(0)  # a read of its own
                     await source.flows.wait()
-                    await self._speaks()
+                    await self._speaks(instance)
                     if source.closed:
                         return
                     self.sent.append(piece)
@@ -256,11 +258,16 @@ class FakeEngine:
                 raise
             sink.end(None)
 
-    async def _speaks(self) -> None:
+    async def _speaks(self, instance: Instance) -> None:
         self._generates.set()
         await self.may_speak.wait()
         if self.failure is not None:
             raise self.failure
+        if self._has_died(instance):
+            raise broken()
+
+    def _has_died(self, instance: Instance) -> bool:
+        return any(dead is instance for dead in self.dead)  # the next instance can be equal
 
     @contextmanager
     def _working(self) -> Iterator[None]:
