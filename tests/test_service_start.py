@@ -62,7 +62,7 @@ async def test_the_death_of_an_unused_engine_is_reported_with_its_cause() -> Non
         assert (await service.http.post("/models/story-mini/start")).status_code == 200
 
 
-async def test_a_plan_has_the_claim_of_a_start(tmp_path: Path) -> None:
+async def test_a_plan_has_the_claim_of_a_start() -> None:
     async with serving(ports=free_ports(4), memory="1.2GB") as service:
         ask = service.stub.StartModel
         await ask(pb.StartModelRequest(model_id="story-mini"))

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
 
@@ -21,7 +20,6 @@ from tests.service import (
     killed_after,
     serving,
 )
-from tests.test_cli import children
 from tests.waiting import until
 
 
@@ -149,11 +147,7 @@ async def test_the_queue_position_is_reported_to_each_caller_that_waits(service:
         return [event async for event in service.stub.GenerateStream(request)]
 
     model = service.service.models.find("story-mini")
-    [engine] = [
-        child
-        for child in children(os.getpid())
-        if b"inference_service.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    [engine] = engines()
     os.kill(engine, signal.SIGSTOP)  # so that no text ends while others still arrive
     try:
         texts = asyncio.gather(*(events() for _ in range(60)))

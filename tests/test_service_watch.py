@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -92,9 +91,7 @@ async def test_server_sent_changes_resume_by_their_id(service: Serving) -> None:
     assert unknown.status_code == 404
 
 
-async def test_logs_are_those_of_the_run_and_are_kept_after_it(
-    service: Serving, tmp_path: Path
-) -> None:
+async def test_logs_are_those_of_the_run_and_are_kept_after_it(service: Serving) -> None:
     def read(**fields: Any) -> AsyncIterator[pb.StreamLogsResponse]:
         request = pb.StreamLogsRequest(model_id="story-mini", **fields)
         return aiter(service.stub.StreamLogs(request))
