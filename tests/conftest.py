@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import closing
 
 import docker
@@ -15,6 +15,7 @@ from inference_service.runtimes.ports import Ports
 from tests.docker import images
 from tests.docker.needs import require_daemon, require_registry
 from tests.docker.registry import Registry
+from tests.service import Serving, free_ports, serving
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -68,3 +69,10 @@ def registry() -> Iterator[Registry]:
     require_registry()
     with Registry() as registry:
         yield registry
+
+
+@pytest.fixture
+async def service() -> AsyncGenerator[Serving]:
+    """Run a service on the embedded runtime, for one test."""
+    async with serving(ports=free_ports(8)) as running:
+        yield running

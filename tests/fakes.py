@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
@@ -20,7 +20,7 @@ from inference_service.engines.llamacpp import GgufWeights, LlamacppNeeds
 from inference_service.errors import EngineLost, LaunchError
 from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress
-from inference_service.runtimes.base import Exit, Instance, Running
+from inference_service.runtimes.base import Exit, Instance, Running, StatelessRuntime
 from inference_service.runtimes.command import Command, Launch, Needs, Seat
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 from tests.waiting import SLOWLY, within
@@ -67,7 +67,7 @@ class FakeRunning:
         self.exit.set_result(exit)
 
 
-class FakeRuntime:
+class FakeRuntime(StatelessRuntime):
     """A runtime without engines, which records what is run.
 
     `may_pull`, `may_run` and `may_leave` are gates that a test closes to hold a start or a stop at
@@ -94,9 +94,6 @@ class FakeRuntime:
         self.refusal: Exception | None = None
         self.stop_refusal: Exception | None = None
         self.unremoved: set[Key] = set()
-
-    def container_name(self, key: Key) -> str:
-        return f"tgi-{key}"
 
     async def pull(self, command: Command) -> AsyncGenerator[Progress]:
         if not command.image:
@@ -150,15 +147,6 @@ class FakeRuntime:
             del self.running[self.container_name(key)]
         self.unremoved.clear()
 
-    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
-        return {}
-
-    def leave(self) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        pass
-
     async def engine(self, name: str = "tgi-tiny") -> FakeRunning:
         """Return the engine of this name as soon as it runs."""
         async with within(SLOWLY, f"{name} did not run"):
@@ -194,8 +182,9 @@ class FakeEngine:
     """An engine whose texts are "word word ...".
 
     While `may_answer` is closed, the engine is not ready. While `may_speak` is closed, each token
-    is held, and each piece of an answer. Models whose ids are in `gpu_needs` want GPUs. `routes`
-    has the answers to `ask`, in pieces.
+    is held, and each piece of an answer. Programs whose instances are in `dead` have ended, which
+    the runtime need not know yet. Models whose ids are in `gpu_needs` want GPUs. `routes` has the
+    answers to `ask`, in pieces.
     """
 
     name = "fake"
@@ -206,6 +195,7 @@ class FakeEngine:
         self.may_answer.set()
         self.may_speak.set()
         self.failure: Exception | None = None
+        self.dead: list[Instance] = []
         self.gpu_needs: dict[str, GpuNeed] = {}
         self.open = 0
         self._generates = asyncio.Event()
@@ -234,14 +224,14 @@ class FakeEngine:
         return log[-1] if log else ""
 
     async def ready(self, instance: Instance) -> bool:
-        return self.may_answer.is_set()
+        return self.may_answer.is_set() and not self._has_died(instance)
 
     async def generate(
         self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
     ) -> AsyncGenerator[Chunk]:
         with self._working():
             for count in range(1, prompt.max_new_tokens + 1):
-                await self._speaks()
+                await self._speaks(instance)
                 last = count == prompt.max_new_tokens
                 finish = Finish(FinishReason.LENGTH, len(prompt.text.split()), count)
                 yield Chunk(" word", 1, finish if last else None)
@@ -258,7 +248,7 @@ class FakeEngine:
                 for piece in pieces or [b"no such path"]:
                     await asyncio.sleep(0)  # a read of its own
                     await source.flows.wait()
-                    await self._speaks()
+                    await self._speaks(instance)
                     if source.closed:
                         return
                     self.sent.append(piece)
@@ -268,11 +258,16 @@ class FakeEngine:
                 raise
             sink.end(None)
 
-    async def _speaks(self) -> None:
+    async def _speaks(self, instance: Instance) -> None:
         self._generates.set()
         await self.may_speak.wait()
         if self.failure is not None:
             raise self.failure
+        if self._has_died(instance):
+            raise broken()
+
+    def _has_died(self, instance: Instance) -> bool:
+        return any(dead is instance for dead in self.dead)  # the next instance can be equal
 
     @contextmanager
     def _working(self) -> Iterator[None]:

@@ -24,8 +24,7 @@ from tests.engines.scripted import event, plain, stream
 from tests.engines.scripted import serving as scripted
 from tests.engines.waiting import until
 from tests.runtimes import processes
-from tests.service import Serving, failure, free_ports, serving
-from tests.test_service import killed_after
+from tests.service import Serving, failure, free_ports, killed_after, serving
 from tests.waiting import SLOWLY
 
 GGUF = Path(inference_service.__file__).parent / "story_mini" / "story-mini.gguf"

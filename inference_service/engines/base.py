@@ -9,6 +9,7 @@ from typing import Protocol
 
 from inference_service.catalog import ModelSpec
 from inference_service.engines.exchange import Request, Sink
+from inference_service.errors import EngineFailed
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import Command, Seat
@@ -56,6 +57,23 @@ class Chunk:
     text: str
     token_count: int
     finish: Finish | None = None
+
+
+class NoRoom(Exception):
+    """A context with only `room` tokens for the text, fewer than the request has.
+
+    The engine asks again with a lower limit, so that callers of `generate` get no such error.
+    """
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def lower(self, limit: int) -> int:
+        """Return a lower limit. Raises EngineFailed where the request had room."""
+        if self.room >= limit:
+            raise EngineFailed("refuses a request that fits") from None
+        return self.room
 
 
 class Engine(Protocol):

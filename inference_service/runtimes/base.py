@@ -2,7 +2,8 @@
 
 A new runtime is a class with the methods of `Runtime`, whose instances have those of `Instance`. It
 passes `tests/runtimes/test_contract.py` with a bed of its own in `tests/runtimes/beds.py`, and
-`server.py` builds it. Methods that do as described here need no docstring of their own.
+`server.py` builds it. Methods that do as described here need no docstring of their own. A runtime
+whose engines leave nothing behind has some of its methods from `StatelessRuntime`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from inference_service.capacity.claims import GpuShare
 from inference_service.capacity.nodes import Node
 from inference_service.key import Key
 from inference_service.lifecycle import Progress
+from inference_service.runtimes import identity
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.logs import KEPT_LINES
 
@@ -176,3 +178,27 @@ class Runtime(Protocol):
 
     async def aclose(self) -> None:
         """Release what the runtime itself holds, such as connections, and give up retries."""
+
+
+class StatelessRuntime:
+    """The part of a runtime whose runs leave nothing to remove, adopt or close.
+
+    Processes end with the service, and cannot refuse SIGKILL; engines that somebody else runs go on
+    in any case.
+    """
+
+    def container_name(self, key: Key) -> str:
+        """Return the name without that of the service, because these names cannot clash."""
+        return identity.container_name(identity.DEFAULT, key)
+
+    def removal_pending(self, key: Key) -> bool:
+        return False
+
+    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
+        return {}
+
+    def leave(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass

@@ -19,11 +19,9 @@ from contextlib import asynccontextmanager
 from inference_service.capacity.claims import GpuShare
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.errors import LaunchError
-from inference_service.key import Key
 from inference_service.lifecycle import Progress
 from inference_service.runtimes import guard as guard_program
-from inference_service.runtimes import identity
-from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.base import Exit, Instance, StatelessRuntime
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
@@ -34,7 +32,7 @@ _LINE_LIMIT = 1 << 20
 _ANY = Node(LOCAL, 1 << 62)  # a machine whose memory is not counted
 
 
-class ProcessRuntime:
+class ProcessRuntime(StatelessRuntime):
     """The runtime of processes: each runs the words of `command.program`."""
 
     name = "process"
@@ -44,10 +42,6 @@ class ProcessRuntime:
     def __init__(self, ports: Ports, node: Node = _ANY) -> None:
         self.nodes = (node,)
         self._ports = ports
-
-    def container_name(self, key: Key) -> str:
-        """Return the name without that of the service: names of processes cannot clash."""
-        return identity.container_name(identity.DEFAULT, key)
 
     async def pull(self, command: Command) -> AsyncGenerator[Progress]:
         """Refuse a command without a program. Otherwise fetch nothing."""
@@ -91,20 +85,6 @@ class ProcessRuntime:
                 raise
             finally:
                 await running.stop(grace)
-
-    def removal_pending(self, key: Key) -> bool:
-        """Return False: a process cannot refuse SIGKILL."""
-        return False
-
-    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
-        """Find none: processes end with the service."""
-        return {}
-
-    def leave(self) -> None:
-        """Do nothing: processes end with the service."""
-
-    async def aclose(self) -> None:
-        """Do nothing: this runtime holds nothing itself."""
 
 
 def _words(command: Command, env: Mapping[str, str]) -> tuple[str, ...]:

@@ -7,31 +7,25 @@ begins when the engine answers, and ends when the model is stopped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.capacity.nodes import Node
 from inference_service.errors import LaunchError
-from inference_service.key import Key
 from inference_service.lifecycle import Progress
-from inference_service.runtimes import identity
-from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.base import Exit, Instance, StatelessRuntime
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 
 
-class RemoteRuntime:
+class RemoteRuntime(StatelessRuntime):
     """The runtime `url`, of engines that run already. It claims nothing of this machine."""
 
     name = "url"
     seat = Seat()
     nodes: Sequence[Node] = ()
     patience = 10.0
-
-    def container_name(self, key: Key) -> str:
-        """Return a name like that of a container, for people."""
-        return identity.container_name(identity.DEFAULT, key)
 
     async def pull(self, command: Command) -> AsyncGenerator[Progress]:
         """Refuse a command without an address. Otherwise fetch nothing."""
@@ -53,20 +47,6 @@ class RemoteRuntime:
             yield running
         finally:
             running.leave()
-
-    def removal_pending(self, key: Key) -> bool:
-        """Return False: nothing has to be removed."""
-        return False
-
-    async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
-        """Find none: an engine that runs elsewhere needs no adoption."""
-        return {}
-
-    def leave(self) -> None:
-        """Do nothing: the engines run on in any case."""
-
-    async def aclose(self) -> None:
-        """Do nothing: this runtime holds nothing itself."""
 
 
 class RunningElsewhere:

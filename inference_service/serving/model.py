@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
@@ -17,25 +16,21 @@ from inference_service.errors import (
     NotRunning,
     ServiceError,
     ShuttingDown,
-    StartBackingOff,
 )
 from inference_service.key import Key
 from inference_service.lifecycle import Status
 from inference_service.runtimes.base import Instance
-from inference_service.serving.back_off import BackOff
 from inference_service.serving.changes import Changes, Notify
 from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Lease
-from inference_service.serving.report import Report
 from inference_service.serving.run import Run
-from inference_service.serving.runs import Runs, folded
+from inference_service.serving.runs import Runs
 from inference_service.serving.snapshot import snapshot
 from inference_service.serving.start import pauses
 from inference_service.serving.start_times import Forecast, StartTimes
+from inference_service.serving.supervisor import Supervisor
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import View
-
-log = logging.getLogger(__name__)
 
 
 class Model:
@@ -58,33 +53,26 @@ class Model:
         self.entry = entry
         self.changes = Changes(self.now)
         self._start_times = start_times
-        self._count = count
         self._timing = timing
         self._admission = admission
         self._changed = changed
-        self._back_off = BackOff(
-            timing.back_off, timing.back_off_longest, timing.healthy_spell, _now
-        )
-        self._runs: Runs | None = None
-        self._last: Run | None = None  # the one that ended last: its status and its log outlive it
-        self._logged: Run | None = None  # the last one that had an engine
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._supervisor = Supervisor(self, timing, admission, start_times, count)
         self._closed = False
         self._removed = False
 
     @property
     def status(self) -> Status:
         """The status at the last change."""
-        return self._folded(lambda run: run.report.status)
+        return self._supervisor.status(lambda run: run.report.status)
 
     def now(self) -> Status:
         """Return the status with the forecast of this moment."""
-        return self._folded(lambda run: run.report.now())
+        return self._supervisor.status(lambda run: run.report.now())
 
     @property
     def gone(self) -> bool:
         """Whether the model was removed from the catalog, and nothing of it is left."""
-        return self._removed and self._runs is None
+        return self._removed and self._supervisor.runs is None
 
     @property
     def usual_start(self) -> float | None:
@@ -93,7 +81,7 @@ class Model:
 
     def view(self) -> View:
         """Return the model as it is now."""
-        return snapshot(self.entry, self._runs, self.now(), self._admission)
+        return snapshot(self.entry, self._supervisor.runs, self.now(), self._admission)
 
     def quote(self) -> Quote:
         """Return what a start would claim. Raises InsufficientMemory when it can never fit."""
@@ -124,7 +112,7 @@ class Model:
             except TimeoutError:
                 if not lease.cut.expired():
                     raise
-                raise self._stopped() from None
+                raise self.stopped() from None
             finally:
                 runs.give(run, lease, idle_timeout)
         except ServiceError as error:
@@ -138,12 +126,13 @@ class Model:
     def begin(self) -> None:
         """Start the model unless it runs, and return at once. Raises what is known already."""
         self._refuse()
-        if self._runs is None:
-            self._begin()
+        if self._supervisor.runs is None:
+            self._supervisor.begin()
 
     def adopt(self, numbers: Iterable[int]) -> None:
         """Begin the runs whose engines run already, under these numbers. Raises as `begin`."""
-        self._begin(numbers, adopts=True)
+        self._refuse()
+        self._supervisor.begin(numbers, adopts=True)
 
     async def recovered(self, instance: Instance | None = None) -> None:
         """Return when the fate of an engine that broke off a request is known.
@@ -153,10 +142,10 @@ class Model:
         Raises ModelStopped when somebody stops the model.
         """
         for pause in pauses(self._timing):
-            if (runs := self._runs) is None:
+            if (runs := self._supervisor.runs) is None:
                 break
             if runs.ended:
-                raise self._stopped()
+                raise self.stopped()
             run = next((run for run in runs if instance and run.serves_at(instance)), None)
             if run is None and runs.serves:
                 return
@@ -164,7 +153,7 @@ class Model:
             if run.serves and await run.answers():
                 return
             await asyncio.wait([run.gone], timeout=pause)  # the runtime reports its death
-        await asyncio.sleep(max(0.0, self._back_off.left))
+        await asyncio.sleep(max(0.0, self._supervisor.back_off.left))
 
     async def stop(self, drain: float | None = None) -> None:
         """Drain and end the model; return when nothing is left of it.
@@ -172,7 +161,7 @@ class Model:
         `drain` is in seconds; None is the setting. Raises NotRunning, or StopFailed when something
         could not be removed yet.
         """
-        if (runs := self._runs) is None:
+        if (runs := self._supervisor.runs) is None:
             raise NotRunning(self.id)
         runs.end(self._timing.drain if drain is None else drain)
         await asyncio.shield(runs.gone)
@@ -182,7 +171,8 @@ class Model:
 
         Raises NotRunning when the model has never been started.
         """
-        runs = [run for run in (*(self._runs or ()), self._logged) if run and run.running]
+        present, logged = self._supervisor.runs or (), self._supervisor.logged
+        runs = [run for run in (*present, logged) if run and run.running]
         if not runs or (running := runs[0].running) is None:
             raise NotRunning(self.id)
         if not follow:
@@ -198,7 +188,7 @@ class Model:
 
         An equal entry is in force at once. Any other drains a run, and begins the next.
         """
-        runs = self._runs
+        runs = self._supervisor.runs
         self._removed = False
         self.entry = entry
         if runs is not None and runs.ended:  # its drain was asked for by another
@@ -208,24 +198,23 @@ class Model:
             return True
         for run in runs or ():
             run.replace_entry(entry)
-        self._show()
+        self.show()
         return False
 
     def remove(self) -> None:
         """Take the model out of the catalog: refuse callers, drain and stop."""
         self._removed = True
-        if self._runs is not None:
-            self._runs.end(self._timing.drain)
+        if self._supervisor.runs is not None:
+            self._supervisor.runs.end(self._timing.drain)
         else:
-            self._show()
+            self.show()
 
     async def close(self, drain: float) -> None:
         """Refuse callers from now on, and stop. Never raises."""
         self._closed = True
-        if self._runs is not None:
-            self._runs.end(drain)
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._supervisor.runs is not None:
+            self._supervisor.runs.end(drain)
+        await self._supervisor.over()
 
     # Getting to READY.
 
@@ -234,7 +223,7 @@ class Model:
         heartbeat = self._timing.heartbeat
         while True:
             self._refuse()
-            runs = self._runs or self._begin()
+            runs = self._supervisor.runs or self._supervisor.begin()
             if runs.serves:
                 if not runs.started.done():
                     self._in_time(runs, deadline)
@@ -274,69 +263,12 @@ class Model:
         if self._removed:
             raise ModelRemoved(self.id)
 
-    def _begin(self, numbers: Iterable[int] = (), adopts: bool = False) -> Runs:
-        self._refuse()
-        if (wait := self._back_off.left) > 0 and self.status.failure:
-            raise StartBackingOff(self.id, wait, self.status.failure)
-        self._admission.plan(self.entry.demand(Key(self.id)))  # raises for what can never fit
-        runs = self._runs = Runs(self.id, self._timing, self._stopped)
-        for number in [*numbers] or [1]:
-            self._add(runs, Key(self.id, number), adopts)
-        runs.started.add_done_callback(lambda _: self._begin_more(runs))
-        return runs
+    # What its supervisor asks.
 
-    def _begin_more(self, runs: Runs) -> None:
-        """Begin the further runs, once the first has fetched the weights that all of them need."""
-        if self._runs is not runs:
-            return
-        while len(runs) < self._count and runs.serves:
-            self._add(runs, Key(self.id, runs.next_number), adopts=False)
-
-    def _add(self, runs: Runs, key: Key, adopts: bool) -> None:
-        """Begin one of the runs."""
-        report = Report(key, self._start_times, self._show)
-        shared = (self._admission, self._back_off, self._timing)
-        run = Run(key, self.entry, runs, report, *shared, adopts)
-        runs.add(run)
-        report.starting(self.entry)
-        task = asyncio.create_task(self._live(runs, run), name=f"run of {key}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _live(self, runs: Runs, run: Run) -> None:
-        """Own a run: the one task that ends it."""
-        failure = await run.live()
-        runs.remove(run)
-        if not runs:
-            self._runs = None
-        self._last = run
-        if run.running is not None:
-            self._logged = run
-        if failure is None:
-            self._back_off.forgive()
-            run.report.stopped()
-        else:
-            run.report.failed(failure, self._back_off.failed())
-        run.finish(failure)
-        runs.finish(failure)
-        if runs.replaced and self._runs is None:
-            self._begin_again()
-
-    def _begin_again(self) -> None:
-        try:
-            self.begin()
-        except ServiceError as error:
-            log.error("%s is not started again: %s", self.id, error.message)
-
-    def _stopped(self) -> ServiceError:
+    def stopped(self) -> ServiceError:
         return ShuttingDown() if self._closed else ModelStopped(self.id)
 
-    def _folded(self, status: Callable[[Run], Status]) -> Status:
-        if self._runs is not None:
-            return folded(map(status, self._runs))
-        return Status() if self._last is None else status(self._last)
-
-    def _show(self) -> None:
+    def show(self) -> None:
         self.changes.note()
         self._admission.changed()
         self._changed(self)

@@ -148,7 +148,7 @@ class Runs:
         for run in self._runs.values():
             run.leases.use(idle_timeout)
 
-    # What its model does with a run.
+    # What its supervisor does with a run.
 
     def add(self, run: Run) -> None:
         """Add a run."""

@@ -3,74 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
 from inference_service.engines.exchange import Head, Request, Sink
 from inference_service.errors import EngineLost, GenerationTimeout, ModelStopped
-from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.base import Instance
 from inference_service.serving.attempts import Attempts
-from inference_service.serving.model import Model
-from tests.build import model as make_model
-from tests.build import timing
-from tests.fakes import FakeEngine, FakeRuntime, FakeSource, broken, spec
+from tests.fakes import FakeSource
+from tests.serving.mortal import mortal
 from tests.sinks import Kept
-from tests.waiting import WHOLE, within
 
 WORDS = Request("POST", "/words")
-TIMING = timing(poll_longest=0.001, back_off=0.01)
-
-
-class Mortal(FakeEngine):
-    """An engine that dies in its first requests: after so many pieces, or with 0 before a head."""
-
-    def __init__(self, *losses: int) -> None:
-        super().__init__()
-        self.losses = list(losses)
-        self.die: Callable[[], None]
-        self.asked = 0
-
-    async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
-        self.asked += 1
-        self._left = self.losses.pop(0) if self.losses else -1
-        if self._left == 0:
-            self.die()
-            raise broken()
-        await super().ask(instance, request, sink)
-
-    async def _speaks(self) -> None:
-        await super()._speaks()
-        if self._left == 0:
-            self.die()
-            raise broken()
-        self._left -= 1
-
-
-@asynccontextmanager
-async def mortal(
-    *losses: int,
-) -> AsyncGenerator[tuple[Model, FakeRuntime, Mortal]]:
-    runtime, engine = FakeRuntime(), Mortal(*losses)
-    model = make_model(spec(), runtime, engine, TIMING)
-
-    def die() -> None:
-        engine.may_answer.clear()
-        runtime.running["tgi-tiny"].die(Exit(137))
-
-    async def heal() -> None:  # the next engine answers as soon as it runs
-        while True:
-            await runtime.changed.wait()
-            engine.may_answer.set()
-
-    engine.die = die
-    healer = asyncio.create_task(heal())
-    async with within(WHOLE, "the answer and the model did not come to an end"):
-        yield model, runtime, engine
-        healer.cancel()
-        await model.close(0)
-    assert (runtime.running, engine.open) == ({}, 0)
 
 
 async def test_an_answer_has_a_lease_until_its_end() -> None:

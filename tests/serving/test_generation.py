@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 
 import pytest
 
-from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, FinishReason, Prompt
 from inference_service.errors import (
     EngineFailed,
@@ -21,48 +17,13 @@ from inference_service.errors import (
     PromptTooLong,
 )
 from inference_service.lifecycle import State, Status
-from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.base import Instance
 from inference_service.serving.generation import Generation, Order, Resumption
-from inference_service.serving.model import Model
-from inference_service.serving.timing import Timing
-from tests.build import model as make_model
 from tests.build import timing
-from tests.fakes import FakeEngine, FakeRuntime, broken, spec
-from tests.waiting import WHOLE, within
+from tests.fakes import broken
+from tests.serving.mortal import mortal
 
 PROMPT = Prompt("once upon", max_new_tokens=6)
-TIMING = timing(poll_longest=0.001, back_off=0.01)
-
-
-class Mortal(FakeEngine):
-    """An engine that is lost after the given number of tokens of each request.
-
-    `on_loss` is called at each loss.
-    """
-
-    def __init__(self, *losses: int) -> None:
-        super().__init__()
-        self.losses = list(losses)
-        self.on_loss: Callable[[], None] = lambda: None
-        self.prompts: list[Prompt] = []
-        self.wholes: list[bool] = []
-
-    async def generate(
-        self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
-    ) -> AsyncGenerator[Chunk]:
-        self.prompts.append(prompt)
-        self.wholes.append(whole)
-        left = self.losses.pop(0) if self.losses else None
-        async with aclosing(super().generate(instance, spec, prompt)) as chunks:
-            async for chunk in chunks:
-                if left == 0:
-                    self.on_loss()
-                    raise broken()
-                yield chunk if left is None else replace(chunk, finish=None)
-                left = None if left is None else left - 1
-        if left == 0:
-            self.on_loss()
-            raise broken()
 
 
 class Reader:
@@ -88,33 +49,6 @@ class Reader:
     async def read(self, generation: Generation) -> str:
         await generation.stream(self.write, self.resumed, self.notify)
         return "".join(self.texts)
-
-
-@asynccontextmanager
-async def mortal(
-    *losses: int, dies: bool = True, times: Timing = TIMING
-) -> AsyncGenerator[tuple[Model, FakeRuntime, Mortal]]:
-    """Make a model whose engine is lost: it dies, or without `dies` only its connection breaks."""
-    runtime, engine = FakeRuntime(), Mortal(*losses)
-    model = make_model(spec(), runtime, engine, times)
-
-    def die() -> None:
-        if dies:
-            engine.may_answer.clear()
-            runtime.running["tgi-tiny"].die(Exit(137))
-
-    async def heal() -> None:  # the next engine answers as soon as it runs
-        while True:
-            await runtime.changed.wait()
-            engine.may_answer.set()
-
-    engine.on_loss = die
-    healer = asyncio.create_task(heal())
-    async with within(WHOLE, "the text and the model did not come to an end"):
-        yield model, runtime, engine
-        healer.cancel()
-        await model.close(0)
-    assert (runtime.running, engine.open) == ({}, 0)
 
 
 async def test_the_caller_does_not_see_that_an_engine_was_lost_before_the_first_token() -> None:
@@ -214,7 +148,7 @@ async def test_a_text_whose_engine_is_lost_after_the_last_token_is_whole() -> No
 async def test_a_text_that_fills_the_context_at_its_resumption_is_whole() -> None:
     async with mortal(3) as (model, _, engine):
 
-        def full() -> None:
+        def full(_: Instance) -> None:
             engine.failure = PromptTooLong("tiny", 128, "no room")
 
         engine.on_loss = full
@@ -274,7 +208,7 @@ async def test_a_model_that_is_stopped_gets_no_engine_for_a_resumption() -> None
         runtime.may_leave.clear()
         stops = []
 
-        def stop() -> None:
+        def stop(_: Instance) -> None:
             engine.may_answer.clear()
             stops.append(asyncio.create_task(model.stop(60)))
 

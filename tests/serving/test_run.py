@@ -50,8 +50,8 @@ class Bed:
     @property
     def run(self) -> Run:
         """The run of the model."""
-        assert self.model._runs is not None
-        [run] = self.model._runs
+        assert self.model._supervisor.runs is not None
+        [run] = self.model._supervisor.runs
         return run
 
     async def until(self, state: State) -> None:
@@ -280,12 +280,12 @@ async def test_a_stop_resets_the_back_off() -> None:
         waits = []
         for _ in range(2):
             for _ in range(2):
-                bed.model._back_off._until = 0.0  # as if the time had passed
+                bed.model._supervisor.back_off._until = 0.0  # as if the time had passed
                 bed.runtime.refusal = LaunchError("no")
                 with pytest.raises(StartFailed):
                     await bed.model.start()
-                waits.append(round(bed.model._back_off.left))
-            bed.model._back_off._until = 0.0
+                waits.append(round(bed.model._supervisor.back_off.left))
+            bed.model._supervisor.back_off._until = 0.0
             await bed.model.start()
             await bed.model.stop()
 
@@ -309,7 +309,7 @@ async def test_an_entry_that_can_never_fit_ends_the_run_and_begins_none(
                 await caller
         assert bed.model.status.state is State.STOPPED
         assert "tiny is not started again: tiny needs 2.0 GB" in caplog.text
-        await asyncio.gather(*bed.model._tasks)  # none has failed
+        await asyncio.gather(*bed.model._supervisor._tasks)  # none has failed
 
 
 async def test_each_change_of_a_model_has_those_who_wait_for_memory_look_again() -> None:
@@ -419,13 +419,13 @@ async def test_a_spell_of_service_forgives_failures_before_an_end_that_fails() -
         bed.runtime.refusal = LaunchError("no")
         with pytest.raises(StartFailed):
             await bed.model.start()
-        bed.model._back_off._until = 0.0  # as if the time had passed
+        bed.model._supervisor.back_off._until = 0.0  # as if the time had passed
         await bed.model.start()
         bed.runtime.stop_refusal = StopFailed("tiny", "tgi-tiny", "it will not go")
         with pytest.raises(StopFailed):
             await bed.model.stop()
 
-        assert round(bed.model._back_off.left) == 60  # and not twice as long
+        assert round(bed.model._supervisor.back_off.left) == 60  # and not twice as long
         bed.runtime.removes_at_last()
 
 

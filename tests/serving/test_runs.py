@@ -11,12 +11,11 @@ import pytest
 
 from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import MEMORY
-from inference_service.catalog import ModelSpec
-from inference_service.engines.base import Chunk, Prompt
+from inference_service.engines.base import Prompt
 from inference_service.errors import EngineDied, ModelStopped, ServiceError, StartFailed
 from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress, State, Status
-from inference_service.runtimes.base import Exit, Instance
+from inference_service.runtimes.base import Exit
 from inference_service.serving.entry import Entry
 from inference_service.serving.generation import Generation, Order
 from inference_service.serving.leases import Lease
@@ -24,7 +23,7 @@ from inference_service.serving.model import Model
 from inference_service.serving.runs import choose, folded
 from tests.build import machine, reached, timing
 from tests.build import model as make_model
-from tests.fakes import FakeEngine, FakeRuntime, broken, spec
+from tests.fakes import FakeEngine, FakeRuntime, spec
 from tests.waiting import PROMPTLY, SLOWLY, until, within
 
 MIB = 2**20
@@ -74,31 +73,11 @@ def test_the_status_of_a_model_is_that_of_the_run_that_has_come_furthest(
     assert folded([nearer, further]) is folded([further, nearer]) is nearer
 
 
-class Mortal(FakeEngine):
-    """An engine whose programs are `dead` before the runtime reports it."""
-
-    def __init__(self) -> None:
-        super().__init__(concurrency=2)
-        self.dead: set[str] = set()
-
-    async def ready(self, instance: Instance) -> bool:
-        return instance.name not in self.dead and await super().ready(instance)
-
-    async def generate(
-        self, instance: Instance, spec: ModelSpec, prompt: Prompt, *, whole: bool = False
-    ) -> AsyncGenerator[Chunk]:
-        async with aclosing(super().generate(instance, spec, prompt)) as chunks:
-            async for chunk in chunks:
-                if instance.name in self.dead:
-                    raise broken()
-                yield chunk
-
-
 class Bed:
     """A model of two runs, each with two slots."""
 
     def __init__(self, admission: Admission | None = None, **times: float) -> None:
-        self.runtime, self.engine = FakeRuntime(), Mortal()
+        self.runtime, self.engine = FakeRuntime(), FakeEngine(concurrency=2)
         self.admission = admission or machine(10**9)
         self.times = timing(**times)
         self.model = self.another(spec().id, count=2)
@@ -237,7 +216,7 @@ async def test_a_text_whose_run_dies_is_repeated_on_the_other_at_once() -> None:
         bed.engine.may_speak.clear()
         text = asyncio.create_task(Generation(bed.model, Order(Prompt("once", 3), 60)).whole())
         await bed.engine.generates()
-        bed.engine.dead.add("tgi-tiny")
+        bed.engine.dead.append(bed.runtime.running["tgi-tiny"].instance)
         bed.engine.may_speak.set()
         await until(lambda: bed.engine.open == 0, "the text did not break off")
         assert not text.done()

@@ -9,14 +9,14 @@ from contextlib import aclosing, closing
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import ModelSpec
 from inference_service.engines import relay, sse
-from inference_service.engines.base import Chunk, Prompt
+from inference_service.engines.base import Chunk, NoRoom, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.engines.openai import log as program_log
 from inference_service.engines.openai import wire
 from inference_service.engines.openai.section import OpenaiNeeds, fill
 from inference_service.engines.relay import Answer
-from inference_service.errors import EngineFailed, LaunchError
+from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import Command, Mount, Needs, Seat, environment
@@ -92,10 +92,8 @@ class Openai:
                     async for chunk in chunks:
                         yield chunk
                 return
-            except wire.NoRoom as error:  # always before the first token
-                if error.room >= limit:
-                    raise EngineFailed("refuses a request that fits") from None
-                limit = error.room
+            except NoRoom as error:  # always before the first token
+                limit = error.lower(limit)
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)

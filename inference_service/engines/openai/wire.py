@@ -13,7 +13,7 @@ import msgspec
 
 from inference_service.catalog import ModelSpec
 from inference_service.engines import sse
-from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.base import Chunk, Finish, FinishReason, NoRoom, Prompt
 from inference_service.engines.openai.section import OpenaiNeeds
 from inference_service.engines.stops import StopFilter
 from inference_service.errors import (
@@ -80,14 +80,6 @@ _NO_CHOICE = _Choice()
 
 _decoder = msgspec.json.Decoder(_Event)
 _models_decoder = msgspec.json.Decoder(_Models)
-
-
-class NoRoom(Exception):
-    """A context with only `room` tokens for the text, fewer than the request has."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
 
 
 def refuse_what_it_cannot(spec: ModelSpec, needs: OpenaiNeeds, prompt: Prompt) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import EngineNeeds, Gpus, ModelSpec, Section, Size
 from inference_service.engines import relay, sse
-from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.base import Chunk, Finish, FinishReason, NoRoom, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.engines.stops import StopFilter
@@ -197,10 +197,8 @@ class Tgi:
                     async for tokens in pieces:
                         yield tokens
                 return
-            except wire.NoRoom as error:  # always before the first token
-                if error.room >= step.limit:
-                    raise EngineFailed("refuses a request that fits") from None
-                step.limit, step.fills_context = error.room, True
+            except NoRoom as error:  # always before the first token
+                step.limit, step.fills_context = error.lower(step.limit), True
             except PromptTooLong:
                 if step.text == prompt.text:
                     raise

@@ -14,7 +14,7 @@ import msgspec
 
 from inference_service.catalog import ModelSpec
 from inference_service.engines import sse
-from inference_service.engines.base import FinishReason, Prompt
+from inference_service.engines.base import FinishReason, NoRoom, Prompt
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -72,14 +72,6 @@ class _Whole(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Event)
 _whole_decoder = msgspec.json.Decoder(_Whole)
 _tokens_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class NoRoom(Exception):
-    """A context with only `room` tokens for the text, fewer than the request has."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
 
 
 def request(prompt: Prompt, text: str, limit: int) -> dict[str, Any]:

@@ -101,13 +101,14 @@ class DockerRuntime:
     async def run(
         self, launch: Launch, gpus: GpuShare | None = None
     ) -> AsyncGenerator[RunningContainer]:
+        key, seat = launch.key, self.seat.taken(PORT, gpus)
+        command, empty = launch.command(seat), launch.command(self.seat)
         failed = False
         with ExitStack() as held:
             try:
-                await self._pending.cancel(launch.key)
-                command = launch.command(self.seat.taken(PORT, gpus))
-                container, port = await self._adopt(launch, command, gpus, held) or (
-                    await self._start(launch, command, gpus, held)
+                await self._pending.cancel(key)
+                container, port = await self._adopt(key, command, empty, seat, held) or (
+                    await self._start(key, command, empty, seat, held)
                 )
                 running = RunningContainer(container, command, port, self._calls)
                 held.callback(running.leave)
@@ -117,7 +118,7 @@ class DockerRuntime:
                 raise
             finally:
                 if failed or not self._leaving:
-                    await self._remove_or_retry(launch, failed)
+                    await self._remove_or_retry(key, command.stop_grace, failed)
 
     def removal_pending(self, key: Key) -> bool:
         return key in self._pending
@@ -142,16 +143,15 @@ class DockerRuntime:
         self._client.close()
 
     async def _adopt(
-        self, launch: Launch, command: Command, gpus: GpuShare | None, held: ExitStack
+        self, key: Key, command: Command, empty: Command, seat: Seat, held: ExitStack
     ) -> tuple[Container, int] | None:
         """Return a container that fits, and its port; else remove any that the run has."""
-        empty = launch.command(self.seat)
-        for container in await self._ours(self._recipe.labels(launch.key)):
-            same = fits(container, empty) and has_gpus(container, gpus)
+        for container in await self._ours(self._recipe.labels(key)):
+            same = fits(container, empty) and has_gpus(container, seat.gpus)
             if same and (port := published_port(container, command.port)):
                 held.enter_context(self._ports.hold(port))
                 return container, port
-        await self._remove(launch.key)
+        await self._remove(key)
         return None
 
     async def _ours(self, labels: Mapping[str, str]) -> list[Container]:
@@ -167,30 +167,27 @@ class DockerRuntime:
             log.warning("container %s cannot be removed: %s", container.name, explanation(error))
 
     async def _start(
-        self, launch: Launch, command: Command, gpus: GpuShare | None, held: ExitStack
+        self, key: Key, command: Command, empty: Command, seat: Seat, held: ExitStack
     ) -> tuple[Container, int]:
         """Create and start the container, on the next port where another program has the first."""
         create = self._client.containers.create
-        seat, empty = self.seat.taken(PORT, gpus), launch.command(self.seat)
         taken: frozenset[int] = frozenset()
         while True:
             port = held.enter_context(self._ports.claim(taken))
-            configuration = self._recipe.configuration(launch.key, command, empty, seat, port)
+            configuration = self._recipe.configuration(key, command, empty, seat, port)
             try:
                 container: Container = await self._calls.call(create, **configuration)
                 await self._calls.call(container.start)
             except APIError as error:
                 if not _port_clash(error):
-                    name = self.container_name(launch.key)
-                    raise LaunchError(_refusal(command, name, error)) from None
+                    raise LaunchError(_refusal(command, self.container_name(key), error)) from None
                 taken |= {port}  # another program took it after it was found free
-                await self._remove(launch.key)
+                await self._remove(key)
                 continue
             return container, port
 
-    async def _remove_or_retry(self, launch: Launch, failed: bool) -> None:
+    async def _remove_or_retry(self, key: Key, grace: float, failed: bool) -> None:
         """Remove the container that a run leaves; if that fails, retry it in the background."""
-        key, grace = launch.key, launch.command(self.seat).stop_grace
         removal = asyncio.create_task(self._remove(key, 0 if failed else grace))
         name = self.container_name(key)
         try:
