@@ -113,7 +113,7 @@ class Bed(ABC):
         """Count the requests that the engine has, with those in its queue."""
 
     @abstractmethod
-    async def kill(self) -> None:
+    def kill(self) -> None:
         """Kill the engine."""
 
     @asynccontextmanager
@@ -176,7 +176,7 @@ class FakeBed(Bed):
     async def busy(self) -> int:
         return self._fake.open
 
-    async def kill(self) -> None:
+    def kill(self) -> None:
         self._fake.failure = broken()
 
     @asynccontextmanager
@@ -197,7 +197,7 @@ class _Served(Bed):
         self.url = url
         self._pid = pid
 
-    async def kill(self) -> None:
+    def kill(self) -> None:
         os.kill(self._pid, signal.SIGKILL)
 
     async def _metrics(self) -> dict[str, float]:
@@ -230,16 +230,19 @@ class LlamacppBed(_Served):
 class TgiBed(_Served):
     opening = "Once upon a time [[no_eos]]"
     short = Request("GET", "/info")
-    long = posted("/generate_stream", {"inputs": opening, "parameters": {"max_new_tokens": 400}})
+    long = posted("/generate_stream", {"inputs": opening, "parameters": {"max_new_tokens": 2000}})
 
     def __init__(
         self, engine: Engine, spec: ModelSpec, double: TgiProcess, *, whole: bool = False
     ) -> None:
         super().__init__(engine, spec, double.url, double.process.pid, whole=whole)
         self.double = double
+        # Looked for before, as that takes longer than a short text.
+        self._processes = [*double.children(), double.process.pid]
 
-    async def kill(self) -> None:
-        self.double.kill()
+    def kill(self) -> None:
+        for pid in self._processes:
+            os.kill(pid, signal.SIGKILL)
 
     async def count(self, text: str) -> int:
         return len(await self._tokenize({"inputs": text}))

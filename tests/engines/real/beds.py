@@ -59,7 +59,7 @@ class RealBed(Bed):
         body = {"model": name, "prompt": self.opening, "max_tokens": 400}
         self.long = posted("/v1/completions", body | {"stream": True})
 
-    async def kill(self) -> None:
+    def kill(self) -> None:
         os.killpg(self.server.process.pid, signal.SIGKILL)
         self.server.process.wait()
 
