@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ HEADERS = {
     "x-accel-buffering": "no",
 }
 KEEP_ALIVE = b": keep-alive\n\n"
+FIRST_SILENCE_SECONDS = 0.05  # long enough for a first event to come before a comment
 
 Call = Callable[[Accepted, Write], Awaitable[None]]
 
@@ -40,7 +42,8 @@ class EventStream(Response):
     The status line waits for the first message, or, with `early`, only until the call is accepted.
     A call that fails before is answered with the status of the error, by the exception handlers of
     the application; a later error is an event. After the status line, a comment is sent in each
-    silence of `keep_alive_seconds`.
+    silence of `keep_alive_seconds`. A stream that begins with a silence has its first comment at
+    once: some clients and proxies pass a head on with the first byte of the body.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class EventStream(Response):
         self._encode = encode
         self._keep_alive_seconds = keep_alive_seconds
         self._early = early
-        self._last_write = 0.0
+        self._last_write = -math.inf
         self._keeping_alive: asyncio.Task[None] | None = None  # once the status line was sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,9 +107,9 @@ class EventStream(Response):
 
     async def _keep_alive(self, send: Send) -> None:
         clock = asyncio.get_running_loop().time
-        self._last_write = clock()
+        await asyncio.sleep(min(FIRST_SILENCE_SECONDS, self._keep_alive_seconds))
         while True:
-            silence = clock() - self._last_write
+            silence = clock() - self._last_write  # without end, before the first event
             if silence >= self._keep_alive_seconds:
                 await write(send, KEEP_ALIVE)
                 self._last_write = clock()
@@ -133,13 +136,18 @@ def event(message: GenerateStreamResponse) -> bytes:
 
 
 def change(message: WatchModelsResponse) -> bytes:
-    """Encode a change of a model. A browser resumes by the event's id, which is the revision."""
+    """Encode a change of a model. A browser resumes by the event's id, which is the revision.
+
+    The models of a snapshot have no id, so that a browser that loses the stream before the end of
+    the snapshot sends the id of before, and gets all models again.
+    """
     kind = message.WhichOneof("event")
     if kind is None:
         return b""
     value = getattr(message, kind)
     data = fields(value) if isinstance(value, Message) else value
-    return f"id: {message.revision}\n".encode() + encoded(kind, data)
+    id = f"id: {message.revision}\n" if message.revision else ""
+    return id.encode() + encoded(kind, data)
 
 
 def line(message: StreamLogsResponse) -> bytes:
