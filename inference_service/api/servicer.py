@@ -96,10 +96,9 @@ class ModelService(pb_grpc.ModelServiceServicer):
         if request.model_id:
             self._models.find(request.model_id)
         await accept(context)
-        async with aclosing(self._models.watch(request.after_revision)) as changes:
+        watch = self._models.watch(request.after_revision, request.model_id)
+        async with aclosing(watch) as changes:
             async for change in changes:
-                if request.model_id and change.item and change.item.id != request.model_id:
-                    continue
                 await context.write(replies.change(change))
 
     async def StreamLogs(  # type: ignore[override]

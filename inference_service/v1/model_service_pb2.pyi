@@ -800,7 +800,9 @@ class WatchModelsRequest(_message.Message):
     model_id: _builtins.str
     """Report this model only. Default: all models."""
     after_revision: _builtins.int
-    """Go on after this revision, without a snapshot. Default 0: begin with a snapshot."""
+    """Go on after this revision, that of the last message, without a snapshot. Default 0: begin with a
+    snapshot.
+    """
     def __init__(
         self,
         *,
@@ -826,8 +828,10 @@ class WatchModelsResponse(_message.Message):
     SNAPSHOT_DONE_FIELD_NUMBER: _builtins.int
     REMOVED_MODEL_ID_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The number of the last change that the messages so far contain. Revisions rise until the
-    service ends; the next start of the service begins new ones, which cannot be compared.
+    """The number of the last change that the messages so far contain. 0 in the models of a snapshot,
+    until `snapshot_done` has that number: a snapshot that breaks off is sent again as a whole.
+    Revisions rise until the service ends; the next start of the service begins new ones, which
+    cannot be compared.
     """
     removed_model_id: _builtins.str
     """The id of a model that the catalog no longer has, and whose engine is gone."""
