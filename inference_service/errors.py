@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
+from inference_service.printable import printable
+
 Facts = Mapping[str, object]
 Log = Iterable[str]  # the last lines of an engine's log, oldest first
 
@@ -31,6 +33,7 @@ class ServiceError(Exception):
     """An error that callers see; the class itself is a fault of this service.
 
     The message is one sentence that a person can act on, and `metadata` holds its changing parts.
+    Control characters in the words of callers and engines stand there as escapes.
     `retry_after` is in seconds; `field` is the request field at fault.
     """
 
@@ -45,12 +48,12 @@ class ServiceError(Exception):
         field: str | None = None,
         log: Log = (),
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.metadata = {key: str(value) for key, value in (metadata or {}).items()}
+        self.message = printable(message)
+        super().__init__(self.message)
+        self.metadata = {key: printable(str(value)) for key, value in (metadata or {}).items()}
         self.retry_after = retry_after
         self.field = field
-        self.log = tuple(log)
+        self.log = tuple(map(printable, log))
 
 
 class ModelNotFound(ServiceError):
@@ -284,7 +287,7 @@ class CatalogInvalid(ServiceError):
 
     def __init__(self, *mistakes: str) -> None:
         super().__init__("; ".join(mistakes))
-        self.mistakes = mistakes
+        self.mistakes = tuple(map(printable, mistakes))
 
 
 class EngineOverloaded(ServiceError):

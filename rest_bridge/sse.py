@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from inference_service.printable import printable, printable_json
 from inference_service.v1.model_service_pb2 import (
     GenerateStreamResponse,
     StreamLogsResponse,
@@ -33,7 +34,7 @@ FIRST_SILENCE_SECONDS = 0.05  # long enough for a first event to come before a c
 
 Call = Callable[[Accepted, Write], Awaitable[None]]
 
-quoted = json.JSONEncoder(ensure_ascii=False).encode
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class EventStream(Response):
@@ -121,6 +122,11 @@ async def write(send: Send, body: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
+def quoted(data: object) -> str:
+    """Return the JSON of `data` as one line, for each reader's idea of a line."""
+    return printable_json(_encode(data))
+
+
 def event(message: GenerateStreamResponse) -> bytes:
     """Encode a message of a generation; a kind of a newer service gives no bytes."""
     kind = message.WhichOneof("event")
@@ -151,8 +157,8 @@ def change(message: WatchModelsResponse) -> bytes:
 
 
 def line(message: StreamLogsResponse) -> bytes:
-    """Encode a line of a log."""
-    return f"data: {message.line}\n\n".encode()
+    """Encode a line of a log. A carriage return in it would end the line of the event too."""
+    return f"data: {printable(message.line)}\n\n".encode()
 
 
 def fields(message: Message) -> dict[str, object]:

@@ -210,7 +210,7 @@ async def test_the_longest_error_fits_into_the_trailers(
 
     failed = failure(error.value)
     assert (failed.code, failed.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
-    assert failed.message.startswith(letter * 100)
+    assert failed.message.startswith(printable(letter) * 100)
     assert len(failed.details) == 4
 
 

@@ -39,23 +39,25 @@ async def revision(service: Serving) -> int:
     raise AssertionError("the snapshot has no end")
 
 
+async def begin(source: EventSource) -> bytes:
+    """Connect, and return the first bytes of the body."""
+    async with within(PROMPTLY, "no head and nothing of a body came"):
+        await source.connect()
+        async with aclosing(source.body()) as body:
+            return await anext(body)
+
+
 async def test_a_resumed_watch_of_idle_models_begins_before_any_change(service: Serving) -> None:
-    """nginx gives up on a stream without a head after 60 s (ingress-nginx#6173)."""
+    """A proxy gives up on a stream without a head (flask-sse#3, spring-cloud-gateway#1550)."""
     path = f"/models:watch?after_revision={await revision(service)}"
     async with source(service, path) as watch:
-        async with within(PROMPTLY, "no head and no comment came"):
-            await watch.connect()
-            async with aclosing(watch.body()) as body:
-                assert await anext(body) == b": keep-alive\n\n"
+        assert await begin(watch) == b": keep-alive\n\n"
 
 
 async def test_a_browser_that_comes_back_to_idle_models_is_answered(service: Serving) -> None:
     async with source(service, "/models:watch") as watch:
         watch.last_id = str(await revision(service))
-        async with within(PROMPTLY, "no head and no comment came"):
-            await watch.connect()
-            async with aclosing(watch.body()) as body:
-                assert await anext(body) == b": keep-alive\n\n"
+        assert await begin(watch) == b": keep-alive\n\n"
 
 
 @pytest.mark.parametrize("follow", ["follow=true&tail_line_count=0", "follow=true"])
@@ -65,10 +67,7 @@ async def test_the_log_of_a_quiet_engine_begins_before_its_next_line(
     async with within(SLOWLY, "the model did not start"):
         await service.stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
     async with source(service, f"/models/story-mini/logs?{follow}") as log:
-        async with within(PROMPTLY, "no head and nothing of a body came"):
-            await log.connect()
-            async with aclosing(log.body()) as body:
-                first = await anext(body)
+        first = await begin(log)
         assert first == b": keep-alive\n\n" if "=0" in follow else first.startswith(b"data: ")
 
 
@@ -78,11 +77,10 @@ async def test_comments_keep_a_stream_alive_that_has_no_event_at_all(
     monkeypatch.setenv("REST_BRIDGE_KEEP_ALIVE_SECONDS", "0.1")
     async with serving(ports=free_ports(4)) as service:
         path = f"/models:watch?after_revision={await revision(service)}"
-        async with source(service, path) as watch:
-            async with within(PROMPTLY, "no three comments came"):
-                await watch.connect()
-                async with aclosing(watch.body()) as body:
-                    assert [await anext(body) for _ in range(3)] == [b": keep-alive\n\n"] * 3
+        async with source(service, path) as watch, within(PROMPTLY, "no three comments came"):
+            await watch.connect()
+            async with aclosing(watch.body()) as body:
+                assert [await anext(body) for _ in range(3)] == [b": keep-alive\n\n"] * 3
 
 
 @pytest.mark.parametrize(
@@ -94,10 +92,9 @@ async def test_comments_keep_a_stream_alive_that_has_no_event_at_all(
     ],
 )
 async def test_an_unknown_model_is_a_404_and_no_stream(service: Serving, path: str) -> None:
-    async with source(service, path) as stream:
-        async with within(PROMPTLY, "no answer came"):
-            with pytest.raises(Refused, match=r"HTTP/1\.1 404 (?s:.)*MODEL_NOT_FOUND"):
-                await stream.connect()
+    async with source(service, path) as stream, within(PROMPTLY, "no answer came"):
+        with pytest.raises(Refused, match=r"HTTP/1\.1 404 (?s:.)*MODEL_NOT_FOUND"):
+            await stream.connect()
 
 
 async def test_a_quiet_call_of_grpc_has_its_headers_at_once(service: Serving) -> None:

@@ -35,7 +35,7 @@ class Known:
     complete: bool = False
     _snapshot: dict[str, int] | None = None
 
-    def take(self, kind: str, value: Any, *, in_snapshot: bool) -> None:
+    def take(self, kind: str | None, value: Any, *, in_snapshot: bool) -> None:
         """Take a message: its kind, its model or id, and whether a snapshot is not over yet."""
         if kind == "snapshot_done":
             self.models = self._snapshot or {}
@@ -163,15 +163,15 @@ async def test_models_that_change_while_their_snapshot_is_sent_are_not_lost(
     async with serving(ports=free_ports(1), catalog=path) as service:
         for cut in range(len(await present(service)) + 1):
             watcher: Watcher = watcher_of(service)
-            async with within(PROMPTLY, f"a change after {cut} messages did not arrive"):
-                async with aclosing(watcher.messages()) as messages:
-                    for _ in range(cut):
-                        await anext(messages)
-                    catalogs.write(path, one=f"{200 + cut}MB", four="50MB")
-                    service.service.reload()
-                    expected = await present(service)
-                    while not watcher.known.complete or watcher.known.models != expected:
-                        await anext(messages)
+            arrives = within(PROMPTLY, f"a change after {cut} messages did not arrive")
+            async with arrives, aclosing(watcher.messages()) as messages:
+                for _ in range(cut):
+                    await anext(messages)
+                catalogs.write(path, one=f"{200 + cut}MB", four="50MB")
+                service.service.reload()
+                expected = await present(service)
+                while not watcher.known.complete or watcher.known.models != expected:
+                    await anext(messages)
             catalogs.write(path, **BEFORE)
             service.service.reload()
 
