@@ -19,6 +19,7 @@ from inference_service.api.health import Health
 from inference_service.api.listener import SERVICE, services
 from inference_service.api.methods import Handlers, accept, gated
 from inference_service.errors import ServiceError
+from inference_service.printable import printable
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import failure
