@@ -25,11 +25,15 @@ from rest_bridge.service import Accepted, Write
 HEADERS = {
     # Not by `media_type`, because FastAPI would document that for the errors too.
     "content-type": "text/event-stream",
-    "cache-control": "no-cache",
+    # Some proxies hold events back to compress them, unless they may not (nestjs/nest#5762).
+    "cache-control": "no-cache, no-transform",
     # By default nginx holds events back until its buffer is full.
     "x-accel-buffering": "no",
 }
 KEEP_ALIVE = b": keep-alive\n\n"
+# Once there was an id, openai-python and httpx-sse make an event of an empty line behind a comment
+# (theopenco/llmgateway#2334).
+KEEP_ALIVE_AFTER_ID = b": keep-alive\n"
 FIRST_SILENCE_SECONDS = 0.05  # long enough for a first event to come before a comment
 
 Call = Callable[[Accepted, Write], Awaitable[None]]
@@ -62,6 +66,7 @@ class EventStream(Response):
         self._encode = encode
         self._keep_alive_seconds = keep_alive_seconds
         self._early = early
+        self._comment = KEEP_ALIVE
         self._last_write = -math.inf
         self._keeping_alive: asyncio.Task[None] | None = None  # once the status line was sent
 
@@ -75,7 +80,10 @@ class EventStream(Response):
         async def write_event(message: Any) -> None:
             if self._keeping_alive is None:
                 await self._start(send)
-            await write(send, self._encode(message))
+            event = self._encode(message)
+            if event.startswith(b"id:"):
+                self._comment = KEEP_ALIVE_AFTER_ID
+            await write(send, event)
             self._last_write = clock()
             if self._early:
                 # A write waits only for a slow reader, and a snapshot can have a thousand events.
@@ -112,7 +120,7 @@ class EventStream(Response):
         while True:
             silence = clock() - self._last_write  # without end, before the first event
             if silence >= self._keep_alive_seconds:
-                await write(send, KEEP_ALIVE)
+                await write(send, self._comment)
                 self._last_write = clock()
             else:
                 await asyncio.sleep(self._keep_alive_seconds - silence)

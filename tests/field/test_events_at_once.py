@@ -83,6 +83,28 @@ async def test_comments_keep_a_stream_alive_that_has_no_event_at_all(
                 assert [await anext(body) for _ in range(3)] == [b": keep-alive\n\n"] * 3
 
 
+async def test_a_comment_behind_an_id_makes_no_event_of_an_empty_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some clients make one of each empty line, once there was an id (llmgateway#2334)."""
+    monkeypatch.setenv("REST_BRIDGE_KEEP_ALIVE_SECONDS", "0.05")
+    received = b""
+    async with (
+        serving(ports=free_ports(4)) as service,
+        source(service, "/models:watch") as watch,
+        within(PROMPTLY, "no comment came"),
+    ):
+        await watch.connect()
+        async with aclosing(watch.body()) as body:
+            while received.count(b": keep-alive") < 3:
+                received += await anext(body)
+
+    events, _, comments = received.partition(b": keep-alive")
+    assert events.endswith(b"\n\n")
+    assert all(b"\ndata: " in block for block in events[:-2].split(b"\n\n"))
+    assert set(comments.split(b"\n")[1:-1]) == {b": keep-alive"}
+
+
 @pytest.mark.parametrize(
     "path",
     [

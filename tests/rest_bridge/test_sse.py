@@ -46,7 +46,7 @@ async def test_a_stream(
     response = await bridge.client.post(path, json=body)
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/event-stream"
-    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["cache-control"] == "no-cache, no-transform"
     assert response.headers["x-accel-buffering"] == "no"
     assert events(response.text) == [
         ("chunk", {"text": ",", "token_count": 1}),
