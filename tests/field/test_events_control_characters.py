@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,8 +14,8 @@ from google.rpc import error_details_pb2
 
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
-from tests.field import writing_engine
 from tests.field.event_source import Event, EventSource
+from tests.field.writing import entry, start, writing
 from tests.service import Serving, failure, free_ports, serving
 from tests.test_cli import command, end
 from tests.waiting import SLOWLY, within
@@ -34,38 +32,6 @@ CLEARED = "\x1b[2J\x1b]0;title\x07\x9b2J"
 LINES = ["first", FORGED, CLEARED, *(f"a{c}b" for c in UNSAFE), "größer 日本\tend", "last"]
 # What no encoding has: bytes that are no UTF-8, and half of a surrogate pair.
 BYTES = b"\xff\xfe\x9b2J\n\xed\xa0\x80\n"
-
-
-def entry(tmp_path: Path, writes: bytes, exits: str) -> Path:
-    """Write a catalog whose model `mine` is the engine that writes these bytes."""
-    (tmp_path / "writes").write_bytes(writes)
-    program = json.dumps([sys.executable, "-P", writing_engine.__file__])
-    env = {
-        "HOST": "{host}",
-        "PORT": "{port}",
-        "NAME": "mine",
-        "EXITS": exits,
-        "WRITES": str(tmp_path / "writes"),
-    }
-    words = ", ".join(f"{name} = {json.dumps(value)}" for name, value in env.items())
-    path = tmp_path / "catalog.toml"
-    path.write_text(
-        '[[models]]\nid = "mine"\nhf_name = "x"\ncontext_length = 512\n[models.openai]\n'
-        f'command = {program}\nenv = {{ {words} }}\nmemory = "100MB"\n'
-    )
-    return path
-
-
-@asynccontextmanager
-async def writing(tmp_path: Path, writes: bytes, exits: str = "0") -> AsyncGenerator[Serving]:
-    catalog = entry(tmp_path, writes, exits)
-    async with serving(ports=free_ports(4), catalog=catalog) as service:
-        yield service
-
-
-async def start(service: Serving) -> None:
-    async with within(SLOWLY, "the model did not start"):
-        await service.stub.StartModel(pb.StartModelRequest(model_id="mine"))
 
 
 async def events(service: Serving, path: str) -> list[Event]:

@@ -215,3 +215,27 @@ async def test_an_id_that_is_none_of_ours_begins_with_all_models(last_id: str) -
         watcher._source.last_id = last_id
         async with within(PROMPTLY, "the snapshot did not come"):
             await catch_up(watcher, await present(service))
+
+
+async def test_the_last_id_of_a_browser_wins_over_the_revision_in_its_address(
+    tmp_path: Path,
+) -> None:
+    """A browser comes back to the address that it was given, however old (eventsource#27)."""
+    path = tmp_path / "models.toml"
+    catalogs.write(path, **BEFORE)
+    async with serving(ports=free_ports(1), catalog=path) as service:
+        first = RestWatcher(service)
+        await catch_up(first, await present(service))
+        old = first._source.last_id
+        for size in range(200, 205):
+            catalogs.write(path, **BEFORE | {"one": f"{size}MB"})
+            service.service.reload()
+        assert service.service.rest_url is not None
+        source = EventSource(service.service.rest_url, f"/models:watch?after_revision={old}")
+        for expected in (200, 201, 202, 203, 204):
+            async with within(PROMPTLY, "a change did not come"):
+                await source.connect()
+                async with aclosing(source.events()) as events:
+                    event = await anext(events)
+            source.close()
+            assert event.json["memory_bytes"] == f"{expected}000000"

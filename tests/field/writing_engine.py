@@ -1,6 +1,7 @@
 """An engine without a model, which writes the bytes of the file WRITES and serves OpenAI's API.
 
-With EXITS=1 it ends then. Each request of a text is refused, with the same bytes as words.
+With EXITS=1 it ends then. `GET /write/BYTES` writes more. Each request of a text is refused, and the
+words of the refusal are the bytes of the file.
 """
 
 import http.server
@@ -8,10 +9,13 @@ import json
 import os
 import sys
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.path.startswith("/write/"):
+            write(unquote_to_bytes(self.path.removeprefix("/write/")))
         self._answer(200, {"data": [{"id": os.environ["NAME"]}]})
 
     def do_POST(self) -> None:
@@ -30,9 +34,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Write nothing but the file."""
 
 
-def main() -> None:
-    sys.stdout.buffer.write(Path(os.environ["WRITES"]).read_bytes())
+def write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
     sys.stdout.flush()
+
+
+def main() -> None:
+    write(Path(os.environ["WRITES"]).read_bytes())
     if os.environ["EXITS"] == "1":
         sys.exit(1)
     address = (os.environ["HOST"], int(os.environ["PORT"]))
