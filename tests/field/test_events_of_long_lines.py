@@ -55,7 +55,7 @@ async def test_a_bar_of_many_states_is_one_line(tmp_path: Path) -> None:
 
 
 async def test_a_line_without_an_end_is_bounded_and_loses_no_other(tmp_path: Path) -> None:
-    """It filled the memory of the Docker daemon (moby#18057), and ended readers (disco-daemon#28)."""
+    """It filled the memory of Docker (moby#18057), and ended readers (disco-daemon#28)."""
     async with writing(tmp_path, b"one\n" + "日".encode() * 2_000_000) as service:
         await start(service)
         await write(service, b"\ntwo\n")

@@ -1,7 +1,7 @@
 """An engine without a model, which writes the bytes of the file WRITES and serves OpenAI's API.
 
-With EXITS=1 it ends then. `GET /write/BYTES` writes more. Each request of a text is refused, and the
-words of the refusal are the bytes of the file.
+With EXITS=1 it ends then. `GET /write/BYTES` writes more. Each request of a text is refused, with
+the bytes of the file as words.
 """
 
 import http.server
