@@ -261,6 +261,11 @@ class QueueFull(ServiceError):
 
     def __init__(self, model_id: str, size: int) -> None:
         message = f"{size} requests wait for {model_id} already; retry in a few seconds"
+        if not size:
+            message = (
+                f"{model_id} works on as many requests as it can, and none may wait (setting "
+                "`queue_size`); retry in a few seconds"
+            )
         metadata = {"model_id": model_id, "queue_size": size}
         super().__init__(message, metadata=metadata, retry_after=5)
 

@@ -63,6 +63,8 @@ EXAMPLES: dict[str, ServiceError] = {
     "m was stopped meanwhile; send the request again if it should run": errors.ModelStopped("m"),
     "the service is shutting down; retry once it is back": errors.ShuttingDown(),
     "7 requests wait for m already; retry in a few seconds": errors.QueueFull("m", 7),
+    "m works on as many requests as it can, and none may wait (setting `queue_size`); retry in a "
+    "few seconds": errors.QueueFull("m", 0),
     "m is not ready for this request before its deadline, which is in 1.0 s: that takes about "
     "2.5 s, since it is starting; retry then, or set a longer deadline": errors.DeadlineTooShort(
         "m", 1, 2.5, "it is starting"
