@@ -69,8 +69,9 @@ class ModelService(pb_grpc.ModelServiceServicer):
         else:
             await model.start(idle_timeout)
         entry, status = model.entry, model.status
+        done = "started" if status.state is State.READY else "is being started"
         return pb.StartModelResponse(
-            message=f"Container for {model.id} started",
+            message=f"Container for {model.id} {done}",
             port=status.port,
             container_name=status.container or entry.runtime.container_name(Key(model.id)),
             model=replies.model(model.view()),

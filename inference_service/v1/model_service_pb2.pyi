@@ -701,7 +701,7 @@ class StartModelResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     message: _builtins.str
-    """For people: `Container for gpt-2 started`."""
+    """For people: `Container for gpt-2 started`; with `no_wait`, that it is being started."""
     port: _builtins.int
     """The port of the engine on 127.0.0.1. 0 with `validate_only`, and with `no_wait` while it is
     unknown.
