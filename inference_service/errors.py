@@ -26,6 +26,8 @@ from typing import ClassVar
 from inference_service.printable import printable
 
 Facts = Mapping[str, object]
+_LONGEST = 4000  # characters of a text; a caller can send megabytes, and each has to be looked at
+
 Log = Iterable[str]  # the last lines of an engine's log, oldest first
 
 
@@ -48,12 +50,13 @@ class ServiceError(Exception):
         field: str | None = None,
         log: Log = (),
     ) -> None:
-        self.message = printable(message)
+        self.message = printable(message[:_LONGEST])
         super().__init__(self.message)
-        self.metadata = {key: printable(str(value)) for key, value in (metadata or {}).items()}
+        facts = (metadata or {}).items()
+        self.metadata = {key: printable(str(value)[:_LONGEST]) for key, value in facts}
         self.retry_after = retry_after
         self.field = field
-        self.log = tuple(map(printable, log))
+        self.log = tuple(printable(line[:_LONGEST]) for line in log)
 
 
 class ModelNotFound(ServiceError):

@@ -15,7 +15,7 @@ from typing import Any
 # text, by which its words are shown in another order (CVE-2021-42574), and lone surrogates, which
 # no encoding can carry.
 _UNSAFE = re.compile(
-    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+"
 )
 
 # The colours in a line of a log, before and after `printable`.
@@ -32,7 +32,7 @@ def printable_json(text: str) -> str:
 
     JSON may have some of them as they are, and readers of lines break it there (httpx-sse#34).
     """
-    return text if text.isprintable() else _UNSAFE.sub(_escape_json, text)
+    return text if text.isprintable() else _UNSAFE.sub(_json_escape, text)
 
 
 class Formatter(logging.Formatter):
@@ -55,9 +55,9 @@ def _indented(lines: str) -> str:
     return "\n".join(f"  {printable(line)}" for line in lines.split("\n"))
 
 
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
-def _escape_json(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
+def _json_escape(found: re.Match[str]) -> str:
+    return "".join(f"\\u{ord(character):04x}" for character in found[0])

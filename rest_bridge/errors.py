@@ -22,6 +22,8 @@ Detail = TypeVar("Detail", ErrorInfo, RetryInfo)
 TOO_LARGE = ("larger than max", "metadata size exceeds")
 STATUS_DETAILS = "grpc-status-details-bin"
 
+_LONGEST = 4000  # characters of a detail; a client can send megabytes, and each has to be looked at
+
 
 class BridgeError(Exception):
     """An error to show to the client.
@@ -38,7 +40,7 @@ class BridgeError(Exception):
         http_status: int | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        self.detail = printable(detail)
+        self.detail = printable(detail[:_LONGEST])
         super().__init__(self.detail)
         self.reason = reason
         self.http_status = rule(reason).http_status if http_status is None else http_status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,3 +107,15 @@ def test_every_error_is_raised_somewhere(kind: type[ServiceError]) -> None:
     sources = set(package.rglob("*.py")) - {Path(inspect.getfile(errors))}
 
     assert any(f"{kind.__name__}(" in source.read_text() for source in sources)
+
+
+@pytest.mark.parametrize("words", ["x\u2028" * 2_000_000, "\x1b" * 4_000_000, "a\tb" * 1_000_000])
+def test_no_words_of_a_caller_make_an_error_slow_or_long(words: str) -> None:
+    """A prompt or an id can have 4 MiB, and the loop serves nobody meanwhile."""
+    begun = time.thread_time()
+    error = errors.ServiceError(words, metadata={"words": words}, log=[words])
+    taken = time.thread_time() - begun
+
+    assert taken < 0.05
+    for text in (error.message, str(error), error.metadata["words"], error.log[0]):
+        assert len(text) < 30_000
