@@ -90,7 +90,7 @@ async def test_a_watch_of_idle_models_outlives_the_patience_of_nginx(
             await asyncio.sleep(3)
             assert not coming.done(), "nginx has ended the stream"
             catalogs.write(tmp_path / "models.toml", one="200MB")
-            service.service.reload()
+            await service.service.reload()
             async with within(PROMPTLY, "nginx held the event back"):
                 event = await coming
         watch.close()

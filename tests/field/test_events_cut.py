@@ -147,10 +147,10 @@ async def test_a_watch_that_is_cut_after_any_message_loses_nothing(
             async with within(PROMPTLY, f"a watcher cut after {cut} messages did not catch up"):
                 await follow(watcher, cut)
                 catalogs.write(path, **after)
-                service.service.reload()
+                await service.service.reload()
                 await catch_up(watcher, await present(service))
                 catalogs.write(path, **BEFORE)
-                service.service.reload()
+                await service.service.reload()
                 await catch_up(watcher, await present(service))
 
 
@@ -168,12 +168,12 @@ async def test_models_that_change_while_their_snapshot_is_sent_are_not_lost(
                 for _ in range(cut):
                     await anext(messages)
                 catalogs.write(path, one=f"{200 + cut}MB", four="50MB")
-                service.service.reload()
+                await service.service.reload()
                 expected = await present(service)
                 while not watcher.known.complete or watcher.known.models != expected:
                     await anext(messages)
             catalogs.write(path, **BEFORE)
-            service.service.reload()
+            await service.service.reload()
 
 
 @pytest.mark.parametrize("watcher_of", [GrpcWatcher, RestWatcher])
@@ -229,7 +229,7 @@ async def test_the_last_id_of_a_browser_wins_over_the_revision_in_its_address(
         old = first._source.last_id
         for size in range(200, 205):
             catalogs.write(path, **BEFORE | {"one": f"{size}MB"})
-            service.service.reload()
+            await service.service.reload()
         assert service.service.rest_url is not None
         source = EventSource(service.service.rest_url, f"/models:watch?after_revision={old}")
         for expected in (200, 201, 202, 203, 204):
