@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# An engine that never ends its line must not fill the memory (moby#18057).
-LINE_LIMIT = 1 << 17  # bytes
+# An engine that never ends its line must not fill the memory (moby#18057). Readers of server-sent
+# events have limits too: aiohttp's is 128 KiB for a line (aiohttp-sse-client#11).
+LINE_LIMIT = 100 * 1024  # bytes
 
 # A bar has a number with a percent sign, or, of a total that is not known, `12it [` or `3.4MB [`.
 _BAR = re.compile(rb"(.*?)\s*+[\d.]++(?:%|[kMGT]?(?:i?B|it) \[)")

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Iterable
 from itertools import takewhile
 
 from inference_service.printable import printable
+from inference_service.runtimes.lines import LINE_LIMIT
 
 KEPT_LINES = 1000
 _KEPT_CHARACTERS = 1 << 23
@@ -40,7 +41,7 @@ class LogBuffer:
         """
         for secret in self._secrets:
             line = line.replace(secret, _HIDDEN)
-        line = printable(_TOKEN.sub(_HIDDEN, line))
+        line = _cut(printable(_TOKEN.sub(_HIDDEN, line)))
         if redrawn and self._lines:
             self._characters -= len(self._lines.pop()[1])
         self._count += 1
@@ -78,3 +79,10 @@ class LogBuffer:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _cut(line: str) -> str:
+    """Return the line, or what of it fits the limit: escapes have made it longer."""
+    if len(line) <= LINE_LIMIT // 4 or len(data := line.encode()) <= LINE_LIMIT + 3:
+        return line
+    return data[:LINE_LIMIT].decode(errors="ignore") + "…"

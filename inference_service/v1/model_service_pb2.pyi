@@ -982,7 +982,7 @@ class StreamLogsResponse(_message.Message):
     """One log line, without its end. Control characters, also those of terminals and of the direction
     of text, and bytes that are no UTF-8, stand as escapes such as `\\x1b`. A progress bar, which an
     engine draws again and again by carriage returns, is one line with its last state; a call that
-    follows gets its states meanwhile too. A line has at most 128 KiB, and `…` for the rest.
+    follows gets its states meanwhile too. A line has at most 100 KiB, and `…` for the rest.
     """
     def __init__(
         self,

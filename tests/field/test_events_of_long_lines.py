@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import aclosing
 from pathlib import Path
 
+import aiohttp
+
+from inference_service.runtimes.lines import LINE_LIMIT
 from inference_service.v1 import model_service_pb2 as pb
 from tests.field.event_source import EventSource
 from tests.field.writing import start, write, writing
@@ -65,6 +68,20 @@ async def test_a_line_without_an_end_is_bounded_and_loses_no_other(tmp_path: Pat
         body = (await service.http.get("/models/mine/logs?tail_line_count=2")).text
 
     assert lines[0] == "one"
-    assert lines[1] == "日" * ((1 << 17) // 3) + "…"
+    assert lines[1] == "日" * (LINE_LIMIT // 3) + "…"
     assert len(lines) == 3
     assert body == f"data: {lines[1]}\n\ndata: two\n\n"
+
+
+async def test_no_event_of_a_log_is_too_long_for_a_reader_with_a_limit(tmp_path: Path) -> None:
+    """The line of an event may have 128 KiB in aiohttp (aiohttp-sse-client#11)."""
+    long = ("x" * 200_000, "\x1b" * 200_000, "日\u2028" * 50_000, "\U0001f600" * 100_000)
+    async with writing(tmp_path, "".join(f"{line}\n" for line in long).encode()) as service:
+        await start(service)
+        assert service.service.rest_url is not None
+        url = f"{service.service.rest_url}/models/mine/logs"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            lines = [line async for line in response.content]
+
+    assert len(lines) == 2 * len(long)
+    assert all(line.decode().endswith("…\n") for line in lines[::2])
