@@ -90,7 +90,7 @@ class Lines:
         # The limit may be within a character, the rest of which is then left out too.
         decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         text = decoder.decode(line[: self._limit], final=not cut)
-        text = f"{text}…" if cut else text.rstrip()
+        text = f"{text}…" if cut else text.rstrip(" \t\r")
         if text != self._shown:
             yield Line(text, redrawn=self._shown is not None)
             self._shown = text
