@@ -34,8 +34,8 @@ Log = Iterable[str]  # the last lines of an engine's log, oldest first
 class ServiceError(Exception):
     """An error that callers see; the class itself is a fault of this service.
 
-    The message is one sentence that a person can act on, and `metadata` holds its changing parts.
-    Control characters in the words of callers and engines stand there as escapes.
+    The message is one sentence that a person can act on, in which control characters of callers and
+    engines stand as escapes; `metadata` holds its changing parts as they are, for programs.
     `retry_after` is in seconds; `field` is the request field at fault.
     """
 
@@ -52,8 +52,7 @@ class ServiceError(Exception):
     ) -> None:
         self.message = printable(message[:_LONGEST])
         super().__init__(self.message)
-        facts = (metadata or {}).items()
-        self.metadata = {key: printable(str(value)[:_LONGEST]) for key, value in facts}
+        self.metadata = {key: str(value) for key, value in (metadata or {}).items()}
         self.retry_after = retry_after
         self.field = field
         self.log = tuple(printable(line[:_LONGEST]) for line in log)

@@ -1,4 +1,4 @@
-r"""Text that is safe to show: one rule for all that callers, engines and files of models say.
+r"""Text that is safe to show: one rule for the words of callers, engines and files of models.
 
 A control character stands as its escape, such as `\x1b`, so that no text can end a line, forge
 another, or take over a terminal. A tab stays as it is.
@@ -10,10 +10,10 @@ import logging
 import re
 from typing import Any
 
-# All at which somebody ends a line: the C0 and C1 controls with DEL, among them CR, LF, VT, FF, FS,
-# GS, RS and NEL, and the separators of lines and paragraphs. Then what turns the direction of a
-# text, by which its words are shown in another order (CVE-2021-42574), and lone surrogates, which
-# no encoding can carry.
+# Characters at which a reader may end a line: the C0 and C1 controls with DEL, among them CR, LF,
+# VT, FF, FS, GS, RS and NEL, and the separators of lines and paragraphs. Then those that turn the
+# direction of a text, by which its words are shown in another order (CVE-2021-42574), and lone
+# surrogates, which no encoding can carry.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+"
 )

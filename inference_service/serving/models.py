@@ -137,9 +137,9 @@ class Models:
     async def watch(self, after: int, model_id: str = "") -> AsyncGenerator[Change[Shown | None]]:
         """Yield changes after a revision, after a snapshot where they are not kept any more.
 
-        The snapshot ends with None in place of a change, and that alone has the revision of the
-        snapshot: who went on after a model before it would never get the other models. With
-        `model_id`, all of that concerns one model. Raises ShuttingDown at the end.
+        The snapshot ends with None in place of a change, which alone has the revision of the
+        snapshot: a watcher that went on after one of its models would never get the others. With
+        `model_id`, all of that is about one model. Raises ShuttingDown at the end.
         """
         while True:
             if after == 0 or not self._history.keeps(after):
