@@ -19,6 +19,7 @@ from inference_service import __version__
 from inference_service.api.listener import SERVICE, BindError
 from inference_service.capacity.gpus import GpuError
 from inference_service.errors import CatalogInvalid, RuntimeUnavailable
+from inference_service.printable import Formatter
 from inference_service.runtimes.identity import NameTaken
 from inference_service.server import Runtimes, Service, running
 from inference_service.settings import Settings
@@ -45,9 +46,9 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
     except SettingsError as error:
         print(f"inference-service: {error}", file=sys.stderr)
         sys.exit(2)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
     _raise_file_limit()
     try:
         sys.exit(asyncio.run(_serve(settings, runtimes)))

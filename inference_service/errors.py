@@ -23,14 +23,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
+from inference_service.printable import printable
+
 Facts = Mapping[str, object]
+_LONGEST = 4000  # characters of a text; a caller can send megabytes, and each has to be looked at
+
 Log = Iterable[str]  # the last lines of an engine's log, oldest first
 
 
 class ServiceError(Exception):
     """An error that callers see; the class itself is a fault of this service.
 
-    The message is one sentence that a person can act on, and `metadata` holds its changing parts.
+    The message is one sentence that a person can act on, in which control characters of callers and
+    engines stand as escapes; `metadata` holds its changing parts as they are, for programs.
     `retry_after` is in seconds; `field` is the request field at fault.
     """
 
@@ -45,12 +50,12 @@ class ServiceError(Exception):
         field: str | None = None,
         log: Log = (),
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = printable(message[:_LONGEST])
+        super().__init__(self.message)
         self.metadata = {key: str(value) for key, value in (metadata or {}).items()}
         self.retry_after = retry_after
         self.field = field
-        self.log = tuple(log)
+        self.log = tuple(printable(line[:_LONGEST]) for line in log)
 
 
 class ModelNotFound(ServiceError):
@@ -258,6 +263,11 @@ class QueueFull(ServiceError):
 
     def __init__(self, model_id: str, size: int) -> None:
         message = f"{size} requests wait for {model_id} already; retry in a few seconds"
+        if not size:
+            message = (
+                f"{model_id} works on as many requests as it can, and none may wait (setting "
+                "`queue_size`); retry in a few seconds"
+            )
         metadata = {"model_id": model_id, "queue_size": size}
         super().__init__(message, metadata=metadata, retry_after=5)
 
@@ -284,7 +294,7 @@ class CatalogInvalid(ServiceError):
 
     def __init__(self, *mistakes: str) -> None:
         super().__init__("; ".join(mistakes))
-        self.mistakes = mistakes
+        self.mistakes = tuple(map(printable, mistakes))
 
 
 class EngineOverloaded(ServiceError):

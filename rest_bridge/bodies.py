@@ -123,6 +123,23 @@ class ModelsResponse(BaseModel):
     models: list[ModelResponse]
 
 
+class ModelDetails(ModelResponse):
+    model_config = ConfigDict(extra="allow", json_schema_extra=omit_null)
+
+    state: str = Field(
+        description="`MODEL_STATE_STOPPED`, `_STARTING`, `_READY`, `_STOPPING` or `_FAILED`."
+    )
+    start_progress: dict[str, Any] | None = Field(
+        None, description="Only of a model that starts: the phase, what of it is done, a message."
+    )
+    last_error: dict[str, Any] | None = Field(
+        None, description="Only of a model that has failed: why, as a status of gRPC."
+    )
+    retry_time: str | None = Field(
+        None, description="Only of a model that has failed: when the next start is allowed."
+    )
+
+
 class StartResponse(BaseModel):
     message: str
     port: int = Field(description="The port of the container on 127.0.0.1.")

@@ -13,6 +13,7 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from inference_service.printable import printable
 from inference_service.v1.errors_pb2 import ErrorReason, ErrorRule, error_rule
 
 Detail = TypeVar("Detail", ErrorInfo, RetryInfo)
@@ -20,6 +21,8 @@ Detail = TypeVar("Detail", ErrorInfo, RetryInfo)
 # In the details of gRPC's own errors: for a message, and for metadata.
 TOO_LARGE = ("larger than max", "metadata size exceeds")
 STATUS_DETAILS = "grpc-status-details-bin"
+
+_LONGEST = 4000  # characters of a detail; a client can send megabytes, and each has to be looked at
 
 
 class BridgeError(Exception):
@@ -37,9 +40,9 @@ class BridgeError(Exception):
         http_status: int | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(detail)
+        self.detail = printable(detail[:_LONGEST])
+        super().__init__(self.detail)
         self.reason = reason
-        self.detail = detail
         self.http_status = rule(reason).http_status if http_status is None else http_status
         self.headers = {"X-Error-Reason": reason} | (headers or {})
 

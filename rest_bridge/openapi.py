@@ -18,6 +18,8 @@ for programs, and `Retry-After` the seconds to wait, where they are known. The e
 show what to do; a real `detail` also says what happened.
 """
 
+MODEL_TO_TRY = "story-mini"  # every service has it, and it runs without Docker or a download
+
 EXAMPLES: dict[str, dict[str, Any]] = {
     "INFO": {
         "message": "LLM Inference API",
@@ -34,6 +36,23 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 "running": False,
             },
         ]
+    },
+    "MODEL": {
+        "id": "tiny-llama",
+        "name": "tiny-llama",
+        "hf_name": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        "running": False,
+        "state": "MODEL_STATE_STARTING",
+        "start_progress": {
+            "phase": "START_PHASE_DOWNLOADING_WEIGHTS",
+            "completed_count": "1100000000",
+            "total_count": "2200119864",
+            "unit": "bytes",
+            "fraction": 0.5,
+            "message": "model.safetensors",
+            "queue_position": 0,
+            "elapsed_duration": "31.200s",
+        },
     },
     "START": {
         "message": "Container for gpt-2 started",
@@ -161,5 +180,6 @@ def success(example: str) -> Responses:
 
 def body(model: type[Request]) -> dict[str, Any]:
     """Describe the request body of a route that reads the body without FastAPI."""
-    content = {"schema": model.model_json_schema(), "example": EXAMPLES["GENERATE_REQUEST"]}
+    example = EXAMPLES["GENERATE_REQUEST"] | {"model_id": MODEL_TO_TRY}
+    content = {"schema": model.model_json_schema(), "example": example}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}

@@ -70,6 +70,7 @@ _SERVICE = f"/{pb.DESCRIPTOR.services_by_name['ModelService'].full_name}"
 
 GET_INFO = Method(f"{_SERVICE}/GetInfo", pb.GetInfoRequest, pb.GetInfoResponse)
 LIST_MODELS = Method(f"{_SERVICE}/ListModels", pb.ListModelsRequest, pb.ListModelsResponse)
+GET_MODEL = Method(f"{_SERVICE}/GetModel", pb.GetModelRequest, pb.GetModelResponse)
 START_MODEL = Method(f"{_SERVICE}/StartModel", pb.StartModelRequest, pb.StartModelResponse)
 STOP_MODEL = Method(f"{_SERVICE}/StopModel", pb.StopModelRequest, pb.StopModelResponse)
 RELOAD_CATALOG = Method(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from inference_service.printable import printable, printable_json
 from inference_service.v1.model_service_pb2 import (
     GenerateStreamResponse,
     StreamLogsResponse,
@@ -23,15 +25,20 @@ from rest_bridge.service import Accepted, Write
 HEADERS = {
     # Not by `media_type`, because FastAPI would document that for the errors too.
     "content-type": "text/event-stream",
-    "cache-control": "no-cache",
+    # Some proxies hold events back to compress them, unless they may not (nestjs/nest#5762).
+    "cache-control": "no-cache, no-transform",
     # By default nginx holds events back until its buffer is full.
     "x-accel-buffering": "no",
 }
 KEEP_ALIVE = b": keep-alive\n\n"
+# Once there was an id, openai-python and httpx-sse make an event of an empty line behind a comment
+# (theopenco/llmgateway#2334).
+KEEP_ALIVE_AFTER_ID = b": keep-alive\n"
+FIRST_SILENCE_SECONDS = 0.05  # long enough for a first event to come before a comment
 
 Call = Callable[[Accepted, Write], Awaitable[None]]
 
-quoted = json.JSONEncoder(ensure_ascii=False).encode
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class EventStream(Response):
@@ -40,7 +47,8 @@ class EventStream(Response):
     The status line waits for the first message, or, with `early`, only until the call is accepted.
     A call that fails before is answered with the status of the error, by the exception handlers of
     the application; a later error is an event. After the status line, a comment is sent in each
-    silence of `keep_alive_seconds`.
+    silence of `keep_alive_seconds`. A stream that begins with a silence has its first comment at
+    once: some clients and proxies pass a head on with the first byte of the body.
     """
 
     def __init__(
@@ -58,7 +66,8 @@ class EventStream(Response):
         self._encode = encode
         self._keep_alive_seconds = keep_alive_seconds
         self._early = early
-        self._last_write = 0.0
+        self._comment = KEEP_ALIVE
+        self._last_write = -math.inf
         self._keeping_alive: asyncio.Task[None] | None = None  # once the status line was sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +80,10 @@ class EventStream(Response):
         async def write_event(message: Any) -> None:
             if self._keeping_alive is None:
                 await self._start(send)
-            await write(send, self._encode(message))
+            event = self._encode(message)
+            if event.startswith(b"id:"):
+                self._comment = KEEP_ALIVE_AFTER_ID
+            await write(send, event)
             self._last_write = clock()
             if self._early:
                 # A write waits only for a slow reader, and a snapshot can have a thousand events.
@@ -104,11 +116,11 @@ class EventStream(Response):
 
     async def _keep_alive(self, send: Send) -> None:
         clock = asyncio.get_running_loop().time
-        self._last_write = clock()
+        await asyncio.sleep(min(FIRST_SILENCE_SECONDS, self._keep_alive_seconds))
         while True:
-            silence = clock() - self._last_write
+            silence = clock() - self._last_write  # without end, before the first event
             if silence >= self._keep_alive_seconds:
-                await write(send, KEEP_ALIVE)
+                await write(send, self._comment)
                 self._last_write = clock()
             else:
                 await asyncio.sleep(self._keep_alive_seconds - silence)
@@ -116,6 +128,11 @@ class EventStream(Response):
 
 async def write(send: Send, body: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def quoted(data: object) -> str:
+    """Return the JSON of `data` as one line, for each reader's idea of a line."""
+    return printable_json(_encode(data))
 
 
 def event(message: GenerateStreamResponse) -> bytes:
@@ -133,18 +150,23 @@ def event(message: GenerateStreamResponse) -> bytes:
 
 
 def change(message: WatchModelsResponse) -> bytes:
-    """Encode a change of a model. A browser resumes by the event's id, which is the revision."""
+    """Encode a change of a model. A browser resumes by the event's id, which is the revision.
+
+    The models of a snapshot have no id, so that a browser that loses the stream before the end of
+    the snapshot sends the id of before, and gets all models again.
+    """
     kind = message.WhichOneof("event")
     if kind is None:
         return b""
     value = getattr(message, kind)
     data = fields(value) if isinstance(value, Message) else value
-    return f"id: {message.revision}\n".encode() + encoded(kind, data)
+    id = f"id: {message.revision}\n" if message.revision else ""
+    return id.encode() + encoded(kind, data)
 
 
 def line(message: StreamLogsResponse) -> bytes:
-    """Encode a line of a log."""
-    return f"data: {message.line}\n\n".encode()
+    """Encode a line of a log. A carriage return in it would end the line of the event too."""
+    return f"data: {printable(message.line)}\n\n".encode()
 
 
 def fields(message: Message) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,8 @@ EXAMPLES: dict[str, ServiceError] = {
     "m was stopped meanwhile; send the request again if it should run": errors.ModelStopped("m"),
     "the service is shutting down; retry once it is back": errors.ShuttingDown(),
     "7 requests wait for m already; retry in a few seconds": errors.QueueFull("m", 7),
+    "m works on as many requests as it can, and none may wait (setting `queue_size`); retry in a "
+    "few seconds": errors.QueueFull("m", 0),
     "m is not ready for this request before its deadline, which is in 1.0 s: that takes about "
     "2.5 s, since it is starting; retry then, or set a longer deadline": errors.DeadlineTooShort(
         "m", 1, 2.5, "it is starting"
@@ -104,3 +107,15 @@ def test_every_error_is_raised_somewhere(kind: type[ServiceError]) -> None:
     sources = set(package.rglob("*.py")) - {Path(inspect.getfile(errors))}
 
     assert any(f"{kind.__name__}(" in source.read_text() for source in sources)
+
+
+@pytest.mark.parametrize("words", ["x\u2028" * 2_000_000, "\x1b" * 4_000_000, "a\tb" * 1_000_000])
+def test_no_words_of_a_caller_make_an_error_slow_or_long(words: str) -> None:
+    """A prompt or an id can have 4 MiB, and the loop serves nobody meanwhile."""
+    begun = time.thread_time()
+    error = errors.ServiceError(words, log=[words])
+    taken = time.thread_time() - begun
+
+    assert taken < 0.05
+    for text in (error.message, str(error), error.log[0]):
+        assert len(text) < 30_000

@@ -10,6 +10,7 @@ from inference_service.api.statuses import status_of
 from inference_service.capacity.claims import MEMORY, Quote
 from inference_service.engines.base import Chunk
 from inference_service.lifecycle import Phase, Progress, State, Status
+from inference_service.printable import printable
 from inference_service.serving.generation import Outcome, Resumption
 from inference_service.serving.history import Change
 from inference_service.serving.models import Reload, Shown
@@ -169,7 +170,7 @@ def _progress(status: Status, now: float) -> pb.StartProgress:
         unit=known.unit,
         fraction=known.fraction,
         elapsed_duration=_duration(elapsed),
-        message=known.message,
+        message=printable(known.message),
         start_fraction=status.fraction,
         queue_position=known.queue_position,
     )

@@ -69,8 +69,9 @@ class ModelService(pb_grpc.ModelServiceServicer):
         else:
             await model.start(idle_timeout)
         entry, status = model.entry, model.status
+        done = "started" if status.state is State.READY else "is being started"
         return pb.StartModelResponse(
-            message=f"Container for {model.id} started",
+            message=f"Container for {model.id} {done}",
             port=status.port,
             container_name=status.container or entry.runtime.container_name(Key(model.id)),
             model=replies.model(model.view()),
@@ -96,10 +97,9 @@ class ModelService(pb_grpc.ModelServiceServicer):
         if request.model_id:
             self._models.find(request.model_id)
         await accept(context)
-        async with aclosing(self._models.watch(request.after_revision)) as changes:
+        watch = self._models.watch(request.after_revision, request.model_id)
+        async with aclosing(watch) as changes:
             async for change in changes:
-                if request.model_id and change.item and change.item.id != request.model_id:
-                    continue
                 await context.write(replies.change(change))
 
     async def StreamLogs(  # type: ignore[override]

@@ -24,10 +24,11 @@ from inference_service.runtimes import guard as guard_program
 from inference_service.runtimes.base import Exit, Instance, StatelessRuntime
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
+from inference_service.runtimes.lines import Lines
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 from inference_service.runtimes.ports import Ports
 
-_LINE_LIMIT = 1 << 20
+_READ = 1 << 16  # bytes at once
 
 _ANY = Node(LOCAL, 1 << 62)  # a machine whose memory is not counted
 
@@ -104,7 +105,7 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(limit=_LINE_LIMIT, loop=loop)
+        super().__init__(limit=_READ, loop=loop)
         self.exited = asyncio.Event()
 
     def process_exited(self) -> None:
@@ -173,14 +174,12 @@ class RunningProcess:
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
+        lines = Lines()
         try:
-            while True:
-                try:
-                    line = await self._process.stdout.readline()
-                except ValueError:  # a line beyond the limit, which the reader has dropped
-                    continue
-                if not line:
-                    return
-                self._log.append(line.decode(errors="replace").rstrip())
+            while data := await self._process.stdout.read(_READ):
+                for line in lines.feed(data):
+                    self._log.append(*line)
+            for line in lines.end():
+                self._log.append(*line)
         finally:
             self._log.close()

@@ -17,6 +17,8 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
+NO_REVISION = 0  # a history is never at this revision
+
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[Item]):

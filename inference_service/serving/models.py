@@ -14,7 +14,7 @@ from inference_service.capacity.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.errors import ServiceError, ShuttingDown
 from inference_service.serving.entry import Entry
-from inference_service.serving.history import Change, History
+from inference_service.serving.history import NO_REVISION, Change, History
 from inference_service.serving.model import Model
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
@@ -134,23 +134,30 @@ class Models:
             if number % _TURN == 0:
                 await asyncio.sleep(0)
 
-    async def watch(self, after: int) -> AsyncGenerator[Change[Shown | None]]:
+    async def watch(self, after: int, model_id: str = "") -> AsyncGenerator[Change[Shown | None]]:
         """Yield changes after a revision, after a snapshot where they are not kept any more.
 
-        The snapshot ends with None in place of a change. Raises ShuttingDown at the end.
+        The snapshot ends with None in place of a change, which alone has the revision of the
+        snapshot: a watcher that went on after one of its models would never get the others. With
+        `model_id`, all of that is about one model. Raises ShuttingDown at the end.
         """
         while True:
             if after == 0 or not self._history.keeps(after):
                 after = self._history.revision
-                for model in self:
-                    yield Change(after, model.view())
+                for view in self._snapshot(model_id):
+                    yield Change(NO_REVISION, view)
                 yield Change(after, None)
             async with aclosing(self._history.after(after)) as changes:
                 async for change in changes:
                     after = change.revision
-                    yield Change(after, change.item)
+                    if model_id in ("", change.item.id):
+                        yield Change(after, change.item)
             if self._history.closed:
                 raise ShuttingDown
+
+    def _snapshot(self, model_id: str) -> list[View]:
+        """Return the models as they are at one moment."""
+        return [model.view() for model in self if model_id in ("", model.id)]
 
     async def close(self, drain: float) -> None:
         """Refuse callers, give running requests `drain` seconds, and stop every model.

@@ -701,7 +701,7 @@ class StartModelResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     message: _builtins.str
-    """For people: `Container for gpt-2 started`."""
+    """For people: `Container for gpt-2 started`; with `no_wait`, that it is being started."""
     port: _builtins.int
     """The port of the engine on 127.0.0.1. 0 with `validate_only`, and with `no_wait` while it is
     unknown.
@@ -800,7 +800,9 @@ class WatchModelsRequest(_message.Message):
     model_id: _builtins.str
     """Report this model only. Default: all models."""
     after_revision: _builtins.int
-    """Go on after this revision, without a snapshot. Default 0: begin with a snapshot."""
+    """Go on after this revision, that of the last message, without a snapshot. Default 0: begin with a
+    snapshot.
+    """
     def __init__(
         self,
         *,
@@ -826,8 +828,10 @@ class WatchModelsResponse(_message.Message):
     SNAPSHOT_DONE_FIELD_NUMBER: _builtins.int
     REMOVED_MODEL_ID_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The number of the last change that the messages so far contain. Revisions rise until the
-    service ends; the next start of the service begins new ones, which cannot be compared.
+    """The number of the last change that the messages so far contain. 0 in the models of a snapshot,
+    until `snapshot_done` has that number: a snapshot that breaks off is sent again as a whole.
+    Revisions rise until the service ends; the next start of the service begins new ones, which
+    cannot be compared.
     """
     removed_model_id: _builtins.str
     """The id of a model that the catalog no longer has, and whose engine is gone."""
@@ -975,7 +979,11 @@ class StreamLogsResponse(_message.Message):
 
     LINE_FIELD_NUMBER: _builtins.int
     line: _builtins.str
-    """One log line, without its end."""
+    """One log line, without its end. Control characters, also those of terminals and of the direction
+    of text, and bytes that are no UTF-8, stand as escapes such as `\\x1b`. A progress bar, which an
+    engine draws again and again by carriage returns, is one line with its last state; a call that
+    follows gets its states meanwhile too. A line has at most 100 KiB, and `…` for the rest.
+    """
     def __init__(
         self,
         *,

@@ -88,11 +88,17 @@ class ModelServiceStub:
     """
     WatchModels: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]
     """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
-    then each change of a state, of the progress of a start, or of an entry of the catalog, until the
-    caller leaves. Requests that come and go are no changes. With `after_revision` of the last message that the
-    caller has seen, the changes after it come without a snapshot, and none is lost. Where the
-    service no longer keeps these changes (it keeps the last 10000), or was restarted, a snapshot
-    comes first.
+    then each change of a state, of the progress of a start, or of an entry of the catalog, until
+    the caller leaves. Requests that come and go are no changes. The headers come at once, also where
+    the first message does not.
+
+    With `after_revision` of the last message that the caller has seen, the changes after it come
+    without a snapshot, and none is lost. A snapshot comes first where the caller has not seen a
+    whole one (the models of a snapshot have revision 0), where the service no longer keeps the
+    changes (it keeps the last 10000), and where the service was restarted.
+
+    A snapshot can also come in the middle of a stream, to a caller that reads too slowly. Each
+    replaces all that the caller knew: a model that it does not contain is no longer there.
 
     Errors: MODEL_NOT_FOUND.
     """
@@ -211,11 +217,17 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     WatchModels: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]  # type: ignore[assignment]
     """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
-    then each change of a state, of the progress of a start, or of an entry of the catalog, until the
-    caller leaves. Requests that come and go are no changes. With `after_revision` of the last message that the
-    caller has seen, the changes after it come without a snapshot, and none is lost. Where the
-    service no longer keeps these changes (it keeps the last 10000), or was restarted, a snapshot
-    comes first.
+    then each change of a state, of the progress of a start, or of an entry of the catalog, until
+    the caller leaves. Requests that come and go are no changes. The headers come at once, also where
+    the first message does not.
+
+    With `after_revision` of the last message that the caller has seen, the changes after it come
+    without a snapshot, and none is lost. A snapshot comes first where the caller has not seen a
+    whole one (the models of a snapshot have revision 0), where the service no longer keeps the
+    changes (it keeps the last 10000), and where the service was restarted.
+
+    A snapshot can also come in the middle of a stream, to a caller that reads too slowly. Each
+    replaces all that the caller knew: a model that it does not contain is no longer there.
 
     Errors: MODEL_NOT_FOUND.
     """
@@ -367,11 +379,17 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_service_pb2.WatchModelsResponse], _abc.AsyncIterator[_model_service_pb2.WatchModelsResponse]]:
         """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
-        then each change of a state, of the progress of a start, or of an entry of the catalog, until the
-        caller leaves. Requests that come and go are no changes. With `after_revision` of the last message that the
-        caller has seen, the changes after it come without a snapshot, and none is lost. Where the
-        service no longer keeps these changes (it keeps the last 10000), or was restarted, a snapshot
-        comes first.
+        then each change of a state, of the progress of a start, or of an entry of the catalog, until
+        the caller leaves. Requests that come and go are no changes. The headers come at once, also where
+        the first message does not.
+
+        With `after_revision` of the last message that the caller has seen, the changes after it come
+        without a snapshot, and none is lost. A snapshot comes first where the caller has not seen a
+        whole one (the models of a snapshot have revision 0), where the service no longer keeps the
+        changes (it keeps the last 10000), and where the service was restarted.
+
+        A snapshot can also come in the middle of a stream, to a caller that reads too slowly. Each
+        replaces all that the caller knew: a model that it does not contain is no longer there.
 
         Errors: MODEL_NOT_FOUND.
         """

@@ -1,5 +1,10 @@
 """The documented endpoints, a file for each subject; each makes one call of the service."""
 
-from rest_bridge.routes import generate, models, streams
+from rest_bridge.routes import generate, model, models, streams
 
-ROUTES = [*models.router.routes, *streams.router.routes, *generate.router.routes]
+ROUTES = [
+    *models.router.routes,
+    *model.router.routes,
+    *streams.router.routes,
+    *generate.router.routes,
+]

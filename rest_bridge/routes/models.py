@@ -1,7 +1,10 @@
 """Endpoints for the models of the catalog."""
 
-from fastapi import APIRouter, Depends
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge import openapi
@@ -15,6 +18,7 @@ from rest_bridge.bodies import (
 )
 from rest_bridge.routes.request import ModelId, answer, refuse_other_sites
 from rest_bridge.service import GET_INFO, LIST_MODELS, RELOAD_CATALOG, START_MODEL, STOP_MODEL
+from rest_bridge.sse import fields
 
 router = APIRouter()
 
@@ -56,20 +60,39 @@ async def list_models(request: Request) -> ModelsResponse:
     "/models/{model_id:path}/start",
     summary="Start model container",
     tags=["Models"],
+    response_model=StartResponse,
     dependencies=[Depends(refuse_other_sites)],
     responses=openapi.success("START")
     | openapi.errors(*openapi.STARTING, of_bridge=openapi.OTHER_SITE),
 )
-async def start_model(request: Request, model_id: ModelId) -> StartResponse:
+async def start_model(
+    request: Request,
+    model_id: ModelId,
+    no_wait: Annotated[
+        bool, Query(description="Answer at once, and with the field `model` too.")
+    ] = False,
+    validate_only: Annotated[
+        bool, Query(description="Start nothing, and answer with the fields `model` and `plan` too.")
+    ] = False,
+) -> StartResponse | JSONResponse:
     """Start a model and answer when the model is ready.
 
     The answer comes at once when the model runs already. The first start downloads an image and
-    weights, which can take many minutes. A start goes on when the client disconnects.
+    weights, which can take many minutes. A start goes on when the client disconnects. With
+    `no_wait`, `GET /models/{model_id}` shows how far the start is. With `validate_only`, the plan
+    says what a start would take, and which models it would evict.
     """
-    started = await answer(request, START_MODEL, pb.StartModelRequest(model_id=model_id))
-    return StartResponse(
+    message = pb.StartModelRequest(model_id=model_id, no_wait=no_wait, validate_only=validate_only)
+    started = await answer(request, START_MODEL, message)
+    shown = StartResponse(
         message=started.message, port=started.port, container_name=started.container_name
     )
+    if not no_wait and not validate_only:
+        return shown
+    more = {"model": fields(started.model)}
+    if validate_only:
+        more["plan"] = fields(started.plan)
+    return JSONResponse(shown.model_dump() | more)
 
 
 @router.post(

@@ -10,11 +10,16 @@ from starlette.requests import Request
 
 from rest_bridge.disconnect import while_connected
 from rest_bridge.errors import BridgeError
+from rest_bridge.openapi import MODEL_TO_TRY
 from rest_bridge.service import Answer, Metadata, Method, Question, Service
 from rest_bridge.sse import EventStream
 
 ModelId = Annotated[
-    str, Path(description="The id of the model, as `GET /models` lists it.", examples=["gpt-2"])
+    str,
+    Path(
+        description="The id of the model, as `GET /models` lists it.",
+        json_schema_extra={"example": MODEL_TO_TRY},
+    ),
 ]
 
 FORWARDED = ("authorization", "x-request-id")  # headers of a request that go on to the service

@@ -33,7 +33,10 @@ async def watch_models(
 
     First an event `model` for each model, then `snapshot_done`, then `model` at each change, and
     `removed_model_id` when one leaves the catalog. The id of an event is its revision: a browser's
-    `EventSource` sends the last one when it connects again, and the stream goes on from there.
+    `EventSource` sends the last one when it connects again, and the stream goes on from there. The
+    models of the first snapshot have no id.
+
+    The stream has no end, so a page that shows whole answers shows none of it: use `curl -N`.
     """
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else after_revision
@@ -63,7 +66,8 @@ async def stream_logs(
 ) -> EventStream:
     """Send the log of a model's engine, an event for each line, with secrets hidden.
 
-    It is the log of the engine that runs, or of the last one that ran or failed to start.
+    It is the log of the engine that runs, or of the last one that ran or failed to start. Control
+    characters stand as escapes, and a progress bar is one line.
     """
     message = pb.StreamLogsRequest(
         model_id=model_id, tail_line_count=tail_line_count, follow=follow

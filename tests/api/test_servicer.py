@@ -138,6 +138,7 @@ async def test_a_start_without_a_wait_answers_at_once_with_the_name_that_will_be
             answer = await bed.service.StartModel(request, bed.context)
 
         assert (answer.port, answer.container_name) == (0, "tgi-tiny")
+        assert answer.message == "Container for tiny is being started"
         assert answer.model.state == pb.MODEL_STATE_STARTING
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from google.api import annotations_pb2
+from google.protobuf import json_format
 
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge.openapi import EVENTS_EXAMPLE, EXAMPLES
@@ -21,6 +22,7 @@ SUCCESSES = {
     ("/catalog:reload", "post"): "RELOAD",
     ("/generate", "post"): "GENERATE",
 }
+MODEL = ("/models/{model_id}", "get")
 DOCUMENTED_ERRORS = {
     ("/models/{model_id}/start", "post"): {"503"},
     ("/models/{model_id}/stop", "post"): {"404", "500"},
@@ -52,8 +54,8 @@ async def test_operations(document: dict[str, Any]) -> None:
         ("/models:watch", "get"),
         ("/models/{model_id}/logs", "get"),
     }
-    assert set(operations) == {*SUCCESSES, *streams}
-    assert len({operation["operationId"] for operation in operations.values()}) == 9
+    assert set(operations) == {*SUCCESSES, *streams, MODEL}
+    assert len({operation["operationId"] for operation in operations.values()}) == 10
     for key, operation in operations.items():
         assert operation["summary"] and operation["description"]
         assert DOCUMENTED_ERRORS.get(key, set()) <= set(operation["responses"])
@@ -67,7 +69,7 @@ def test_routes_are_those_of_the_http_rules(bridge: Bridge) -> None:
     }
     paths = bridge.app.openapi()["paths"]
     assert {f"{m.upper()} {path}" for path, methods in paths.items() for m in methods} == rules
-    assert len(rules) == 9
+    assert len(rules) == 10
 
 
 async def test_successes_have_the_documented_example(document: dict[str, Any]) -> None:
@@ -87,6 +89,29 @@ async def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:
         assert list(schemas[name]["properties"]) == list(EXAMPLES[example])
         assert schemas[name]["required"] == list(EXAMPLES[example])
     assert list(schemas["ModelResponse"]["properties"]) == list(EXAMPLES["MODELS"]["models"][0])
+
+
+async def test_the_example_of_a_model_has_the_fields_of_one(document: dict[str, Any]) -> None:
+    example = EXAMPLES["MODEL"]
+    content = document["paths"][MODEL[0]]["get"]["responses"]["200"]["content"]
+    assert content["application/json"]["example"] == example
+    json_format.ParseDict(example, pb.Model())
+    schema = document["components"]["schemas"]["ModelDetails"]
+    assert set(example) <= set(schema["properties"]) <= set(pb.Model.DESCRIPTOR.fields_by_name)
+
+
+async def test_every_model_id_is_filled_in_with_one_that_runs_at_once(
+    document: dict[str, Any],
+) -> None:
+    """`gpt-2` began a download, or failed without Docker."""
+    ids = [
+        parameter["schema"]["example"]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        for parameter in operation.get("parameters", ())
+        if parameter["name"] == "model_id" and parameter["in"] == "path"
+    ]
+    assert ids == ["story-mini"] * 4
 
 
 def failures(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -128,7 +153,8 @@ async def test_requests_document_the_bounds_of_the_service(document: dict[str, A
     }
     generate, stream = (request["schema"]["properties"] for request in requests.values())
     assert list(generate)[:5] == list(EXAMPLES["GENERATE_REQUEST"])
-    assert requests["/generate"]["example"] == EXAMPLES["GENERATE_REQUEST"]
+    example = EXAMPLES["GENERATE_REQUEST"] | {"model_id": "story-mini"}
+    assert requests["/generate"]["example"] == requests["/generate_stream"]["example"] == example
     assert requests["/generate"]["schema"]["required"] == ["model_id", "prompt"]
     assert set(generate) ^ set(stream) == {
         *("return_full_text", "stream", "status_events", "resume")

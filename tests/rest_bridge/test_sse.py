@@ -8,6 +8,7 @@ import pytest
 
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge import Settings
+from rest_bridge.sse import line
 from tests.rest_bridge.conftest import Bridge
 from tests.rest_bridge.scripted import ScriptedService, chunk, failure, status, summary
 from tests.waiting import within
@@ -45,7 +46,7 @@ async def test_a_stream(
     response = await bridge.client.post(path, json=body)
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/event-stream"
-    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["cache-control"] == "no-cache, no-transform"
     assert response.headers["x-accel-buffering"] == "no"
     assert events(response.text) == [
         ("chunk", {"text": ",", "token_count": 1}),
@@ -87,6 +88,28 @@ async def test_any_text_stays_in_its_event(
     service.steps = [chunk(text), summary("gpt-2")]
     response = await bridge.client.post("/generate_stream", json=ENOUGH)
     assert events(response.text)[0] == ("chunk", {"text": text, "token_count": 1})
+
+
+@pytest.mark.parametrize("character", "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\x9b\x7f\u202e")
+async def test_an_event_has_one_line_for_each_reader(
+    bridge: Bridge, service: ScriptedService, character: str
+) -> None:
+    """Clients end a line at more than CR and LF (httpx-sse#34, langgenius/dify#39008)."""
+    service.steps = [chunk(f"a{character}b"), summary("gpt-2")]
+    response = await bridge.client.post("/generate_stream", json=ENOUGH)
+
+    assert character not in response.text
+    assert len(response.text.splitlines()) == 6
+    assert events(response.text)[0] == ("chunk", {"text": f"a{character}b", "token_count": 1})
+
+
+def test_a_line_of_a_log_is_one_event_whatever_is_in_it() -> None:
+    """A service of another version may send the line as it is."""
+    forged = 'one\r\revent: error\ndata: {"detail": "forged"}\u2028'
+
+    assert line(pb.StreamLogsResponse(line=forged)).decode() == (
+        r'data: one\r\revent: error\ndata: {"detail": "forged"}\u2028' + "\n\n"
+    )
 
 
 async def test_each_event_is_sent_when_it_comes(bridge: Bridge, service: ScriptedService) -> None:

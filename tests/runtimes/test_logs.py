@@ -134,6 +134,42 @@ async def test_a_reader_can_begin_with_the_last_lines(last: int, lines: list[str
     assert await waiting == [*lines, "new"]
 
 
+async def test_a_line_that_is_drawn_again_takes_the_place_of_the_last() -> None:
+    log = filled(3, 2)
+    lines = log.follow()
+    assert await take(lines, 2) == ["0", "1"]
+
+    log.append(" 10%")
+    assert await take(lines) == [" 10%"]
+    for percent in (20, 30, 40):
+        log.append(f" {percent}%", redrawn=True)
+    assert log.tail(9) == ("0", "1", " 40%")
+    log.append("2")
+    log.close()
+
+    assert await read(lines) == [" 40%", "2"]
+    assert await read(log.follow()) == ["1", " 40%", "2"]
+
+
+async def test_a_log_of_long_lines_is_bounded() -> None:
+    log = LogBuffer()
+    for number in range(1000):
+        log.append(f"{number} " + "x" * 100_000)
+    log.append("last", redrawn=True)
+    log.close()
+
+    assert sum(map(len, log.tail(1000))) <= 1 << 23
+    assert log.tail(1) == ("last",)
+    assert (await read(log.follow()))[0] == log.tail(1000)[0]
+
+
+def test_control_characters_stand_as_escapes() -> None:
+    log = LogBuffer(["sec\x1bret"])
+    log.append("one\rtwo\x1b[2J sec\x1bret")
+
+    assert log.tail(1) == (r"one\rtwo\x1b[2J ***",)
+
+
 async def test_a_reader_may_leave() -> None:
     log = filled(10, 3)
     lines = log.follow()

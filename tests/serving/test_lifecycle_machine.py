@@ -46,6 +46,7 @@ from inference_service.lifecycle import TRANSITIONS, State, Status
 from inference_service.runtimes.base import Exit, Instance
 from inference_service.runtimes.command import Seat
 from inference_service.serving.entry import Entry
+from inference_service.serving.history import NO_REVISION
 from inference_service.serving.model import Model as Served
 from inference_service.serving.models import Models, Shown
 from inference_service.serving.start_times import StartTimes
@@ -576,9 +577,12 @@ class LifecycleMachine(RuleBasedStateMachine):
                     snapshot = True
                     assert not resumed
                     assert watcher.latest.keys() == self.models.keys()
+                    watcher.revision = change.revision
                     continue
                 if snapshot:
                     assert change.revision == watcher.revision + 1
+                else:
+                    assert change.revision == NO_REVISION
                 watcher.revision = change.revision
                 assert isinstance(change.item, View)
                 watcher.latest[change.item.id] = change.item.status

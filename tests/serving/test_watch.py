@@ -55,8 +55,8 @@ async def test_a_change_during_the_snapshot_comes_after_it() -> None:
             if isinstance(change.item, View) and change.item.status.state is State.READY:
                 break
 
-    first = revisions[0]
-    assert revisions == [first] * 3 + [*range(first + 1, revisions[-1] + 1)]
+    first = revisions[2]
+    assert revisions == [0, 0, *range(first, revisions[-1] + 1)]
     await bed.models.close(0)
 
 
@@ -100,4 +100,38 @@ async def test_the_start_of_an_adopted_engine_teaches_nothing() -> None:
     await until(lambda: tiny.status.state is State.READY, "the engine was not adopted")
 
     assert bed.start_times.past(tiny.entry.start_key) == {}
+    await bed.models.close(0)
+
+
+async def test_a_watcher_that_is_too_slow_gets_a_snapshot_that_it_can_tell_from_changes() -> None:
+    bed = Bed()
+    bed.models._history = History(size=4)
+    tiny = bed.models.find("tiny")
+    async with aclosing(bed.models.watch(0)) as changes:
+        first = [await anext(changes) for _ in range(3)]
+        await tiny.start()
+        await tiny.stop(0)
+        second = [await anext(changes) for _ in range(3)]
+        async with aclosing(bed.models.watch(first[-1].revision)) as again:
+            third = [await anext(again) for _ in range(3)]
+
+    for snapshot in (first, second, third):
+        assert [change.revision == 0 for change in snapshot] == [True, True, False]
+        assert snapshot[-1].item is None
+    assert third[-1].revision == second[-1].revision > first[-1].revision
+    await bed.models.close(0)
+
+
+async def test_a_watch_of_one_model_resumes_at_its_last_change() -> None:
+    bed = Bed()
+    async with aclosing(bed.models.watch(0, "tiny")) as changes:
+        seen = [await anext(changes) for _ in range(2)]
+        for model_id in ("small", "tiny"):
+            await bed.models.find(model_id).start()
+        while not isinstance(view := seen[-1].item, View) or view.status.state is not State.READY:
+            seen.append(await anext(changes))
+    async with aclosing(bed.models.watch(seen[2].revision, "tiny")) as changes:
+        assert [await anext(changes) for _ in seen[3:]] == seen[3:]
+
+    assert {change.item.id for change in seen if change.item} == {"tiny"}
     await bed.models.close(0)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 
 from inference_service.lifecycle import Phase, Progress
+from inference_service.printable import COLOURS
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # vLLM's lines begin with the process, then level, date and place, as `(EngineCore pid=7) INFO 11-27
 # 23:40:52 [core.py:9] `; llama.cpp's with a clock and the level, as `0.00.012.809 E `.
 _PREFIX = re.compile(
@@ -37,7 +37,7 @@ _EPILOGUE = re.compile(
 
 def _text(line: str) -> str:
     """Return a line without colours and prefix; of a bar that is drawn again, what is shown."""
-    line = _ANSI.sub("", line).rpartition("\r")[2]
+    line = COLOURS.sub("", line).rpartition("\r")[2]
     return line[_PREFIX.match(line).end() :].strip()  # type: ignore[union-attr]
 
 
@@ -67,7 +67,7 @@ def cause(log: Sequence[str]) -> str:
     lines = [line for line in log if not _EPILOGUE.match(_text(line))]
     for number, line in enumerate(lines):
         if _RAISED.match(text := _text(line)):
-            more = _ANSI.sub("", lines[number + 1]) if number + 1 < len(lines) else ""
+            more = COLOURS.sub("", lines[number + 1]) if number + 1 < len(lines) else ""
             # The message of some exceptions, such as pydantic's, begins on the next line.
             return f"{text}: {more.strip()}" if _CONTINUED.match(more) else text
     return _text(lines[-1]) if lines else ""

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from inference_service.lifecycle import Phase, Progress
+from inference_service.printable import COLOURS
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _TEXT = re.compile(
     r"^\S+Z\s+[A-Z]+\s(.*?)\b(text_generation_\w+(?:::\w+)*): (?:\S+\.rs:\d+: )?(.*)$"
 )
@@ -93,7 +93,7 @@ def _parse(line: str) -> _Line:
             return _Line(record["level"], text, target, str(span.get("name", "")))
         except (ValueError, KeyError, TypeError, AttributeError):
             return _Line("", line)
-    line = _ANSI.sub("", line)
+    line = COLOURS.sub("", line)
     level = next((word for word in line.split()[1:2]), "")
     match = _TEXT.match(line)
     if match is None:

@@ -14,6 +14,7 @@ from inference_service.errors import RuntimeUnavailable
 from inference_service.runtimes.base import Exit, Instance
 from inference_service.runtimes.command import Command
 from inference_service.runtimes.docker.calls import UNAVAILABLE, Calls
+from inference_service.runtimes.lines import Lines
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 
 _RETRY = 0.5  # seconds between two attempts to reach a daemon that is away
@@ -79,15 +80,14 @@ class RunningContainer:
                 self._left.wait(_RETRY)
 
     def _read(self, since: float) -> None:
-        rest = b""
+        lines = Lines()
         for data in self._container.logs(
             stream=True, follow=True, since=since or None, tail=KEPT_LINES
         ):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                self._in_loop(self._log.append, line.decode(errors="replace").rstrip())
-        if rest:
-            self._in_loop(self._log.append, rest.decode(errors="replace").rstrip())
+            for line in lines.feed(data):
+                self._in_loop(self._log.append, *line)
+        for line in lines.end():
+            self._in_loop(self._log.append, *line)
 
     def _ended(self) -> Exit | None:
         self._container.reload()

@@ -1,0 +1,17 @@
+"""A file of a catalog that a test changes: models that nobody starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def write(path: Path, **memory: str) -> None:
+    """Write a catalog of these models; `memory` is what each of them may use."""
+    (path.parent / "none.gguf").touch()
+    path.write_text(
+        "".join(
+            f'[[models]]\nid = "{model_id}"\nhf_name = "x"\ncontext_length = 512\n'
+            f'[models.llamacpp]\nmemory = "{size}"\nweights = {{ path = "none.gguf" }}\n'
+            for model_id, size in memory.items()
+        )
+    )
