@@ -31,6 +31,7 @@ from inference_service.serving.placement import RuntimeChoice, place
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.settings import Settings
+from rest_bridge.proxies import Proxies
 
 _LONGEST_PROBE = 15.0  # seconds between two looks at an engine that is READY
 
@@ -83,7 +84,8 @@ async def running(
                 catalog = await asyncio.to_thread(_catalog, settings)
                 return await models.reload(catalog)
 
-        limits = Limits(settings.generation_timeout, settings.max_idle_timeout)
+        proxies = Proxies(settings.trusted_proxy)
+        limits = Limits(settings.generation_timeout, settings.max_idle_timeout, proxies)
         servicer = ModelService(models, runtimes.choice, limits, reload)
         services = listener.services(servicer, health)
         await health.up(("", SERVICE), [spec.id for spec in catalog])
@@ -194,9 +196,20 @@ async def _rest(
     from rest_bridge.server import Embedded
     from rest_bridge.settings import Settings as BridgeSettings
 
-    app = create_app(LocalService(by_path(services), target), BridgeSettings(target=target))
+    bridge = BridgeSettings(
+        target=target,
+        allowed_host=settings.allowed_host,
+        cors_origin=settings.cors_origin,
+        trusted_proxy=settings.trusted_proxy,
+    )
+    app = create_app(LocalService(by_path(services), target), bridge)
     config = uvicorn.Config(
-        app, access_log=False, server_header=False, lifespan="off", log_level="warning"
+        app,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        log_level="warning",
+        proxy_headers=False,
     )
     server = Embedded(config)
     with listener.bound("REST", settings.host, settings.rest_port) as socket:

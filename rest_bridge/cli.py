@@ -10,6 +10,7 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from rest_bridge import exposure
 from rest_bridge.app import create_app
 from rest_bridge.remote import RemoteService
 from rest_bridge.server import Server
@@ -36,8 +37,11 @@ def main(arguments: list[str] | None = None) -> None:
     except ValidationError as error:
         for problem in error.errors():
             option = str(problem["loc"][0]).replace("_", "-")
-            print(f"rest-bridge: --{option}: {problem['msg']}", file=sys.stderr)
+            message = problem["msg"].removeprefix("Value error, ")
+            print(f"rest-bridge: --{option}: {message}", file=sys.stderr)
         sys.exit(2)
+    if warning := exposure.warning(settings.host, "REST"):
+        print(f"rest-bridge: {warning}", file=sys.stderr)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(settings))
 
@@ -51,6 +55,7 @@ async def serve(settings: Settings) -> None:
             port=settings.port,
             access_log=settings.access_log,
             server_header=False,
+            proxy_headers=False,
             lifespan="off",
             timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
         )

@@ -66,7 +66,13 @@ async def serve_http(app: ASGIApp) -> AsyncIterator[str]:
     100 ms. When the context is left, requests that run have a second to end, as the command gives
     them its time-out.
     """
-    config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=1,
+        proxy_headers=False,
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
