@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
     _raise_file_limit()
-    if warning := exposure.warning(settings.host, "gRPC and REST" if settings.rest else "gRPC"):
+    faces = "gRPC and REST ask" if settings.rest else "gRPC asks"
+    if warning := exposure.warning(settings.host, faces):
         print(f"inference-service: {warning}", file=sys.stderr)
     try:
         sys.exit(asyncio.run(_serve(settings, runtimes)))

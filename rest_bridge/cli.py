@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
             message = problem["msg"].removeprefix("Value error, ")
             print(f"rest-bridge: --{option}: {message}", file=sys.stderr)
         sys.exit(2)
-    if warning := exposure.warning(settings.host, "REST"):
+    if warning := exposure.warning(settings.host, "REST asks"):
         print(f"rest-bridge: {warning}", file=sys.stderr)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(settings))

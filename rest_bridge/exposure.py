@@ -5,13 +5,16 @@ from ipaddress import ip_address
 
 
 def warning(host: str, faces: str) -> str | None:
-    """Return the sentence for an operator who opens `faces` to other machines; None if not."""
+    """Return the sentence for an operator who serves other machines; None for this one alone.
+
+    `faces` are a subject and its verb, such as "REST asks".
+    """
     if not _beyond_loopback(host):
         return None
     return (
         f"warning: --host {host or repr(host)} lets everyone who reaches this machine over a "
-        f"network start, stop and use models: {faces} ask for no password; listen on 127.0.0.1 "
-        "behind a proxy that asks for one (docs/rest.md), or keep strangers away by a firewall"
+        f"network start, stop and use models: {faces} for no password; listen on 127.0.0.1 behind "
+        "a proxy that asks for one (docs/rest.md), or keep strangers away by a firewall"
     )
 
 
