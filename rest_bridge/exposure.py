@@ -14,7 +14,7 @@ def warning(host: str, faces: str) -> str | None:
     return (
         f"warning: --host {host or repr(host)} lets everyone who reaches this machine over a "
         f"network start, stop and use models: {faces} for no password; listen on 127.0.0.1 behind "
-        "a proxy that asks for one (docs/rest.md), or keep strangers away by a firewall"
+        "a proxy that asks for one (docs/proxies.md), or keep strangers away by a firewall"
     )
 
 

@@ -42,7 +42,7 @@ async def test_a_service_for_the_network_warns_its_operator(module: str, host: s
     assert warning == (
         f"{program}: warning: --host {host} lets everyone who reaches this machine over a network "
         f"start, stop and use models: {faces} for no password; listen on 127.0.0.1 behind a proxy "
-        "that asks for one (docs/rest.md), or keep strangers away by a firewall\n"
+        "that asks for one (docs/proxies.md), or keep strangers away by a firewall\n"
     )
 
 
