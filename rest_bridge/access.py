@@ -11,11 +11,16 @@ from rest_bridge.origins import Origins, is_own
 # unless the answer allows that.
 READING = ("GET", "HEAD", "OPTIONS")
 
-WANTED = b"access-control-request-"
+WANTED_METHOD = b"access-control-request-method"
+WANTED_HEADERS = b"access-control-request-headers"
+WANTED_NETWORK = b"access-control-request-private-network"
+FACTS = {b"origin", b"sec-fetch-site", WANTED_METHOD, WANTED_HEADERS, WANTED_NETWORK}
+
 METHODS = b"GET, POST"
 EXPOSED = b"X-Error-Reason, Retry-After"
 PREFLIGHT_SECONDS = b"600"
 MAX_SHOWN_CHARACTERS = 80
+MAX_KNOWN_HOSTS = 100
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -30,6 +35,7 @@ class Access:
         self._app = app
         self._hosts = hosts
         self._origins = origins
+        self._known: dict[bytes, Authority] = {}  # hosts that are served, as requests write them
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,7 +58,7 @@ class Access:
             return
         if head.origin is None:
             # A browser can be told to send no Origin. It still marks requests for 127.0.0.1.
-            if head.site in ("cross-site", "same-site"):
+            if head.facts.get(b"sec-fetch-site") in ("cross-site", "same-site"):
                 raise refused(403, "a page of another origin may not call this API")
         elif head.origin not in self._origins and not (served and is_own(head.origin, served)):
             origin = shown(head.origin)
@@ -68,14 +74,19 @@ class Access:
             return None
         if len(head.hosts) != 1:
             raise refused(400, "a request must have one Host header")
-        served = Authority.parse(head.hosts[0])
+        [host] = head.hosts
+        if host in self._known:
+            return self._known[host]
+        served = Authority.parse(host.decode("latin-1"))
         if served is None or served not in self._hosts:
-            name = shown(served.host if served else head.hosts[0])
+            name = shown(served.host if served else host.decode("latin-1"))
             detail = (
                 f"nothing is served at the host {name}; if it is a name of this service, start "
                 f"the service with --allowed-host {name}"
             )
             raise refused(421, detail)
+        if len(self._known) < MAX_KNOWN_HOSTS:
+            self._known[host] = served
         return served
 
     def _readable(self, origin: str | None, send: Send) -> Send:
@@ -96,29 +107,26 @@ class Access:
 class Head:
     """The facts of a request's head that decide who calls."""
 
-    __slots__ = ("hosts", "method", "origin", "site", "version", "wanted")
+    __slots__ = ("facts", "hosts", "method", "origin", "version")
 
     def __init__(self, scope: Scope) -> None:
         self.method: str = scope["method"]
         self.version: str = scope["http_version"]
-        self.hosts: list[str] = []
-        self.origin: str | None = None
-        self.site: str | None = None
-        self.wanted: dict[bytes, bytes] = {}  # by a preflight request
+        self.hosts: list[bytes] = []
+        self.facts: dict[bytes, str] = {}
         for name, value in scope["headers"]:
             if name == b"host":
-                self.hosts.append(value.decode("latin-1"))
-            elif name == b"origin":
-                self.origin = value.decode("latin-1")
-            elif name == b"sec-fetch-site":
-                self.site = value.decode("latin-1")
-            elif name.startswith(WANTED):
-                self.wanted[name.removeprefix(WANTED)] = value
+                self.hosts.append(value)
+            elif name in FACTS:
+                text = value.decode("latin-1")
+                # As the fields of a list, so that two origins are none that is allowed.
+                self.facts[name] = f"{self.facts[name]}, {text}" if name in self.facts else text
+        self.origin = self.facts.get(b"origin")
 
     @property
     def is_preflight(self) -> bool:
         """Whether a browser asks if a page may make a request."""
-        return self.method == "OPTIONS" and self.origin is not None and b"method" in self.wanted
+        return self.method == "OPTIONS" and WANTED_METHOD in self.facts and self.origin is not None
 
 
 def preflight(head: Head) -> Response:
@@ -128,9 +136,9 @@ def preflight(head: Head) -> Response:
         (b"access-control-allow-methods", METHODS),
         (b"access-control-max-age", PREFLIGHT_SECONDS),
     ]
-    if headers := head.wanted.get(b"headers"):
-        answer.raw_headers.append((b"access-control-allow-headers", headers))
-    if b"private-network" in head.wanted:  # Chromium 104 to 141; later ones ask their user
+    if headers := head.facts.get(WANTED_HEADERS):
+        answer.raw_headers.append((b"access-control-allow-headers", headers.encode("latin-1")))
+    if WANTED_NETWORK in head.facts:  # Chromium 104 to 141; later ones ask their user
         answer.raw_headers.append((b"access-control-allow-private-network", b"true"))
     return answer
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 ANY = "*"
 
 _AUTHORITY = re.compile(
-    r"(?:\[(?P<v6>[0-9A-Za-z:.%]+)\]|(?P<name>[\w.-]+))(?::(?P<port>\d{0,5}))?", re.A
+    r"(?:\[(?P<v6>[0-9A-Za-z:.%]+)\]|(?P<name>[\w.-]{1,254}))(?::(?P<port>\d{0,5}))?", re.A
 )
 _NAME = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*", re.A)
 _RESERVED = (".localhost", ".internal")  # RFC 6761, and ICANN's resolution 2024.07.29.06
