@@ -57,6 +57,7 @@ class Hosts:
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         names = set(allowed)
         self._any = ANY in names
+        _full_names()  # so that they are known by the first request
         self._names = {"localhost", *names}
         self._suffixes = (*_RESERVED, *(name[1:] for name in names if name.startswith("*.")))
 
@@ -91,11 +92,11 @@ def own_names() -> set[str]:
 
 
 @cache
-def _full_names() -> set[str]:
-    """Return the set that gets this machine's full name, as soon as the resolver answers."""
-    names: set[str] = set()
+def _full_names() -> list[str]:
+    """Return the list that gets this machine's full name, as soon as the resolver answers."""
+    names: list[str] = []
     # A resolver without network takes many seconds, and nothing waits for the answer.
-    Thread(target=lambda: names.add(socket.getfqdn().lower()), daemon=True).start()
+    Thread(target=lambda: names.append(socket.getfqdn().lower()), daemon=True).start()
     return names
 
 
