@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from rest_bridge import Settings
 from rest_bridge.cli import main
 from tests.rest_bridge.loopback import open_client
 from tests.rest_bridge.scripted import ScriptedService, chunk
@@ -86,6 +87,18 @@ async def test_a_second_signal_ends_the_bridge_at_once(
     assert process.returncode == 0
 
 
+async def test_who_may_call_is_set_for_the_bridge_alone(target: str) -> None:
+    allowed = {"REST_BRIDGE_ALLOWED_HOST": "llm,gpu-box"}
+    flags = ("--target", target, "--cors-origin", "https://a.example")
+    async with running(*flags, **allowed) as (_, url), open_client(url) as client:
+        for host, status in (("llm", 200), ("gpu-box:80", 200), ("evil.test", 421)):
+            answer = await client.get("/models", headers={"Host": host})
+            assert answer.status_code == status
+        for origin, status in (("https://a.example", 404), ("https://b.example", 403)):
+            answer = await client.post("/models/gpt-2/stop", headers={"Origin": origin})
+            assert answer.status_code == status
+
+
 async def test_a_proxy_of_the_environment_is_not_used(target: str) -> None:
     proxy = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
     async with (
@@ -101,6 +114,9 @@ async def test_a_proxy_of_the_environment_is_not_used(target: str) -> None:
         (["--port", "many"], "rest-bridge: --port: "),
         (["--port", "65536"], "rest-bridge: --port: "),
         (["--keep-alive-seconds", "0"], "rest-bridge: --keep-alive-seconds: "),
+        (["--cors-origin", "a.example"], "rest-bridge: --cors-origin: must be an origin such as"),
+        (["--allowed-host", "a:80"], "rest-bridge: --allowed-host: must be a host such as"),
+        (["--trusted-proxy", "*"], "rest-bridge: --trusted-proxy: must be an address or a network"),
         (["--speed", "9"], "unrecognized arguments: --speed 9"),
     ],
 )
@@ -118,6 +134,6 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
-    for option in ("target", "host", "port", "keep-alive-seconds", "shutdown-timeout-seconds"):
-        assert f"--{option} " in text
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
     assert "REST_BRIDGE_" in text
