@@ -28,7 +28,6 @@ async def service() -> AsyncIterator[Serving]:
         pytest.param("10.1.2.3", id="an address, by a proxy or the probe of Kubernetes"),
         pytest.param("[::1]:8000", id="an address of IPv6"),
         pytest.param("[2001:DB8::1]", id="an address of IPv6 without a port"),
-        pytest.param("[fe80::1%25eth0]:8000", id="a link-local address with its zone"),
         pytest.param("[::ffff:127.0.0.1]", id="an IPv4 address as IPv6"),
         pytest.param("localhost:8000", id="localhost"),
         pytest.param("LocalHost", id="localhost in capitals"),
@@ -67,9 +66,6 @@ async def test_a_host_of_ones_own_is_served(service: Serving, host: str) -> None
         pytest.param("box.lan.evil.test", "box.lan.evil.test", id="an allowed name at the front"),
         pytest.param("gpu-box", "gpu-box", id="a container's name: search domains complete it"),
         pytest.param("1.2.3.4.5", "1.2.3.4.5", id="no address"),
-        pytest.param("localhost:8000:1", "localhost:8000:1", id="two ports"),
-        pytest.param("[::1", "[::1", id="half an address"),
-        pytest.param("[evil.test]", "[evil.test]", id="a name in brackets"),
         pytest.param("evil-" + "x" * 200, "evil-" + "x" * 74 + "…", id="a long name"),
     ],
 )
@@ -135,8 +131,10 @@ async def test_a_request_without_one_host_is_refused(service: Serving, hosts: st
     assert await raw(service, f"GET /models HTTP/1.1\r\n{hosts}") == "HTTP/1.1 400 Bad Request"
 
 
-async def test_an_empty_host_is_refused(service: Serving) -> None:
-    status = await raw(service, "GET /models HTTP/1.1\r\nHost: \r\n")
+@pytest.mark.parametrize("host", ["", "localhost:8000:1", "[::1", "[evil.test]", "::1", "a/b"])
+async def test_a_host_that_is_none_is_refused(service: Serving, host: str) -> None:
+    """By the server or by the check of hosts."""
+    status = await raw(service, f"GET /models HTTP/1.1\r\nHost: {host}\r\n")
 
     assert status.split()[1] in ("400", "421")
 
