@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.field.browser import Page, browsing, site
-from tests.service import Serving, serving
+from tests.service import Serving, free_ports, serving
 from tests.waiting import SLOWLY, within
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,9 @@ async def scene(allowed_host: list[str] | None = None) -> AsyncGenerator[Scene]:
     async with (
         site() as port,
         serving(
-            cors_origin=[f"http://app.test:{port}"], allowed_host=allowed_host or []
+            ports=free_ports(4),
+            cors_origin=[f"http://app.test:{port}"],
+            allowed_host=allowed_host or [],
         ) as service,
         browsing() as page,
     ):
@@ -62,7 +64,8 @@ async def test_a_page_of_another_origin_stops_nothing_by_fetch(
     host: str, allowed: list[str]
 ) -> None:
     async with scene(allowed) as it:
-        await it.service.http.post("/models/story-mini/start")
+        started = await it.service.http.post("/models/story-mini/start")
+        assert started.status_code == 200
         await it.page.open(f"http://evil.test:{it.site}/")
         url = f"http://{host}:{it.port}/models/story-mini/stop"
 

@@ -13,7 +13,7 @@ import pytest
 from inference_service.api import requests
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
-from tests.service import Serving, serving
+from tests.service import Serving, free_ports, serving
 
 PROXY, OTHER = "127.0.0.7", "127.0.0.8"  # two addresses of the loopback, to call from
 
@@ -63,14 +63,14 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 @pytest.fixture
 async def alone(names: list[str]) -> AsyncIterator[Callers]:
     """Run a service without a proxy, as it is by default."""
-    async with serving() as service:
+    async with serving(ports=free_ports(4)) as service:
         yield Callers(service, names)
 
 
 @pytest.fixture
 async def proxied(names: list[str]) -> AsyncIterator[Callers]:
     """Run a service with two proxies."""
-    async with serving(trusted_proxy=[PROXY, "10.0.0.0/8"]) as service:
+    async with serving(ports=free_ports(4), trusted_proxy=[PROXY, "10.0.0.0/8"]) as service:
         yield Callers(service, names)
 
 
@@ -145,7 +145,7 @@ def address() -> str:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 async def test_nobody_of_the_network_names_itself_on_grpc(names: list[str], host: str) -> None:
     own = address()
-    async with serving(host=host, drain_timeout=0) as service:
+    async with serving(host=host, ports=free_ports(4)) as service:
         callers = Callers(service, names)
         target = f"{own}:{service.service.target.rpartition(':')[2]}"
 
@@ -157,7 +157,7 @@ async def test_nobody_of_the_network_names_itself_on_grpc(names: list[str], host
 
 async def test_a_trusted_proxy_names_its_callers_on_grpc(names: list[str]) -> None:
     own = address()
-    async with serving(host="0.0.0.0", trusted_proxy=[own]) as service:
+    async with serving(host="0.0.0.0", ports=free_ports(4), trusted_proxy=[own]) as service:
         callers = Callers(service, names)
         target = f"{own}:{service.service.target.rpartition(':')[2]}"
 

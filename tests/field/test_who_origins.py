@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from tests.service import Serving, serving
+from tests.service import Serving, free_ports, serving
 from tests.waiting import PROMPTLY, within
 
 PAGE = "https://app.example.org"
@@ -31,7 +31,7 @@ async def closed() -> AsyncIterator[Serving]:
 @pytest.fixture
 async def opened() -> AsyncIterator[Serving]:
     """Run a service that pages of two origins may call."""
-    async with serving(cors_origin=[PAGE, "tauri://localhost"]) as service:
+    async with serving(ports=free_ports(4), cors_origin=[PAGE, "tauri://localhost"]) as service:
         yield service
 
 

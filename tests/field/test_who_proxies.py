@@ -20,7 +20,7 @@ from tests.field import documented
 from tests.field.documented import Proxy
 from tests.rest_bridge.loopback import local, methods_of, serve_grpc, serve_http
 from tests.rest_bridge.scripted import ScriptedService, chunk, summary
-from tests.service import serving
+from tests.service import free_ports, serving
 from tests.waiting import PROMPTLY, within
 
 TINY: dict[str, Any] = {"model_id": "story-mini", "prompt": "Once", "max_new_tokens": 2}
@@ -52,7 +52,8 @@ async def behind(
         return names[-1]
 
     monkeypatch.setattr(requests, "caller", recorded)
-    async with serving(allowed_host=["llm.example.org"], trusted_proxy=["127.0.0.1"]) as running:
+    allowed: dict[str, Any] = {"allowed_host": ["llm.example.org"], "trusted_proxy": ["127.0.0.1"]}
+    async with serving(ports=free_ports(4), **allowed) as running:
         rest, rpc = (
             int(str(address).rpartition(":")[2])
             for address in (running.service.rest_url, running.service.target)
