@@ -45,7 +45,7 @@ class Authority(NamedTuple):
                 host = str(ip_address(host))
             except ValueError:
                 return None
-        return cls(host, int(found["port"])) if found["port"] else cls(host, None)
+        return cls(host, int(found["port"]) if found["port"] else None) if host else None
 
 
 class Hosts:

@@ -16,7 +16,7 @@ from rest_bridge.hosts import Authority, Hosts, allowed_host
         ("my_llm:8000", ("my_llm", 8000)),
         ("[::0001]:5", ("::1", 5)),
         ("127.0.0.1", ("127.0.0.1", None)),
-        *[(text, None) for text in ("", ":80", "a:b", "a:80:80", "::1", "[::1", "[a]", "a b")],
+        *[(text, None) for text in ("", ".", ":80", "a:b", "a:80:80", "::1", "[::1", "[a]", "a b")],
         *[(text, None) for text in ("user@a", "a/b", "a?b", "bücher.example", "a:123456", "a\n")],
     ],
 )
