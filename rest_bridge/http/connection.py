@@ -1,0 +1,299 @@
+"""One connection: its bytes, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rest_bridge.http import sign_of_life
+from rest_bridge.http.answer import date
+from rest_bridge.http.deadlines import Deadlines
+from rest_bridge.http.exchange import Exchange
+from rest_bridge.http.outlet import Outlet
+from rest_bridge.http.parser import Parser
+from rest_bridge.http.pipeline import Pipeline
+from rest_bridge.http.refusal import Refusal
+from rest_bridge.http.shared import Address, Shared
+
+_SLICE = 8 << 10  # bytes parsed at once, which can hold 200 requests
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The protocol of one client.
+
+    When nothing more is read as a request, the connection is `_deaf`: it drops what comes, until
+    the client has closed or the time is over. To close at once would reset the connection, which
+    takes the answer from a client that still sends (RFC 9112, 9.6).
+    """
+
+    _transport: asyncio.Transport
+
+    def __init__(self, shared: Shared, welcome: bool = True) -> None:
+        """Begin; a client that is not `welcome` is one too many."""
+        self._shared = shared
+        self._welcome = welcome
+        self._limits = shared.limits
+        self._deadlines = Deadlines(shared.loop, shared.limits, self._late, self._stuck)
+        self._outlet = Outlet(self._deadlines)
+        self._pipeline = Pipeline(self, self._outlet, shared, self._start)
+        self._parser = Parser(self._pipeline, shared.limits)
+        self._client: Address = None
+        self._server: Address = None
+        self._rest = b""  # bytes behind a full queue
+        self._refusal: Refusal | None = None  # follows the answers to what came before it
+        self._paused = self._deaf = self._eof = False
+        shared.open.add(self)
+
+    # The transport calls these.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for a head, or refuse one client too many."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._outlet.open(transport)
+        self._client = _address(transport.get_extra_info("peername"))
+        self._server = _address(transport.get_extra_info("sockname"))
+        self._deadlines.expect_head()
+        if self._shared.ending:
+            transport.abort()
+        elif self._welcome:
+            self._shared.idle[self] = None
+        else:
+            self.refuse(Refusal(503, "the server has as many connections as it can; try again"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Report to all handlers that the client has left."""
+        self._outlet.gone = True
+        self._shared.remove(self)
+        self._deadlines.cancel()
+        for exchange in self._pipeline.clear():
+            exchange.leave()
+        del self._parser, self._pipeline  # a cycle would wait for the collector
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the buffer of all connections."""
+        return self._shared.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read."""
+        if not self._deaf:
+            self._feed(self._shared.buffer[:nbytes])
+        elif self._refusal is None:
+            self._deadlines.expect_end(self._shared.ending)
+
+    def eof_received(self) -> bool:
+        """Close, unless there is a whole request to answer."""
+        self._eof = True
+        now = self._pipeline.now
+        if now is None or self._pipeline.reading is not None:
+            return False
+        sign_of_life.ask(self._transport, now)
+        return True
+
+    def pause_writing(self) -> None:
+        """Note that the client is slow."""
+        self._outlet.slow = True
+        self._outlet.watch()
+
+    def resume_writing(self) -> None:
+        """Let the handler write on."""
+        self._outlet.slow = False
+        self._deadlines.expect_no_reading()
+        now = self._pipeline.now
+        if now is None:
+            self._pipeline.step()
+        elif now.handler is not None:
+            now.handler.on_drained()
+
+    # The pipeline calls these.
+
+    def read_on(self) -> None:
+        """Read more, if it was paused and the queue is not full."""
+        if self._paused and not (self._outlet.gone or self._rest):
+            self._paused = False
+            self._transport.resume_reading()
+            self._deadlines.restart()  # the client need not make up for the time
+        self._settle()
+
+    def stepped(self) -> None:
+        """Read what can be read, now that a request less waits."""
+        if self._outlet.gone or (self._deaf and self._refusal is None):
+            return
+        if self._rest and len(self._pipeline.queue) < self._limits.pipelined:
+            rest, self._rest = self._rest, b""
+            self._feed(memoryview(rest))
+        elif not self._pipeline.empty:
+            return
+        elif self._refusal is not None:
+            self._send(self._refusal)
+        elif self._eof or self._pipeline.last or self._shared.ending:
+            self.finish()
+        else:
+            self.read_on()
+
+    def finish(self) -> None:
+        """End, for the last answer is out."""
+        self._deaf = True
+        self._shared.bodies.forget(self)
+        pipeline = self._pipeline
+        sends = pipeline.reading is not None or pipeline.behind or self._paused
+        pipeline.clear()
+        if sends:
+            self._linger()
+        else:
+            self._outlet.close()
+
+    def refuse(self, refusal: Refusal, exchange: Exchange | None = None) -> None:
+        """Refuse an exchange, or what is read, behind the answers to what was read before."""
+        if self._outlet.gone or (self._deaf and exchange is None):
+            return
+        self._shared.log.refused(self.name, refusal.status, refusal.detail)
+        self._shared.bodies.forget(self)
+        self._shared.idle.pop(self, None)
+        self._deaf = True
+        self._rest = b""
+        exchange = exchange or self._pipeline.reading
+        if exchange is not None:
+            sent = exchange.sent
+            exchange.leave()
+            if sent:
+                self.cut("the request broke off within its answer")
+                return
+            self._pipeline.remove(exchange)
+        if self._pipeline.empty:
+            self._send(refusal)
+        else:
+            self._refusal = refusal
+            self._deadlines.expect_nothing()
+
+    def cut(self, why: str) -> None:
+        """Close in a way that no client takes for the end of an answer."""
+        self._shared.log.cut(self.name, why)
+        now = self._pipeline.now
+        self._outlet.cut(reset=now is not None and now.answer.ends_by_close)
+
+    @property
+    def name(self) -> str:
+        """The client in log lines."""
+        return f"{self._client[0]}:{self._client[1]}" if self._client else "a local client"
+
+    # Other connections and the server call these.
+
+    def close_idle(self) -> None:
+        """Close, for no request runs."""
+        self._deaf = True
+        self._outlet.close()
+
+    def refuse_body(self) -> None:
+        """Give up the request whose body is not whole."""
+        self.refuse(Refusal(503, "too many bodies come at once; try again"))
+
+    def end(self) -> None:
+        """Take no more requests, and close as soon as those that have come are answered."""
+        if self._deaf and self._refusal is None:
+            self._deadlines.expect_end(hurry=True)
+        elif self._pipeline.empty:
+            self.close_idle()
+
+    def cancel(self) -> None:
+        """Have the request that is answered ended by its handler, now."""
+        if self._pipeline.now is not None:
+            self._pipeline.now.leave(by_server=True)
+
+    def abort(self) -> None:
+        """Close, whatever runs."""
+        if not self._outlet.gone:
+            self._transport.abort()
+
+    # Reading.
+
+    def _start(self, exchange: Exchange) -> None:
+        exchange.handler = self._shared.begin(exchange, self._client, self._server)
+
+    def _feed(self, data: memoryview) -> None:
+        self._shared.idle.pop(self, None)
+        try:
+            while data and not (self._deaf or self._outlet.gone):
+                if len(self._pipeline.queue) >= self._limits.pipelined:
+                    self._rest = bytes(data)
+                    self._pause()
+                    break
+                self._parser.feed(data[:_SLICE])
+                data = data[_SLICE:]
+        except Refusal as refusal:
+            self.refuse(refusal)
+        self._settle()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _settle(self) -> None:
+        """Set the time by which something must come."""
+        if self._outlet.gone or self._deaf:
+            return
+        reading = self._pipeline.reading
+        if reading is not None:
+            self._settle_body(reading)
+            return
+        self._shared.bodies.forget(self)
+        if not self._pipeline.empty:
+            self._deadlines.expect_nothing()
+        elif self._parser.begun:
+            self._deadlines.expect_head()
+        else:
+            self._shared.idle[self] = None
+            self._deadlines.expect_request()
+
+    def _settle_body(self, reading: Exchange) -> None:
+        if self._pipeline.waiting > self._limits.body_buffer:
+            self._pause()
+        if self._paused:
+            self._deadlines.expect_nothing()
+        else:
+            self._deadlines.expect_body(reading.received)
+        if reading.answer.done:
+            self._shared.bodies.forget(self)
+        else:
+            self._shared.bodies.note(self, reading.received)
+
+    # Ends.
+
+    def _late(self) -> None:
+        reading = self._pipeline.reading
+        if self._deaf:
+            self._transport.abort()
+        elif reading is not None and reading.answer.done:
+            self.cut("the rest of a body did not come")
+        elif reading is not None:
+            self.refuse(Refusal(408, "the body of the request did not come in time"))
+        elif self._parser.begun:
+            self.refuse(Refusal(408, "the head of the request did not come in time"))
+        else:
+            self.close_idle()
+
+    def _stuck(self) -> None:
+        if self._outlet.stuck:
+            self.cut(f"it read nothing for {self._limits.write_seconds:g} s")
+        else:
+            self._outlet.watch()
+
+    def _send(self, refusal: Refusal) -> None:
+        self._refusal = None
+        self._outlet.write(refusal.encoded(date()))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close when the client has, or has sent nothing for a while."""
+        if self._eof:
+            self._outlet.close()
+            return
+        self._outlet.end()
+        self._rest = b""
+        self.read_on()
+        self._deadlines.restart()
+        self._deadlines.expect_end(self._shared.ending)
+
+
+def _address(found: object) -> Address:
+    return found[:2] if isinstance(found, tuple) else None
