@@ -76,7 +76,7 @@ async def test_a_second_signal_ends_the_bridge_at_once(
         await anext(text)
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
-        while b"Waiting for connections to close" not in (line := await process.stdout.readline()):
+        while b"waiting for 1 connections to end" not in (line := await process.stdout.readline()):
             assert line
 
         process.send_signal(signal.SIGINT)
