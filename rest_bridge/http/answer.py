@@ -23,7 +23,7 @@ class Answer:
 
     __slots__ = (
         "_bodiless", "_chunked", "_events", "_left", "_request", "_tail",
-        "done", "keeps", "started",
+        "done", "keeps", "started", "status",
     )  # fmt: skip
 
     def __init__(self, request: Request) -> None:
@@ -34,6 +34,7 @@ class Answer:
         self._events = False  # it is a stream of events
         self._tail = b""
         self.keeps = request.keep_alive
+        self.status = 0
         self.started = False
         self.done = False
 
@@ -65,6 +66,7 @@ class Answer:
         if not dated:
             parts.append(date())
         self._frame(status, parts)
+        self.status = status
         self.started = True
         return b"".join(parts)
 

@@ -142,23 +142,23 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._outlet.close()
 
-    def refuse(self, refusal: Refusal, exchange: Exchange | None = None) -> None:
-        """Refuse an exchange, or what is read, behind the answers to what was read before."""
-        if self._outlet.gone or (self._deaf and exchange is None):
+    def refuse(self, refusal: Refusal) -> None:
+        """Refuse what is read, behind the answers to what was read before."""
+        if self._outlet.gone or self._deaf:
             return
         self._shared.log.refused(self.name, refusal.status, refusal.detail)
         self._shared.bodies.forget(self)
         self._shared.idle.pop(self, None)
         self._deaf = True
         self._rest = b""
-        exchange = exchange or self._pipeline.reading
-        if exchange is not None:
-            sent = exchange.sent
-            exchange.leave()
+        reading = self._pipeline.reading
+        if reading is not None:
+            sent = reading.sent
+            reading.leave()
             if sent:
                 self.cut("the request broke off within its answer")
                 return
-            self._pipeline.remove(exchange)
+            self._pipeline.remove(reading)
         if self._pipeline.empty:
             self._send(refusal)
         else:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from rest_bridge.http.answer import Answer
+from rest_bridge.http.refusal import Refusal
 from rest_bridge.http.request import Request
 
 
@@ -50,8 +51,8 @@ class Wire(Protocol):
     def keeps(self, exchange: Exchange) -> bool:
         """Return whether the connection can stay after the answer."""
 
-    def begun(self, exchange: Exchange, status: int) -> None:
-        """Note the head of the answer."""
+    def begun(self, exchange: Exchange) -> None:
+        """Note that the head of the answer leaves."""
 
     def answered(self, exchange: Exchange) -> None:
         """Note the end of the answer."""
@@ -101,7 +102,6 @@ class Exchange:
         if self.left:
             return
         self._held = self.answer.head(status, headers, self._wire.keeps(self))
-        self._wire.begun(self, status)
         self._wire.write_soon(self)
 
     def write(self, data: bytes, more: bool = True) -> None:
@@ -114,6 +114,7 @@ class Exchange:
         data = self.answer.body(data, more)
         if self._held:
             data, self._held = self._held + data, b""
+            self._wire.begun(self)
         if data:
             self._wire.write(data)
         if not more:
@@ -126,6 +127,14 @@ class Exchange:
             self._wire.fail(self)
 
     # For the connection.
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with a refusal, instead of what the handler began."""
+        self._held = b""
+        self.answer = Answer(self.request)
+        length = (b"content-length", b"%d" % len(refusal.body))
+        self.head(refusal.status, [(b"content-type", b"application/json"), length])
+        self.write(refusal.body, more=False)
 
     @property
     def sent(self) -> bool:
@@ -146,6 +155,7 @@ class Exchange:
         """Send the head, if it still waits."""
         if self._held and not self.left:
             data, self._held = self._held, b""
+            self._wire.begun(self)
             self._wire.write(data)
 
     def drop(self) -> None:

@@ -23,6 +23,9 @@ _ADVICE = {  # llhttp's words, and ours; the first that is found in the reason
     "Content-Length": (400, "the request must have one Content-Length, a number in digits"),
     "Transfer-Encoding": (501, "the only Transfer-Encoding that the server knows is chunked"),
     "chunk": (400, "a chunk must be its size in hexadecimal digits, CR LF, its bytes, CR LF"),
+    "Chunk": (400, "the size of a chunk must be below 2^64"),
+    "expected CR": (400, "each line of the head must end with CR LF"),
+    "LF": (400, "each line of the head must end with CR LF"),
 }
 _TLS = 0x16  # the first byte of a client that speaks TLS
 _FRAMES = (b"content-length", b"transfer-encoding")

@@ -24,9 +24,6 @@ class Reader(Protocol):
     def finish(self) -> None:
         """End, for the last answer is out."""
 
-    def refuse(self, refusal: Refusal, exchange: Exchange) -> None:
-        """End with an answer of the server's own."""
-
     def cut(self, why: str) -> None:
         """End without an answer."""
 
@@ -134,10 +131,11 @@ class Pipeline:
             return False
         return length - exchange.received <= self._shared.limits.unread_bytes
 
-    def begun(self, exchange: Exchange, status: int) -> None:
+    def begun(self, exchange: Exchange) -> None:
         """Write the line of an access log."""
         if self._shared.log.access:
-            self._shared.log.answered(self._reader.name, exchange.request, status)
+            log = self._shared.log
+            log.answered(self._reader.name, exchange.request, exchange.answer.status)
 
     def answered(self, exchange: Exchange) -> None:
         """Go on to the next request, or end."""
@@ -156,13 +154,11 @@ class Pipeline:
         if exchange.sent:
             self._reader.cut("the answer was not whole")
             return
-        exchange.left = True
         if self._shared.ending:
             detail = "the server is shutting down; try again when it is back"
-            self._reader.refuse(Refusal(503, detail), exchange)
+            exchange.refuse(Refusal(503, detail))
         else:
-            detail = "a fault of the server; its log has the details"
-            self._reader.refuse(Refusal(500, detail), exchange)
+            exchange.refuse(Refusal(500, "a fault of the server; its log has the details"))
 
     # The connection calls these.
 

@@ -16,9 +16,14 @@ class Refusal(Exception):
         self.status = status
         self.detail = detail
 
+    @property
+    def body(self) -> bytes:
+        """The answer's body."""
+        return json.dumps({"detail": self.detail}).encode()
+
     def encoded(self, date: bytes) -> bytes:
         """Return the answer, which is the last one of its connection."""
-        body = json.dumps({"detail": self.detail}).encode()
+        body = self.body
         return (
             b"%b%b%bcontent-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n%b"

@@ -47,6 +47,11 @@ class Server:
         self._listener = Listener(self._shared, sockets)
         self._listener.start()
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._shared.open)
+
     def hurry(self) -> None:
         """Have `close` wait for nothing more."""
         self._hurry.set()
