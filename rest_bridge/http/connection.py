@@ -25,8 +25,6 @@ class Connection(asyncio.BufferedProtocol):
     takes the answer from a client that still sends (RFC 9112, 9.6).
     """
 
-    _transport: asyncio.Transport
-
     def __init__(self, shared: Shared, welcome: bool = True) -> None:
         """Begin; a client that is not `welcome` is one too many."""
         self._shared = shared
@@ -40,7 +38,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server: Address = None
         self._rest = b""  # bytes behind a full queue
         self._refusal: Refusal | None = None  # follows the answers to what came before it
-        self._paused = self._deaf = self._eof = False
+        self._made = self._paused = self._deaf = self._eof = False
         shared.open.add(self)
 
     # The transport calls these.
@@ -48,13 +46,13 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for a head, or refuse one client too many."""
         assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._outlet.open(transport)
+        self._made = True
+        self._outlet.transport = transport
         self._client = _address(transport.get_extra_info("peername"))
         self._server = _address(transport.get_extra_info("sockname"))
         self._deadlines.expect_head()
         if self._shared.ending:
-            transport.abort()
+            self.close_idle()
         elif self._welcome:
             self._shared.idle[self] = None
         else:
@@ -86,7 +84,7 @@ class Connection(asyncio.BufferedProtocol):
         now = self._pipeline.now
         if now is None or self._pipeline.reading is not None:
             return False
-        sign_of_life.ask(self._transport, now)
+        sign_of_life.ask(self._outlet.transport, now)
         return True
 
     def pause_writing(self) -> None:
@@ -110,7 +108,7 @@ class Connection(asyncio.BufferedProtocol):
         """Read more, if it was paused and the queue is not full."""
         if self._paused and not (self._outlet.gone or self._rest):
             self._paused = False
-            self._transport.resume_reading()
+            self._outlet.transport.resume_reading()
             self._deadlines.restart()  # the client need not make up for the time
         self._settle()
 
@@ -191,7 +189,7 @@ class Connection(asyncio.BufferedProtocol):
         """Take no more requests, and close as soon as those that have come are answered."""
         if self._deaf and self._refusal is None:
             self._deadlines.expect_end(hurry=True)
-        elif self._pipeline.empty:
+        elif self._pipeline.empty and self._made:
             self.close_idle()
 
     def cancel(self) -> None:
@@ -201,8 +199,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close, whatever runs."""
-        if not self._outlet.gone:
-            self._transport.abort()
+        if self._made:
+            self._outlet.cut()
 
     # Reading.
 
@@ -226,7 +224,7 @@ class Connection(asyncio.BufferedProtocol):
     def _pause(self) -> None:
         if not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            self._outlet.transport.pause_reading()
 
     def _settle(self) -> None:
         """Set the time by which something must come."""
@@ -262,7 +260,7 @@ class Connection(asyncio.BufferedProtocol):
     def _late(self) -> None:
         reading = self._pipeline.reading
         if self._deaf:
-            self._transport.abort()
+            self._outlet.cut()
         elif reading is not None and reading.answer.done:
             self.cut("the rest of a body did not come")
         elif reading is not None:

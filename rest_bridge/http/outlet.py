@@ -14,50 +14,46 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 class Outlet:
     """The writing half of a connection."""
 
-    __slots__ = ("_deadlines", "_taken", "_transport", "_written", "gone", "slow")
+    __slots__ = ("_deadlines", "_taken", "_written", "gone", "slow", "transport")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
-        self._transport: asyncio.Transport
+        self.transport: asyncio.Transport  # once it is made
         self._written = 0
         self._taken = 0  # of what was written, when the client was last looked at
         self.gone = False
         self.slow = False  # more waits for the client than is good
 
-    def open(self, transport: asyncio.Transport) -> None:
-        """Begin with the transport of the connection."""
-        self._transport = transport
-
     def write(self, data: bytes) -> None:
         """Send bytes, unless the client has left."""
         if not self.gone:
             self._written += len(data)
-            self._transport.write(data)
+            self.transport.write(data)
 
     def watch(self) -> None:
         """Have the client read something within its time."""
-        self._taken = self._written - self._transport.get_write_buffer_size()
+        self._taken = self._written - self.transport.get_write_buffer_size()
         self._deadlines.expect_reading()
 
     @property
     def stuck(self) -> bool:
         """Whether the client has read nothing since the last `watch`."""
-        return self._written - self._transport.get_write_buffer_size() == self._taken
+        return self._written - self.transport.get_write_buffer_size() == self._taken
 
     def close(self) -> None:
         """Close when the client has read what waits for it."""
         self._deadlines.expect_nothing()
-        if self._transport.get_write_buffer_size():
+        if self.transport.get_write_buffer_size():
             self.watch()
-        self._transport.close()
+        self.transport.close()
 
     def end(self) -> None:
         """Send the end, when the client has read what waits for it, and go on reading."""
-        self._transport.write_eof()
+        self.transport.write_eof()
 
     def cut(self, reset: bool = False) -> None:
         """Close at once; with a reset where the end would be taken for the end of an answer."""
         if reset:
-            sock: socket.socket = self._transport.get_extra_info("socket")
+            sock: socket.socket = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._transport.abort()
+        self.transport.abort()

@@ -62,6 +62,7 @@ class Server:
         shared.ending = True
         if self._listener is not None:
             self._listener.close()
+            self._listener = None
         for connection in [*shared.open]:
             connection.end()
         if shared.open:
