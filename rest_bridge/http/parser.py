@@ -52,7 +52,7 @@ class Parser:
     """
 
     __slots__ = (
-        "_again", "_events", "_headers", "_in_body", "_limits", "_llhttp", "_url",
+        "_again", "_events", "_first", "_headers", "_in_body", "_limits", "_llhttp", "_url",
         "begun", "between",
     )  # fmt: skip
 
@@ -63,6 +63,7 @@ class Parser:
         self._headers: Headers = []
         self._in_body = False
         self._again = False  # reads a head that was made here
+        self._first = -1  # byte of the connection
         self.begun = False
         self.between = 0
         self._renew()
@@ -70,6 +71,8 @@ class Parser:
     def feed(self, data: bytes | memoryview) -> None:
         """Take bytes, of which nothing is kept. Raises Refusal, after which this is of no use."""
         self.between += len(data)
+        if self._first < 0:
+            self._first = data[0]
         while data:
             try:
                 self._llhttp.feed_data(data)
@@ -78,7 +81,7 @@ class Parser:
                 data = data[upgrade.args[0] :]
                 self._pass_over_offer()
             except httptools.HttpParserError as error:
-                raise _refusal(error, data) from None
+                raise self._refusal(error) from None
         if self.between > self._limits.head_bytes:
             raise self._too_long()
 
@@ -105,6 +108,20 @@ class Parser:
         if not self._headers and len(self._url) > self._limits.head_bytes // 2:
             return Refusal(414, f"the head must have at most {limit}: shorten the URL")
         return Refusal(431, f"the head must have at most {limit}")
+
+    def _refusal(self, error: httptools.HttpParserError) -> Refusal:
+        cause = error.__context__
+        if isinstance(cause, Refusal):
+            return cause
+        if isinstance(error, httptools.HttpParserCallbackError) and cause is not None:
+            raise cause  # a fault of ours
+        if self._first == _TLS:
+            return Refusal(400, "this port speaks no TLS; use http://, or a proxy that speaks TLS")
+        reason = str(error)
+        for words, advice in _ADVICE.items():
+            if words in reason:
+                return Refusal(*advice)
+        return Refusal(400, f"the request breaks the rules of HTTP/1.1: {reason}")
 
     # llhttp calls these.
 
@@ -157,17 +174,3 @@ class Parser:
             self._in_body = False
             self.between = 0
             self._events.complete()
-
-
-def _refusal(error: httptools.HttpParserError, data: bytes | memoryview) -> Refusal:
-    if isinstance(error.__context__, Refusal):
-        return error.__context__
-    if isinstance(error, httptools.HttpParserCallbackError) and error.__context__ is not None:
-        raise error.__context__  # a fault of ours
-    if data[0] == _TLS:
-        return Refusal(400, "this port speaks no TLS; use http://, or a proxy that speaks TLS")
-    reason = str(error)
-    for words, advice in _ADVICE.items():
-        if words in reason:
-            return Refusal(*advice)
-    return Refusal(400, f"the request breaks the rules of HTTP/1.1: {reason}")

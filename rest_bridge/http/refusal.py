@@ -19,7 +19,7 @@ class Refusal(Exception):
     @property
     def body(self) -> bytes:
         """The answer's body."""
-        return json.dumps({"detail": self.detail}).encode()
+        return json.dumps({"detail": self.detail}, ensure_ascii=False).encode()
 
     def encoded(self, date: bytes) -> bytes:
         """Return the answer, which is the last one of its connection."""

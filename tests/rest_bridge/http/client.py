@@ -208,13 +208,17 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, limits: Limits | None = None, *, route: Route | None = None, grace: float = 0.1
+    app: ASGIApp,
+    limits: Limits | None = None,
+    *,
+    route: Route | None = None,
+    access_log: bool = False,
 ) -> AsyncIterator[Serving]:
     """Serve an application on a free port."""
-    server = Server(app, limits, route=route)
+    server = Server(app, limits, route=route, access_log=access_log)
     listener = socket.create_server(("127.0.0.1", 0))
     server.start([listener])
     try:
         yield Serving(server, listener.getsockname()[1])
     finally:
-        await server.close(grace)
+        await server.close(0.1)

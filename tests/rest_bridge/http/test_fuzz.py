@@ -19,7 +19,10 @@ CASES |= {name: case.data for name, case in SERVED.items()}
 _LENIENT = re.compile(rb"^[\r\n]*([A-Z-]+) +(\S+) +HTTP/")
 
 # Bytes that the fuzz below once read in two ways.
-FOUND: dict[str, bytes] = {}
+FOUND = {
+    "the first byte of TLS in a method": b"P\x16\x03\x01\x02\x00\x01\x00\x01",
+    "the first byte of TLS in a path": b"POST /ech\x16\x03\x01 HTTP/1.1\r\n",
+}
 
 
 @pytest.mark.parametrize("data", [*CASES.values(), *FOUND.values()], ids=[*CASES, *FOUND])
