@@ -49,7 +49,10 @@ class Outlet:
 
     def end(self) -> None:
         """Send the end, when the client has read what waits for it, and go on reading."""
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client has left, which is seen only where something is read
+            self.transport.abort()
 
     def cut(self, reset: bool = False) -> None:
         """Close at once; with a reset where the end would be taken for the end of an answer."""
