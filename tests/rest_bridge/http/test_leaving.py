@@ -100,11 +100,11 @@ async def test_half_a_request_is_not_answered_when_no_more_can_come(
 async def test_an_answer_to_a_client_that_left_while_nothing_was_read(
     served: Serving, app: App, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its reset waits behind the body, which the application does not read."""
+    """Its end waits behind the body, which the application does not read."""
     client = await begun(
         served, app, post(b"a" * 200_000, b"Content-Length: 999999", path=b"/unread")
     )
-    client.close(reset=True)
+    client.close()
     await served.server.close(0)
     gc.collect()  # a task that failed reports this at its end
 
