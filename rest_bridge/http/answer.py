@@ -10,9 +10,9 @@ from rest_bridge.http.refusal import LINES
 from rest_bridge.http.request import Request
 
 _NAME = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_BROKEN = re.compile(rb"[\r\n\0]")
-# The server frames the answer, and says whether the connection stays.
-_OURS = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+# The server frames the answer, says whether the connection stays, and knows the date.
+_KNOWN = {b"content-length", b"content-type", b"date"}
+_KNOWN |= {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
 
 
 class Answer:
@@ -45,30 +45,32 @@ class Answer:
         if not 200 <= status <= 999:
             raise ValueError(f"no status of an answer: {status}")
         self.keeps = self.keeps and keep
-        parts = [LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        dated = False
+        parts = [LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date()]
         for name, value in headers:
-            low = _field(name)
-            if _BROKEN.search(value):
-                raise ValueError(f"a line end in the header {name!r}")
-            if low in _OURS:
-                self.keeps = self.keeps and not (low == b"connection" and b"close" in value.lower())
-                continue
-            if low == b"content-length":
-                self._set_length(value)
-                if status == 204:  # RFC 9110, 8.6
-                    continue
-            elif low == b"content-type":
-                self._events = value.startswith(b"text/event-stream")
-            elif low == b"date":
-                dated = True
-            parts += (name, b": ", value, b"\r\n")
-        if not dated:
-            parts.append(date())
+            known = _known(name)
+            if known is None or self._notes(known, value, status, parts):
+                parts.append(b"%b: %b\r\n" % (name, value))
         self._frame(status, parts)
+        head = b"".join(parts)
+        if not head.count(b"\n") == head.count(b"\r") == len(parts) or b"\0" in head:
+            raise ValueError(f"a line end or a NUL in a header: {head!r}")
         self.status = status
         self.started = True
-        return b"".join(parts)
+        return head
+
+    def _notes(self, name: bytes, value: bytes, status: int, parts: list[bytes]) -> bool:
+        """Act on a header; return whether it is sent."""
+        if name == b"content-length":
+            self._set_length(value)
+            return status != 204  # RFC 9110, 8.6
+        if name == b"content-type":
+            self._events = value.startswith(b"text/event-stream")
+            return True
+        if name == b"date":
+            parts[1] = b"date: %b\r\n" % value
+        elif name == b"connection" and b"close" in value.lower():
+            self.keeps = False
+        return False
 
     def _set_length(self, value: bytes) -> None:
         if self._left is not None or not value.isdigit():
@@ -112,6 +114,11 @@ class Answer:
         return data
 
     @property
+    def has_length(self) -> bool:
+        """Whether a body of known length follows the head."""
+        return bool(self._left) and not self._bodiless
+
+    @property
     def ends_by_close(self) -> bool:
         """Whether the end of the connection is the end of the body."""
         return self.started and not (self._chunked or self._bodiless or self._left is not None)
@@ -139,7 +146,9 @@ def _date(second: int) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _field(name: bytes) -> bytes:
+def _known(name: bytes) -> bytes | None:
+    """Return a name on which the server acts, in small letters, or None."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"no name of a header: {name!r}")
-    return name.lower()
+    low = name.lower()
+    return low if low in _KNOWN else None

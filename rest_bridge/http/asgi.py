@@ -27,9 +27,8 @@ class Asgi:
         """Answer a request in a task of its own."""
         call = Call(exchange)
         answering = self._answer(call, _scope(exchange, client, server))
-        call.task = task = asyncio.get_running_loop().create_task(answering)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        call.task = asyncio.get_running_loop().create_task(answering)
+        self.tasks.add(call.task)
         return call
 
     async def _answer(self, call: Call, scope: Scope) -> None:
@@ -40,6 +39,8 @@ class Asgi:
                 self._log.fault(error)
         finally:
             call.exchange.fail()
+            if call.task is not None:
+                self.tasks.discard(call.task)
 
 
 class Call:

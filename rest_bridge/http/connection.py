@@ -210,16 +210,23 @@ class Connection(asyncio.BufferedProtocol):
     def _feed(self, data: memoryview) -> None:
         self._shared.idle.pop(self, None)
         try:
-            while data and not (self._deaf or self._outlet.gone):
-                if len(self._pipeline.queue) >= self._limits.pipelined:
-                    self._rest = bytes(data)
-                    self._pause()
-                    break
-                self._parser.feed(data[:_SLICE])
-                data = data[_SLICE:]
+            if len(data) <= _SLICE and not self._pipeline.queue:
+                self._parser.feed(data)
+            else:
+                self._feed_slices(data)
         except Refusal as refusal:
             self.refuse(refusal)
         self._settle()
+
+    def _feed_slices(self, data: memoryview) -> None:
+        """Parse no more when the queue is full."""
+        while data and not (self._deaf or self._outlet.gone):
+            if len(self._pipeline.queue) >= self._limits.pipelined:
+                self._rest = bytes(data)
+                self._pause()
+                break
+            self._parser.feed(data[:_SLICE])
+            data = data[_SLICE:]
 
     def _pause(self) -> None:
         if not self._paused:
@@ -230,12 +237,12 @@ class Connection(asyncio.BufferedProtocol):
         """Set the time by which something must come."""
         if self._outlet.gone or self._deaf:
             return
-        reading = self._pipeline.reading
-        if reading is not None:
-            self._settle_body(reading)
+        pipeline = self._pipeline
+        if pipeline.reading is not None:
+            self._settle_body(pipeline.reading)
             return
         self._shared.bodies.forget(self)
-        if not self._pipeline.empty:
+        if pipeline.now is not None or pipeline.queue:
             self._deadlines.expect_nothing()
         elif self._parser.begun:
             self._deadlines.expect_head()

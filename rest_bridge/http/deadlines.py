@@ -89,7 +89,7 @@ class Deadlines:
 
     def _set(self, by: float) -> None:
         self._read_by = by
-        self._timer.set(min(by, self._write_by))
+        self._timer.set(by if by < self._write_by else self._write_by)
 
     def _fire(self) -> None:
         now = self._loop.time()

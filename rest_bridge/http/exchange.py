@@ -98,11 +98,15 @@ class Exchange:
         return body
 
     def head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Begin the answer. Raises ValueError for what is no head of HTTP."""
+        """Begin the answer. Raises ValueError for what is no head of HTTP.
+
+        A head with a length leaves with the first part of its body, and another one soon.
+        """
         if self.left:
             return
         self._held = self.answer.head(status, headers, self._wire.keeps(self))
-        self._wire.write_soon(self)
+        if not self.answer.has_length:
+            self._wire.write_soon(self)
 
     def write(self, data: bytes, more: bool = True) -> None:
         """Send a part of the body; `more` is False for the last one.

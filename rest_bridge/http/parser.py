@@ -142,14 +142,14 @@ class Parser:
         """Note a header. Those behind a body (trailers) are dropped: RFC 9110, 6.5.1."""
         if not (self._in_body or self._again):
             self._headers.append((name.lower(), value))
-            if len(self._headers) > self._limits.head_fields:
-                raise Refusal(431, f"at most {self._limits.head_fields} headers are read")
 
     def on_headers_complete(self) -> None:
         """Report a request."""
         if self._again:
             self._again = False
             return
+        if len(self._headers) > self._limits.head_fields:
+            raise Refusal(431, f"a request must have at most {self._limits.head_fields} headers")
         llhttp = self._llhttp
         request = checked(
             llhttp.get_method().decode(),

@@ -41,7 +41,7 @@ class Pipeline:
 
     __slots__ = (
         "_outlet", "_reader", "_shared", "_start", "_stepping", "behind", "last", "now", "queue",
-        "reading",
+        "reading", "write",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +49,7 @@ class Pipeline:
     ) -> None:
         self._reader = reader
         self._outlet = outlet
+        self.write = outlet.write
         self._shared = shared
         self._start = start
         self._stepping = False
@@ -107,10 +108,6 @@ class Pipeline:
     def slow(self) -> bool:
         """Whether more waits for the client than is good."""
         return self._outlet.slow
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, unless the client has left."""
-        self._outlet.write(data)
 
     def write_soon(self, exchange: Exchange) -> None:
         """Flush an exchange when what runs now has ended."""

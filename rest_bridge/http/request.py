@@ -1,6 +1,7 @@
 """The head of a request, and the rules of RFC 9110 and 9112 that llhttp does not check."""
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from rest_bridge.http.refusal import Refusal
@@ -78,6 +79,7 @@ def _split(method: str, target: bytes) -> tuple[bytes, bytes, bytes | None]:
     return path, query, authority
 
 
+@lru_cache(maxsize=64)  # clients of one server name few hosts
 def _check_host(host: bytes | None, version: str) -> None:
     if host is None:
         if version == "1.1":
