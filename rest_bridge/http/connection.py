@@ -51,8 +51,8 @@ class Connection(asyncio.BufferedProtocol):
         self._client = _address(transport.get_extra_info("peername"))
         self._server = _address(transport.get_extra_info("sockname"))
         self._deadlines.expect_head()
-        if self._shared.ending:
-            self.close_idle()
+        if self._shared.ending:  # accepted at the end: its request can be on the way
+            self._deadlines.expect_end(hurry=True)
         elif self._welcome:
             self._shared.idle[self] = None
         else:

@@ -67,7 +67,7 @@ class Server:
             connection.end()
         if shared.open:
             shared.emptied.clear()
-            LOG.info("waiting for %d connections to end", len(shared.open))
+            LOG.info("waiting for open connections: %d", len(shared.open))
             await self._emptied(grace)
         for connection in [*shared.open]:
             connection.cancel()

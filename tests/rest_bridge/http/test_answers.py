@@ -101,7 +101,8 @@ async def test_an_application_does_not_frame_its_answer() -> None:
 async def test_headers_keep_their_order_and_come_twice() -> None:
     answer, _ = await told((b"x-b", b"1"), (b"x-a", b"2"), (b"x-b", b"3"))
 
-    assert answer.headers[:3] == [("x-b", "1"), ("x-a", "2"), ("x-b", "3")]
+    headers = [pair for pair in answer.headers if pair[0].startswith("x-")]
+    assert headers == [("x-b", "1"), ("x-a", "2"), ("x-b", "3")]
 
 
 async def test_an_answer_has_the_date_of_now(client: Client) -> None:

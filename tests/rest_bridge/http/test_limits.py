@@ -25,7 +25,7 @@ BLOCK = b"a" * 32768
         (b"GET /hello?", BLOCK, 414, "URL"),
         (HALF, BLOCK, 431, "head"),
         (HALF + b": ", BLOCK, 431, "head"),
-        (HALF + b": 1\r\n", b"X-B: 2\r\n" * 100, 431, "headers"),
+        (HALF + b": 1\r\n", b"X-B: 2\r\n" * 100, 431, "head"),
         (b"", b"\r\n" * 16384, 431, "head"),
         (post(b"5;", CHUNKED), BLOCK, 431, "body"),
         (post(b"2\r\n{}\r\n0\r\nX-T: ", CHUNKED), BLOCK, 431, "body"),
@@ -54,6 +54,15 @@ async def test_what_has_no_end_is_refused_at_64_kib(
 
     assert (answer.status, word in answer.detail) == (status, True)
     assert sent < 300_000
+
+
+async def test_a_thousand_headers_are_enough(client: Client) -> None:
+    await client.send(GET[:-2] + b"A:1\r\n" * 999 + b"\r\n")
+    assert (await client.answer()).status == 200
+    await client.send(GET[:-2] + b"A:1\r\n" * 1000 + b"\r\n")
+    answer = await client.answer()
+
+    assert (answer.status, "1000 headers" in answer.detail) == (431, True)
 
 
 async def test_what_is_allowed_before_and_behind_chunks(client: Client) -> None:

@@ -97,13 +97,22 @@ async def test_an_application_that_ignores_its_cancelling_does_not_hold_the_end(
         go.set()
 
 
-async def test_who_has_connected_when_the_server_ends_is_not_reset(app: App) -> None:
+async def test_who_has_asked_when_the_server_ends_is_answered(app: App) -> None:
+    """Neither the connection nor the request has been looked at when the end begins."""
     async with serving(app) as served, served.client() as client:
-        await served.server.close(0)
+        client.sock.send(GET)
+        await served.server.close(5)
 
-        loop = asyncio.get_running_loop()
-        async with within(PROMPTLY, "the server did not close the connection"):
-            assert await loop.sock_recv(client.sock, 100) == b""
+        answer = await client.answer()
+    assert (answer.status, answer["connection"]) == (200, "close")
+
+
+async def test_who_has_connected_when_the_server_ends_does_not_hold_it(app: App) -> None:
+    async with serving(app) as served, served.client() as client:
+        async with within(PROMPTLY, "the server did not end"):
+            await served.server.close(3600)
+
+        assert await client.end() == b""
 
 
 class Selector(selectors.DefaultSelector):
