@@ -132,6 +132,13 @@ async def test_an_application_without_an_answer_is_a_500(
     assert ("on purpose" in caplog.text) == (route == b"/fault")
 
 
+async def test_a_500_to_head_has_no_body(client: Client) -> None:
+    await client.send(b"HEAD /fault HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+
+    assert (await client.answer("HEAD")).status == 500
+    assert (await client.answer()).json == {"hello": True}
+
+
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 async def test_an_answer_that_breaks_off_does_not_look_whole(
     client: Client, version: bytes
@@ -189,6 +196,35 @@ async def test_the_body_of_an_early_answer_is_read_for_the_sake_of_the_next_requ
 
     assert (answer.status, answer["connection"]) == (413, None)
     assert (await client.answer()).json == {"hello": True}
+
+
+LEFT = {
+    "length": post(GET * 3, path=b"/early"),
+    "long": post(GET * 9000, path=b"/early"),
+    "chunks": post(
+        b"%x\r\n%b\r\n0\r\n\r\n" % (3 * len(GET), GET * 3),
+        b"Transfer-Encoding: chunked",
+        path=b"/early",
+    ),
+    "an offer": post(GET * 3, b"Connection: upgrade", b"Upgrade: h2c", path=b"/early"),
+    "an invitation": post(GET * 3, b"Expect: 100-continue", path=b"/early"),
+}
+
+
+@pytest.mark.parametrize("request_", LEFT.values(), ids=LEFT)
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_body_that_nobody_has_read_is_no_request(
+    client: Client, app: App, request_: bytes, whole: bool
+) -> None:
+    """deno#34446, hotaru#28, colibri#610: the body was read as the next request."""
+    head = request_.index(b"\r\n\r\n") + 4
+    await client.say(*([request_] if whole else [request_[:head], request_[head:]]))
+    assert (await client.answer()).status == 413
+    await client.say(b"GET /scope HTTP/1.1\r\nHost: x\r\n\r\n")
+    client.half_close()
+    await client.end()
+
+    assert ("GET", "/hello") not in app.calls
 
 
 async def test_an_early_answer_reaches_a_client_that_goes_on_sending(client: Client) -> None:

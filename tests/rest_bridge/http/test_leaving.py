@@ -6,9 +6,11 @@ import asyncio
 import gc
 
 import pytest
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
 from tests.rest_bridge.http.app import App
-from tests.rest_bridge.http.client import GET, Client, Serving, post, settle
+from tests.rest_bridge.http.client import GET, Client, Serving, post, serving, settle
 from tests.waiting import PROMPTLY, until, within
 
 SLOW = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -48,6 +50,32 @@ async def test_a_client_that_leaves_within_its_body(served: Serving, app: App) -
 
     async with within(PROMPTLY, "the application was not told"):
         await app.left.wait()
+
+
+async def test_starlette_sees_that_the_client_has_left() -> None:
+    """Its `is_disconnected` gives `receive` no time to wait (vllm-mlx#457)."""
+    seen = list[bool]()
+    left, go = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        await request.body()
+        seen.append(await request.is_disconnected())
+        go.set()
+        await left.wait()
+        seen.append(await request.is_disconnected())
+        left.clear()
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await go.wait()
+        client.close(reset=True)
+        await until(lambda: not served.server.connections, "the connection is not closed")
+        left.set()
+        await until(lambda: not left.is_set(), "the application did not end")
+
+    assert seen == [False, True]
 
 
 async def test_a_client_that_has_said_all_gets_its_answer(served: Serving, app: App) -> None:
