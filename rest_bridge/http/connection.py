@@ -15,6 +15,7 @@ from rest_bridge.http.refusal import Refusal
 from rest_bridge.http.shared import Address, Shared
 
 _SLICE = 8 << 10  # bytes parsed at once, which can hold 200 requests
+_AT_ONCE = 100  # requests that are read before others have the loop
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -117,8 +118,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._outlet.gone or (self._deaf and self._refusal is None):
             return
         if self._rest and len(self._pipeline.queue) < self._limits.pipelined:
-            rest, self._rest = self._rest, b""
-            self._feed(memoryview(rest))
+            self._feed_rest()
         elif not self._pipeline.empty:
             return
         elif self._refusal is not None:
@@ -219,14 +219,25 @@ class Connection(asyncio.BufferedProtocol):
         self._settle()
 
     def _feed_slices(self, data: memoryview) -> None:
-        """Parse no more when the queue is full."""
+        """Parse no more when the queue is full, or when the loop is held for long enough."""
+        begun = self._pipeline.begun
         while data and not (self._deaf or self._outlet.gone):
-            if len(self._pipeline.queue) >= self._limits.pipelined:
+            full = len(self._pipeline.queue) >= self._limits.pipelined
+            if full or self._pipeline.begun - begun > _AT_ONCE:
                 self._rest = bytes(data)
                 self._pause()
+                if not full:
+                    self._shared.loop.call_soon(self._feed_rest)
                 break
             self._parser.feed(data[:_SLICE])
             data = data[_SLICE:]
+
+    def _feed_rest(self) -> None:
+        """Parse on, after others had the loop."""
+        if self._rest and not (self._deaf or self._outlet.gone):
+            rest, self._rest = self._rest, b""
+            self._feed(memoryview(rest))
+            self.read_on()
 
     def _pause(self) -> None:
         if not self._paused:

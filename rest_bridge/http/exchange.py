@@ -51,7 +51,7 @@ class Wire(Protocol):
     def keeps(self, exchange: Exchange) -> bool:
         """Return whether the connection can stay after the answer."""
 
-    def begun(self, exchange: Exchange) -> None:
+    def note(self, exchange: Exchange) -> None:
         """Note that the head of the answer leaves."""
 
     def answered(self, exchange: Exchange) -> None:
@@ -118,7 +118,7 @@ class Exchange:
         data = self.answer.body(data, more)
         if self._held:
             data, self._held = self._held + data, b""
-            self._wire.begun(self)
+            self._wire.note(self)
         if data:
             self._wire.write(data)
         if not more:
@@ -159,7 +159,7 @@ class Exchange:
         """Send the head, if it still waits."""
         if self._held and not self.left:
             data, self._held = self._held, b""
-            self._wire.begun(self)
+            self._wire.note(self)
             self._wire.write(data)
 
     def drop(self) -> None:

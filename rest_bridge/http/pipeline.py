@@ -40,8 +40,8 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_outlet", "_reader", "_shared", "_start", "_stepping", "behind", "last", "now", "queue",
-        "reading", "write",
+        "_outlet", "_reader", "_shared", "_start", "_stepping",
+        "begun", "behind", "last", "now", "queue", "reading", "write",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +56,7 @@ class Pipeline:
         self.now: Exchange | None = None
         self.reading: Exchange | None = None
         self.queue: list[Exchange] = []
+        self.begun = 0  # how many requests have come
         self.last = False  # what follows is no request
         self.behind = False  # something has followed
 
@@ -81,6 +82,7 @@ class Pipeline:
         if self.last:
             self.behind = True
             return
+        self.begun += 1
         self.reading = exchange = Exchange(self, request)
         if self.empty and self._ready():
             self.now = exchange
@@ -128,7 +130,7 @@ class Pipeline:
             return False
         return length - exchange.received <= self._shared.limits.unread_bytes
 
-    def begun(self, exchange: Exchange) -> None:
+    def note(self, exchange: Exchange) -> None:
         """Write the line of an access log."""
         if self._shared.log.access:
             log = self._shared.log
