@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Message, Scope
 
 from rest_bridge.http.exchange import Exchange
 from rest_bridge.http.log import Log
+from rest_bridge.http.outlet import Address
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}  # in 2.4 a send to nobody is an error
-_Address = tuple[str, int | None] | None
 
 
 class Asgi:
@@ -23,7 +23,7 @@ class Asgi:
         self._log = log
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, exchange: Exchange, client: _Address, server: _Address) -> Call:
+    def begin(self, exchange: Exchange, client: Address, server: Address) -> Call:
         """Answer a request in a task of its own."""
         call = Call(exchange)
         answering = self._answer(call, _scope(exchange, client, server))
@@ -114,7 +114,7 @@ class Call:
             await self._writable.wait()
 
 
-def _scope(exchange: Exchange, client: _Address, server: _Address) -> dict[str, Any]:
+def _scope(exchange: Exchange, client: Address, server: Address) -> dict[str, Any]:
     request = exchange.request
     path = request.path.decode("ascii")
     return {

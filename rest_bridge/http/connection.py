@@ -8,21 +8,18 @@ from rest_bridge.http import sign_of_life
 from rest_bridge.http.answer import date
 from rest_bridge.http.deadlines import Deadlines
 from rest_bridge.http.exchange import Exchange
+from rest_bridge.http.intake import Intake
 from rest_bridge.http.outlet import Outlet
-from rest_bridge.http.parser import Parser
 from rest_bridge.http.pipeline import Pipeline
 from rest_bridge.http.refusal import Refusal
-from rest_bridge.http.shared import Address, Shared
-
-_SLICE = 8 << 10  # bytes parsed at once, which can hold 200 requests
-_AT_ONCE = 100  # requests that are read before others have the loop
+from rest_bridge.http.shared import Shared
 
 
 class Connection(asyncio.BufferedProtocol):
     """The protocol of one client.
 
-    When nothing more is read as a request, the connection is `_deaf`: it drops what comes, until
-    the client has closed or the time is over. To close at once would reset the connection, which
+    When nothing more is read as a request, the intake is deaf: it drops what comes, until the
+    client has closed or the time is over. To close at once would reset the connection, which
     takes the answer from a client that still sends (RFC 9112, 9.6).
     """
 
@@ -33,13 +30,10 @@ class Connection(asyncio.BufferedProtocol):
         self._limits = shared.limits
         self._deadlines = Deadlines(shared.loop, shared.limits, self._late, self._stuck)
         self._outlet = Outlet(self._deadlines)
-        self._pipeline = Pipeline(self, self._outlet, shared, self._start)
-        self._parser = Parser(self._pipeline, shared.limits)
-        self._client: Address = None
-        self._server: Address = None
-        self._rest = b""  # bytes behind a full queue
+        self._pipeline = Pipeline(self, self._outlet, shared)
+        self._intake = Intake(self._pipeline, self._outlet, shared, self.refuse, self._settle)
         self._refusal: Refusal | None = None  # follows the answers to what came before it
-        self._made = self._paused = self._deaf = self._eof = False
+        self._made = self._eof = False
         shared.open.add(self)
 
     # The transport calls these.
@@ -48,9 +42,7 @@ class Connection(asyncio.BufferedProtocol):
         """Wait for a head, or refuse one client too many."""
         assert isinstance(transport, asyncio.Transport)
         self._made = True
-        self._outlet.transport = transport
-        self._client = _address(transport.get_extra_info("peername"))
-        self._server = _address(transport.get_extra_info("sockname"))
+        self._outlet.open(transport)
         self._deadlines.expect_head()
         if self._shared.ending:  # accepted at the end: its request can be on the way
             self._deadlines.expect_end(hurry=True)
@@ -66,7 +58,8 @@ class Connection(asyncio.BufferedProtocol):
         self._deadlines.cancel()
         for exchange in self._pipeline.clear():
             exchange.leave()
-        del self._parser, self._pipeline  # a cycle would wait for the collector
+        self._intake.release()
+        del self._pipeline  # a cycle would wait for the collector
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the buffer of all connections."""
@@ -74,18 +67,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read."""
-        if not self._deaf:
-            self._feed(self._shared.buffer[:nbytes])
+        if not self._intake.deaf:
+            self._shared.idle.pop(self, None)
+            self._intake.feed(self._shared.buffer[:nbytes])
+            self._settle()
         elif self._refusal is None:
             self._deadlines.expect_end(self._shared.ending)
 
     def eof_received(self) -> bool:
         """Close, unless there is a whole request to answer."""
         self._eof = True
-        now = self._pipeline.now
-        if now is None or self._pipeline.reading is not None:
+        if self._pipeline.empty or self._pipeline.reading is not None:
             return False
-        sign_of_life.ask(self._outlet.transport, now)
+        if self._pipeline.now is not None:
+            sign_of_life.ask(self._outlet.transport, self._pipeline.now)
         return True
 
     def pause_writing(self) -> None:
@@ -106,19 +101,17 @@ class Connection(asyncio.BufferedProtocol):
     # The pipeline calls these.
 
     def read_on(self) -> None:
-        """Read more, if it was paused and the queue is not full."""
-        if self._paused and not (self._outlet.gone or self._rest):
-            self._paused = False
-            self._outlet.transport.resume_reading()
+        """Read more, if this was paused."""
+        if self._intake.read_on():
             self._deadlines.restart()  # the client need not make up for the time
         self._settle()
 
     def stepped(self) -> None:
         """Read what can be read, now that a request less waits."""
-        if self._outlet.gone or (self._deaf and self._refusal is None):
+        if self._outlet.gone or (self._intake.deaf and self._refusal is None):
             return
-        if self._rest and len(self._pipeline.queue) < self._limits.pipelined:
-            self._feed_rest()
+        if self._intake.waits:
+            self._intake.go_on()
         elif not self._pipeline.empty:
             return
         elif self._refusal is not None:
@@ -130,10 +123,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def finish(self) -> None:
         """End, for the last answer is out."""
-        self._deaf = True
+        self._intake.end()
         self._shared.bodies.forget(self)
         pipeline = self._pipeline
-        sends = pipeline.reading is not None or pipeline.behind or self._paused
+        sends = pipeline.reading is not None or pipeline.behind or self._intake.paused
         pipeline.clear()
         if sends:
             self._linger()
@@ -142,13 +135,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def refuse(self, refusal: Refusal) -> None:
         """Refuse what is read, behind the answers to what was read before."""
-        if self._outlet.gone or self._deaf:
+        if self._outlet.gone or self._intake.deaf:
             return
-        self._shared.log.refused(self.name, refusal.status, refusal.detail)
+        self._shared.log.refused(self._outlet.name, refusal.status, refusal.detail)
         self._shared.bodies.forget(self)
         self._shared.idle.pop(self, None)
-        self._deaf = True
-        self._rest = b""
+        self._intake.end()
         reading = self._pipeline.reading
         if reading is not None:
             sent = reading.sent
@@ -165,20 +157,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def cut(self, why: str) -> None:
         """Close in a way that no client takes for the end of an answer."""
-        self._shared.log.cut(self.name, why)
+        self._shared.log.cut(self._outlet.name, why)
         now = self._pipeline.now
         self._outlet.cut(reset=now is not None and now.answer.ends_by_close)
-
-    @property
-    def name(self) -> str:
-        """The client in log lines."""
-        return f"{self._client[0]}:{self._client[1]}" if self._client else "a local client"
 
     # Other connections and the server call these.
 
     def close_idle(self) -> None:
         """Close, for no request runs."""
-        self._deaf = True
+        self._intake.end()
         self._outlet.close()
 
     def refuse_body(self) -> None:
@@ -187,7 +174,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def end(self) -> None:
         """Take no more requests, and close as soon as those that have come are answered."""
-        if self._deaf and self._refusal is None:
+        if self._intake.deaf and self._refusal is None:
             self._deadlines.expect_end(hurry=True)
         elif self._pipeline.empty and self._made:
             self.close_idle()
@@ -202,51 +189,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._made:
             self._outlet.cut()
 
-    # Reading.
-
-    def _start(self, exchange: Exchange) -> None:
-        exchange.handler = self._shared.begin(exchange, self._client, self._server)
-
-    def _feed(self, data: memoryview) -> None:
-        self._shared.idle.pop(self, None)
-        try:
-            if len(data) <= _SLICE and not self._pipeline.queue:
-                self._parser.feed(data)
-            else:
-                self._feed_slices(data)
-        except Refusal as refusal:
-            self.refuse(refusal)
-        self._settle()
-
-    def _feed_slices(self, data: memoryview) -> None:
-        """Parse no more when the queue is full, or when the loop is held for long enough."""
-        begun = self._pipeline.begun
-        while data and not (self._deaf or self._outlet.gone):
-            full = len(self._pipeline.queue) >= self._limits.pipelined
-            if full or self._pipeline.begun - begun > _AT_ONCE:
-                self._rest = bytes(data)
-                self._pause()
-                if not full:
-                    self._shared.loop.call_soon(self._feed_rest)
-                break
-            self._parser.feed(data[:_SLICE])
-            data = data[_SLICE:]
-
-    def _feed_rest(self) -> None:
-        """Parse on, after others had the loop."""
-        if self._rest and not (self._deaf or self._outlet.gone):
-            rest, self._rest = self._rest, b""
-            self._feed(memoryview(rest))
-            self.read_on()
-
-    def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._outlet.transport.pause_reading()
-
     def _settle(self) -> None:
         """Set the time by which something must come."""
-        if self._outlet.gone or self._deaf:
+        if self._outlet.gone or self._intake.deaf:
             return
         pipeline = self._pipeline
         if pipeline.reading is not None:
@@ -255,7 +200,7 @@ class Connection(asyncio.BufferedProtocol):
         self._shared.bodies.forget(self)
         if pipeline.now is not None or pipeline.queue:
             self._deadlines.expect_nothing()
-        elif self._parser.begun:
+        elif self._intake.begun:
             self._deadlines.expect_head()
         else:
             self._shared.idle[self] = None
@@ -263,8 +208,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _settle_body(self, reading: Exchange) -> None:
         if self._pipeline.waiting > self._limits.body_buffer:
-            self._pause()
-        if self._paused:
+            self._intake.pause()
+        if self._intake.paused:
             self._deadlines.expect_nothing()
         else:
             self._deadlines.expect_body(reading.received)
@@ -277,13 +222,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _late(self) -> None:
         reading = self._pipeline.reading
-        if self._deaf:
+        if self._intake.deaf:
             self._outlet.cut()
         elif reading is not None and reading.answer.done:
             self.cut("the rest of a body did not come")
         elif reading is not None:
             self.refuse(Refusal(408, "the body of the request did not come in time"))
-        elif self._parser.begun:
+        elif self._intake.begun:
             self.refuse(Refusal(408, "the head of the request did not come in time"))
         else:
             self.close_idle()
@@ -305,11 +250,6 @@ class Connection(asyncio.BufferedProtocol):
             self._outlet.close()
             return
         self._outlet.end()
-        self._rest = b""
         self.read_on()
         self._deadlines.restart()
         self._deadlines.expect_end(self._shared.ending)
-
-
-def _address(found: object) -> Address:
-    return found[:2] if isinstance(found, tuple) else None

@@ -8,21 +8,45 @@ import struct
 
 from rest_bridge.http.deadlines import Deadlines
 
+Address = tuple[str, int | None] | None
+
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 
 class Outlet:
     """The writing half of a connection."""
 
-    __slots__ = ("_deadlines", "_taken", "_written", "gone", "slow", "transport")
+    __slots__ = (
+        "_deadlines",
+        "_taken",
+        "_written",
+        "client",
+        "gone",
+        "server",
+        "slow",
+        "transport",
+    )
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
         self.transport: asyncio.Transport  # once it is made
+        self.client: Address = None
+        self.server: Address = None
         self._written = 0
         self._taken = 0  # of what was written, when the client was last looked at
         self.gone = False
         self.slow = False  # more waits for the client than is good
+
+    def open(self, transport: asyncio.Transport) -> None:
+        """Begin with the transport of the connection."""
+        self.transport = transport
+        self.client = _address(transport.get_extra_info("peername"))
+        self.server = _address(transport.get_extra_info("sockname"))
+
+    @property
+    def name(self) -> str:
+        """The client in log lines."""
+        return f"{self.client[0]}:{self.client[1]}" if self.client else "a local client"
 
     def write(self, data: bytes) -> None:
         """Send bytes, unless the client has left."""
@@ -60,3 +84,7 @@ class Outlet:
             sock: socket.socket = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
+
+
+def _address(found: object) -> Address:
+    return found[:2] if isinstance(found, tuple) else None

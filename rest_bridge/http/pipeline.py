@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from rest_bridge.http.exchange import Exchange
@@ -27,10 +27,6 @@ class Reader(Protocol):
     def cut(self, why: str) -> None:
         """End without an answer."""
 
-    @property
-    def name(self) -> str:
-        """The client in log lines."""
-
 
 class Pipeline:
     """The requests that have come and are not answered.
@@ -40,18 +36,15 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_outlet", "_reader", "_shared", "_start", "_stepping",
+        "_outlet", "_reader", "_shared", "_stepping",
         "begun", "behind", "last", "now", "queue", "reading", "write",
     )  # fmt: skip
 
-    def __init__(
-        self, reader: Reader, outlet: Outlet, shared: Shared, start: Callable[[Exchange], None]
-    ) -> None:
+    def __init__(self, reader: Reader, outlet: Outlet, shared: Shared) -> None:
         self._reader = reader
         self._outlet = outlet
         self.write = outlet.write
         self._shared = shared
-        self._start = start
         self._stepping = False
         self.now: Exchange | None = None
         self.reading: Exchange | None = None
@@ -134,7 +127,7 @@ class Pipeline:
         """Write the line of an access log."""
         if self._shared.log.access:
             log = self._shared.log
-            log.answered(self._reader.name, exchange.request, exchange.answer.status)
+            log.answered(self._outlet.name, exchange.request, exchange.answer.status)
 
     def answered(self, exchange: Exchange) -> None:
         """Go on to the next request, or end."""
@@ -187,6 +180,10 @@ class Pipeline:
         self.now = self.reading = None
         self.queue.clear()
         return exchanges
+
+    def _start(self, exchange: Exchange) -> None:
+        outlet = self._outlet
+        exchange.handler = self._shared.begin(exchange, outlet.client, outlet.server)
 
     def _ready(self) -> bool:
         return not (self._outlet.slow or self._outlet.gone)

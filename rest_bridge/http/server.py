@@ -13,7 +13,8 @@ from rest_bridge.http.exchange import Exchange, Handler
 from rest_bridge.http.limits import Limits
 from rest_bridge.http.listener import Listener
 from rest_bridge.http.log import LOG, Log
-from rest_bridge.http.shared import Address, Shared
+from rest_bridge.http.outlet import Address
+from rest_bridge.http.shared import Shared
 
 Route = Callable[[Exchange], Handler | None]
 

@@ -8,10 +8,9 @@ from typing import Protocol
 from rest_bridge.http.exchange import Exchange, Handler
 from rest_bridge.http.limits import Limits
 from rest_bridge.http.log import Log
+from rest_bridge.http.outlet import Address
 
 _READ = 64 << 10  # bytes that one read takes at most
-
-Address = tuple[str, int | None] | None
 
 
 class Member(Protocol):

@@ -191,3 +191,16 @@ async def test_answers_that_are_there_at_once() -> None:
         assert (await client.answer())["connection"] == "close"
         client.half_close()
         assert await client.end() == b""
+
+
+async def test_half_a_head_behind_many_answers_has_its_time() -> None:
+    """The others have the loop after a hundred requests, and the time begins then."""
+    async with (
+        serving(App(), Limits(head_seconds=0.2), route=Prompt) as served,
+        served.client() as client,
+    ):
+        await client.say(GET * 900 + GET[:20])
+        for _ in range(900):
+            assert (await client.answer()).body == b"ok"
+
+        assert (await client.answer()).status == 408
