@@ -1,8 +1,9 @@
 """The HTTP/1.1 server: llhttp (httptools) reads requests, and an ASGI application answers them.
 
-The way of a request, from the wire: `listener` (sockets), `connection` (bytes and times), `parser`
-and `request` (the rules of RFC 9110 and 9112), `exchange` (a request and its answer), `asgi` or
-another handler (what answers), `answer` (bytes again). `server` begins and ends all.
+A `connection` has an `intake` (bytes become requests, by `parser` and the rules of RFC 9110 and 9112
+in `request`), a `pipeline` (requests that are answered one at a time), `deadlines`, and an `outlet`.
+A request and its answer are an `exchange`, which a handler answers: `asgi`, or one of a route's own.
+`answer` frames what the handler gives. `listener` accepts clients; `server` begins and ends all.
 """
 
 from rest_bridge.http.limits import Limits

@@ -127,6 +127,7 @@ class Connection(asyncio.BufferedProtocol):
         self._shared.bodies.forget(self)
         pipeline = self._pipeline
         sends = pipeline.reading is not None or pipeline.behind or self._intake.paused
+        pipeline.last = True
         pipeline.clear()
         if sends:
             self._linger()

@@ -183,7 +183,9 @@ class Pipeline:
 
     def _start(self, exchange: Exchange) -> None:
         outlet = self._outlet
-        exchange.handler = self._shared.begin(exchange, outlet.client, outlet.server)
+        handler = self._shared.begin(exchange, outlet.client, outlet.server)
+        if not exchange.answer.done:
+            exchange.handler = handler
 
     def _ready(self) -> bool:
         return not (self._outlet.slow or self._outlet.gone)

@@ -12,6 +12,7 @@ import pytest
 from tests.rest_bridge.http.cases import REFUSED, SERVED
 from tests.rest_bridge.http.client import GET
 from tests.rest_bridge.http.memory import Memory, Outcome, Seen
+from tests.rest_bridge.http.test_route import Prompt
 
 CASES = {name: case.data for name, case in REFUSED.items()}
 CASES |= {name: case.data for name, case in SERVED.items()}
@@ -67,6 +68,17 @@ async def test_random_bytes() -> None:
         outcome = await memory.ask(chance.randbytes(chance.randrange(1, 300)), GET)
         assert not outcome.faults
         answers(outcome)
+
+
+async def test_spoiled_requests_that_are_answered_before_their_bodies() -> None:
+    memory, chance = Memory(), random.Random(15)
+    memory.shared.begin = lambda exchange, *_: Prompt(exchange)
+    texts = [data for data in CASES.values() if len(data) < 1000]
+    for _ in range(2000):
+        data = spoiled(chance, texts) + GET
+        cut = chance.randrange(len(data))
+        outcome = await memory.ask(data[:cut], data[cut:])
+        assert {200, 400, 417, 501, 505}.issuperset(answers(outcome))
 
 
 def spoiled(chance: random.Random, texts: Sequence[bytes]) -> bytes:

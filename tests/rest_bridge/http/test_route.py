@@ -193,6 +193,29 @@ async def test_answers_that_are_there_at_once() -> None:
         assert await client.end() == b""
 
 
+@pytest.mark.parametrize("ending", [False, True])
+async def test_nothing_is_answered_behind_the_last_answer(ending: bool) -> None:
+    answered = list[Exchange]()
+
+    def route(exchange: Exchange) -> Handler:
+        answered.append(exchange)
+        return Prompt(exchange)
+
+    async with serving(App(), route=route) as served, served.client() as client:
+        await client.send(GET)
+        await client.answer()
+        if ending:
+            served.server._shared.ending = True
+            await client.say(GET * 3)
+        else:
+            await client.say(GET[:-2] + b"Connection: close\r\n\r\n" + GET * 2)
+        answer = await client.answer()
+        client.half_close()
+
+        assert (answer.body, answer["connection"]) == (b"ok", "close")
+        assert (await client.end(), len(answered)) == (b"", 2)
+
+
 async def test_half_a_head_behind_many_answers_has_its_time() -> None:
     """The others have the loop after a hundred requests, and the time begins then."""
     async with (
