@@ -40,6 +40,12 @@ class _Settings(BaseSettings):
     allowed_host: AllowedHosts = []
     cors_origin: CorsOrigins = []
     trusted_proxy: TrustedProxies = []
+    idle_connection_timeout: float = Field(
+        75,
+        gt=0,
+        description="seconds for which REST keeps a connection without a request; longer than a "
+        "proxy does",
+    )
     runtime: Literal["auto", "docker", "process"] = Field(
         "auto",
         description="where engines run; auto is Docker where a daemon answers, else processes",

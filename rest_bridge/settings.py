@@ -75,6 +75,11 @@ class Settings(BaseSettings):
     keep_alive_seconds: float = Field(
         default=15.0, gt=0, description="silence after which a stream carries a keep-alive comment"
     )
+    idle_connection_seconds: float = Field(
+        default=75.0,
+        gt=0,
+        description="how long a connection without a request is kept; longer than a proxy does",
+    )
     shutdown_timeout_seconds: int = Field(
         default=10, ge=0, description="how long open requests may go on after the signal to stop"
     )

@@ -34,7 +34,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (settings.catalog, settings.port_range) == (None, (8080, 8179))
     assert settings.generation_timeout == 60
     assert (settings.start_stall_timeout, settings.drain_timeout) == (600, 30)
-    assert settings.hang_timeout == 120
+    assert (settings.hang_timeout, settings.idle_connection_timeout) == (120, 75)
     assert (settings.idle_timeout, settings.max_idle_timeout) == (900, 3600)
     assert (settings.memory, settings.min_residency) == (None, 10)
     assert settings.images["llamacpp"].endswith(f":{__version__}")
@@ -47,6 +47,7 @@ VALUES = [
     ("allowed_host", "LLM.example.org., *.lan", ["llm.example.org", "*.lan"]),
     ("cors_origin", "https://a.example:443,tauri://b", ["https://a.example", "tauri://b"]),
     ("trusted_proxy", "10.0.0.0/8, ::1", ["10.0.0.0/8", "::1/128"]),
+    ("idle_connection_timeout", "90", 90.0),
     ("runtime", "process", "process"),
     ("engine", "llamacpp", "llamacpp"),
     ("catalog", "a/b.toml", Path("a/b.toml")),
