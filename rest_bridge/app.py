@@ -5,22 +5,37 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from rest_bridge import health, openapi, pages, routes
+from rest_bridge.access import Access
 from rest_bridge.errors import BridgeError
+from rest_bridge.hosts import Hosts
+from rest_bridge.origins import Origins
+from rest_bridge.proxies import Proxies
 from rest_bridge.service import Service
 from rest_bridge.settings import Settings
 
 MAX_SHOWN_CHARACTERS = 80
 
 
+class Api(FastAPI):
+    """The application; the check of access is around everything, Starlette's error 500 included."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        settings: Settings = self.state.settings
+        hosts, origins = Hosts(settings.allowed_host), Origins(settings.cors_origin)
+        return Access(super().build_middleware_stack(), hosts, origins)
+
+
 def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     """Build the REST API over a service.
 
-    `settings` default to the environment; the application uses `keep_alive_seconds`.
+    `settings` default to the environment; the application uses `keep_alive_seconds` and those of
+    who may call.
     """
     settings = settings or Settings()
-    app = FastAPI(
+    app = Api(
         title="LLM Inference API",
         version="1.0",
         description=openapi.DESCRIPTION,
@@ -36,6 +51,7 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.service = service
+    app.state.proxies = Proxies(settings.trusted_proxy)
     app.mount(pages.ASSETS, pages.assets())
     # No middleware: one that derives from BaseHTTPMiddleware hides the client's disconnect.
     app.add_exception_handler(BridgeError, show_error)

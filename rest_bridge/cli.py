@@ -1,18 +1,23 @@
 """The command `rest-bridge`."""
 
 import asyncio
-import contextlib
 import gc
+import logging
+import resource
+import socket
 import sys
 
 import grpc.aio
-import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from rest_bridge import exposure
 from rest_bridge.app import create_app
+from rest_bridge.http import Limits, Server
+from rest_bridge.http.listener import bind
+from rest_bridge.http.log import ACCESS, LOG
+from rest_bridge.http.signals import stopping
 from rest_bridge.remote import RemoteService
-from rest_bridge.server import Server
 from rest_bridge.settings import Settings
 
 CHANNEL_OPTIONS = [
@@ -36,24 +41,51 @@ def main(arguments: list[str] | None = None) -> None:
     except ValidationError as error:
         for problem in error.errors():
             option = str(problem["loc"][0]).replace("_", "-")
-            print(f"rest-bridge: --{option}: {problem['msg']}", file=sys.stderr)
+            message = problem["msg"].removeprefix("Value error, ")
+            print(f"rest-bridge: --{option}: {message}", file=sys.stderr)
         sys.exit(2)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(settings))
+    if warning := exposure.warning(settings.host, "REST asks"):
+        print(f"rest-bridge: {warning}", file=sys.stderr)
+    _log()
+    _raise_file_limit()
+    try:
+        sockets = bind(settings.host, settings.port)
+    except OSError as error:
+        cause = error.strerror or error
+        sys.exit(f"rest-bridge: cannot listen on {settings.host}, port {settings.port}: {cause}")
+    asyncio.run(serve(settings, sockets))
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     """Connect to the service and serve HTTP. The service may start later than the bridge."""
     async with grpc.aio.insecure_channel(settings.target, options=CHANNEL_OPTIONS) as channel:
-        config = uvicorn.Config(
-            create_app(RemoteService(channel, settings.target), settings),
-            host=settings.host,
-            port=settings.port,
-            access_log=settings.access_log,
-            server_header=False,
-            lifespan="off",
-            timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
-        )
-        server = Server(config)
+        app = create_app(RemoteService(channel, settings.target), settings)
+        limits = Limits(idle_seconds=settings.idle_connection_seconds)
+        server = Server(app, limits, access_log=settings.access_log)
+        stop = asyncio.Event()
+        grace = settings.shutdown_timeout_seconds
+        server.start(sockets)
         gc.freeze()  # the objects of the start-up stay, so the collector need not visit them again
-        await server.serve()
+        with stopping(stop.set, server.hurry, grace):
+            for sock in sockets:
+                host, port = sock.getsockname()[:2]
+                LOG.info("running on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+            await stop.wait()
+            await server.close(grace)
+
+
+def _log() -> None:
+    """Write log lines to standard error, and those of requests to standard output."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    ACCESS.addHandler(handler)
+    ACCESS.propagate = False
+
+
+def _raise_file_limit() -> None:
+    """Raise the limit of open files, for each client has one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -110,7 +110,8 @@ CHANGES = events(CHANGES_EXAMPLE)
 LINES = events("data: Server started at unix:///tmp/text-generation-server-0\n\n")
 
 OTHER_SITE = {403: "Forbidden to pages of other origins"}
-NOT_JSON = {415: "Content type other than application/json"}
+NOT_JSON = {415: "Content type other than application/json"} | OTHER_SITE
+WRONG_HOST = {421: "A host that is not served"}
 
 EVERY_CALL = ("SHUTTING_DOWN", "SERVICE_UNREACHABLE", "INTERNAL")
 STARTING = (
@@ -156,7 +157,8 @@ def errors(*reasons: str, of_bridge: dict[int, str] | None = None) -> Responses:
     examples: dict[int, dict[str, Any]] = defaultdict(dict)
     for reason in (*reasons, *EVERY_CALL):
         examples[rule(reason).http_status][reason] = {"value": {"detail": rule(reason).action}}
-    descriptions = {status: HTTPStatus(status).phrase for status in examples} | (of_bridge or {})
+    descriptions = {status: HTTPStatus(status).phrase for status in examples}
+    descriptions |= WRONG_HOST | (of_bridge or {})
     responses: Responses = {
         status: failure(description, examples[status])
         for status, description in sorted(descriptions.items())

@@ -1,7 +1,54 @@
 """Settings of the bridge, from the command line and the environment."""
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from rest_bridge.hosts import allowed_host
+from rest_bridge.origins import allowed_origin
+from rest_bridge.proxies import trusted_proxy
+
+
+def each(check: Callable[[str], str]) -> BeforeValidator:
+    """Make a list of values that are separated by commas, and pass each to `check`."""
+
+    def split(given: str | list[str]) -> list[str]:
+        values = given.split(",") if isinstance(given, str) else given
+        return [check(value.strip()) for value in values if value.strip()]
+
+    return BeforeValidator(split)
+
+
+# Those who may call; the service has these settings too. A flag is repeated, or has commas.
+AllowedHosts = Annotated[
+    list[str],
+    NoDecode,
+    each(allowed_host),
+    Field(
+        description="name at which REST is called, such as llm.example.org or *.example.org, "
+        "beside addresses, localhost and this machine's own name; repeatable; * is every name"
+    ),
+]
+CorsOrigins = Annotated[
+    list[str],
+    NoDecode,
+    each(allowed_origin),
+    Field(
+        description="origin whose pages may call REST, such as https://app.example.org; "
+        "repeatable; * is every page of the web"
+    ),
+]
+TrustedProxies = Annotated[
+    list[str],
+    NoDecode,
+    each(trusted_proxy),
+    Field(
+        description="address or network of a proxy, such as 10.0.0.0/8, whose x-caller and "
+        "X-Forwarded-For are believed; repeatable"
+    ),
+]
 
 
 class Settings(BaseSettings):
@@ -22,8 +69,16 @@ class Settings(BaseSettings):
     port: int = Field(
         default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
     )
+    allowed_host: AllowedHosts = []
+    cors_origin: CorsOrigins = []
+    trusted_proxy: TrustedProxies = []
     keep_alive_seconds: float = Field(
         default=15.0, gt=0, description="silence after which a stream carries a keep-alive comment"
+    )
+    idle_connection_seconds: float = Field(
+        default=75.0,
+        gt=0,
+        description="how long a connection without a request is kept; longer than a proxy does",
     )
     shutdown_timeout_seconds: int = Field(
         default=10, ge=0, description="how long open requests may go on after the signal to stop"

@@ -31,5 +31,7 @@ def test_a_service_loads_no_library_that_it_does_not_use(tmp_path: Path, protoco
     runtime, *loaded = json.loads(done.stdout)
 
     assert runtime == "process"
-    assert ("fastapi" in loaded, "uvicorn" in loaded) == (protocol == "rest", protocol == "rest")
+    rest = ("fastapi" in loaded, "rest_bridge.http.server" in loaded)
+    assert rest == (protocol == "rest", protocol == "rest")
+    assert "uvicorn" not in loaded
     assert not {"docker", "requests", "huggingface_hub", "xllamacpp", "numpy"} & {*loaded}

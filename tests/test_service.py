@@ -8,11 +8,11 @@ import socket
 import grpc
 import httpx
 import pytest
-import uvicorn
 
 from inference_service.api import listener
 from inference_service.api.listener import BindError
 from inference_service.v1 import model_service_pb2 as pb
+from rest_bridge.http import Server
 from tests.service import PROMPT, Serving, engines, failure, free, free_ports, serving
 
 
@@ -122,10 +122,10 @@ async def test_two_services_do_not_share_a_grpc_port(service: Serving) -> None:
 async def test_a_service_whose_bridge_cannot_serve_does_not_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def load(_: uvicorn.Config) -> None:
+    def start(*_: object) -> None:
         raise OSError("no more file handles")
 
-    monkeypatch.setattr(uvicorn.Config, "load", load)
+    monkeypatch.setattr(Server, "start", start)
 
     with pytest.raises(OSError, match="no more file handles"):
         async with serving():

@@ -34,7 +34,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (settings.catalog, settings.port_range) == (None, (8080, 8179))
     assert settings.generation_timeout == 60
     assert (settings.start_stall_timeout, settings.drain_timeout) == (600, 30)
-    assert settings.hang_timeout == 120
+    assert (settings.hang_timeout, settings.idle_connection_timeout) == (120, 75)
     assert (settings.idle_timeout, settings.max_idle_timeout) == (900, 3600)
     assert (settings.memory, settings.min_residency) == (None, 10)
     assert settings.images["llamacpp"].endswith(f":{__version__}")
@@ -44,6 +44,10 @@ VALUES = [
     ("host", "0.0.0.0", "0.0.0.0"),
     ("grpc_port", "0", 0),
     ("rest_port", "65535", 65535),
+    ("allowed_host", "LLM.example.org., *.lan", ["llm.example.org", "*.lan"]),
+    ("cors_origin", "https://a.example:443,tauri://b", ["https://a.example", "tauri://b"]),
+    ("trusted_proxy", "10.0.0.0/8, ::1", ["10.0.0.0/8", "::1/128"]),
+    ("idle_connection_timeout", "90", 90.0),
     ("runtime", "process", "process"),
     ("engine", "llamacpp", "llamacpp"),
     ("catalog", "a/b.toml", Path("a/b.toml")),
@@ -98,6 +102,14 @@ def test_a_setting_is_a_flag_and_a_variable(
     assert getattr(flags(), name) == value
 
 
+def test_a_flag_of_a_list_is_repeated_or_has_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert flags("--allowed-host", "a", "--allowed-host=b,c").allowed_host == ["a", "b", "c"]
+
+    monkeypatch.setenv("INFERENCE_ALLOWED_HOST", "")
+
+    assert flags().allowed_host == []
+
+
 def test_a_flag_wins_over_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERENCE_GRPC_PORT", "1")
 
@@ -135,6 +147,10 @@ def test_containers_are_left_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
     [
         *[("grpc_port", text) for text in ("-1", "65536", "many", "", "1.5")],
         ("rest_port", "65536"),
+        *[("allowed_host", text) for text in ("http://a", "a:8000", "a/b", "a..b", "*.*.a", "a b")],
+        *[("cors_origin", text) for text in ("a.example", "https://a/", "https://*.a", "null")],
+        *[("cors_origin", text) for text in ("https://a/b", "https://me@a", "://a", "https://a?b")],
+        *[("trusted_proxy", text) for text in ("*", "proxy", "10.0.0.1:80", "10.0.0.1/8", "1.2.3")],
         ("rest", "perhaps"),
         ("runtime", "podman"),
         ("engine", "vllm"),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from inference_service.api.methods import Context
 from inference_service.catalog import ModelSpec
@@ -15,6 +16,7 @@ from inference_service.errors import InvalidParameter
 from inference_service.runtimes.logs import KEPT_LINES
 from inference_service.serving.generation import Order
 from inference_service.v1 import model_service_pb2 as pb
+from rest_bridge.proxies import Address, Proxies, parse_address
 
 # The rule of each field, in code (given the model's context length) and in words.
 _RULES: dict[str, tuple[Callable[[Any, int], bool], str]] = {
@@ -39,11 +41,12 @@ _RULES: dict[str, tuple[Callable[[Any, int], bool], str]] = {
 _OPTIONAL = [name for name in _RULES if name not in ("prompt", "stop")]
 
 _LONGEST_DRAIN = 3600.0
+_NO_PROXIES = Proxies()
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of requests, in seconds.
+    """The limits of requests, in seconds, and the proxies that may name callers.
 
     `generation` is that of a whole text, or of the silence between two chunks of a stream;
     `idle_timeout` the longest that a request may ask for.
@@ -51,6 +54,7 @@ class Limits:
 
     generation: float
     idle_timeout: float
+    proxies: Proxies = _NO_PROXIES
 
 
 def order(
@@ -67,7 +71,7 @@ def order(
         prompt(request, spec),
         limits.generation,
         idle_timeout(request, limits.idle_timeout),
-        caller(context),
+        caller(context, limits.proxies),
         deadline(context),
         resumes=isinstance(request, pb.GenerateStreamRequest) and request.resume,
     )
@@ -95,15 +99,34 @@ def _given(request: pb.GenerateRequest | pb.GenerateStreamRequest, field: str) -
     return "" if field in ("prompt", "stop") else f", not {getattr(request, field)}"
 
 
-def caller(context: Context) -> str:
+def caller(context: Context, proxies: Proxies = _NO_PROXIES) -> str:
     """Return the name of the caller, for fair slots: a proxy's word, else the key, else the host.
 
-    The key is not checked here: that is for a proxy.
+    The word of a trusted proxy is `x-caller` or, without a key, `x-forwarded-for`. A peer of this
+    machine may give `x-caller` too, for it can be a `rest-bridge`. The key is not checked here:
+    that is for a proxy.
     """
-    metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
-    if caller := metadata.get("x-caller") or metadata.get("authorization"):
-        return caller
-    return str(context.peer()).rpartition(":")[0]
+    metadata = [(key, str(value)) for key, value in context.invocation_metadata() or ()]
+    named = dict(metadata)
+    host = str(context.peer()).rpartition(":")[0]
+    if (name := named.get("x-caller")) and (_is_local(host) or _address(host) in proxies):
+        return name
+    if key := named.get("authorization"):
+        return key
+    if "x-forwarded-for" in named and _address(host) in proxies:
+        return proxies.client(value for key, value in metadata if key == "x-forwarded-for") or host
+    return host
+
+
+def _is_local(host: str) -> bool:
+    """Return whether a peer is this process, or another one of this machine."""
+    address = _address(host)
+    return address.is_loopback if address else not host.startswith("ip")
+
+
+def _address(host: str) -> Address | None:
+    """Return the address in gRPC's name of a peer, such as `ipv4:10.0.0.7` and `ipv6:%5B::1%5D`."""
+    return parse_address(unquote(host.partition(":")[2]))
 
 
 def deadline(context: Context) -> float:

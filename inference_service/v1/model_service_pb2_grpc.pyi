@@ -126,8 +126,8 @@ class ModelServiceStub:
 
     An engine works on a limited number of requests at once, its slots. Other requests wait in a
     queue that serves the callers round robin. A caller is known by the metadata `x-caller` (of a
-    proxy), else by the metadata `authorization`, else by an address. A full queue refuses the
-    request (QUEUE_FULL).
+    trusted proxy, or of a program of this machine), else by the metadata `authorization`, else by an
+    address. A full queue refuses the request (QUEUE_FULL).
 
     A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
     (DEADLINE_TOO_SHORT, with the time after which a retry makes sense). The start goes on
@@ -255,8 +255,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     An engine works on a limited number of requests at once, its slots. Other requests wait in a
     queue that serves the callers round robin. A caller is known by the metadata `x-caller` (of a
-    proxy), else by the metadata `authorization`, else by an address. A full queue refuses the
-    request (QUEUE_FULL).
+    trusted proxy, or of a program of this machine), else by the metadata `authorization`, else by an
+    address. A full queue refuses the request (QUEUE_FULL).
 
     A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
     (DEADLINE_TOO_SHORT, with the time after which a retry makes sense). The start goes on
@@ -435,8 +435,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         An engine works on a limited number of requests at once, its slots. Other requests wait in a
         queue that serves the callers round robin. A caller is known by the metadata `x-caller` (of a
-        proxy), else by the metadata `authorization`, else by an address. A full queue refuses the
-        request (QUEUE_FULL).
+        trusted proxy, or of a program of this machine), else by the metadata `authorization`, else by an
+        address. A full queue refuses the request (QUEUE_FULL).
 
         A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
         (DEADLINE_TOO_SHORT, with the time after which a retry makes sense). The start goes on

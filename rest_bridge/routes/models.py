@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -16,7 +16,7 @@ from rest_bridge.bodies import (
     StartResponse,
     StopResponse,
 )
-from rest_bridge.routes.request import ModelId, answer, refuse_other_sites
+from rest_bridge.routes.request import ModelId, answer
 from rest_bridge.service import GET_INFO, LIST_MODELS, RELOAD_CATALOG, START_MODEL, STOP_MODEL
 from rest_bridge.sse import fields
 
@@ -61,7 +61,6 @@ async def list_models(request: Request) -> ModelsResponse:
     summary="Start model container",
     tags=["Models"],
     response_model=StartResponse,
-    dependencies=[Depends(refuse_other_sites)],
     responses=openapi.success("START")
     | openapi.errors(*openapi.STARTING, of_bridge=openapi.OTHER_SITE),
 )
@@ -99,7 +98,6 @@ async def start_model(
     "/models/{model_id:path}/stop",
     summary="Stop model container",
     tags=["Models"],
-    dependencies=[Depends(refuse_other_sites)],
     responses=openapi.success("STOP")
     | openapi.errors(*openapi.STOPPING, of_bridge=openapi.OTHER_SITE),
 )
@@ -113,7 +111,6 @@ async def stop_model(request: Request, model_id: ModelId) -> StopResponse:
     "/catalog:reload",
     summary="Reload the catalog",
     tags=["Models"],
-    dependencies=[Depends(refuse_other_sites)],
     responses=openapi.success("RELOAD")
     | openapi.errors("CATALOG_INVALID", of_bridge=openapi.OTHER_SITE),
 )

@@ -9,8 +9,8 @@ from fastapi import Path
 from starlette.requests import Request
 
 from rest_bridge.disconnect import while_connected
-from rest_bridge.errors import BridgeError
 from rest_bridge.openapi import MODEL_TO_TRY
+from rest_bridge.proxies import Proxies, parse_address
 from rest_bridge.service import Answer, Metadata, Method, Question, Service
 from rest_bridge.sse import EventStream
 
@@ -55,26 +55,29 @@ def metadata(request: Request) -> Metadata:
 
     A value that gRPC cannot carry, for it is not printable ASCII, is left out.
     """
-    sent = ((name, request.headers.get(name)) for name in FORWARDED)
-    fit = ((name, text) for name, text in sent if text and text.isascii() and text.isprintable())
-    return Metadata((*caller(request), *fit))
-
-
-def refuse_other_sites(request: Request) -> None:
-    """Refuse a request that a page of another site sent; browsers mark those.
-
-    They let such a page send a POST without a body here without a preflight request (CORS).
-    """
-    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        detail = "a page of another origin may not start or stop models"
-        raise BridgeError("INVALID_PARAMETER", detail, http_status=403)
+    sent = ((name, carried(request, name)) for name in FORWARDED)
+    return Metadata((*caller(request), *((name, text) for name, text in sent if text)))
 
 
 def caller(request: Request) -> tuple[tuple[str, str], ...]:
     """Name the caller, so that the service can be fair between clients.
 
-    The name is a digest of the API key, or else the client's address.
+    The name is that of a trusted proxy (`x-caller`), or a digest of the API key, or else an
+    address: the one for which a trusted proxy forwards, or the client's.
     """
+    peer = request.client.host if request.client else ""
+    proxies: Proxies = request.app.state.proxies
+    trusted = parse_address(peer) in proxies
+    if trusted and (name := carried(request, "x-caller")):
+        return (("x-caller", name),)
     if key := request.headers.get("authorization"):
         return (("x-caller", f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}"),)
-    return (("x-caller", request.client.host),) if request.client else ()
+    if trusted and (client := proxies.client(request.headers.getlist("x-forwarded-for"))):
+        return (("x-caller", client),)
+    return (("x-caller", peer),) if peer else ()
+
+
+def carried(request: Request, name: str) -> str | None:
+    """Return a header's value if gRPC can carry it: printable ASCII, and not empty."""
+    text = request.headers.get(name)
+    return text if text and text.isascii() and text.isprintable() else None

@@ -16,6 +16,7 @@ from inference_service.engines.base import Prompt
 from inference_service.errors import InvalidParameter
 from inference_service.serving.generation import Order
 from inference_service.v1 import model_service_pb2 as pb
+from rest_bridge.proxies import Proxies
 from tests.fakes import spec
 
 REQUESTS: list[Any] = [pb.GenerateRequest, pb.GenerateStreamRequest]
@@ -253,6 +254,38 @@ async def test_a_caller_is_named_by_a_proxy_or_by_a_key_or_by_an_address() -> No
 
 
 LIMITS = Limits(60, 3600)
+
+
+class Call:
+    """A call of a peer that names its caller in both ways."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = lambda: peer
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("x-caller", "named"), ("x-forwarded-for", "9.9.9.9"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        ("in-process", "named"),
+        ("unix:", "named"),
+        ("unix:/run/service.sock", "named"),
+        ("ipv4:127.0.0.1:5", "named"),
+        ("ipv6:%5B::1%5D:5", "named"),
+        ("ipv6:[::1]:5", "named"),
+        ("ipv4:10.1.2.3:5", "named"),
+        ("ipv6:%5B::ffff:10.1.2.3%5D:5", "named"),
+        ("ipv4:11.1.2.3:5", "ipv4:11.1.2.3"),
+        ("ipv6:%5B2001:db8::1%5D:5", "ipv6:%5B2001:db8::1%5D"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:5", "ipv6:%5Bfe80::1%25eth0%5D"),
+    ],
+)
+def test_a_peer_of_this_machine_and_a_trusted_proxy_may_name_a_caller(peer: str, name: str) -> None:
+    call: Any = Call(peer)
+
+    assert requests.caller(call, Proxies(["10.0.0.0/8"])) == name
 
 
 class Context:

@@ -106,7 +106,7 @@ async def test_clients_hang_up_in_the_middle_of_an_upload(faulty: Faulty, tgi: S
 async def half_an_upload(host: str, port: int) -> None:
     """Announce a megabyte, send a part of it, and close the connection."""
     _, writer = await asyncio.open_connection(host, port)
-    head = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: 1000000\r\n\r\n".encode() + b'{"prompt": "' + b"x" * 1000)
     await writer.drain()
     writer.transport.abort()

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 import grpc.aio
 import httpx
-import uvicorn
 from grpc_health.v1 import health, health_pb2_grpc
 from starlette.types import ASGIApp
 
@@ -17,6 +16,7 @@ from inference_service.v1.model_service_pb2_grpc import (
     add_ModelServiceServicer_to_server,
 )
 from rest_bridge.cli import CHANNEL_OPTIONS
+from rest_bridge.http import Limits, Server
 from rest_bridge.local import LocalService
 from rest_bridge.remote import RemoteService
 
@@ -59,28 +59,19 @@ def local(services: dict[str, Handlers], target: str) -> LocalService:
 
 
 @asynccontextmanager
-async def serve_http(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve an ASGI application with uvicorn; yield its base URL.
+async def serve_http(app: ASGIApp, limits: Limits | None = None) -> AsyncIterator[str]:
+    """Serve an ASGI application; yield its base URL.
 
-    The steps are those of `uvicorn.Server.serve` without its signal handlers and its ticks of
-    100 ms. When the context is left, requests that run have a second to end, as the command gives
-    them its time-out.
+    When the context is left, requests that run have a second to end, as the command gives them its
+    time-out.
     """
-    config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        await server.startup(sockets=[listener])
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            if server.server_state.tasks:
-                await server.shutdown(sockets=[listener])
-            for listening in server.servers:
-                listening.close()
-            for connection in list(server.server_state.connections):
-                connection.shutdown()
+    server = Server(app, limits)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server.start([listener])
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        await server.close(1)
 
 
 def open_client(url: str) -> httpx.AsyncClient:

@@ -190,7 +190,7 @@ async def test_fifty_megabytes_are_refused_and_the_connection_lives(
 async def test_the_refusal_does_not_wait_for_the_body(bridge: Bridge, header: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
     writer.write(
-        b"POST /generate HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\n"
+        b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         + header
         + b"\r\n\r\n"
     )
@@ -208,7 +208,7 @@ async def test_a_client_that_waits_for_100_continue_is_refused_before_its_body(
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
     writer.write(
-        b"POST /generate HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\n"
+        b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 52428800\r\nExpect: 100-continue\r\n\r\n"
     )
     async with within(10, "the bridge did not refuse the body"):

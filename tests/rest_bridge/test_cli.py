@@ -4,12 +4,14 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from rest_bridge import Settings
 from rest_bridge.cli import main
 from tests.rest_bridge.loopback import open_client
 from tests.rest_bridge.scripted import ScriptedService, chunk
@@ -76,7 +78,7 @@ async def test_a_second_signal_ends_the_bridge_at_once(
         await anext(text)
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
-        while b"Waiting for connections to close" not in (line := await process.stdout.readline()):
+        while b"waiting for open connections: 1" not in (line := await process.stdout.readline()):
             assert line
 
         process.send_signal(signal.SIGINT)
@@ -84,6 +86,66 @@ async def test_a_second_signal_ends_the_bridge_at_once(
             await process.communicate()
 
     assert process.returncode == 0
+
+
+async def test_who_may_call_is_set_for_the_bridge_alone(target: str) -> None:
+    allowed = {"REST_BRIDGE_ALLOWED_HOST": "llm,gpu-box"}
+    flags = ("--target", target, "--cors-origin", "https://a.example")
+    async with running(*flags, **allowed) as (_, url), open_client(url) as client:
+        for host, status in (("llm", 200), ("gpu-box:80", 200), ("evil.test", 421)):
+            answer = await client.get("/models", headers={"Host": host})
+            assert answer.status_code == status
+        for origin, status in (("https://a.example", 404), ("https://b.example", 403)):
+            answer = await client.post("/models/gpt-2/stop", headers={"Origin": origin})
+            assert answer.status_code == status
+
+
+@pytest.mark.parametrize("seen", [False, True])
+async def test_the_access_log_can_be_turned_off(target: str, seen: bool) -> None:
+    option = "--access-log" if seen else "--no-access-log"
+    async with running("--target", target, option) as (process, url):
+        async with open_client(url) as client:
+            await client.get("/models")
+        process.send_signal(signal.SIGTERM)
+        async with within(20, "the bridge did not end after a signal"):
+            output, _ = await process.communicate()
+
+    assert (b'"GET /models HTTP/1.1" 200' in output) == seen
+
+
+async def test_half_a_request_does_not_hold_the_end(target: str) -> None:
+    async with running("--target", target, "--shutdown-timeout-seconds", "1") as (process, url):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+        await writer.drain()
+        process.send_signal(signal.SIGTERM)
+        async with within(20, "the bridge did not end after a signal"):
+            await process.communicate()
+            await reader.read()
+        writer.close()
+
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "cause"),
+    [("nonsense.invalid", "not known"), ("192.0.2.1", "assign requested address")],
+)
+def test_an_address_on_which_nothing_can_listen(
+    host: str, cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--host", host])
+
+    assert f"rest-bridge: cannot listen on {host}, port 8000: " in str(exit_.value.code)
+    assert cause in str(exit_.value.code)
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match=f"port {port}: Address already in use"):
+            main(["--port", str(port)])
 
 
 async def test_a_proxy_of_the_environment_is_not_used(target: str) -> None:
@@ -101,6 +163,9 @@ async def test_a_proxy_of_the_environment_is_not_used(target: str) -> None:
         (["--port", "many"], "rest-bridge: --port: "),
         (["--port", "65536"], "rest-bridge: --port: "),
         (["--keep-alive-seconds", "0"], "rest-bridge: --keep-alive-seconds: "),
+        (["--cors-origin", "a.example"], "rest-bridge: --cors-origin: must be an origin such as"),
+        (["--allowed-host", "a:80"], "rest-bridge: --allowed-host: must be a host such as"),
+        (["--trusted-proxy", "*"], "rest-bridge: --trusted-proxy: must be an address or a network"),
         (["--speed", "9"], "unrecognized arguments: --speed 9"),
     ],
 )
@@ -118,6 +183,6 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
-    for option in ("target", "host", "port", "keep-alive-seconds", "shutdown-timeout-seconds"):
-        assert f"--{option} " in text
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
     assert "REST_BRIDGE_" in text

@@ -29,7 +29,7 @@ async def post(
     data = json.dumps(body).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
     writer.write(
-        f"POST {path} HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(data)}\r\n\r\n".encode()
         + data
     )
@@ -80,7 +80,7 @@ async def test_a_disconnect_from_a_quiet_stream_cancels_the_call(
     """Nothing is written that could fail: only the disconnect ends it (connect-py#174)."""
     service.may_go_on.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: bridge\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")
     writer.close()
     async with within(1, "the call of the service was not cancelled"):
@@ -121,7 +121,7 @@ async def test_a_disconnect_during_the_body_logs_no_exception(
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
     writer.write(
-        b"POST /generate HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\n"
+        b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b'Content-Length: 100\r\n\r\n{"model_id'
     )
     await writer.drain()

@@ -175,7 +175,9 @@ async def test_any_text_can_be_a_model_id(
     """Send the path over a raw socket, because HTTP clients normalize paths."""
     path = quote(model_id, safe="" if quoted else "/")
     reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
-    request = f"POST /models/{path}/{action} HTTP/1.1\r\nHost: bridge\r\nConnection: close\r\n\r\n"
+    request = (
+        f"POST /models/{path}/{action} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
     writer.write(request.encode())
     response = await reader.read()
     writer.close()

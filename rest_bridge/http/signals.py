@@ -1,0 +1,42 @@
+"""The end by a signal, also of a process that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import signal
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stopping(
+    stop: Callable[[], None], hurry: Callable[[], None], grace: float, last: float = 5.0
+) -> Generator[None]:
+    """Call `stop` in the loop at the first signal, and `hurry` at the second.
+
+    The process ends `grace` + `last` seconds after the first signal, `last` seconds after the
+    second, and at the third one, even if the loop hangs; its threads are then written to standard
+    error.
+    """
+    loop = asyncio.get_running_loop()
+    seen = 0
+
+    # asyncio's own handlers run in the loop, and so never where the loop hangs.
+    def on_signal(number: int, _: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        loop.call_soon_threadsafe(stop if seen == 1 else hurry)
+        faulthandler.dump_traceback_later((grace if seen == 1 else 0) + last, exit=True)
+        if seen > 1:
+            signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, on_signal) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
