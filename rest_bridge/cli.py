@@ -1,6 +1,7 @@
 """The command `rest-bridge`."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import resource
@@ -53,7 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         cause = error.strerror or error
         sys.exit(f"rest-bridge: cannot listen on {settings.host}, port {settings.port}: {cause}")
-    asyncio.run(serve(settings, sockets))
+    with contextlib.suppress(KeyboardInterrupt):  # before the server listens to signals
+        asyncio.run(serve(settings, sockets))
 
 
 async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
