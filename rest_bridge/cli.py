@@ -47,13 +47,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     if warning := exposure.warning(settings.host, "REST asks"):
         print(f"rest-bridge: {warning}", file=sys.stderr)
-    _log()
-    _raise_file_limit()
     try:
         sockets = bind(settings.host, settings.port)
     except OSError as error:
         cause = error.strerror or error
         sys.exit(f"rest-bridge: cannot listen on {settings.host}, port {settings.port}: {cause}")
+    _log()
+    _raise_file_limit()
     with contextlib.suppress(KeyboardInterrupt):  # before the server listens to signals
         asyncio.run(serve(settings, sockets))
 
