@@ -1,6 +1,7 @@
 """The command `rest-bridge`."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import resource
@@ -46,14 +47,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     if warning := exposure.warning(settings.host, "REST asks"):
         print(f"rest-bridge: {warning}", file=sys.stderr)
-    _log()
-    _raise_file_limit()
     try:
         sockets = bind(settings.host, settings.port)
     except OSError as error:
         cause = error.strerror or error
         sys.exit(f"rest-bridge: cannot listen on {settings.host}, port {settings.port}: {cause}")
-    asyncio.run(serve(settings, sockets))
+    _log()
+    _raise_file_limit()
+    with contextlib.suppress(KeyboardInterrupt):  # before the server listens to signals
+        asyncio.run(serve(settings, sockets))
 
 
 async def serve(settings: Settings, sockets: list[socket.socket]) -> None:

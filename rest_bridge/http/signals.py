@@ -20,7 +20,7 @@ def stopping(
 
     The process ends `grace` + `last` seconds after the first signal, `last` seconds after the
     second, and at the third one, even if the loop hangs; its threads are then written to standard
-    error.
+    error. This goes on behind the block, for the rest of the end can hang too.
     """
     loop = asyncio.get_running_loop()
     seen = 0
