@@ -10,6 +10,7 @@ import resource
 import select
 import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 
 from pydantic import ValidationError
@@ -23,7 +24,12 @@ from inference_service.printable import Formatter
 from inference_service.runtimes.identity import NameTaken
 from inference_service.server import Runtimes, Service, running
 from inference_service.settings import Settings
+from inference_service.signals import stopping
 from rest_bridge import exposure
+
+# Seconds for all that comes after the drain, each step of which has a limit of its own. A process
+# that takes longer hangs, and is ended.
+_LAST = 60.0
 
 
 def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -> None:
@@ -78,30 +84,34 @@ async def _serve(settings: Settings, runtimes: Runtimes | None) -> int:
     code = 0
     terminal = _Terminal()
     loop = asyncio.get_running_loop()
-    async with running(settings, runtimes=runtimes) as service:
+    with ExitStack() as stack:
+        async with running(settings, runtimes=runtimes) as service:
 
-        def on_signal(name: signal.Signals) -> None:
-            nonlocal code
-            if stop.is_set():
-                code = 128 + name
-                _tasks.add(loop.create_task(service.models.close(0)))
-            stop.set()
+            def on_signal(number: int) -> None:
+                nonlocal code
+                if stop.is_set():
+                    code = 128 + number
+                    _tasks.add(loop.create_task(service.models.close(0)))
+                stop.set()
 
-        def on_hang_up() -> None:
-            if terminal.hung_up():
-                on_signal(signal.SIGHUP)
-            else:
-                _tasks.add(loop.create_task(_reload(service)))
+            def on_hang_up() -> None:
+                if terminal.hung_up():
+                    on_signal(signal.SIGHUP)
+                else:
+                    _tasks.add(loop.create_task(_reload(service)))
 
-        # The service's own objects live to the end. With 64 callers of REST, the collector spent an
-        # eighth of the time on looking at them.
-        gc.freeze()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(name, on_signal, name)
-        loop.add_signal_handler(signal.SIGHUP, on_hang_up)
-        print(_banner(service), flush=True)
-        await stop.wait()
-        print("stopping: waits for running requests; press Ctrl-C again to cut them", flush=True)
+            # The service's own objects live to the end. With 64 callers of REST, the collector
+            # spent an eighth of the time on looking at them.
+            gc.freeze()
+            grace = settings.drain_timeout + _LAST
+            # To the end of the service, and not only of this block.
+            stack.enter_context(stopping(on_signal, on_signal, grace, _LAST))
+            loop.add_signal_handler(signal.SIGHUP, on_hang_up)
+            print(_banner(service), flush=True)
+            await stop.wait()
+            print(
+                "stopping: waits for running requests; press Ctrl-C again to cut them", flush=True
+            )
     return code
 
 

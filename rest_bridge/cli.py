@@ -12,12 +12,13 @@ import grpc.aio
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from inference_service.printable import Formatter
+from inference_service.signals import stopping
 from rest_bridge import exposure
 from rest_bridge.app import create_app
 from rest_bridge.http import Limits, Server
 from rest_bridge.http.listener import bind
 from rest_bridge.http.log import ACCESS, LOG
-from rest_bridge.http.signals import stopping
 from rest_bridge.remote import RemoteService
 from rest_bridge.settings import Settings
 
@@ -68,7 +69,7 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
         grace = settings.shutdown_timeout_seconds
         server.start(sockets)
         gc.freeze()  # the objects of the start-up stay, so the collector need not visit them again
-        with stopping(stop.set, server.hurry, grace):
+        with stopping(lambda _: stop.set(), lambda _: server.hurry(), grace, last=5):
             for sock in sockets:
                 host, port = sock.getsockname()[:2]
                 LOG.info("running on http://%s:%d", f"[{host}]" if ":" in host else host, port)
@@ -78,12 +79,11 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
 
 def _log() -> None:
     """Write log lines to standard error, and those of requests to standard output."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    ACCESS.addHandler(handler)
+    errors, requests = logging.StreamHandler(), logging.StreamHandler(sys.stdout)
+    errors.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    requests.setFormatter(Formatter("%(asctime)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[errors])
+    ACCESS.addHandler(requests)
     ACCESS.propagate = False
 
 

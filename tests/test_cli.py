@@ -25,7 +25,22 @@ from tests.waiting import SLOWLY, within
 EMBEDDED = ("--runtime", "process", "--grpc-port", "0", "--rest-port", "0")
 
 
+# A service whose loop is held for ever once it stops its models.
+HANGING = """\
+import time
+from inference_service import cli
+from inference_service.serving.models import Models
+cli._LAST = 0.2
+Models.close = lambda *_: time.sleep(3600)
+cli.main()
+"""
+
+
 async def command(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    return await python("-m", "inference_service", *arguments, **environment)
+
+
+async def python(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
     kept = "INFERENCE_STATE_DIR"
     ours = {
         name: value
@@ -34,7 +49,7 @@ async def command(*arguments: str, **environment: str) -> asyncio.subprocess.Pro
     }
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "inference_service", *arguments),
+        *arguments,
         env=ours | environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -55,9 +70,11 @@ async def end(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
 
 
 @asynccontextmanager
-async def serving(*arguments: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str]]:
+async def serving(
+    *arguments: str, how: tuple[str, ...] = ("-m", "inference_service")
+) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str]]:
     """Run a service and yield it with its banner; kill it at the end."""
-    process = await command(*EMBEDDED, *arguments)
+    process = await python(*how, *EMBEDDED, *arguments)
     assert process.stdout is not None
     try:
         banner = ""
@@ -248,6 +265,20 @@ async def test_a_second_signal_cuts_the_requests_that_the_first_lets_finish() ->
 
     assert failure(error.value).reason == "SHUTTING_DOWN"
     assert (process.returncode, err.decode()) == (143, "")
+
+
+@pytest.mark.parametrize("signals", [1, 2], ids=["once", "twice"])
+async def test_a_service_that_hangs_is_ended(signals: int) -> None:
+    drain = "3600" if signals == 2 else "0"
+    async with serving("--drain-timeout", drain, how=("-c", HANGING)) as (process, _):
+        assert process.stdout is not None
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            await process.stdout.readline()
+        _, err = await end(process)
+
+    assert process.returncode == 1
+    assert b"<lambda>" in err  # where it hung
 
 
 async def test_a_killed_service_leaves_no_engine() -> None:

@@ -1,6 +1,7 @@
 """The command as a process."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -121,7 +122,8 @@ async def test_half_a_request_does_not_hold_the_end(target: str) -> None:
         process.send_signal(signal.SIGTERM)
         async with within(20, "the bridge did not end after a signal"):
             await process.communicate()
-            await reader.read()
+            with contextlib.suppress(ConnectionResetError):  # where its bytes were not read
+                await reader.read()
         writer.close()
 
     assert process.returncode == 0

@@ -14,9 +14,9 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stopping(
-    stop: Callable[[], None], hurry: Callable[[], None], grace: float, last: float = 5.0
+    stop: Callable[[int], None], hurry: Callable[[int], None], grace: float, last: float
 ) -> Generator[None]:
-    """Call `stop` in the loop at the first signal, and `hurry` at the second.
+    """Call `stop` in the loop at the first signal, and `hurry` at the second, with its number.
 
     The process ends `grace` + `last` seconds after the first signal, `last` seconds after the
     second, and at the third one, even if the loop hangs; its threads are then written to standard
@@ -29,7 +29,7 @@ def stopping(
     def on_signal(number: int, _: FrameType | None) -> None:
         nonlocal seen
         seen += 1
-        loop.call_soon_threadsafe(stop if seen == 1 else hurry)
+        loop.call_soon_threadsafe(stop if seen == 1 else hurry, number)
         faulthandler.dump_traceback_later((grace if seen == 1 else 0) + last, exit=True)
         if seen > 1:
             signal.signal(number, signal.SIG_DFL)

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from rest_bridge.http import signals
+from inference_service import signals
 
 _SIGNALLED = """\
 import asyncio, runpy, sys, time
-stopping = runpy.run_path(sys.argv[4])["stopping"]  # for the package loads FastAPI
+stopping = runpy.run_path(sys.argv[4])["stopping"]
 
 async def main():
     stop, hurry = asyncio.Event(), asyncio.Event()
-    with stopping(stop.set, hurry.set, grace=float(sys.argv[2]), last=float(sys.argv[3])):
+    limits = map(float, sys.argv[2:4])
+    with stopping(lambda _: stop.set(), lambda _: hurry.set(), *limits):
         print("up", flush=True)
         if sys.argv[1] == "hangs":
             time.sleep(3600)
