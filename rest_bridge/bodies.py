@@ -7,17 +7,33 @@ them, so that gRPC and REST refuse the same values with the same words.
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+
+def _whole(value: object) -> object:
+    """Take 3.0 for 3, as JSON Schema does."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(_whole)]
 
 
 def omit_null(schema: dict[str, Any]) -> None:
-    """Document an optional field by its type and the service's default, without null."""
+    """Document an optional field of an answer by its type, without null, which is never sent."""
+    _document(schema, [])
+
+
+def allow_null(schema: dict[str, Any]) -> None:
+    """Document an optional field of a request by its type, null, and the service's default."""
+    _document(schema, ["null"])
+
+
+def _document(schema: dict[str, Any], more: list[str]) -> None:
     for name, field in schema["properties"].items():
         if "anyOf" in field:
             either, _null = field.pop("anyOf")
-            schema["properties"][name] = field = either | field
+            kind = [either["type"], *more] if more else either["type"]
+            schema["properties"][name] = field = either | field | {"type": kind}
         if field.get("default", ...) is None:
             del field["default"]
 
@@ -31,7 +47,7 @@ class Request(BaseModel):
     """The body of a request: no conversions, no unknown fields, null means absent."""
 
     model_config = ConfigDict(
-        strict=True, extra="forbid", allow_inf_nan=False, json_schema_extra=omit_null
+        strict=True, extra="forbid", allow_inf_nan=False, json_schema_extra=allow_null
     )
 
 
@@ -80,11 +96,20 @@ class Generation(Request):
         "The text ends before the first of these sequences, and does not contain it.",
         default=[],
         maxItems=4,
+        items={"type": "string", "minLength": 1},
     )
+
+
+def _full_text_or_stream(schema: dict[str, Any]) -> None:
+    allow_null(schema)
+    both = {name: {"const": True} for name in ("return_full_text", "stream")}
+    schema["not"] = {"properties": both, "required": [*both]}
 
 
 class GenerateRequest(Generation):
     """Body of `POST /generate`."""
+
+    model_config = ConfigDict(json_schema_extra=_full_text_or_stream)
 
     return_full_text: bool | None = documented(
         "Whether `generated_text` begins with the prompt.", default=True

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
+from rest_bridge.bodies import Int32
 from rest_bridge.errors import BridgeError
 
 # Up to this size pydantic needs 10 ms at most, and all mistakes are told.
@@ -60,11 +61,15 @@ def _most(model: type[BaseModel], name: str) -> int:
 @cache
 def _decoder(model: type[BaseModel]) -> msgspec.json.Decoder[Any]:
     fields = [
-        (name, field.annotation | msgspec.UnsetType, msgspec.UNSET)
+        (name, _type(field.annotation) | msgspec.UnsetType, msgspec.UNSET)
         for name, field in model.model_fields.items()
     ]
     struct = msgspec.defstruct(model.__name__, fields, forbid_unknown_fields=True)
     return msgspec.json.Decoder(struct)
+
+
+def _type(annotation: Any) -> Any:
+    return annotation | float if annotation == Int32 | None else annotation
 
 
 def _sentence(mistake: str, model: type[BaseModel]) -> str:

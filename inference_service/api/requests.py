@@ -41,6 +41,9 @@ _RULES: dict[str, tuple[Callable[[Any, int], bool], str]] = {
 _OPTIONAL = [name for name in _RULES if name not in ("prompt", "stop")]
 
 _LONGEST_DRAIN = 3600.0
+
+# Engines count with 32 bits, in which a much smaller number is 0. For a sampler, this is as small.
+_SMALLEST = 1e-30
 _NO_PROXIES = Proxies()
 
 
@@ -83,7 +86,8 @@ def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSp
     given: dict[str, Any] = {"prompt": request.prompt, "stop": tuple(request.stop[:5])}
     for field in _OPTIONAL:
         if request.HasField(field):  # type: ignore[arg-type]
-            given[field] = getattr(request, field)
+            value = getattr(request, field)
+            given[field] = _SMALLEST if 0 < value < _SMALLEST else value
     context = spec.context_length
     wrong = {
         field: rule.format(context=context, model=spec.id) + _given(request, field)

@@ -27,7 +27,7 @@ router = APIRouter()
     summary="Generate text",
     tags=["Generation"],
     response_model=GenerateResponse,
-    responses=openapi.success("GENERATE")
+    responses=openapi.text_or_events()
     | openapi.errors(*openapi.GENERATING, of_bridge=openapi.NOT_JSON),
     openapi_extra=openapi.body(GenerateRequest),
 )

@@ -58,7 +58,12 @@ async def stream_logs(
     model_id: ModelId,
     tail_line_count: Annotated[
         int,
-        Query(ge=0, lt=2**31, description="How many of the last lines to send first, up to 1000."),
+        Query(
+            ge=0,
+            lt=2**31,
+            description="How many of the last lines to send first, up to 1000.",
+            json_schema_extra={"maximum": 1000},
+        ),
     ] = 100,
     follow: Annotated[
         bool, Query(description="Whether to send new lines too, until the engine ends.")

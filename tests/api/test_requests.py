@@ -91,7 +91,9 @@ def test_a_value_within_the_bounds_is_taken(kind: Any, field: str, value: Any) -
     prompt = requests.prompt(request(kind, **{field: value}), spec())
 
     taken = getattr(prompt, "text" if field == "prompt" else field)
-    assert taken == (tuple(value) if field == "stop" else value)
+    # An engine, which counts with 32 bits, would take the smallest number for 0, and refuse it.
+    wanted: Any = 1e-30 if value == TINY else value
+    assert taken == (tuple(wanted) if field == "stop" else wanted)
 
 
 @pytest.mark.parametrize("kind", REQUESTS)

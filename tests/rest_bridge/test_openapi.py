@@ -166,15 +166,15 @@ async def test_requests_document_the_bounds_of_the_service(document: dict[str, A
     } == {
         "model_id": ["string"],
         "prompt": ["string"],
-        "max_new_tokens": ["integer", 200, 1, 2147483647],
-        "temperature": ["number", 0.7, 0, 2],
-        "top_p": ["number", 0.95, 0, 1],
-        "top_k": ["integer", 1, 1000],
-        "repetition_penalty": ["number", 1, 0, 2],
-        "seed": ["integer", 0, 2147483647],
-        "stop": ["array", []],
-        "return_full_text": ["boolean", True],
-        "stream": ["boolean", False],
+        "max_new_tokens": [["integer", "null"], 200, 1, 2147483647],
+        "temperature": [["number", "null"], 0.7, 0, 2],
+        "top_p": [["number", "null"], 0.95, 0, 1],
+        "top_k": [["integer", "null"], 1, 1000],
+        "repetition_penalty": [["number", "null"], 1, 0, 2],
+        "seed": [["integer", "null"], 0, 2147483647],
+        "stop": [["array", "null"], []],
+        "return_full_text": [["boolean", "null"], True],
+        "stream": [["boolean", "null"], False],
     }
 
 
