@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -27,6 +28,8 @@ OPTIONS = [
     ("grpc.server_max_unrequested_time_in_server", 3600),
     # By default gRPC refuses some calls above 8 KiB, and all above 16 KiB: keys can be longer.
     ("grpc.max_metadata_size", 64 * 1024),
+    # A client that says nothing must not keep its connection; by default it may for 120 s.
+    ("grpc.server_handshake_timeout_ms", 30_000),
 ]
 
 
@@ -55,7 +58,8 @@ def services(servicer: ModelService, beacon: Health) -> dict[str, Handlers]:
 @asynccontextmanager
 async def serving(host: str, port: int, services: Mapping[str, Handlers]) -> AsyncGenerator[int]:
     """Serve gRPC for the time of the block, and give the port. Raises BindError."""
-    server = grpc.aio.server(options=OPTIONS)
+    most = ("grpc.max_allowed_incoming_connections", _affordable())
+    server = grpc.aio.server(options=[*OPTIONS, most])
     for name, methods in services.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     bound("gRPC", host, port).close()  # gRPC's own error names no cause
@@ -90,6 +94,15 @@ def _refusal(name: str, host: str, port: int, error: OSError | UnicodeError) -> 
         flag = f"--{name.lower()}-port"
         cause = os.strerror(number) if number else str(error)
     return f"{name} cannot listen on {address(host, port)} ({cause}); choose another {flag}"
+
+
+def _affordable() -> int:
+    """Return the number of connections that leaves files to REST, to engines, and to all else.
+
+    A connection carries any number of calls, each of which has a connection to its engine.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(8, min(10_000, files // 4))
 
 
 def address(host: str, port: int) -> str:
