@@ -18,6 +18,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
+from inference_service.api import fields
 from inference_service.api.statuses import status_of
 from inference_service.errors import InvalidRequest, ServiceError
 
@@ -31,6 +32,9 @@ Handlers = dict[str, "grpc.RpcMethodHandler[Any, Any]"]  # by the name of the me
 # is accepted, and not before. The entry tells them from the empty ones that a client is given for
 # a call without headers.
 _ACCEPTED = (("x-accepted", "true"),)
+
+_LARGE = 64 * 1024  # bytes of a message that are parsed in 2 ms, whatever they are
+_MOST_FIELDS = 1000
 
 
 async def gate(path: str, handle: Handle, request: Any, context: Context) -> Any:
@@ -158,6 +162,11 @@ def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], An
         return None
 
     def parse(data: bytes) -> Any:
+        if len(data) > _LARGE and fields.has_more(data, _MOST_FIELDS):
+            return InvalidRequest(
+                f"a request of more than 64 KiB may have {_MOST_FIELDS} fields, and each item of a "
+                "list is one; at most 4 `stop` sequences are taken"
+            )
         try:
             return deserialize(data)
         except DecodeError:

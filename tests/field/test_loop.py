@@ -149,12 +149,12 @@ async def test_messages_of_grpc(tmp_path: Path) -> None:
         with grpc.insecure_channel(service.service.target) as channel, watched() as watch:
             stub: Any = pb_grpc.ModelServiceStub(channel)
             health: Any = health_pb2_grpc.HealthStub(channel)
-            stops = ["stop"] * 500_000
+            stops = [""] * 2_000_000
             long = "x" * (MOST - 1000)
             await hold(
                 watch,
                 {
-                    "half a million stops": asked(
+                    "two million stops": asked(
                         stub.Generate,
                         pb.GenerateRequest(model_id="story-mini", prompt="Hi", stop=stops),
                     ),
