@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable
+from json.encoder import encode_basestring
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -81,11 +82,11 @@ class EventStream(Response):
             if self._keeping_alive is None:
                 await self._start(send)
             event = self._encode(message)
-            if event.startswith(b"id:"):
-                self._comment = KEEP_ALIVE_AFTER_ID
             await write(send, event)
             self._last_write = clock()
             if self._early:
+                if event.startswith(b"id:"):
+                    self._comment = KEEP_ALIVE_AFTER_ID
                 # A write waits only for a slow reader, and a snapshot can have a thousand events.
                 await asyncio.sleep(0)
 
@@ -130,9 +131,9 @@ async def write(send: Send, body: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-def quoted(data: object) -> str:
-    """Return the JSON of `data` as one line, for each reader's idea of a line."""
-    return printable_json(_encode(data))
+def quoted(text: str) -> str:
+    """Return the JSON of a text."""
+    return _one_line(encode_basestring(text))
 
 
 def event(message: GenerateStreamResponse) -> bytes:
@@ -176,4 +177,9 @@ def fields(message: Message) -> dict[str, object]:
 
 
 def encoded(name: str, data: object) -> bytes:
-    return f"event: {name}\ndata: {quoted(data)}\n\n".encode()
+    return f"event: {name}\ndata: {_one_line(_encode(data))}\n\n".encode()
+
+
+def _one_line(text: str) -> str:
+    """Return a text of JSON as one line, for each reader's idea of a line."""
+    return text if text.isprintable() else printable_json(text)
