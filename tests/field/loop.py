@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 LONGEST = 0.050  # seconds
-_ATTEMPTS = 4  # a neighbour on the same core takes the cache away; nobody gives time as a present
+_ATTEMPTS = 4  # another program on the same core can make one slower, and none makes one faster
 
 
 class Watch:

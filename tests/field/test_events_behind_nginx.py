@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from inference_service.v1 import model_service_pb2 as pb
 from tests.field import catalogs
 from tests.field.event_source import EventSource
+from tests.needs import require_program
 from tests.service import Serving, free, free_ports, serving
 from tests.waiting import PROMPTLY, until, within
 
@@ -45,10 +44,7 @@ http {{
 @asynccontextmanager
 async def nginx(folder: Path, url: str) -> AsyncGenerator[str]:
     """Run nginx in front of `url`; yield its own URL."""
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        assert os.environ.get("REQUIRE_ALL") != "1", "there is no nginx; install nginx-light"
-        pytest.skip("there is no nginx")
+    program = require_program("nginx")
     port = int(free_ports(1).partition("-")[0])
     path = folder / "nginx.conf"
     path.write_text(CONFIGURATION.format(folder=folder, port=port, target=urlsplit(url).netloc))

@@ -37,14 +37,14 @@ _START = 600.0  # seconds, for vLLM on a busy machine
 class RealBed(Bed):
     """An engine of kind `openai`, which runs as a process.
 
-    `cannot` has the reason for each test of the contract that the engine cannot pass, `on_and_on`
+    `cannot` has the reason for each test of the contract that the engine cannot pass, `endless`
     the fields with which a text does not end by itself.
     """
 
     name: ClassVar[str]
     section: ClassVar[Mapping[str, Any]]
     cannot: ClassVar[Mapping[str, str]] = {}
-    on_and_on: ClassVar[Mapping[str, object]] = {}
+    endless: ClassVar[Mapping[str, object]] = {}
     opening = "Once upon a time"
     short = Request("GET", "/v1/models")
 
@@ -59,7 +59,7 @@ class RealBed(Bed):
         self.url = f"http://127.0.0.1:{self.server.port}"
         name = self.spec.needs(OpenaiNeeds).served_name or self.spec.id
         body = {"model": name, "prompt": self.opening, "max_tokens": 400}
-        self.long = posted("/v1/completions", {**body, **self.on_and_on, "stream": True})
+        self.long = posted("/v1/completions", {**body, **self.endless, "stream": True})
 
     def kill(self) -> None:
         os.killpg(self.server.process.pid, signal.SIGKILL)
@@ -84,7 +84,7 @@ class RealBed(Bed):
 
 class Vllm(RealBed):
     name = "vllm"
-    on_and_on: ClassVar[Mapping[str, object]] = {"ignore_eos": True}
+    endless: ClassVar[Mapping[str, object]] = {"ignore_eos": True}
     section: ClassVar[Mapping[str, Any]] = {
         "command": [
             *(str(FOLDER / "vllm" / "bin" / "vllm"), "serve", "{weights}"),
@@ -145,7 +145,7 @@ class Transformers(RealBed):
 
 class LlamaServer(RealBed):
     name = "llama-server"
-    on_and_on: ClassVar[Mapping[str, object]] = {"ignore_eos": True}
+    endless: ClassVar[Mapping[str, object]] = {"ignore_eos": True}
     section: ClassVar[Mapping[str, Any]] = {
         "command": [
             str(next(iter(FOLDER.glob(_LLAMA_SERVER)), _LLAMA_SERVER)),
