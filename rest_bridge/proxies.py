@@ -5,6 +5,7 @@ one passes on the other as the client wrote it, and hardly a proxy sets `Forward
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
@@ -37,6 +38,7 @@ class Proxies:
         return last
 
 
+@lru_cache(maxsize=256)  # a service has few peers, and each request asks for its own
 def parse_address(text: str) -> Address | None:
     """Parse an address, also with a port (`1.2.3.4:5`, `[::1]:5`), and None for anything else.
 

@@ -2,9 +2,10 @@
 
 from rest_bridge.routes import generate, model, models, streams
 
+# The router tries one after the other: those that are called most come first.
 ROUTES = [
+    *generate.router.routes,
     *models.router.routes,
     *model.router.routes,
     *streams.router.routes,
-    *generate.router.routes,
 ]
