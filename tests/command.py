@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import IO
 
 from tests.waiting import SLOWLY, within
 
@@ -26,12 +27,14 @@ class Command:
 
 
 @asynccontextmanager
-async def command(module: str = "inference_service", **settings: object) -> AsyncGenerator[Command]:
+async def command(
+    module: str = "inference_service", stderr: IO[bytes] | None = None, **settings: object
+) -> AsyncGenerator[Command]:
     """Run `inference-service` on free ports, and kill it at the end if it still runs."""
     settings = {"grpc_port": 0, "rest_port": 0} | settings
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, *flags), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", module, *flags), stdout=asyncio.subprocess.PIPE, stderr=stderr
     )
     try:
         async with within(SLOWLY, "the service did not print its addresses"):

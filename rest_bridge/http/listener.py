@@ -13,7 +13,8 @@ from rest_bridge.http.limits import Limits
 from rest_bridge.http.shared import Shared
 
 _BACKLOG = 2048
-_BATCH = 64  # clients that are accepted before others are served
+_BATCH = 16  # clients that are accepted before others are served: a millisecond for each
+_LAST = 4  # batches of those who have connected when the server ends
 _PAUSE = 1.0  # seconds without accepting, after the system has refused
 _REFUSED = 64  # connections more than there may be, for the time of a refusal
 
@@ -45,7 +46,7 @@ class Listener:
 
     def close(self) -> None:
         """Accept those who have connected, and then no more."""
-        for sock in self._sockets:
+        for sock in self._sockets * _LAST:
             self._accept(sock)
         self._pause()
         if self._resuming is not None:

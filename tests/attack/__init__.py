@@ -1,0 +1,1 @@
+"""Attacks on a whole service, and the table of what they found."""
