@@ -14,7 +14,7 @@ ENVOY := build/envoy
 SCHEMATHESIS := build/schemathesis
 LITELLM := litellm[proxy]==1.106.2
 
-.PHONY: run test test-engines test-envoy test-schema chaos soak bench lint format protos protos-check docs lock image clean help
+.PHONY: run test test-engines test-envoy test-schema attack chaos soak bench lint format protos protos-check docs lock image clean help
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ test-envoy: $(ENVOY) ## test the service behind the real Envoy, with the configu
 
 test-schema: $(SCHEMATHESIS) ## test REST against its own description with schemathesis
 	$(BIN)/python -m pytest -m schemathesis tests/field $(ARGS)
+
+attack: $(VENV)/dev $(SCHEMATHESIS) ## attack a service, each way for ATTACK_SECONDS (10), and print the table
+	$(BIN)/python -m pytest -m "attack or schemathesis" --timeout $$((600 + 10 * $${ATTACK_SECONDS:-10})) tests/attack tests/field/test_schema.py $(ARGS)
 
 chaos: $(VENV)/dev ## kill, starve and cut the service on a real Docker Engine, and print the table
 	$(BIN)/python -m pytest -m chaos --timeout 400 tests/chaos $(ARGS)
