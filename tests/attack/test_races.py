@@ -49,14 +49,17 @@ async def _signal(target: Target, dice: random.Random) -> None:
     if dice.random() < 0.3:
         target.command.process.send_signal(signal.SIGHUP)
         return
-    for child in dice.sample(target.children(), k=min(1, len(target.children()))):
-        with suppress(ProcessLookupError):
-            if dice.random() < 0.5:
-                os.kill(child, signal.SIGKILL)
-            else:
-                os.kill(child, signal.SIGSTOP)
-                await asyncio.sleep(dice.random())
-                os.kill(child, signal.SIGCONT)
+    children = target.children()
+    if not children:
+        return
+    child = dice.choice(children)
+    with suppress(ProcessLookupError):
+        if dice.random() < 0.5:
+            os.kill(child, signal.SIGKILL)
+        else:
+            os.kill(child, signal.SIGSTOP)
+            await asyncio.sleep(dice.random())
+            os.kill(child, signal.SIGCONT)
 
 
 async def _race(target: Target, dice: random.Random) -> None:
