@@ -12,6 +12,7 @@ from typing import BinaryIO
 import httpx2  # the HTTP library under huggingface_hub 2
 from huggingface_hub import get_session, get_token
 
+from . import stored
 from .failure import ExitCode, WorkerError
 from .progress import Progress
 
@@ -30,6 +31,8 @@ def download(url: str, target: Path, size: int, name: str) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.incomplete")
+    stored.make_way(target)
+    stored.make_way(partial)
     progress = Progress("downloading", name, size)
     with _owned(partial, target, progress) as file:
         if target.exists():  # another process has finished the download meanwhile
@@ -71,6 +74,8 @@ def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
     while (completed := file.tell()) < size:
         try:
             _append(url, file, size, progress)
+            if file.tell() <= completed:
+                raise httpx2.RemoteProtocolError(f"the body ends after {completed} of {size} bytes")
         except httpx2.HTTPError as error:
             failures = 0 if file.tell() > completed else failures + 1
             if failures >= _ATTEMPTS or not _passing(error):
@@ -83,7 +88,7 @@ def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
 def _passing(error: httpx2.HTTPError) -> bool:
     if isinstance(error, httpx2.HTTPStatusError):
         return error.response.status_code in _RETRIED_STATUSES
-    return True
+    return not isinstance(error, (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects))
 
 
 def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
@@ -101,10 +106,10 @@ def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
         if completed and response.status_code != httpx2.codes.PARTIAL_CONTENT:
             completed = _restart(file)  # the server knows no ranges
         for chunk in response.iter_raw():
-            file.write(chunk)
             completed += len(chunk)
             if completed > size:
                 raise httpx2.RemoteProtocolError(f"more than the {size} bytes that were announced")
+            file.write(chunk)
             progress.at(completed)
 
 
