@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from inference_service.key import Key
 # engine with its weights on the disk does not need them.
 HUB_ENV = ("HF_TOKEN", "HF_ENDPOINT")
 
+_SHORTEST_SECRET = 8  # characters
 _SECRET = re.compile("(TOKEN|SECRET|PASSWORD|KEY)$")
 
 
@@ -23,9 +25,11 @@ _SECRET = re.compile("(TOKEN|SECRET|PASSWORD|KEY)$")
 class Seat:
     """The place that a runtime gives to one engine.
 
-    The engine has to listen at `host` and `port`. `gpus` are the GPUs that it was given by name;
-    None where it has all of them, or none. A seat is empty before a run has it: with port 0 and no
-    `gpus`. `has_gpu` says whether the runtime has GPUs to give.
+    The engine has to listen at `host` and `port`; one that takes its port itself may have another
+    of `ports`, the first and the last. `gpus` are the GPUs that it was given by name; None where it
+    has all of them, or none. `key` is a secret of this run: engines that know keys answer nobody
+    else. A seat is empty before a run has it: with port 0, no `gpus` and no `key`. `has_gpu` says
+    whether the runtime has GPUs to give.
     """
 
     host: str = "127.0.0.1"
@@ -33,6 +37,8 @@ class Seat:
     in_container: bool = False
     has_gpu: bool = False
     gpus: GpuShare | None = None
+    ports: tuple[int, int] | None = None
+    key: str = field(default="", repr=False)
 
     def gives(self, gpus: Gpus) -> bool:
         """Return whether an engine gets GPUs: for `all` always, for `auto` where there are any."""
@@ -42,9 +48,11 @@ class Seat:
         """Return the path under which the engine sees a file of this machine."""
         return f"/model/{file.name}" if self.in_container else str(file)
 
-    def taken(self, port: int, gpus: GpuShare | None) -> Seat:
-        """Return the seat with the port and the GPUs of one run."""
-        return replace(self, port=port, gpus=gpus)
+    def taken(
+        self, port: int, gpus: GpuShare | None, key: str, ports: tuple[int, int] | None = None
+    ) -> Seat:
+        """Return the seat with the port, the GPUs and the key of one run."""
+        return replace(self, port=port, gpus=gpus, key=key, ports=ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,8 @@ class Command:
     variables like those of `env`, and stand in no digest, label or argument. A program that
     `watches_input` ends by itself when its standard input closes.
 
-    `port` is where the engine listens: that of the seat, or one that its image has chosen.
+    `port` is where the engine listens: that of the seat, or one that its image has chosen. A
+    program that takes its port itself says so in its output, where `port_in` finds that port.
     `model` is the engine's own name of the model, and `headers` go with each request to it.
     `health` is the path that tells whether it is ready, where engines of its kind differ in that.
     `concurrency` is the number of requests that it works on at once; `stop_grace` the seconds from
@@ -95,6 +104,7 @@ class Command:
     watches_input: bool = False
     mounts: tuple[Mount, ...] = ()
     port: int = 0
+    port_in: Callable[[str], int | None] | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     health: str = ""
     concurrency: int = 128
@@ -107,9 +117,14 @@ class Command:
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """The values that no log line may show."""
-        secrets = (text for name, text in self.secrets.items() if _SECRET.search(name))
-        return tuple(filter(None, (*secrets, *self.headers.values())))
+        """The values that no log line may show: secrets, by value.
+
+        A shorter one than of 8 characters would hide parts of ordinary words, and an address is no
+        secret; its password is hidden in every log.
+        """
+        given = [text for name, text in self.secrets.items() if name != "HF_ENDPOINT"]
+        given += [text.removeprefix("Bearer ") for text in self.headers.values()]
+        return tuple(text for text in given if len(text) >= _SHORTEST_SECRET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +135,25 @@ class Launch:
     command: Callable[[Seat], Command]
 
 
-def environment(variables: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def new_key() -> str:
+    """Return a key for one run."""
+    return secrets.token_hex(16)
+
+
+def bearer(key: str) -> dict[str, str]:
+    """Return the header of requests to an engine with this key; none without a key."""
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def environment(
+    variables: Mapping[str, str], key_name: str | None = None
+) -> tuple[dict[str, str], dict[str, str]]:
     """Divide the variables of an engine into plain ones and secrets.
 
-    A variable is a secret by its name. The hub's variables of this service are added.
+    A variable is a secret by its name, or as the one with the key. The hub's variables of this
+    service are added.
     """
     ours = {name: os.environ[name] for name in HUB_ENV if os.environ.get(name)}
-    secrets = {name: text for name, text in variables.items() if _SECRET.search(name)}
-    plain = {name: text for name, text in variables.items() if name not in secrets}
-    return plain, {name: ours[name] for name in ours if name not in plain} | secrets
+    secret = {n: text for n, text in variables.items() if n == key_name or _SECRET.search(n)}
+    plain = {name: text for name, text in variables.items() if name not in secret}
+    return plain, {name: ours[name] for name in ours if name not in plain} | secret
