@@ -32,6 +32,7 @@ from inference_service.errors import (
     ServiceError,
 )
 from inference_service.lifecycle import Phase, Progress
+from inference_service.runtimes import environment
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import (
     Command,
@@ -39,7 +40,6 @@ from inference_service.runtimes.command import (
     Needs,
     Seat,
     bearer,
-    environment,
 )
 
 _REASONS = {
@@ -133,7 +133,7 @@ class Llamacpp:
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(LlamacppNeeds)
         variables = _environment(spec, needs, seat) | needs.env | _address(seat)
-        env, secrets = environment(variables)
+        env, secrets, hub = environment.variables(variables)
         path = needs.weights.path
         return Command(
             model=spec.id,
@@ -142,6 +142,8 @@ class Llamacpp:
             watches_input=True,
             env=env,
             secrets=secrets,
+            hub=hub,
+            reads_token_file=True,
             mounts=(Mount(path, seat.path(path)),) if path else (),
             needs=Needs(needs.memory, container=needs.container),
             port=seat.port,

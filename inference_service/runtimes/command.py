@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,13 +11,9 @@ from pathlib import Path
 from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import ContainerOptions, Gpus
 from inference_service.key import Key
-
-# Variables of this service's own environment that every engine gets. They are in no digest: an
-# engine with its weights on the disk does not need them.
-HUB_ENV = ("HF_TOKEN", "HF_ENDPOINT")
+from inference_service.runtimes.environment import TOKEN
 
 _SHORTEST_SECRET = 8  # characters
-_SECRET = re.compile("(TOKEN|SECRET|PASSWORD|KEY)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +77,9 @@ class Command:
 
     It has an `image`, or a `program` (the words of a process), or the `url` of an engine that
     somebody else runs. `args` follow the program, or the entrypoint of the image. `secrets` are
-    variables like those of `env`, and stand in no digest, label or argument. A program that
+    variables like those of `env`, and stand in no digest, label or argument. `hub` are the
+    service's own variables of the hub, which change without a restart; an engine with
+    `reads_token_file` reads the token from the file that HF_TOKEN_PATH names. A program that
     `watches_input` ends by itself when its standard input closes.
 
     `port` is where the engine listens: that of the seat, or one that its image has chosen. A
@@ -101,6 +98,8 @@ class Command:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    hub: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    reads_token_file: bool = False
     watches_input: bool = False
     mounts: tuple[Mount, ...] = ()
     port: int = 0
@@ -117,14 +116,15 @@ class Command:
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """The values that no log line may show: secrets, by value.
+        """The values that no log line may show: all that was given as a secret.
 
-        A shorter one than of 8 characters would hide parts of ordinary words, and an address is no
-        secret; its password is hidden in every log.
+        A value of less than 8 characters would hide parts of ordinary words.
         """
-        given = [text for name, text in self.secrets.items() if name != "HF_ENDPOINT"]
+        given = [*self.secrets.values(), self.hub.get(TOKEN, "")]
         given += [text.removeprefix("Bearer ") for text in self.headers.values()]
-        return tuple(text for text in given if len(text) >= _SHORTEST_SECRET)
+        parts = {part for text in given for line in text.splitlines() for part in _forms(line)}
+        long = (part for part in parts if len(part) >= _SHORTEST_SECRET)
+        return tuple(sorted(long, key=len, reverse=True))  # one may be a part of another
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,11 @@ class Launch:
     command: Callable[[Seat], Command]
 
 
+def _forms(line: str) -> tuple[str, str]:
+    """Return a line of a secret, as it is and as it stands in JSON."""
+    return line, json.dumps(line, ensure_ascii=False)[1:-1]
+
+
 def new_key() -> str:
     """Return a key for one run."""
     return secrets.token_hex(16)
@@ -143,17 +148,3 @@ def new_key() -> str:
 def bearer(key: str) -> dict[str, str]:
     """Return the header of requests to an engine with this key; none without a key."""
     return {"authorization": f"Bearer {key}"} if key else {}
-
-
-def environment(
-    variables: Mapping[str, str], key_name: str | None = None
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Divide the variables of an engine into plain ones and secrets.
-
-    A variable is a secret by its name, or as the one with the key. The hub's variables of this
-    service are added.
-    """
-    ours = {name: os.environ[name] for name in HUB_ENV if os.environ.get(name)}
-    secret = {n: text for n, text in variables.items() if n == key_name or _SECRET.search(n)}
-    plain = {name: text for name, text in variables.items() if name not in secret}
-    return plain, {name: ours[name] for name in ours if name not in plain} | secret

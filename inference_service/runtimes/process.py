@@ -25,6 +25,7 @@ from inference_service.runtimes import listeners
 from inference_service.runtimes.base import Exit, Instance, StatelessRuntime
 from inference_service.runtimes.command import Command, Launch, Seat, new_key
 from inference_service.runtimes.completion import completed
+from inference_service.runtimes.environment import inherited
 from inference_service.runtimes.lines import Lines
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 from inference_service.runtimes.ports import Ports
@@ -67,7 +68,8 @@ class ProcessRuntime(StatelessRuntime):
         with self._ports.claim() as port:
             ports = (self._ports.first, self._ports.last)
             command = launch.command(self.seat.taken(port, gpus, new_key(), ports))
-            env = {**os.environ, **command.env, **command.secrets}
+            own = inherited(os.environ)
+            env = {**own, **command.hub, **command.env, **command.secrets}
             loop = asyncio.get_running_loop()
             try:
                 transport, protocol = await loop.subprocess_exec(

@@ -21,7 +21,7 @@ Environment
     LLAMACPP_CHAT_TEMPLATE  Jinja template for a model that carries none, or a wrong one.
     LLAMACPP_EXIT_WITH_PARENT  1: stdin is a pipe that the parent holds and never writes to; the
                             end of the pipe stops the worker. Leave it unset in a container.
-    HF_HOME, HF_ENDPOINT, HF_TOKEN  as in huggingface_hub.
+    HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH  as in huggingface_hub.
 
 Standard output: one JSON object per line, progress about four times a second
     {"event": "downloading", "file": str, "completed_bytes": int, "total_bytes": int}

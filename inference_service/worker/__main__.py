@@ -29,6 +29,7 @@ def main() -> NoReturn:
             parent.stop_with_parent()
         machine.check_processor()
         machine.ensure_openmp()
+        machine.no_core_dumps()
         _serve(_weights(settings), settings)
     except WorkerError as error:
         emit("failed", reason=error.reason, message=error.message)

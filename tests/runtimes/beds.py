@@ -22,8 +22,9 @@ from docker.errors import NotFound
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import Gpus
 from inference_service.key import Key
+from inference_service.runtimes import environment
 from inference_service.runtimes.base import Exit, Running, Runtime
-from inference_service.runtimes.command import Command, Launch, Mount, Needs, Seat, environment
+from inference_service.runtimes.command import Command, Launch, Mount, Needs, Seat
 from inference_service.runtimes.docker.runtime import DockerRuntime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
@@ -97,7 +98,7 @@ class Bed(ABC):
             variables = {_MARK: self.runtime.container_name(key), **env}
             variables |= {"ENGINE_HOST": seat.host, "ENGINE_PORT": str(seat.port)}
             variables |= {name: seat.path(file) for name, file in files.items()}
-            plain, secrets = environment(variables)
+            plain, secrets, hub = environment.variables(variables)
             made = Command(
                 model=key.model_id,
                 image=self.image,
@@ -105,6 +106,7 @@ class Bed(ABC):
                 watches_input=True,
                 env=plain,
                 secrets=secrets,
+                hub=hub,
                 mounts=tuple(Mount(file, seat.path(file)) for file in files.values()),
                 needs=Needs(memory_bytes, GpuNeed() if seat.gives(gpus) else None),
                 port=seat.port,

@@ -148,5 +148,21 @@ async def test_a_redirect_to_somewhere_else(
     assert [path for path in blobs(tmp_path) if path.stat().st_size] == []
 
 
+@pytest.mark.parametrize("header", ["ETag", "Location"])
+async def test_the_password_of_the_hub_is_shown_to_nobody(
+    start: Start, script: Script, tmp_path: Path, header: str
+) -> None:
+    if header == "Location":
+        script.about_status = script.status = 302
+        script.headers[header] = "file:///etc/passwd"
+    script.about[header] = "file:///etc/passwd"
+    url = script.url.replace("://", "://me:my-password@")
+    worker = await ask(start, script, tmp_path / "hf", url)
+    code, _, message = await worker.failure()
+    assert code == 3
+    assert "http://***@127.0.0.1" in message
+    assert "my-password" not in message + await worker.errors()
+
+
 def blobs(folder: Path) -> list[Path]:
     return [*folder.glob("hf/hub/models--*/blobs/*")]

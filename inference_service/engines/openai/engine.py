@@ -18,6 +18,7 @@ from inference_service.engines.openai.section import OpenaiNeeds, fill
 from inference_service.engines.relay import Answer
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
+from inference_service.runtimes import environment
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import (
     Command,
@@ -25,7 +26,6 @@ from inference_service.runtimes.command import (
     Needs,
     Seat,
     bearer,
-    environment,
 )
 
 _MODELS = "/v1/models"
@@ -50,7 +50,7 @@ class Openai:
         if needs.key_env is not None and seat.key:
             variables = {needs.key_env: seat.key} | variables
         headers = needs.headers or bearer(variables.get(needs.key_env or "", ""))
-        env, secrets = environment(variables, needs.key_env)
+        env, secrets, hub = environment.variables(variables, needs.key_env)
         path = needs.weights and needs.weights.path
         gpu = GpuNeed(needs.gpu_memory) if needs.image and seat.gives(needs.gpus) else None
         return Command(
@@ -61,6 +61,7 @@ class Openai:
             args=tuple(fill(word, values) for word in needs.args),
             env=env,
             secrets={} if needs.url else secrets,
+            hub={} if needs.url else hub,
             mounts=(Mount(path, seat.path(path)),) if path else (),
             needs=Needs(needs.memory, gpu, needs.container),
             port=needs.port or seat.port,

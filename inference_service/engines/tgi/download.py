@@ -95,7 +95,7 @@ class Download:
 
     def __init__(self, command: Command, running: Running, look_every: float) -> None:
         self._model_id = command.model
-        self._env = {**command.secrets, **command.env}
+        self._env = {**command.hub, **command.secrets, **command.env}
         self._running = running
         self._look_every = look_every
         self._line = self._files = Progress(Phase.DOWNLOADING_WEIGHTS)  # the last, the last count

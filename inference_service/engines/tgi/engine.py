@@ -22,8 +22,9 @@ from inference_service.engines.tgi import wire
 from inference_service.engines.tgi.download import Download
 from inference_service.errors import EngineFailed, EngineLost, PromptTooLong
 from inference_service.lifecycle import Progress
+from inference_service.runtimes import environment
 from inference_service.runtimes.base import Instance, Running
-from inference_service.runtimes.command import Command, Needs, Seat, bearer, environment
+from inference_service.runtimes.command import Command, Needs, Seat, bearer
 
 # At SIGTERM the router finishes its requests, then the shards theirs, in up to this time each. It
 # seldom takes a second, because the service has drained the model before. When the router dies, TGI
@@ -119,12 +120,13 @@ class Tgi:
         variables = _environment(needs, spec.context_length, flash=flash)
         variables |= ({} if gpu else _CPU) | _share(seat) | _key(seat) | needs.env
         variables |= {"HOSTNAME": seat.host, "PORT": str(seat.port)}
-        env, secrets = environment(variables)
+        env, secrets, hub = environment.variables(variables)
         return Command(
             model=spec.id,
             image=needs.image or self._image,
             env=env,
             secrets=secrets,
+            hub=hub,
             needs=Needs(needs.memory, gpu, needs.container),
             port=seat.port,
             headers=bearer(variables.get("API_KEY", "")),

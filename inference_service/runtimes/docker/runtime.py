@@ -38,6 +38,7 @@ from inference_service.runtimes.docker.container import (
     has_gpus,
     published_port,
     run_key,
+    token_archive,
 )
 from inference_service.runtimes.docker.images import Images, PullPolicy
 from inference_service.runtimes.docker.instance import RunningContainer
@@ -187,6 +188,8 @@ class DockerRuntime:
             configuration = self._recipe.configuration(key, command, empty, seat, port)
             try:
                 container: Container = await self._calls.call(create, **configuration)
+                if (archive := token_archive(command)) is not None:
+                    await self._calls.call(container.put_archive, "/", archive)
                 await self._calls.call(container.start)
             except APIError as error:
                 if not _port_clash(error):
