@@ -39,7 +39,7 @@ _RUN = f"tests-{os.getpid()}"
 _PROGRAM = Path(__file__).with_name("engine_program.py")
 _MARK = "ENGINE_NAME"  # a variable of each engine, by which its processes are found
 NOTHING: Mapping[str, Any] = {}
-_KEYS = tempfile.TemporaryDirectory()  # of all beds, for an engine may be adopted by the next
+KEYS = tempfile.TemporaryDirectory()  # of all beds, for an engine may be adopted by the next
 _SOON = 10.0  # seconds in which a killed process is gone, on a busy machine too
 
 
@@ -218,7 +218,7 @@ class DockerBed(Bed):
         self._threads = set(threading.enumerate())
         self._closed = False
         options: dict[str, Any] = {"service": _RUN, "volume": _RUN, "pull_policy": "never"}
-        options |= {"daemon_id": "", "has_gpu": False, "keys": Path(_KEYS.name)}
+        options |= {"daemon_id": "", "has_gpu": False, "keys": Path(KEYS.name)}
         options |= {"removal_interval": 600}  # no retry, except in tests of retries
         client = DockerClient(base_url=self.url, timeout=60)
         self.runtime = DockerRuntime(client, ports, **{**options, **changes})
