@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 TOKEN, ENDPOINT, TOKEN_FILE = "HF_TOKEN", "HF_ENDPOINT", "HF_TOKEN_FILE"
 
+_OLD_TOKEN = "HUGGING_FACE_HUB_TOKEN"  # which huggingface_hub still reads, and TGI
+
 _SECRET = re.compile("(TOKEN|SECRET|PASSWORD|KEY)$", re.I)
 _LARGEST_TOKEN = 1 << 12  # bytes
 
@@ -23,10 +25,11 @@ _LARGEST_TOKEN = 1 << 12  # bytes
 # pytorch#197163). No name that ends as a secret's is among them: see `inherited`.
 _INHERITED = re.compile(
     "PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_.*|TZ|TERM|TMPDIR|TMP|TEMP|XDG_.*|SYSTEMROOT"
-    "|LD_.*|DYLD_.*|PYTHON.*|VIRTUAL_ENV|CONDA_PREFIX|GLIBC_TUNABLES|MALLOC_.*|MIMALLOC_.*"
+    "|LD_.*|DYLD_.*|NIX_LD.*|LIBRARY_PATH|CPATH|C_INCLUDE_PATH|CPLUS_INCLUDE_PATH|CC|CXX|PYTHON.*|VIRTUAL_ENV|CONDA_PREFIX|GLIBC_TUNABLES|MALLOC_.*|MIMALLOC_.*"
     "|(CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|NVSHMEM|UCX|OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|TBB)_.*"
-    "|(HIP|HSA|ROCR|ROCM|ROCBLAS|HIPBLASLT|RCCL|MIOPEN|AMD|GPU|ONEAPI|SYCL|ZE|CCL|HABANA|NEURON)_.*"
-    "|(GGML|LLAMA|VLLM|SGLANG|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|TOKENIZERS|SAFETENSORS)_.*"
+    "|(HIP|HSA|ROCR|ROCM|ROCBLAS|HIPBLASLT|RCCL|MIOPEN|AMD|GPU|ONEAPI|SYCL|ZE|CCL|HABANA|NEURON|ASCEND)_.*"
+    "|(GGML|LLAMA|VLLM|FLASHINFER|SGLANG|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|JAX|XLA|TPU)_.*"
+    "|(TOKENIZERS|SAFETENSORS)_.*"
     "|(HF|HUGGINGFACE|HUGGING_FACE|TRANSFORMERS|DATASETS)_.*"
     "|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     "|(?i:https?|all|no|ftp)_(?i:proxy)"
@@ -73,7 +76,7 @@ def _token() -> str:
     """Return the token of the hub, which a file can change while the service runs."""
     name = os.environ.get(TOKEN_FILE)
     if not name:
-        return os.environ.get(TOKEN, "")
+        return os.environ.get(TOKEN) or os.environ.get(_OLD_TOKEN, "")
     try:
         data = stored.read(Path(name).expanduser(), _LARGEST_TOKEN)
         token = (data or b"").decode("ascii").strip()

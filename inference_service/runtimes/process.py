@@ -34,7 +34,7 @@ _READ = 1 << 16  # bytes at once
 
 # Seconds between two looks for the port of a program.
 _LOOK = 0.01
-_LONGEST_LOOK = 0.25
+_LONGEST_LOOK = 1.0
 
 _ANY = Node(LOCAL, 1 << 62)  # a machine whose memory is not counted
 
