@@ -17,6 +17,7 @@ from .failure import ExitCode, WorkerError
 from .progress import Progress
 
 _ATTEMPTS = 5
+_REDIRECTS = 10
 _TIMEOUT_SECONDS = 30.0
 _POLL_SECONDS = 0.25
 _RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
@@ -99,9 +100,7 @@ def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
         headers["Authorization"] = f"Bearer {token}"
     if completed:
         headers["Range"] = f"bytes={completed}-"
-    with get_session().stream(
-        "GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True
-    ) as response:
+    with _answer(url, headers) as response:
         response.raise_for_status()
         if completed and response.status_code != httpx2.codes.PARTIAL_CONTENT:
             completed = _restart(file)  # the server knows no ranges
@@ -111,6 +110,23 @@ def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
                 raise httpx2.RemoteProtocolError(f"more than the {size} bytes that were announced")
             file.write(chunk)
             progress.at(completed)
+
+
+@contextmanager
+def _answer(url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+    """Follow the redirects to an answer, without their bodies, which may have no end."""
+    client = get_session()
+    request = client.build_request("GET", url, headers=headers, timeout=_TIMEOUT_SECONDS)
+    for _ in range(_REDIRECTS):
+        response = client.send(request, stream=True, follow_redirects=False)
+        try:
+            if response.next_request is None:
+                yield response
+                return
+            request = response.next_request
+        finally:
+            response.close()
+    raise httpx2.TooManyRedirects(f"more than {_REDIRECTS} redirects", request=request)
 
 
 def _restart(file: BinaryIO) -> int:

@@ -1,6 +1,7 @@
 """A hub that answers as it likes: it writes no file but the model's own, and stops no start."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Script:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = PAYLOAD
+    endless: str = ""  # a part of the paths whose body has no end
     gets: int = 0
 
 
@@ -38,7 +40,14 @@ async def script() -> AsyncIterator[Script]:
     """Serve a script over loopback."""
     script = Script()
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if script.endless and script.endless in request.path and request.method == "GET":
+            response = web.StreamResponse(status=script.status, headers=script.headers)
+            await response.prepare(request)
+            with suppress(ConnectionResetError):
+                while True:
+                    await response.write(bytes(1 << 20))
+            return response
         if request.method == "HEAD":
             return web.Response(status=script.about_status, headers=script.about)
         script.gets += "/resolve/" in request.path  # the library may ask for more
@@ -146,6 +155,19 @@ async def test_a_redirect_to_somewhere_else(
     assert (code, reason) == (3, "HUB_UNREACHABLE"), message
     assert "root:" not in message
     assert [path for path in blobs(tmp_path) if path.stat().st_size] == []
+
+
+@pytest.mark.parametrize("status", [200, 302, 404])
+async def test_a_body_without_end(
+    start: Start, script: Script, tmp_path: Path, status: int
+) -> None:
+    script.endless, script.status = "/", status
+    if status == 302:
+        script.headers["Location"] = "/again"
+    worker = await ask(start, script, tmp_path / "hf")
+    code, reason, message = await worker.failure()
+    assert (code, reason) == (3, "HUB_UNREACHABLE"), message
+    assert all(path.stat().st_size <= len(PAYLOAD) for path in blobs(tmp_path))
 
 
 @pytest.mark.parametrize("header", ["ETag", "Location"])
