@@ -17,6 +17,7 @@ _SMALL_FILE = 64 * 2**20
 # llama.cpp writes its log in a thread, each line in three parts, and goes on after the load has
 # failed. Without a pause, 6 of 60 `failed` events on a busy machine stood inside such a line.
 _LOG_SECONDS = 0.1
+_READ_SECONDS = 5  # between two pieces of a request, which the service writes at once
 
 
 def load(path: Path, settings: Settings) -> Any:
@@ -92,6 +93,8 @@ def _tame(parameters: Any, slots: int) -> None:
     parameters.cors_origins = ""  # "*": any web page that the user visits could read this API
     parameters.verbosity = 1  # errors only
     parameters.fit_params = False  # would shrink the context without an error
+    # 3600: a head that another user of the machine does not end would hold a thread for an hour.
+    parameters.timeout_read = _READ_SECONDS
     # Every open stream holds a thread, a queued one too. With none left, /health does not answer.
     parameters.n_threads_http = 4 * slots + 32
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 import pytest
@@ -207,3 +207,18 @@ async def test_a_key(start: Start, http: aiohttp.ClientSession) -> None:
     assert list(statuses.values()) == [401, 401, 200]
     async with http.get(f"{url}/health") as response:
         assert response.status == 200
+
+
+async def test_heads_that_do_not_end_hold_no_thread_for_long(
+    start: Start, http: aiohttp.ClientSession
+) -> None:
+    worker = await start(LLAMACPP_SLOTS="1")
+    url = await worker.url()
+    host, _, port = url.removeprefix("http://").partition(":")
+    async with AsyncExitStack() as stack:
+        for _ in range(60):  # more than there are threads
+            client = socket.create_connection((host, int(port)))
+            stack.callback(client.close)
+            client.sendall(b"POST /completion HTTP/1.1\r\nContent-Len")
+        async with asyncio.timeout(30), http.get(f"{url}/health") as response:
+            assert response.status == 200
