@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from benchmarks.systems import Running as Process
-from benchmarks.systems import System, free_port
+from benchmarks.systems import System, family, free_port
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
@@ -66,6 +66,15 @@ class Command:
     def memory(self) -> Memory:
         """Memory of the process, without engines."""
         return Memory.of(self.process.pid)
+
+    @property
+    def engine_key(self) -> str:
+        """Return the key of the engine, as its environment has it; empty without an engine."""
+        for pid in family(self.process.pid):
+            for variable in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+                if variable.startswith("LLAMACPP_API_KEY="):
+                    return variable.partition("=")[2]
+        return ""
 
     def cpu_seconds(self) -> float:
         """Return the user and system time so far, engines included."""

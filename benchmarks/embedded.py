@@ -59,6 +59,7 @@ async def asking(command: Command) -> AsyncGenerator[dict[str, Ask]]:
     ):
         faces = _faces(command, pb_grpc.ModelServiceStub(channel), http)
         await faces["grpc"](0)  # starts the engine
+        http.headers["authorization"] = f"Bearer {command.engine_key}"
         yield faces
 
 

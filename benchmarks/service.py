@@ -33,6 +33,9 @@ class Running:
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
 
+    async def listens(self) -> None:
+        pass
+
     async def wait(self) -> Exit:
         await asyncio.Event().wait()
         raise AssertionError("the event is never set")

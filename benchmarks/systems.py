@@ -54,12 +54,12 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """Return the user and system time of all processes so far, by their own clocks."""
-        return sum(time.clock_gettime(_cpu_clock(pid)) for pid in _family(self.pid))
+        return sum(time.clock_gettime(_cpu_clock(pid)) for pid in family(self.pid))
 
     def memory_bytes(self) -> int:
         """Return the resident memory of all processes; each counts the pages that they share."""
         page = os.sysconf("SC_PAGE_SIZE")
-        files = (Path(f"/proc/{pid}/statm") for pid in _family(self.pid))
+        files = (Path(f"/proc/{pid}/statm") for pid in family(self.pid))
         return sum(int(file.read_text().split()[1]) * page for file in files)
 
 
@@ -239,10 +239,10 @@ def _cpu_clock(pid: int) -> int:
     return ~pid << 3 | 2
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """Return a process and its descendants."""
-    family = [pid]
-    for member in family:
+    members = [pid]
+    for member in members:
         for children in Path(f"/proc/{member}/task").glob("*/children"):
-            family += map(int, children.read_text().split())
-    return family
+            members += map(int, children.read_text().split())
+    return members

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from inference_service.printable import printable
+from inference_service.printable import printable, without_passwords
 
 Facts = Mapping[str, object]
 _LONGEST = 4000  # characters of a text; a caller can send megabytes, and each has to be looked at
@@ -50,9 +50,11 @@ class ServiceError(Exception):
         field: str | None = None,
         log: Log = (),
     ) -> None:
-        self.message = printable(message[:_LONGEST])
+        self.message = printable(without_passwords(message[: 2 * _LONGEST])[:_LONGEST])
         super().__init__(self.message)
-        self.metadata = {key: str(value) for key, value in (metadata or {}).items()}
+        self.metadata = {
+            key: without_passwords(str(value)) for key, value in (metadata or {}).items()
+        }
         self.retry_after = retry_after
         self.field = field
         self.log = tuple(printable(line[:_LONGEST]) for line in log)

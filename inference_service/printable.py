@@ -18,6 +18,9 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+"
 )
 
+# The part of a URL before its host, up to the last `@` as in `urllib.parse`.
+_LOGIN = re.compile(r"(?<=://)[^\s/?#]*@")
+
 # The colours in a line of a log, before and after `printable`.
 COLOURS = re.compile(r"(?:\x1b|\\x1b)\[[0-9;:]*m")
 
@@ -25,6 +28,11 @@ COLOURS = re.compile(r"(?:\x1b|\\x1b)\[[0-9;:]*m")
 def printable(text: str) -> str:
     r"""Return the text with escapes, such as `\n` and `\u2028`, for what is not safe to show."""
     return text if text.isprintable() else _UNSAFE.sub(_escape, text)
+
+
+def without_passwords(text: str) -> str:
+    """Return the text with `***` for the user and the password in any URL."""
+    return _LOGIN.sub("***@", text) if "://" in text else text
 
 
 def printable_json(text: str) -> str:
@@ -42,7 +50,7 @@ class Formatter(logging.Formatter):
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
+        return printable(without_passwords(super().formatMessage(record)))
 
     def formatException(self, exc_info: Any) -> str:
         return _indented(super().formatException(exc_info))
@@ -52,7 +60,7 @@ class Formatter(logging.Formatter):
 
 
 def _indented(lines: str) -> str:
-    return "\n".join(f"  {printable(line)}" for line in lines.split("\n"))
+    return "\n".join(f"  {printable(line)}" for line in without_passwords(lines).split("\n"))
 
 
 def _escape(found: re.Match[str]) -> str:

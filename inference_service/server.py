@@ -169,6 +169,7 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
             volume=settings.volume,
             pull_policy=settings.pull_policy,
             memory_bytes=memory,
+            keys=settings.state_path / f"keys-{settings.service_name}",
             gpu_limits=settings.gpu_limits,
         )
     except RuntimeUnavailable as error:

@@ -105,8 +105,8 @@ class _Settings(BaseSettings):
     )
     state_dir: Path | None = Field(
         None,
-        description="folder for the times of past starts; default: inference-service in "
-        "$XDG_STATE_HOME, or in ~/.local/state",
+        description="folder for times of past starts and keys of containers; default: "
+        "inference-service in $XDG_STATE_HOME, or in ~/.local/state",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="lowest level of log lines that go to standard error"

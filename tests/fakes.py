@@ -47,6 +47,9 @@ class FakeRunning:
         self.usage: int | None = None
         self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
+    async def listens(self) -> None:
+        pass
+
     async def wait(self) -> Exit:
         return await asyncio.shield(self.exit)
 

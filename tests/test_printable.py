@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 import unicodedata
 
 import pytest
 
-from inference_service.printable import COLOURS, Formatter, printable, printable_json
+from inference_service.errors import ServiceError
+from inference_service.printable import (
+    COLOURS,
+    Formatter,
+    printable,
+    printable_json,
+    without_passwords,
+)
 
 EVERY = [chr(number) for number in range(sys.maxunicode + 1)]
 
@@ -81,3 +89,33 @@ def test_an_exception_cannot_forge_a_line_of_the_log() -> None:
     assert all(line.startswith("  ") for line in trace)
     assert trace[0] == "  Traceback (most recent call last):"
     assert trace[-1] == r"  2026 ERROR forged\r\x1b[2J"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:pass@hub/x", "http://***@hub/x"),
+        ("HTTPS://hf_token@hub", "HTTPS://***@hub"),
+        ("http://me:p@ss@word@hub:1/x@y?z=a@b", "http://***@hub:1/x@y?z=a@b"),
+        (
+            '{"url": "http://:pass@[::1]/"} http://u:p@h',
+            '{"url": "http://***@[::1]/"} http://***@h',
+        ),
+        ("http://hub/@a http://hub?a=b@c http://hub#@ me@hub", None),
+        ("git@hub:x :// @ ://@", "git@hub:x :// @ ://***@"),
+    ],
+)
+def test_a_password_in_a_url_is_hidden(text: str, shown: str | None) -> None:
+    assert without_passwords(text) == (shown or text)
+    record = logging.LogRecord("a", logging.ERROR, "", 0, "%s", (text,), None)
+    assert Formatter("%(message)s").format(record) == (shown or text)
+    error = ServiceError(text, metadata={"cause": text})
+    assert (error.message, error.metadata["cause"]) == (shown or text, shown or text)
+
+
+def test_the_search_for_passwords_is_linear() -> None:
+    begun = time.monotonic()
+    without_passwords("://" * 300_000)
+    without_passwords("://" + "a" * 1_000_000)
+    without_passwords("://a" * 300_000 + "@")
+    assert time.monotonic() - begun < 2

@@ -32,8 +32,15 @@ from inference_service.errors import (
     ServiceError,
 )
 from inference_service.lifecycle import Phase, Progress
+from inference_service.runtimes import environment
 from inference_service.runtimes.base import Instance, Running
-from inference_service.runtimes.command import Command, Mount, Needs, Seat, environment
+from inference_service.runtimes.command import (
+    Command,
+    Mount,
+    Needs,
+    Seat,
+    bearer,
+)
 
 _REASONS = {
     "eos": FinishReason.STOP,
@@ -62,6 +69,8 @@ class _Event(msgspec.Struct):
     tokens_predicted: int = 0
     error: _Error | None = None
 
+
+_KEY = "LLAMACPP_API_KEY"
 
 # Without the current folder among the modules (-P), which can be anybody's.
 _PROGRAM = (sys.executable, "-P", "-m", "inference_service.worker")
@@ -123,7 +132,8 @@ class Llamacpp:
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(LlamacppNeeds)
-        env, secrets = environment(_environment(spec, needs, seat) | needs.env | _address(seat))
+        variables = _environment(spec, needs, seat) | needs.env | _address(seat)
+        env, secrets, hub = environment.variables(variables)
         path = needs.weights.path
         return Command(
             model=spec.id,
@@ -132,9 +142,13 @@ class Llamacpp:
             watches_input=True,
             env=env,
             secrets=secrets,
+            hub=hub,
+            reads_token_file=True,
             mounts=(Mount(path, seat.path(path)),) if path else (),
             needs=Needs(needs.memory, container=needs.container),
             port=seat.port,
+            port_in=None if seat.in_container else _port_in,
+            headers=bearer(variables.get(_KEY, "")),
             concurrency=needs.slots,
         )
 
@@ -217,8 +231,19 @@ def progress_in(line: str) -> Progress | None:
     return None
 
 
+def _port_in(line: str) -> int | None:
+    """Return the port at which the worker listens, which it says once."""
+    match _object(line):
+        case {"event": "serving", "port": int(port)}:
+            return port
+    return None
+
+
 def _address(seat: Seat) -> dict[str, str]:
-    return {"LLAMACPP_HOST": seat.host, "LLAMACPP_PORT": str(seat.port)}
+    address = {"LLAMACPP_HOST": seat.host, "LLAMACPP_PORT": str(seat.port)}
+    if seat.ports is not None:
+        address["LLAMACPP_PORTS"] = "{}-{}".format(*seat.ports)
+    return address
 
 
 def _environment(spec: ModelSpec, needs: LlamacppNeeds, seat: Seat) -> dict[str, str]:
@@ -229,6 +254,8 @@ def _environment(spec: ModelSpec, needs: LlamacppNeeds, seat: Seat) -> dict[str,
     }
     if not seat.in_container:
         env["LLAMACPP_EXIT_WITH_PARENT"] = "1"
+    if seat.key:
+        env[_KEY] = seat.key
     weights = needs.weights
     if weights.path is not None:
         env["LLAMACPP_FILE"] = seat.path(weights.path)

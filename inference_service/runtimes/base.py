@@ -82,6 +82,13 @@ class Running(Protocol):
     def instance(self) -> Instance:
         """The instance that serves."""
 
+    async def listens(self) -> None:
+        """Return when the engine itself holds its port; then the instance is the final one.
+
+        Nobody asks the engine before that: a port that was free can be taken by another user of the
+        machine, who would read the prompts. It need not return where the engine ends before.
+        """
+
     async def wait(self) -> Exit:
         """Wait for the end of the engine, whatever the cause, and return it.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
+import json
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,21 +11,20 @@ from pathlib import Path
 from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import ContainerOptions, Gpus
 from inference_service.key import Key
+from inference_service.runtimes.environment import TOKEN
 
-# Variables of this service's own environment that every engine gets. They are in no digest: an
-# engine with its weights on the disk does not need them.
-HUB_ENV = ("HF_TOKEN", "HF_ENDPOINT")
-
-_SECRET = re.compile("(TOKEN|SECRET|PASSWORD|KEY)$")
+_SHORTEST_SECRET = 8  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
     """The place that a runtime gives to one engine.
 
-    The engine has to listen at `host` and `port`. `gpus` are the GPUs that it was given by name;
-    None where it has all of them, or none. A seat is empty before a run has it: with port 0 and no
-    `gpus`. `has_gpu` says whether the runtime has GPUs to give.
+    The engine has to listen at `host` and `port`; one that takes its port itself may have another
+    of `ports`, the first and the last. `gpus` are the GPUs that it was given by name; None where it
+    has all of them, or none. `key` is a secret of this run: engines that know keys answer nobody
+    else. A seat is empty before a run has it: with port 0, no `gpus` and no `key`. `has_gpu` says
+    whether the runtime has GPUs to give.
     """
 
     host: str = "127.0.0.1"
@@ -33,6 +32,8 @@ class Seat:
     in_container: bool = False
     has_gpu: bool = False
     gpus: GpuShare | None = None
+    ports: tuple[int, int] | None = None
+    key: str = field(default="", repr=False)
 
     def gives(self, gpus: Gpus) -> bool:
         """Return whether an engine gets GPUs: for `all` always, for `auto` where there are any."""
@@ -42,9 +43,11 @@ class Seat:
         """Return the path under which the engine sees a file of this machine."""
         return f"/model/{file.name}" if self.in_container else str(file)
 
-    def taken(self, port: int, gpus: GpuShare | None) -> Seat:
-        """Return the seat with the port and the GPUs of one run."""
-        return replace(self, port=port, gpus=gpus)
+    def taken(
+        self, port: int, gpus: GpuShare | None, key: str, ports: tuple[int, int] | None = None
+    ) -> Seat:
+        """Return the seat with the port, the GPUs and the key of one run."""
+        return replace(self, port=port, gpus=gpus, key=key, ports=ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,13 @@ class Command:
 
     It has an `image`, or a `program` (the words of a process), or the `url` of an engine that
     somebody else runs. `args` follow the program, or the entrypoint of the image. `secrets` are
-    variables like those of `env`, and stand in no digest, label or argument. A program that
+    variables like those of `env`, and stand in no digest, label or argument. `hub` are the
+    service's own variables of the hub, which change without a restart; an engine with
+    `reads_token_file` reads the token from the file that HF_TOKEN_PATH names. A program that
     `watches_input` ends by itself when its standard input closes.
 
-    `port` is where the engine listens: that of the seat, or one that its image has chosen.
+    `port` is where the engine listens: that of the seat, or one that its image has chosen. A
+    program that takes its port itself says so in its output, where `port_in` finds that port.
     `model` is the engine's own name of the model, and `headers` go with each request to it.
     `health` is the path that tells whether it is ready, where engines of its kind differ in that.
     `concurrency` is the number of requests that it works on at once; `stop_grace` the seconds from
@@ -92,9 +98,12 @@ class Command:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    hub: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    reads_token_file: bool = False
     watches_input: bool = False
     mounts: tuple[Mount, ...] = ()
     port: int = 0
+    port_in: Callable[[str], int | None] | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     health: str = ""
     concurrency: int = 128
@@ -107,9 +116,15 @@ class Command:
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """The values that no log line may show."""
-        secrets = (text for name, text in self.secrets.items() if _SECRET.search(name))
-        return tuple(filter(None, (*secrets, *self.headers.values())))
+        """The values that no log line may show: all that was given as a secret.
+
+        A value of less than 8 characters would hide parts of ordinary words.
+        """
+        given = [*self.secrets.values(), self.hub.get(TOKEN, "")]
+        given += [text.removeprefix("Bearer ") for text in self.headers.values()]
+        parts = {part for text in given for line in text.splitlines() for part in _forms(line)}
+        long = (part for part in parts if len(part) >= _SHORTEST_SECRET)
+        return tuple(sorted(long, key=len, reverse=True))  # one may be a part of another
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +135,16 @@ class Launch:
     command: Callable[[Seat], Command]
 
 
-def environment(variables: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Divide the variables of an engine into plain ones and secrets.
+def _forms(line: str) -> tuple[str, str]:
+    """Return a line of a secret, as it is and as it stands in JSON."""
+    return line, json.dumps(line, ensure_ascii=False)[1:-1]
 
-    A variable is a secret by its name. The hub's variables of this service are added.
-    """
-    ours = {name: os.environ[name] for name in HUB_ENV if os.environ.get(name)}
-    secrets = {name: text for name, text in variables.items() if _SECRET.search(name)}
-    plain = {name: text for name, text in variables.items() if name not in secrets}
-    return plain, {name: ours[name] for name in ours if name not in plain} | secrets
+
+def new_key() -> str:
+    """Return a key for one run."""
+    return secrets.token_hex(16)
+
+
+def bearer(key: str) -> dict[str, str]:
+    """Return the header of requests to an engine with this key; none without a key."""
+    return {"authorization": f"Bearer {key}"} if key else {}

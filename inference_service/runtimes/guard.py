@@ -7,6 +7,7 @@ only the standard library, and starts without `site`, because each start of an e
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -19,6 +20,9 @@ def main(words: list[str]) -> None:
         os.set_blocking(end, False)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    # No core dumps, of which 0 bytes would still let those into a program pass (`man 5 core`).
+    with contextlib.suppress(ValueError, OSError):  # a lower hard limit is in force
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     try:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from itertools import takewhile
 
-from inference_service.printable import printable
+from inference_service.printable import printable, without_passwords
 from inference_service.runtimes.lines import LINE_LIMIT
 
 KEPT_LINES = 1000
@@ -35,13 +35,13 @@ class LogBuffer:
         self._changed = asyncio.Event()
 
     def append(self, line: str, redrawn: bool = False) -> None:
-        """Add a line, with the secrets and any token of Hugging Face hidden.
+        """Add a line, with secrets, tokens of Hugging Face and passwords of URLs hidden.
 
         A `redrawn` line takes the place of the last one. Readers that have seen that get both.
         """
         for secret in self._secrets:
             line = line.replace(secret, _HIDDEN)
-        line = _cut(printable(_TOKEN.sub(_HIDDEN, line)))
+        line = _cut(printable(without_passwords(_TOKEN.sub(_HIDDEN, line))))
         if redrawn and self._lines:
             self._characters -= len(self._lines.pop()[1])
         self._count += 1

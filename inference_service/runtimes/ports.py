@@ -17,6 +17,7 @@ class Ports:
     """
 
     def __init__(self, first: int, last: int, offset: int = 0) -> None:
+        self.first, self.last = first, last
         ports = range(first, last + 1)
         start = offset % len(ports)
         self._ports = (*ports[start:], *ports[:start])
@@ -26,8 +27,8 @@ class Ports:
     def claim(self, avoid: frozenset[int] = frozenset()) -> Iterator[int]:
         """Hold the first port that is free and not in `avoid`. Raises LaunchError if none is.
 
-        A port is free if this service does not hold it, and if it can be bound at this moment:
-        another program may still take the port before the engine does.
+        A port is free if this service does not hold it, and if it can be bound at this moment.
+        Another program may still take the port before the engine does: see `Running.listens`.
         """
         port = next(filter(self._free, (p for p in self._ports if p not in avoid)), None)
         if port is None:

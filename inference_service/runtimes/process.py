@@ -13,22 +13,28 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
 from inference_service.runtimes import guard as guard_program
+from inference_service.runtimes import listeners
 from inference_service.runtimes.base import Exit, Instance, StatelessRuntime
-from inference_service.runtimes.command import Command, Launch, Seat
+from inference_service.runtimes.command import Command, Launch, Seat, new_key
 from inference_service.runtimes.completion import completed
+from inference_service.runtimes.environment import inherited
 from inference_service.runtimes.lines import Lines
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 from inference_service.runtimes.ports import Ports
 
 _READ = 1 << 16  # bytes at once
+
+# Seconds between two looks for the port of a program.
+_LOOK = 0.01
+_LONGEST_LOOK = 1.0
 
 _ANY = Node(LOCAL, 1 << 62)  # a machine whose memory is not counted
 
@@ -60,8 +66,10 @@ class ProcessRuntime(StatelessRuntime):
     ) -> AsyncGenerator[RunningProcess]:
         """Run the engine as the leader of its own process group."""
         with self._ports.claim() as port:
-            command = launch.command(self.seat.taken(port, gpus))
-            env = {**os.environ, **command.env, **command.secrets}
+            ports = (self._ports.first, self._ports.last)
+            command = launch.command(self.seat.taken(port, gpus, new_key(), ports))
+            own = inherited(os.environ)
+            env = {**own, **command.hub, **command.env, **command.secrets}
             loop = asyncio.get_running_loop()
             try:
                 transport, protocol = await loop.subprocess_exec(
@@ -124,6 +132,7 @@ class RunningProcess:
         exited: asyncio.Event,
     ) -> None:
         self.instance = instance
+        self._command = command
         self._process = process
         self._log = LogBuffer(command.hidden)
         self._exited = exited
@@ -133,6 +142,25 @@ class RunningProcess:
     async def wait(self) -> Exit:
         await asyncio.shield(self._reader)
         return Exit(await self._process.wait())
+
+    async def listens(self) -> None:
+        if self._command.port_in is not None:
+            await self._says_its_port(self._command.port_in)
+            return
+        pause = _LOOK
+        while (
+            await asyncio.to_thread(listeners.held, self._process.pid, self.instance.port) is False
+        ):
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.1, _LONGEST_LOOK)
+
+    async def _says_its_port(self, port_in: Callable[[str], int | None]) -> None:
+        async with aclosing(self.logs()) as lines:
+            async for line in lines:
+                if (port := port_in(line)) is not None:
+                    self.instance = Instance.local(self.instance.name, port, self._command)
+                    return
+        await asyncio.Event().wait()  # the engine has ended, which another task notes
 
     def logs(self, last: int = KEPT_LINES) -> AsyncGenerator[str]:
         return self._log.follow(last)

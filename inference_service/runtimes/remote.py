@@ -57,6 +57,9 @@ class RunningElsewhere:
         self._log = LogBuffer(command.hidden)
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    async def listens(self) -> None:
+        """Return at once: whoever runs the engine answers for its address."""
+
     async def wait(self) -> Exit:
         """Wait until the run is left: the end of the engine is not seen here."""
         await asyncio.shield(self._left)

@@ -44,6 +44,7 @@ class Start:
             await race(self._answers(running), self._reports(running), death)
 
     async def _answers(self, running: Running) -> None:
+        await running.listens()
         for pause in pauses(self._timing):
             if await self._entry.engine.ready(running.instance):
                 return

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
+
+from inference_service import stored
 from inference_service.lifecycle import Phase, Progress
 
 log = logging.getLogger(__name__)
@@ -20,6 +23,11 @@ log = logging.getLogger(__name__)
 Past = Mapping[Phase, Sequence[float]]  # the seconds of each phase in the last starts
 
 _KEPT = 5
+_LARGEST = 16 << 20  # bytes of the file: 1,000 models take half a megabyte
+
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_Times = Annotated[list[_Seconds], msgspec.Meta(min_length=1)]
+_decode = msgspec.json.Decoder(dict[str, dict[str, _Times]]).decode
 
 
 class StartTimes:
@@ -45,11 +53,8 @@ class StartTimes:
         content = {
             key: {p.name: took for p, took in past.items()} for key, past in self._past.items()
         }
-        temporary = path.with_suffix(f".{os.getpid()}.new")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-            temporary.replace(path)
+            stored.write(path, json.dumps(content, indent=1))
         except OSError as error:
             log.warning("start times are not kept over a restart: %s", error)
 
@@ -130,15 +135,12 @@ class Forecast:
 
 def _read(path: Path) -> dict[str, dict[Phase, list[float]]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = stored.read(path, _LARGEST)
+        content = {} if data is None else _decode(data)
         return {
-            str(key): {
-                Phase[name]: [float(s) for s in took][-_KEPT:] for name, took in past.items()
-            }
+            key: {Phase[name]: took[-_KEPT:] for name, took in past.items()}
             for key, past in content.items()
         }
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("%s is not what this service wrote, and is begun anew: %r", path, error)
+    except (ValueError, KeyError) as error:  # Damaged and those of msgspec are ValueErrors
+        stored.set_aside(path, error)
         return {}

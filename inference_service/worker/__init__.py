@@ -11,13 +11,17 @@ Environment
     LLAMACPP_SHA256         64 hexadecimal digits: the SHA-256 that the file must have.
     LLAMACPP_HOST           address to listen on (default 127.0.0.1).
     LLAMACPP_PORT           port (default 0: a free one, which the `serving` event reports).
+    LLAMACPP_PORTS          range such as `8080-8179`, in which the next free port after
+                            LLAMACPP_PORT is taken where another program has that.
+    LLAMACPP_API_KEY        key that each request must have, as `Authorization: Bearer KEY`;
+                            /health alone needs none. Unset: anybody may ask.
     LLAMACPP_CONTEXT        tokens per slot (default 4096), within [64, the context of the model].
     LLAMACPP_SLOTS          requests that generate at once (default 4); others queue.
     LLAMACPP_THREADS        threads that compute (default: by file size and usable cores).
     LLAMACPP_CHAT_TEMPLATE  Jinja template for a model that carries none, or a wrong one.
     LLAMACPP_EXIT_WITH_PARENT  1: stdin is a pipe that the parent holds and never writes to; the
                             end of the pipe stops the worker. Leave it unset in a container.
-    HF_HOME, HF_ENDPOINT, HF_TOKEN  as in huggingface_hub.
+    HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH  as in huggingface_hub.
 
 Standard output: one JSON object per line, progress about four times a second
     {"event": "downloading", "file": str, "completed_bytes": int, "total_bytes": int}

@@ -29,6 +29,7 @@ def main() -> NoReturn:
             parent.stop_with_parent()
         machine.check_processor()
         machine.ensure_openmp()
+        machine.no_core_dumps()
         _serve(_weights(settings), settings)
     except WorkerError as error:
         emit("failed", reason=error.reason, message=error.message)
@@ -42,6 +43,8 @@ def _weights(settings: Settings) -> Path:
             checksum.verify(path, path.name, settings.sha256, ExitCode.MODEL)
         return path
     # Imported here, because a local file needs no huggingface_hub, whose import takes a while.
+    # With telemetry, huggingface_hub asks the hub for a list and reads it however long it is.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from . import weights
 
     source = weights.Source(settings.repo, settings.file, settings.revision)

@@ -37,10 +37,12 @@ def hub_errors(repo: str, file: str, revision: str) -> Iterator[None]:
         status = error.response.status_code
         message = f"{error.request.url.host} answered {status} for {file} of {repo}."
         raise WorkerError(ExitCode.DOWNLOAD, UNREACHABLE, message) from error
-    except (httpx2.TransportError, OfflineModeIsEnabled) as error:
+    except (httpx2.RequestError, OfflineModeIsEnabled) as error:
         reason = str(error) or type(error).__name__
         message = f"Cannot get the uncached {file} of {repo} from {constants.ENDPOINT}: {reason}."
         raise WorkerError(ExitCode.DOWNLOAD, UNREACHABLE, message) from error
+    except (ValueError, httpx2.InvalidURL) as error:  # such as a redirect to `http://[`
+        raise no_hub(str(error)) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = (
@@ -49,6 +51,14 @@ def hub_errors(repo: str, file: str, revision: str) -> Iterator[None]:
             raise WorkerError(ExitCode.DOWNLOAD, "DISK_FULL", message) from error
         message = f"The cache {constants.HF_HUB_CACHE} cannot be used: {error}."
         raise WorkerError(ExitCode.DOWNLOAD, "CACHE_UNUSABLE", message) from error
+
+
+def no_hub(detail: str = "") -> WorkerError:
+    """Make the error for a hub whose answer makes no sense."""
+    what = f"{constants.ENDPOINT} does not answer as a hub does"
+    detail = f" ({detail})" if detail else ""
+    message = f"{what}{detail}: check HF_ENDPOINT and any proxy."
+    return WorkerError(ExitCode.DOWNLOAD, UNREACHABLE, message)
 
 
 def _refusal(error: HfHubHTTPError, repo: str, file: str, revision: str) -> tuple[str, str]:

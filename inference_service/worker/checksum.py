@@ -8,6 +8,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from . import stored
 from .failure import ExitCode, WorkerError
 from .progress import Progress
 
@@ -31,14 +32,17 @@ def verify(path: Path, name: str, sha256: str, code: ExitCode, marker: Path | No
         raise WorkerError(code, "CHECKSUM_MISMATCH", message)
     if marker is not None:
         with suppress(OSError):  # a read-only cache: the next start verifies again
-            marker.parent.mkdir(exist_ok=True)
-            marker.write_text(json.dumps(record))
+            stored.write(marker, json.dumps(record))
 
 
 def _recorded(marker: Path) -> object:
+    data = stored.small(marker)
+    if data is None:
+        return None
     try:
-        return json.loads(marker.read_text())
-    except (OSError, ValueError):
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        stored.set_aside(marker, str(error))
         return None
 
 

@@ -1,5 +1,6 @@
 """llama.cpp's HTTP server in this process."""
 
+import errno
 import os
 import socket
 import time
@@ -16,6 +17,7 @@ _SMALL_FILE = 64 * 2**20
 # llama.cpp writes its log in a thread, each line in three parts, and goes on after the load has
 # failed. Without a pause, 6 of 60 `failed` events on a busy machine stood inside such a line.
 _LOG_SECONDS = 0.1
+_READ_SECONDS = 5  # between two pieces of a request, which the service writes at once
 
 
 def load(path: Path, settings: Settings) -> Any:
@@ -26,7 +28,7 @@ def load(path: Path, settings: Settings) -> Any:
     Raises WorkerError, code 4 or 5.
     """
     trained = gguf.context_length(path)
-    _check_port(settings)
+    _check_ports(settings)
     context = max(_LEAST_CONTEXT, min(settings.context, trained))
     threads = settings.threads or default_threads(path.stat().st_size)
     emit("loading", file=str(path), context=context, slots=settings.slots, threads=threads)
@@ -41,7 +43,8 @@ def load(path: Path, settings: Settings) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.hostnames = [settings.host]
-    parameters.port = settings.port
+    if settings.api_key is not None:
+        parameters.api_keys = [settings.api_key]
     parameters.n_parallel = settings.slots
     parameters.n_ctx = context * settings.slots  # llama.cpp divides it among the slots
     # Batches keep llama.cpp's size: with 1 to 32 callers, smaller ones changed neither the tokens/s
@@ -52,7 +55,9 @@ def load(path: Path, settings: Settings) -> Any:
         parameters.chat_template = settings.chat_template
     _tame(parameters, settings.slots)
     try:
-        return xllamacpp.Server(parameters)
+        return _listen_and_load(xllamacpp.Server, parameters, settings)
+    except WorkerError:
+        raise
     except Exception as error:
         time.sleep(_LOG_SECONDS)
         message = f"llama.cpp could not load {path}: {str(error).rstrip('.')}."
@@ -88,22 +93,55 @@ def _tame(parameters: Any, slots: int) -> None:
     parameters.cors_origins = ""  # "*": any web page that the user visits could read this API
     parameters.verbosity = 1  # errors only
     parameters.fit_params = False  # would shrink the context without an error
+    # 3600: a head that another user of the machine does not end would hold a thread for an hour.
+    parameters.timeout_read = _READ_SECONDS
     # Every open stream holds a thread, a queued one too. With none left, /health does not answer.
     parameters.n_threads_http = 4 * slots + 32
 
 
-def _check_port(settings: Settings) -> None:
-    """Raise WorkerError if the port is taken.
+def _listen_and_load(server: Any, parameters: Any, settings: Settings) -> Any:
+    """Listen on the first port that llama.cpp can have, and load the model.
 
-    llama.cpp's own error, "Failed to init server", does not name the port.
+    llama.cpp binds its port before it loads, in a few milliseconds, so a port that is taken costs
+    no second load. Only llama.cpp's own bind counts: a port that was free a moment ago can be taken
+    by another user of the machine, who would read the prompts (issue 14).
     """
+    for port in settings.ports:
+        if _refusal(settings.host, port) is not None:
+            continue
+        parameters.port = port
+        try:
+            return server(parameters)
+        except RuntimeError:  # one error for all: a port that is taken, and a bad model
+            if _refusal(settings.host, port) is None:
+                raise
+    raise _no_port(settings, os.strerror(errno.EADDRINUSE))
+
+
+def _check_ports(settings: Settings) -> None:
+    """Raise WorkerError if no port can be had: llama.cpp's own error does not name the port."""
+    refusals = (_refusal(settings.host, port) for port in settings.ports)
+    first = next(refusals)
+    if first is not None and all(refusals):
+        raise _no_port(settings, first)
+
+
+def _refusal(host: str, port: int) -> str | None:
+    """Return why a port cannot be bound now, if it cannot."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        message = f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}."
-        raise WorkerError(ExitCode.PORT, "PORT_UNUSABLE", message) from error
+        return str(error.strerror)
+    return None
+
+
+def _no_port(settings: Settings, cause: str) -> WorkerError:
+    first, *others = settings.ports
+    more = f", nor on {len(others)} others of the range" if others else ""
+    message = f"Cannot listen on {settings.host}:{first}{more}: {cause}."
+    return WorkerError(ExitCode.PORT, "PORT_UNUSABLE", message)

@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import resource
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +30,15 @@ def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     if flags is not None and "avx2" not in flags:
         message = "This processor lacks the AVX2 instructions that the llama.cpp engine needs."
         raise WorkerError(ExitCode.MACHINE, "NO_AVX2", message)
+
+
+def no_core_dumps() -> None:
+    """Keep this process from leaving its memory on the disk: prompts, and the token of the hub.
+
+    A limit of 1 byte ends dumps into a program too, where 0 does not (`man 5 core`).
+    """
+    with suppress(ValueError, OSError):  # a lower hard limit is in force
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 def usable_cores() -> int:

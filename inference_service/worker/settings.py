@@ -16,7 +16,8 @@ class Settings:
     revision: str
     sha256: str | None
     host: str
-    port: int
+    ports: tuple[int, ...]
+    api_key: str | None
     context: int
     slots: int
     threads: int | None
@@ -48,7 +49,8 @@ class Settings:
             revision=values.get("LLAMACPP_REVISION", "main"),
             sha256=sha256 or None,
             host=values.get("LLAMACPP_HOST", "127.0.0.1"),
-            port=_integer(values, "LLAMACPP_PORT", 0, least=0, most=65535),
+            ports=_ports(values),
+            api_key=values.get("LLAMACPP_API_KEY"),
             context=_integer(values, "LLAMACPP_CONTEXT", 4096, least=1, most=2**31 - 1),
             # llama.cpp has room for 256 sequences.
             slots=_integer(values, "LLAMACPP_SLOTS", 4, least=1, most=256),
@@ -65,6 +67,19 @@ def _integer(values: Mapping[str, str], name: str, default: int, *, least: int, 
     if not re.fullmatch(r"\s*[0-9]{1,10}\s*", text) or not least <= int(text) <= most:
         raise _invalid(f"{name} must be an integer from {least} to {most}, not {text!r}")
     return int(text)
+
+
+def _ports(values: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the ports to try: the first, then those after it in the range, which is a ring."""
+    first = _integer(values, "LLAMACPP_PORT", 0, least=0, most=65535)
+    text = values.get("LLAMACPP_PORTS")
+    if text is None:
+        return (first,)
+    match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text)
+    if match is None or not 0 < int(match[1]) <= int(match[2]) < 65536:
+        raise _invalid(f"LLAMACPP_PORTS must be two ports, such as 8080-8179, not {text!r}")
+    others = [port for port in range(int(match[1]), int(match[2]) + 1) if port != first]
+    return (first, *(p for p in others if p > first), *(p for p in others if p < first))
 
 
 def _invalid(message: str) -> WorkerError:

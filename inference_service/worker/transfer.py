@@ -12,10 +12,12 @@ from typing import BinaryIO
 import httpx2  # the HTTP library under huggingface_hub 2
 from huggingface_hub import get_session, get_token
 
+from . import stored
 from .failure import ExitCode, WorkerError
 from .progress import Progress
 
 _ATTEMPTS = 5
+_REDIRECTS = 10
 _TIMEOUT_SECONDS = 30.0
 _POLL_SECONDS = 0.25
 _RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
@@ -30,6 +32,8 @@ def download(url: str, target: Path, size: int, name: str) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.incomplete")
+    stored.make_way(target)
+    stored.make_way(partial)
     progress = Progress("downloading", name, size)
     with _owned(partial, target, progress) as file:
         if target.exists():  # another process has finished the download meanwhile
@@ -71,6 +75,8 @@ def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
     while (completed := file.tell()) < size:
         try:
             _append(url, file, size, progress)
+            if file.tell() <= completed:
+                raise httpx2.RemoteProtocolError(f"the body ends after {completed} of {size} bytes")
         except httpx2.HTTPError as error:
             failures = 0 if file.tell() > completed else failures + 1
             if failures >= _ATTEMPTS or not _passing(error):
@@ -83,7 +89,7 @@ def _complete(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
 def _passing(error: httpx2.HTTPError) -> bool:
     if isinstance(error, httpx2.HTTPStatusError):
         return error.response.status_code in _RETRIED_STATUSES
-    return True
+    return not isinstance(error, (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects))
 
 
 def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
@@ -94,18 +100,33 @@ def _append(url: str, file: BinaryIO, size: int, progress: Progress) -> None:
         headers["Authorization"] = f"Bearer {token}"
     if completed:
         headers["Range"] = f"bytes={completed}-"
-    with get_session().stream(
-        "GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True
-    ) as response:
+    with _answer(url, headers) as response:
         response.raise_for_status()
         if completed and response.status_code != httpx2.codes.PARTIAL_CONTENT:
             completed = _restart(file)  # the server knows no ranges
         for chunk in response.iter_raw():
-            file.write(chunk)
             completed += len(chunk)
             if completed > size:
                 raise httpx2.RemoteProtocolError(f"more than the {size} bytes that were announced")
+            file.write(chunk)
             progress.at(completed)
+
+
+@contextmanager
+def _answer(url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+    """Follow the redirects to an answer, without their bodies, which may have no end."""
+    client = get_session()
+    request = client.build_request("GET", url, headers=headers, timeout=_TIMEOUT_SECONDS)
+    for _ in range(_REDIRECTS):
+        response = client.send(request, stream=True, follow_redirects=False)
+        try:
+            if response.next_request is None:
+                yield response
+                return
+            request = response.next_request
+        finally:
+            response.close()
+    raise httpx2.TooManyRedirects(f"more than {_REDIRECTS} redirects", request=request)
 
 
 def _restart(file: BinaryIO) -> int:

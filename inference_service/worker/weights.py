@@ -14,11 +14,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    HfFileMetadata,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 
-from . import checksum, transfer
-from .causes import UNREACHABLE, hub_errors
+from . import checksum, stored, transfer
+from .causes import UNREACHABLE, hub_errors, no_hub
 from .failure import ExitCode, WorkerError
+
+# Digests name files and folders of the cache. The hub names a file by its SHA-256, or in git by its
+# SHA-1, and a commit by its id in git (huggingface_hub#1428).
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +49,16 @@ class Source:
         """Whether the revision is a commit, which never changes."""
         return re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
 
+    @property
+    def reference(self) -> Path:
+        """The file with the commit of a branch or tag."""
+        return self.folder / "refs" / self.revision
+
     def cached(self) -> Path | None:
+        """Return the path of the file, if the cache has it."""
+        known = stored.small(self.reference)
+        if known is not None and not _is_digest(known.decode(errors="replace")):
+            stored.set_aside(self.reference, "it names no commit")
         path = try_to_load_from_cache(self.repo, self.file, revision=self.revision)
         return Path(path) if isinstance(path, str) else None
 
@@ -70,37 +89,51 @@ def _newest(source: Source, sha256: str | None) -> Path:
         remote = get_hf_file_metadata(
             hf_hub_url(source.repo, source.file, revision=source.revision)
         )
-    if remote.commit_hash is None or remote.etag is None or remote.size is None:
-        message = (
-            f"{constants.ENDPOINT} does not answer as a hub does: check HF_ENDPOINT and any proxy."
-        )
-        raise WorkerError(ExitCode.DOWNLOAD, UNREACHABLE, message)
-    _expected(remote.etag, source, sha256)
-    commit = Source(source.repo, source.file, remote.commit_hash)
+    etag, commit_hash, size = _checked(remote)
+    _expected(etag, source, sha256)
+    commit = Source(source.repo, source.file, commit_hash)
     path = commit.cached()
     if path is None:
-        blob = source.folder / "blobs" / remote.etag
+        blob = source.folder / "blobs" / etag
         url = hf_hub_url(commit.repo, commit.file, revision=commit.revision)
-        transfer.download(url, blob, remote.size, source.file)
+        transfer.download(url, blob, size, source.file)
         path = _link(commit, blob)
     if not source.is_commit:
-        _remember(source, remote.commit_hash)
+        _remember(source, commit_hash)
     return path
+
+
+def _checked(remote: HfFileMetadata) -> tuple[str, str, int]:
+    """Return the etag, the commit and the size that the hub states. Raises WorkerError.
+
+    Etag and commit become names of files: a hub whose names are no digests could write anywhere.
+    """
+    etag, commit, size = (remote.etag or "").lower(), remote.commit_hash or "", remote.size
+    if not etag or not commit or size is None or size < 0:
+        raise no_hub()
+    for header, digest in (("ETag", etag), ("X-Repo-Commit", commit)):
+        if not _is_digest(digest):
+            raise no_hub(f"its {header} is {digest[:80]!r}, and no SHA-1 or SHA-256")
+    return etag, commit, size
+
+
+def _is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
 
 
 def _remember(source: Source, commit: str) -> None:
     """Note the branch's commit, for a start without the hub."""
-    reference = source.folder / "refs" / source.revision
-    if reference.is_file() and reference.read_text() == commit:
-        return  # the cache may be read-only
-    reference.parent.mkdir(parents=True, exist_ok=True)
-    reference.write_text(commit)
+    if stored.small(source.reference) == commit.encode():
+        return
+    with suppress(OSError):  # a read-only cache: the next start asks the hub again
+        stored.write(source.reference, commit)
 
 
 def _link(commit: Source, blob: Path) -> Path:
     """Name the blob in the commit's snapshot."""
     path = commit.folder / "snapshots" / commit.revision / commit.file
     path.parent.mkdir(parents=True, exist_ok=True)
+    stored.make_way(path)
     with suppress(FileExistsError):  # another worker was faster
         path.symlink_to(os.path.relpath(blob, path.parent))
     return path

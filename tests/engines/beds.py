@@ -196,24 +196,36 @@ class _Served(Bed):
         self.spec = spec
         self.url = url
         self._pid = pid
+        self._headers: Mapping[str, str] = {}
+
+    @property
+    def instance(self) -> Instance:
+        return replace(super().instance, headers=self._headers)
 
     def kill(self) -> None:
         os.kill(self._pid, signal.SIGKILL)
 
     async def _metrics(self) -> dict[str, float]:
-        async with aiohttp.request("GET", f"{self.url}/metrics") as response:
+        async with aiohttp.request("GET", f"{self.url}/metrics", headers=self._headers) as response:
             lines = (await response.text()).splitlines()
         series = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in series}
 
     async def _tokenize(self, body: Mapping[str, object]) -> list[object] | dict[str, list[object]]:
-        async with aiohttp.request("POST", f"{self.url}/tokenize", json=body) as response:
+        async with aiohttp.request(
+            "POST", f"{self.url}/tokenize", json=body, headers=self._headers
+        ) as response:
             tokens: list[object] | dict[str, list[object]] = await response.json()
             return tokens
 
 
 class LlamacppBed(_Served):
     opening = "Once upon a time"
+
+    def __init__(self, engine: Engine, spec: ModelSpec, instance: Instance, pid: int) -> None:
+        super().__init__(engine, spec, instance.url, pid)
+        self._headers = instance.headers
+
     short = Request("GET", "/v1/models")
     long = posted("/completion", {"prompt": opening, "n_predict": 400, "stream": True})
 
@@ -269,9 +281,9 @@ async def llamacpp(ports: Ports, **changes: object) -> AsyncGenerator[Bed]:
     engine = Llamacpp("")
     launch = Launch(Key(entry.id), partial(engine.command, entry))
     async with ProcessRuntime(ports).run(launch) as running:
-        await soon(_logged(running, '"serving"'), "the worker serves", 60)
+        await soon(running.listens(), "the worker serves", 60)
         (pid,) = processes.with_variable(f"LLAMACPP_PORT={running.instance.port}")
-        yield LlamacppBed(engine, entry, running.instance.url, pid)
+        yield LlamacppBed(engine, entry, running.instance, pid)
         await engine.aclose()
 
 
@@ -306,7 +318,7 @@ async def openai(ports: Ports, slots: int = 4) -> AsyncGenerator[Bed]:
     async with ProcessRuntime(ports).run(launch) as running:
         await soon(_logged(running, '"serving"'), "the worker serves", 60)
         _guard, pid = sorted(processes.with_variable(f"LLAMACPP_PORT={running.instance.port}"))
-        yield LlamacppBed(engine, entry, running.instance.url, pid)
+        yield LlamacppBed(engine, entry, running.instance, pid)
         await engine.aclose()
 
 

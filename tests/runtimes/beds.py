@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
@@ -21,8 +22,9 @@ from docker.errors import NotFound
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import Gpus
 from inference_service.key import Key
+from inference_service.runtimes import environment
 from inference_service.runtimes.base import Exit, Running, Runtime
-from inference_service.runtimes.command import Command, Launch, Mount, Needs, Seat, environment
+from inference_service.runtimes.command import Command, Launch, Mount, Needs, Seat
 from inference_service.runtimes.docker.runtime import DockerRuntime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
@@ -37,6 +39,7 @@ _RUN = f"tests-{os.getpid()}"
 _PROGRAM = Path(__file__).with_name("engine_program.py")
 _MARK = "ENGINE_NAME"  # a variable of each engine, by which its processes are found
 NOTHING: Mapping[str, Any] = {}
+KEYS = tempfile.TemporaryDirectory()  # of all beds, for an engine may be adopted by the next
 _SOON = 10.0  # seconds in which a killed process is gone, on a busy machine too
 
 
@@ -95,7 +98,7 @@ class Bed(ABC):
             variables = {_MARK: self.runtime.container_name(key), **env}
             variables |= {"ENGINE_HOST": seat.host, "ENGINE_PORT": str(seat.port)}
             variables |= {name: seat.path(file) for name, file in files.items()}
-            plain, secrets = environment(variables)
+            plain, secrets, hub = environment.variables(variables)
             made = Command(
                 model=key.model_id,
                 image=self.image,
@@ -103,6 +106,7 @@ class Bed(ABC):
                 watches_input=True,
                 env=plain,
                 secrets=secrets,
+                hub=hub,
                 mounts=tuple(Mount(file, seat.path(file)) for file in files.values()),
                 needs=Needs(memory_bytes, GpuNeed() if seat.gives(gpus) else None),
                 port=seat.port,
@@ -214,7 +218,7 @@ class DockerBed(Bed):
         self._threads = set(threading.enumerate())
         self._closed = False
         options: dict[str, Any] = {"service": _RUN, "volume": _RUN, "pull_policy": "never"}
-        options |= {"daemon_id": "", "has_gpu": False}
+        options |= {"daemon_id": "", "has_gpu": False, "keys": Path(KEYS.name)}
         options |= {"removal_interval": 600}  # no retry, except in tests of retries
         client = DockerClient(base_url=self.url, timeout=60)
         self.runtime = DockerRuntime(client, ports, **{**options, **changes})

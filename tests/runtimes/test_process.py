@@ -246,3 +246,33 @@ async def test_a_guarded_program_does_not_outlive_a_service_that_is_killed(ports
         await service.wait()
 
         await until(lambda: not processes.with_variable(of_program), "the program outlives it")
+
+
+async def test_an_engine_gets_no_secret_of_the_service(
+    bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the service")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    async with bed.running(env={"MY_TOKEN": "of the entry"}) as running:
+        assert await ask(running, "/env/AWS_SECRET_ACCESS_KEY") == ""
+        assert await ask(running, "/env/CUDA_VISIBLE_DEVICES") == "1"
+        assert await ask(running, "/env/MY_TOKEN") == "of the entry"
+        assert await ask(running, "/env/PATH")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is that of Linux")
+async def test_a_program_leaves_no_core_dump(bed: ProcessBed) -> None:
+    async with bed.running(watches_input=False) as running:
+        for pid in bed.left(bed.launch()):
+            limits = Path("/proc", pid, "limits").read_text().splitlines()
+            (core,) = (line for line in limits if line.startswith("Max core file size"))
+            assert core.split()[4:6] == ["1", "1"]
+        assert running.instance.port
+
+
+async def test_a_password_in_a_url_is_not_in_a_log(bed: ProcessBed) -> None:
+    async with bed.running() as running:
+        await bed.write(running, "GET http://me:pass@word@hub.example/x?a=b@c is 404")
+        await bed.end(running, 0)
+        await running.wait()
+        assert running.tail(1) == ("GET http://***@hub.example/x?a=b@c is 404",)

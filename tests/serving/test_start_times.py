@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,17 +52,60 @@ def test_the_last_five_starts_are_kept_over_a_restart(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"m": {"NO_PHASE": [1]}}', '{"m": 3}', "\x00"])
-def test_a_broken_file_is_begun_anew(
-    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+def text(content: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(content)
+
+
+def large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "empty": text(""),
+    "a list": text("[]"),
+    "no phase": text('{"m": {"NO_PHASE": [1]}}'),
+    "a number for a model": text('{"m": 3}'),
+    "no time": text('{"m": {"LOADING_WEIGHTS": []}}'),
+    "null": text('{"m": {"LOADING_WEIGHTS": null}}'),
+    "a word": text('{"m": {"LOADING_WEIGHTS": ["1"]}}'),
+    "true": text('{"m": {"LOADING_WEIGHTS": [true]}}'),
+    "NaN": text('{"m": {"LOADING_WEIGHTS": [NaN]}}'),
+    "Infinity": text('{"m": {"LOADING_WEIGHTS": [Infinity]}}'),
+    "1e400": text('{"m": {"LOADING_WEIGHTS": [1e400]}}'),
+    "1e300": text('{"m": {"LOADING_WEIGHTS": [1e300]}}'),
+    "a huge number": text('{"m": {"LOADING_WEIGHTS": [1' + "0" * 5000 + "]}}"),
+    "negative": text('{"m": {"LOADING_WEIGHTS": [-1]}}'),
+    "cut": text('{"m": {"LOADING_WEIGHTS": [1.0'),
+    "nested": text("[" * 200_000),
+    "nested within": text('{"m": ' + '{"m": ' * 200_000),
+    "zero": lambda path: path.write_bytes(b"\x00"),
+    "no UTF-8": lambda path: path.write_bytes(b'{"\xff": {}}'),
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a loop of links": lambda path: path.symlink_to(path.name),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a gigabyte": large,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_set_aside_and_begun_anew(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "start-times.json"
-    path.write_text(content)
+    DAMAGE[damage](path)
     times = StartTimes(path)
-    assert "begun anew" in caplog.text
+    assert times.past("m") == {}
+    (record,) = caplog.records
+    assert "begun anew" in record.getMessage()
+    assert str(path) in record.getMessage()
+    assert len(record.getMessage()) < 500
+    assert [each.name for each in tmp_path.iterdir()] == ["start-times.json.damaged"]
 
     times.record("m", {Phase.LOADING_WEIGHTS: 1.0})
     assert StartTimes(path).past("m") == {Phase.LOADING_WEIGHTS: [1.0]}
+    assert len(caplog.records) == 1
 
 
 def test_times_are_learnt_where_the_file_cannot_be_written(
@@ -70,7 +115,9 @@ def test_times_are_learnt_where_the_file_cannot_be_written(
     times = StartTimes(tmp_path / "file" / "start-times.json")
     times.record("m", {Phase.LOADING_WEIGHTS: 1.0})
 
-    assert "not kept over a restart" in caplog.text
+    read, written = caplog.records
+    assert "it stays" in read.getMessage()
+    assert "not kept over a restart" in written.getMessage()
     assert times.past("m") == {Phase.LOADING_WEIGHTS: [1.0]}
 
 

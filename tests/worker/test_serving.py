@@ -3,11 +3,12 @@
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 import pytest
@@ -180,3 +181,44 @@ async def test_a_local_file_needs_no_hub_library(start: Start) -> None:
     await worker.url()
     assert "xllamacpp" in worker.libraries()
     assert "_ssl" not in worker.libraries()  # huggingface_hub would have loaded it
+
+
+async def test_the_next_port_is_taken_where_another_program_has_the_first(
+    start: Start, http: aiohttp.ClientSession
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = f"{port - 20}-{port}"
+        worker = await start(LLAMACPP_PORT=str(port), LLAMACPP_PORTS=ports)
+        serving = await worker.until("serving")
+        assert port - 20 <= serving["port"] < port
+        async with http.get(f"http://127.0.0.1:{serving['port']}/health") as response:
+            assert response.status == 200
+    assert [event["event"] for event in worker.events] == ["loading", "serving"]
+
+
+async def test_a_key(start: Start, http: aiohttp.ClientSession) -> None:
+    url = await (await start(LLAMACPP_API_KEY="k" * 32)).url()
+    statuses = {}
+    for key in ("", "k" * 31, "k" * 32):
+        headers = {"authorization": f"Bearer {key}"}
+        async with http.post(f"{url}/completion", json=PROMPT, headers=headers) as response:
+            statuses[key] = response.status
+    assert list(statuses.values()) == [401, 401, 200]
+    async with http.get(f"{url}/health") as response:
+        assert response.status == 200
+
+
+async def test_heads_that_do_not_end_hold_no_thread_for_long(
+    start: Start, http: aiohttp.ClientSession
+) -> None:
+    worker = await start(LLAMACPP_SLOTS="1")
+    url = await worker.url()
+    host, _, port = url.removeprefix("http://").partition(":")
+    async with AsyncExitStack() as stack:
+        for _ in range(60):  # more than there are threads
+            client = socket.create_connection((host, int(port)))
+            stack.callback(client.close)
+            client.sendall(b"POST /completion HTTP/1.1\r\nContent-Len")
+        async with asyncio.timeout(30), http.get(f"{url}/health") as response:
+            assert response.status == 200

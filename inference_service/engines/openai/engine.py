@@ -18,8 +18,15 @@ from inference_service.engines.openai.section import OpenaiNeeds, fill
 from inference_service.engines.relay import Answer
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
+from inference_service.runtimes import environment
 from inference_service.runtimes.base import Instance, Running
-from inference_service.runtimes.command import Command, Mount, Needs, Seat, environment
+from inference_service.runtimes.command import (
+    Command,
+    Mount,
+    Needs,
+    Seat,
+    bearer,
+)
 
 _MODELS = "/v1/models"
 _LARGEST_LIST = 4 << 20  # of models, at a gateway with many
@@ -39,7 +46,11 @@ class Openai:
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(OpenaiNeeds)
         values = _values(spec, needs, seat)
-        env, secrets = environment({name: fill(word, values) for name, word in needs.env.items()})
+        variables = {name: fill(word, values) for name, word in needs.env.items()}
+        if needs.key_env is not None and seat.key:
+            variables = {needs.key_env: seat.key} | variables
+        headers = needs.headers or bearer(variables.get(needs.key_env or "", ""))
+        env, secrets, hub = environment.variables(variables, needs.key_env)
         path = needs.weights and needs.weights.path
         gpu = GpuNeed(needs.gpu_memory) if needs.image and seat.gives(needs.gpus) else None
         return Command(
@@ -50,10 +61,11 @@ class Openai:
             args=tuple(fill(word, values) for word in needs.args),
             env=env,
             secrets={} if needs.url else secrets,
+            hub={} if needs.url else hub,
             mounts=(Mount(path, seat.path(path)),) if path else (),
             needs=Needs(needs.memory, gpu, needs.container),
             port=needs.port or seat.port,
-            headers=needs.headers,
+            headers=headers,
             health=needs.health,
             concurrency=needs.slots,
         )
@@ -134,7 +146,7 @@ class Openai:
             if status != 200 and only_says:
                 return True
             if status in (401, 403):
-                advice = "see `key_file` in the catalog"
+                advice = "see `key_file` and `key_env` in the catalog"
                 raise LaunchError(f"{address} refuses the key of this service; {advice}")
             if status == 404 and not instance.port:
                 advice = "see `url` and `health` in the catalog"

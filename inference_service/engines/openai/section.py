@@ -33,8 +33,18 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")  # and not the braces of JSON
 
 # Keys that only some of the three forms have.
 _FORMS = {
-    "image": {"args", "port", "gpus", "gpu_memory", "container", "env", "memory", "weights"},
-    "command": {"env", "memory", "weights"},
+    "image": {
+        "args",
+        "port",
+        "gpus",
+        "gpu_memory",
+        "container",
+        "env",
+        "key_env",
+        "memory",
+        "weights",
+    },
+    "command": {"env", "key_env", "memory", "weights"},
     "url": {"key_file"},
 }
 
@@ -54,6 +64,8 @@ class OpenaiNeeds(EngineNeeds):
     - `args` and `command` are words, and `env` has values, in which `{host}`, `{port}` and the
       other `PLACEHOLDERS` stand for what the service chooses. `port` is for an image that always
       listens on the same one.
+    - `key_env` is the variable of the engine that takes a key, such as `VLLM_API_KEY`. Each run has
+      a key of its own, unless `env` has one. `key_file` has the key of an engine at a `url`.
     - `served_name` is the engine's own name for the model; without it, the id.
     - `options` has the engine's own name for an option of a request, or false where the engine has
       none. `body` is added to the JSON of each request.
@@ -67,6 +79,7 @@ class OpenaiNeeds(EngineNeeds):
     command: list[str] | None = Field(default=None, min_length=1)
     url: str | None = None
     key_file: Path | None = Field(default=None, strict=False)
+    key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     health: str = Field(default="/v1/models", pattern=r"^/[!-~]*$")
     served_name: str | None = Field(default=None, min_length=1)
     slots: int = Field(default=4, ge=1, le=1024)

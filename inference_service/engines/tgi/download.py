@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -31,19 +31,24 @@ T = TypeVar("T")
 
 _PATIENCE = 5.0  # seconds for the answer of the hub
 _HUB = "https://huggingface.co"
+_LARGEST_ANSWER = 16 << 20  # bytes: of 10,000 files, a repository's list has 2 MB
 
 _STARTS = "Download file: "
 _NOT_WEIGHTS = ("arguments", "args", "training")
 
 
+# The digests become names of files.
+_Digest = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")]
+
+
 class _Lfs(msgspec.Struct):
-    sha256: str
+    sha256: _Digest
 
 
 class _File(msgspec.Struct):
     rfilename: str
-    size: int
-    blob_id: str = msgspec.field(name="blobId")
+    size: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
+    blob_id: _Digest = msgspec.field(name="blobId")
     lfs: _Lfs | None = None
 
 
@@ -90,7 +95,7 @@ class Download:
 
     def __init__(self, command: Command, running: Running, look_every: float) -> None:
         self._model_id = command.model
-        self._env = {**command.secrets, **command.env}
+        self._env = {**command.hub, **command.secrets, **command.env}
         self._running = running
         self._look_every = look_every
         self._line = self._files = Progress(Phase.DOWNLOADING_WEIGHTS)  # the last, the last count
@@ -188,7 +193,10 @@ class Download:
                 aiohttp.ClientSession(raise_for_status=True) as hub,
                 hub.get(url, headers=headers) as response,
             ):
-                files = _decode(await response.read()).siblings
+                body = await response.content.read(_LARGEST_ANSWER)
+                while more := await response.content.read(_LARGEST_ANSWER - len(body)):
+                    body += more
+                files = _decode(body).siblings
         except (aiohttp.ClientError, OSError, ValueError):  # a ValueError: not the hub's JSON
             return {}
         return {

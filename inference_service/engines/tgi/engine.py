@@ -22,8 +22,9 @@ from inference_service.engines.tgi import wire
 from inference_service.engines.tgi.download import Download
 from inference_service.errors import EngineFailed, EngineLost, PromptTooLong
 from inference_service.lifecycle import Progress
+from inference_service.runtimes import environment
 from inference_service.runtimes.base import Instance, Running
-from inference_service.runtimes.command import Command, Needs, Seat, environment
+from inference_service.runtimes.command import Command, Needs, Seat, bearer
 
 # At SIGTERM the router finishes its requests, then the shards theirs, in up to this time each. It
 # seldom takes a second, because the service has drained the model before. When the router dies, TGI
@@ -117,16 +118,18 @@ class Tgi:
         gpu = GpuNeed(needs.gpu_memory, _shards(needs)) if seat.gives(needs.gpus) else None
         flash = gpu is not None and _has_flash(needs.env)
         variables = _environment(needs, spec.context_length, flash=flash)
-        variables |= ({} if gpu else _CPU) | _share(seat) | needs.env
+        variables |= ({} if gpu else _CPU) | _share(seat) | _key(seat) | needs.env
         variables |= {"HOSTNAME": seat.host, "PORT": str(seat.port)}
-        env, secrets = environment(variables)
+        env, secrets, hub = environment.variables(variables)
         return Command(
             model=spec.id,
             image=needs.image or self._image,
             env=env,
             secrets=secrets,
+            hub=hub,
             needs=Needs(needs.memory, gpu, needs.container),
             port=seat.port,
+            headers=bearer(variables.get("API_KEY", "")),
             concurrency=_concurrency(needs, flash=flash),
             stop_grace=2 * _DRAIN_SECONDS + 5,
         )
@@ -308,6 +311,11 @@ def _splits_prompts(env: Mapping[str, str]) -> bool:
     attention, speculate = env.get("ATTENTION", "flashinfer"), env.get("SPECULATE", "0")
     splits = env.get("PREFILL_CHUNKING", "1").lower() in ("1", "true")
     return splits and attention != "paged" and speculate == "0"
+
+
+def _key(seat: Seat) -> dict[str, str]:
+    # The launcher passes it to its router as an argument, and prints it (launcher/src/main.rs).
+    return {"API_KEY": seat.key} if seat.key else {}
 
 
 def _share(seat: Seat) -> dict[str, str]:

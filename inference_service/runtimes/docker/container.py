@@ -7,9 +7,12 @@ service adopts the containers that an earlier version left running.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import starmap
 from typing import Any
 
 from docker import DockerClient
@@ -20,11 +23,13 @@ from inference_service.capacity.claims import GpuShare
 from inference_service.key import Key
 from inference_service.runtimes import identity
 from inference_service.runtimes.command import Command, Seat
+from inference_service.runtimes.environment import TOKEN
 
 PORT = 80  # inside the container, where its command names no other
 
 _LABEL = "inference-service"
 _WEIGHTS = "/data"
+_TOKEN_FILE = "run/inference-service/hf-token"  # in the root of a container
 _FORMAT = 2  # of the digest: engines of services with another format are not adopted
 
 
@@ -65,7 +70,7 @@ class Recipe:
             "name": self.name(key),
             "labels": self.labels(key)
             | {f"{_LABEL}.config": digest(empty), f"{_LABEL}.seat": _written(seat)},
-            "environment": {**command.env, **command.secrets},
+            "environment": {**_hub(command), **command.env, **command.secrets},
             "ports": {f"{command.port}/tcp": ("127.0.0.1", port)},
             "volumes": {self.volume: {"bind": _WEIGHTS, "mode": "rw"}},
             "mounts": [
@@ -78,13 +83,39 @@ class Recipe:
             "ipc_mode": options.ipc,
             "devices": [f"{device}:{device}" for device in options.devices],
             "group_add": list(options.groups),
-            "ulimits": [Ulimit(name=n, soft=v, hard=v) for n, v in options.ulimits.items()],
+            # No core dumps: they would have the prompts, and the token of the hub.
+            "ulimits": [_ulimit("core", 0), *starmap(_ulimit, options.ulimits.items())],
             # No restart policy: the service decides when an engine starts again.
             "init": True,  # without it a process that has no handler ignores SIGTERM
             "security_opt": ["no-new-privileges", *_seccomp(options.seccomp)],
             "log_config": LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
             "device_requests": device_requests,
         }
+
+
+def _hub(command: Command) -> dict[str, str]:
+    """Return the variables of the hub: the file of the token, where the engine reads one."""
+    hub = dict(command.hub)
+    if command.reads_token_file and hub.pop(TOKEN, None) is not None:
+        hub["HF_TOKEN_PATH"] = f"/{_TOKEN_FILE}"
+    return hub
+
+
+def token_archive(command: Command) -> bytes | None:
+    """Return the file of the token, to be put into the container's root; None without one.
+
+    Unlike a variable, a file does not stand in `docker inspect`. Unlike a mount, it needs no folder
+    that the daemon can see. It is readable for all, because the engine may not run as root.
+    """
+    token = command.hub.get(TOKEN) if command.reads_token_file else None
+    if token is None:
+        return None
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as files:
+        entry = tarfile.TarInfo(_TOKEN_FILE)
+        entry.size, entry.mode = len(token), 0o444
+        files.addfile(entry, io.BytesIO(token.encode()))
+    return archive.getvalue()
 
 
 def digest(command: Command) -> str:
@@ -144,6 +175,10 @@ def published_port(container: Container, port: int) -> int | None:
     """Return the port of 127.0.0.1 at which a port of the container can be reached."""
     bound = container.ports.get(f"{port}/tcp")
     return int(bound[0]["HostPort"]) if bound else None
+
+
+def _ulimit(name: str, value: int) -> Ulimit:
+    return Ulimit(name=name, soft=value, hard=value)
 
 
 def _seccomp(profile: str) -> list[str]:

@@ -39,6 +39,9 @@ class RunningContainer:
         self._left = threading.Event()
         threading.Thread(target=self._follow, name=f"follow-{name}", daemon=True).start()
 
+    async def listens(self) -> None:
+        """Return at once: the daemon has held the port since the container was started."""
+
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)
 

@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -37,9 +38,11 @@ from inference_service.runtimes.docker.container import (
     has_gpus,
     published_port,
     run_key,
+    token_archive,
 )
 from inference_service.runtimes.docker.images import Images, PullPolicy
 from inference_service.runtimes.docker.instance import RunningContainer
+from inference_service.runtimes.docker.keys import Keys
 from inference_service.runtimes.docker.removal import PendingRemovals, remove, remove_all
 from inference_service.runtimes.ports import Ports
 
@@ -68,6 +71,7 @@ class DockerRuntime:
         volume: str,
         pull_policy: PullPolicy,
         has_gpu: bool,
+        keys: Path,
         node: Node = _ANY,
         removal_interval: float = 5.0,  # seconds between two attempts to remove a container
     ) -> None:
@@ -78,6 +82,7 @@ class DockerRuntime:
         self._ports = ports
         self.seat = Seat("0.0.0.0", in_container=True, has_gpu=has_gpu)
         self._recipe = Recipe(service, volume)
+        self._keys = Keys(keys)
         self._images = Images(client, self._calls, pull_policy)
         self._leaving = False
         self._pending = PendingRemovals(removal_interval)
@@ -101,14 +106,13 @@ class DockerRuntime:
     async def run(
         self, launch: Launch, gpus: GpuShare | None = None
     ) -> AsyncGenerator[RunningContainer]:
-        key, seat = launch.key, self.seat.taken(PORT, gpus)
-        command, empty = launch.command(seat), launch.command(self.seat)
-        failed = False
+        key = launch.key
+        grace, failed = launch.command(self.seat).stop_grace, False
         with ExitStack() as held:
             try:
                 await self._pending.cancel(key)
-                container, port = await self._adopt(key, command, empty, seat, held) or (
-                    await self._start(key, command, empty, seat, held)
+                container, port, command = await self._adopt(launch, gpus, held) or (
+                    await self._start(launch, gpus, held)
                 )
                 running = RunningContainer(container, command, port, self._calls)
                 held.callback(running.leave)
@@ -118,7 +122,7 @@ class DockerRuntime:
                 raise
             finally:
                 if failed or not self._leaving:
-                    await self._remove_or_retry(key, command.stop_grace, failed)
+                    await self._remove_or_retry(key, grace, failed)
 
     def removal_pending(self, key: Key) -> bool:
         return key in self._pending
@@ -128,7 +132,8 @@ class DockerRuntime:
         for container in await self._ours(self._recipe.own_label):
             run = run_key(container)
             command = commands.get(run.model_id) if run else None
-            if run is not None and command is not None and fits(container, command):
+            fit = command is not None and fits(container, command)
+            if run is not None and fit and self._keys.known(run) is not None:
                 fitting[run] = gpu_ids(container)
             else:
                 await self._discard(container)
@@ -143,15 +148,19 @@ class DockerRuntime:
         self._client.close()
 
     async def _adopt(
-        self, key: Key, command: Command, empty: Command, seat: Seat, held: ExitStack
-    ) -> tuple[Container, int] | None:
-        """Return a container that fits, and its port; else remove any that the run has."""
-        for container in await self._ours(self._recipe.labels(key)):
-            same = fits(container, empty) and has_gpus(container, seat.gpus)
-            if same and (port := published_port(container, command.port)):
-                held.enter_context(self._ports.hold(port))
-                return container, port
-        await self._remove(key)
+        self, launch: Launch, gpus: GpuShare | None, held: ExitStack
+    ) -> tuple[Container, int, Command] | None:
+        """Return a container that fits, with its port and command; else remove any of the run."""
+        secret = self._keys.known(launch.key)
+        if secret is not None:
+            command = launch.command(self.seat.taken(PORT, gpus, secret))
+            empty = launch.command(self.seat)
+            for container in await self._ours(self._recipe.labels(launch.key)):
+                same = fits(container, empty) and has_gpus(container, gpus)
+                if same and (port := published_port(container, command.port)):
+                    held.enter_context(self._ports.hold(port))
+                    return container, port, command
+        await self._remove(launch.key)
         return None
 
     async def _ours(self, labels: Mapping[str, str]) -> list[Container]:
@@ -167,16 +176,20 @@ class DockerRuntime:
             log.warning("container %s cannot be removed: %s", container.name, explanation(error))
 
     async def _start(
-        self, key: Key, command: Command, empty: Command, seat: Seat, held: ExitStack
-    ) -> tuple[Container, int]:
+        self, launch: Launch, gpus: GpuShare | None, held: ExitStack
+    ) -> tuple[Container, int, Command]:
         """Create and start the container, on the next port where another program has the first."""
-        create = self._client.containers.create
+        create, key = self._client.containers.create, launch.key
         taken: frozenset[int] = frozenset()
         while True:
             port = held.enter_context(self._ports.claim(taken))
+            seat = self.seat.taken(PORT, gpus, self._keys.new(key))
+            command, empty = launch.command(seat), launch.command(self.seat)
             configuration = self._recipe.configuration(key, command, empty, seat, port)
             try:
                 container: Container = await self._calls.call(create, **configuration)
+                if (archive := token_archive(command)) is not None:
+                    await self._calls.call(container.put_archive, "/", archive)
                 await self._calls.call(container.start)
             except APIError as error:
                 if not _port_clash(error):
@@ -184,7 +197,7 @@ class DockerRuntime:
                 taken |= {port}  # another program took it after it was found free
                 await self._remove(key)
                 continue
-            return container, port
+            return container, port, command
 
     async def _remove_or_retry(self, key: Key, grace: float, failed: bool) -> None:
         """Remove the container that a run leaves; if that fails, retry it in the background."""
@@ -206,6 +219,7 @@ class DockerRuntime:
             await self._calls.call(remove_all, self._client, labels, grace)
         except APIError as error:
             raise LaunchError(explanation(error)) from None
+        self._keys.forget(key)
 
 
 def _port_clash(error: APIError) -> bool:
@@ -232,11 +246,13 @@ async def connect(
     volume: str,
     pull_policy: PullPolicy,
     memory_bytes: int,
+    keys: Path,
     gpu_limits: Sequence[int] = (),
 ) -> DockerRuntime:
     """Connect to the daemon at the address of `endpoint`, and look for GPUs.
 
-    `memory_bytes` is what engines may have of this machine; `gpu_limits` are those of `gpus.find`.
+    `memory_bytes` is what engines may have of this machine; `keys` is the folder for their keys;
+    `gpu_limits` are those of `gpus.find`.
     Raises RuntimeUnavailable, or GpuError.
     """
     calls = Calls()
@@ -254,6 +270,7 @@ async def connect(
         service=service,
         volume=volume,
         pull_policy=pull_policy,
+        keys=keys,
         node=Node(LOCAL, memory_bytes, await gpus.find(gpu_limits)),
         has_gpu="nvidia" in info.get("Runtimes", {}),
     )

@@ -8,8 +8,10 @@ import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from inference_service.engines.tgi.engine import Tgi
 from inference_service.lifecycle import Phase, Progress
@@ -183,6 +185,40 @@ async def test_without_the_hub_there_are_bytes_without_a_total(hub: Hub, fault: 
 
         start.log("Download: [1/2] -- ETA: 0:01:02")
         assert (await start.find(fraction=0.5)).completed == 2048
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"blobId": "../../../etc/passwd"},
+        {"blobId": "a" * 40, "lfs": {"sha256": "../" * 20}},
+        {"blobId": "a" * 40, "lfs": {"sha256": "a" * 64 + "\n"}},
+        {"blobId": "a" * 40, "size": -1},
+        {"blobId": "a" * 40, "size": 10**18},
+        {"blobId": "a" * 40, "size": 10**400},
+        {"blobId": "a" * 40, "more": "x" * (20 << 20)},
+    ],
+    ids=lambda file: str(file)[:40],
+)
+async def test_a_hub_that_names_files_by_no_digest_is_not_believed(file: dict[str, Any]) -> None:
+    listed = {"siblings": [{"rfilename": ONE, "size": 1, **file}]}
+    body = json.dumps(listed).encode()
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=body)
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(application, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with starting({"HF_ENDPOINT": url}) as start:
+        start.log(f"Download file: {ONE}")
+        start.running.usage = 2048
+        assert (await start.find(unit="bytes")).total == 0
+        assert start.paths == ["/data/hub/models--some--model/blobs"]
+    await runner.cleanup()
 
 
 @pytest.mark.parametrize("usage", [None, 0])

@@ -464,10 +464,21 @@ def test_the_command_follows_the_entry(engine: Tgi) -> None:
 def test_the_token_of_the_hub_is_a_secret(engine: Tgi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_ours")
-    assert engine.command(spec(), CPU).secrets == {"HF_TOKEN": "hf_ours"}
+    assert engine.command(spec(), CPU).hub == {"HF_TOKEN": "hf_ours"}
+    assert engine.command(spec(), CPU).secrets == {}
     own = engine.command(spec(env={"HF_TOKEN": "hf_own", "API_KEY": "key"}), CPU)
     assert own.secrets == {"HF_TOKEN": "hf_own", "API_KEY": "key"}
+    assert own.hub == {}
+    assert own.headers == {"authorization": "Bearer key"}
     assert not {"HF_TOKEN", "API_KEY"} & own.env.keys()
+
+
+def test_each_run_has_a_key(engine: Tgi) -> None:
+    command = engine.command(spec(), CPU.taken(80, None, "k" * 32))
+    assert command.secrets["API_KEY"] == "k" * 32
+    assert command.headers == {"authorization": "Bearer " + "k" * 32}
+    assert "k" * 32 in command.hidden
+    assert engine.command(spec(), CPU).headers == {}
 
 
 @pytest.mark.parametrize(

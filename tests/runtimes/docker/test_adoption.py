@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from inference_service.capacity.claims import GpuShare
 from inference_service.runtimes.base import Exit, Running
 from inference_service.runtimes.command import Launch
 from tests.docker.daemon import Daemon
-from tests.runtimes.beds import MIB, DockerBed, ask
+from tests.runtimes.beds import KEYS, MIB, DockerBed, ask
 from tests.runtimes.docker.beds import Open
 from tests.waiting import PROMPTLY, within
 
@@ -58,6 +59,48 @@ async def test_an_engine_that_does_not_fit_is_replaced(
             assert heir.inspect(after)["Id"] != old
             async with within(PROMPTLY, "the end of the engine was not reported"):
                 assert isinstance(await before.wait(), Exit)
+
+
+async def test_an_engine_whose_key_is_lost_is_replaced(open_bed: Open) -> None:
+    killed, heir = open_bed(), open_bed()
+    launch = killed.launch()
+    async with abandoned(killed, launch) as before:
+        old = killed.inspect(before)["Id"]
+        keys = Path(KEYS.name)
+        (keys / str(launch.key)).unlink()
+        async with heir.running() as after:
+            assert heir.inspect(after)["Id"] != old
+            kept = (keys / str(launch.key)).read_text()
+    assert len(kept) == 32
+    assert [*keys.iterdir()] == []
+
+
+async def test_a_survivor_whose_key_is_lost_is_removed(open_bed: Open) -> None:
+    killed, heir = open_bed(), open_bed()
+    launch = killed.launch()
+    async with abandoned(killed, launch):
+        (Path(KEYS.name) / str(launch.key)).write_text("not a key")
+        commands = {launch.key.model_id: launch.command(heir.runtime.seat)}
+        assert await heir.runtime.survivors(commands) == {}
+        assert killed.left(launch) == []
+    (Path(KEYS.name) / f"{launch.key}.damaged").unlink()
+
+
+async def test_the_token_is_not_in_what_docker_shows(
+    open_bed: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_my_own_token")
+    bed = open_bed()
+    async with bed.running(reads_token_file=True) as running:
+        shown = bed.inspect(running)
+        assert "hf_my_own_token" not in str(shown)
+        assert {"Name": "core", "Soft": 0, "Hard": 0} in shown["HostConfig"]["Ulimits"]
+        assert await ask(running, "/env/HF_TOKEN") == ""
+        assert await ask(running, "/file/HF_TOKEN_PATH") == "hf_my_own_token"
+        await bed.write(running, "hf_my_own_token")
+        await bed.end(running, 0)
+        await running.wait()
+        assert running.tail(1) == ("***",)
 
 
 async def test_an_engine_that_has_ended_is_replaced(open_bed: Open) -> None:

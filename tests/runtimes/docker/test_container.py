@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import ContainerOptions
 from inference_service.key import Key
 from inference_service.runtimes.command import Command, Mount, Needs, Seat
-from inference_service.runtimes.docker.container import Recipe, digest
+from inference_service.runtimes.docker.container import Recipe, digest, token_archive
 
 NEEDS = Needs(4 * 10**9, GpuNeed(8 * 10**9, 2))
 COMMAND = Command(
@@ -97,6 +99,27 @@ def test_secrets_are_in_the_environment_alone() -> None:
     assert "secret" not in repr(COMMAND)
 
 
+def test_a_token_is_a_file_where_the_engine_reads_one() -> None:
+    variable = replace(COMMAND, hub={"HF_TOKEN": "hf_x", "HF_ENDPOINT": "http://hub"})
+    assert configuration(variable)["environment"].items() > variable.hub.items()
+    assert token_archive(variable) is None
+
+    file = replace(variable, reads_token_file=True)
+    environment = configuration(file)["environment"]
+    assert "HF_TOKEN" not in environment
+    archive = token_archive(file)
+    assert archive is not None
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        (entry,) = files.getmembers()
+        assert (f"/{entry.name}", entry.mode) == (environment["HF_TOKEN_PATH"], 0o444)
+        read = files.extractfile(entry)
+        assert read is not None
+        assert read.read() == b"hf_x"
+
+    assert token_archive(replace(file, hub={})) is None
+    assert "HF_TOKEN_PATH" not in configuration(replace(file, hub={}))["environment"]
+
+
 def test_files_are_mounted_to_read_only() -> None:
     [mount] = configuration()["mounts"]
     assert (mount["Source"], mount["Target"]) == ("/models/gpt2.gguf", "/model/gpt2.gguf")
@@ -125,5 +148,6 @@ def test_the_options_of_the_entry() -> None:
     assert made["group_add"] == ["video"]
     assert made["ipc_mode"] == "host"
     assert made["security_opt"] == ["no-new-privileges", "seccomp=unconfined"]
-    [ulimit] = made["ulimits"]
+    core, ulimit = made["ulimits"]
+    assert (core["Name"], core["Soft"], core["Hard"]) == ("core", 0, 0)
     assert (ulimit["Name"], ulimit["Soft"], ulimit["Hard"]) == ("memlock", -1, -1)

@@ -27,12 +27,16 @@ from tests.waiting import PROMPTLY, SLOWLY, until, within
 pytestmark = pytest.mark.docker
 
 
+async def connect(ports: Ports, keys: Path) -> docker.DockerRuntime:
+    return await docker.connect(
+        ports, service="s", volume="v", pull_policy="never", memory_bytes=10**9, keys=keys
+    )
+
+
 async def test_no_daemon(ports: Ports, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     with pytest.raises(RuntimeUnavailable, match="No such file"):
-        await docker.connect(
-            ports, service="s", volume="v", pull_policy="never", memory_bytes=10**9
-        )
+        await connect(ports, tmp_path)
 
 
 @pytest.mark.slow
@@ -43,9 +47,7 @@ async def test_a_daemon_that_hangs(
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(f"{tmp_path}/silent")
         silent.listen()
-        connecting = asyncio.create_task(
-            docker.connect(ports, service="s", volume="v", pull_policy="never", memory_bytes=10**9)
-        )
+        connecting = asyncio.create_task(connect(ports, tmp_path))
         done, _ = await asyncio.wait([connecting], timeout=15)
     assert done, "the connection was not given up within 15 s"
     with pytest.raises(RuntimeUnavailable):
@@ -53,11 +55,9 @@ async def test_a_daemon_that_hangs(
 
 
 async def test_connect_to_the_daemon_of_the_machine(
-    docker_client: DockerClient, ports: Ports
+    docker_client: DockerClient, ports: Ports, tmp_path: Path
 ) -> None:
-    runtime = await docker.connect(
-        ports, service="s", volume="v", pull_policy="never", memory_bytes=10**9
-    )
+    runtime = await connect(ports, tmp_path)
     await runtime.aclose()
 
     assert "GPU" in runtime.describe()
