@@ -100,6 +100,42 @@ async def _vanish(target: Target, dice: random.Random) -> None:
         await _read(reader, dice.choice([0, 0.01, 0.1]))
 
 
+# A model with room for large prompts, whose engine never becomes ready: each request waits.
+_SLOW = """
+[[models]]
+id = "slow"
+hf_name = "slow"
+context_length = 10_000_000
+[models.openai]
+command = ["sleep", "600"]
+env = { PORT = "{port}" }
+memory = "100MB"
+"""
+
+
+async def test_large_prompts_that_wait(attack: Attacked) -> None:
+    wait = _wait_with_large_prompts
+    await attack("HTTP/1.1 large prompts that wait", wait, workers=1, more=_SLOW)
+
+
+async def _wait_with_large_prompts(target: Target, dice: random.Random) -> None:
+    """Have 200 prompts of 4 MiB in the queue, then vanish."""
+    body = {"model_id": "slow", "prompt": "x" * ((4 << 20) - 100), "max_new_tokens": 300}
+    data = _request(b"/generate", json.dumps(body).encode())
+    held = []
+    try:
+        for _ in range(200):
+            target.row.tried["request"] += 1
+            held.append(await _connect(target))
+            held[-1][1].write(data)
+            with suppress(ConnectionError):
+                await held[-1][1].drain()
+        await asyncio.sleep(1 + dice.random())
+    finally:
+        for _, writer in held:
+            writer.transport.abort()
+
+
 def _request(path: bytes, body: bytes) -> bytes:
     fields = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: %d" % len(body)
     return b"POST %b HTTP/1.1\r\n%b\r\n\r\n%b" % (path, fields, body)
