@@ -30,7 +30,11 @@ def strings(*items: str) -> bytes:
 
 def tokens(kind: str, *items: str, name: str = "a model") -> bytes:
     """Return a GGUF file whose tokenizer is of this kind, and has these tokens."""
-    model = [LLAMA, ("llama.block_count", 1), ("llama.context_length", 512)]
+    model: list[tuple[str, int | str]] = [
+        LLAMA,
+        ("llama.block_count", 1),
+        ("llama.context_length", 512),
+    ]
     whole = header(*model, ("tokenizer.ggml.model", kind), ("general.name", name))
     key = "tokenizer.ggml.tokens"
     vocabulary = struct.pack("<Q", len(key)) + key.encode()

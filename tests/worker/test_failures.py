@@ -57,7 +57,7 @@ async def test_configuration(start: Start, environment: dict[str, str], part: st
         (array("x", 13, 1), "the unknown kind 13"),
         (header(LLAMA)[:16] + b"\xff" * 8, "has 18446744073709551615 keys"),
         (header((LLAMA[0], "a" * (1 << 17))), "has a name of 131072 bytes"),
-        (header(LLAMA, LLAMA, ("llama.block_count", 1), ("llama.block_count", 0)), "block_count (0)"),
+        (header(LLAMA, ("llama.block_count", 1), ("llama.block_count", 0)), "block_count (0)"),
     ],
 )
 async def test_a_file_that_is_no_model(
