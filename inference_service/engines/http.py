@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Collection
 from functools import lru_cache
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from inference_service.engines.exchange import Head, Request, Sink
+from inference_service.engines.parting import Parting, Partings
 from inference_service.runtimes.base import Instance
 
 LARGEST_HEAD = 1 << 16  # bytes; of what comes between two pieces of a body, too
@@ -46,6 +48,7 @@ class Connections:
         self._connect_timeout = connect_timeout
         self._tls: ssl.SSLContext | None = None
         self._idle: dict[_Origin, list[_Connection]] = {}  # the last used last
+        self._partings = Partings()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -62,17 +65,26 @@ class Connections:
         added = tuple(instance.headers.items()) if instance.headers else ()
         fields = _fields(origin, self._keep_alive, request.accept, request.content_type, added)
         payload = _payload(base, fields, request)
+        works = request.method != "GET"
         while idle := self._idle.get(origin):
             connection = idle.pop()
             if connection.transport.is_closing():
                 continue
-            exchange = Exchange(self, connection, sink)
+            exchange = Exchange(self, connection, sink, works)
             try:
                 return await exchange.begun(payload)
             except (ConnectionResetError, BrokenPipeError):
                 if exchange.answered:
                     raise
-        return await Exchange(self, await self._connect(origin), sink).begun(payload)
+        return await Exchange(self, await self._connect(origin), sink, works).begun(payload)
+
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        """Return an end to wait for of each request that was left and may still be worked on."""
+        return self._partings.of(_parts(instance.url)[0])
+
+    def part(self, connection: _Connection) -> None:
+        """Leave a connection on which an engine may still work on a request."""
+        connection.exchange = self._partings.begin(connection.origin, connection.transport)
 
     def release(self, connection: _Connection) -> None:
         """Take back a connection whose answer has ended."""
@@ -94,6 +106,7 @@ class Connections:
             for connection in connections:
                 connection.transport.abort()
         self._idle.clear()
+        self._partings.abort()
 
     async def _connect(self, origin: _Origin) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -145,7 +158,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, origin: _Origin) -> None:
         self.origin = origin
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | Parting | None = None
         self.used_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -165,8 +178,11 @@ class _Connection(asyncio.Protocol):
 class Exchange:
     """A request and its answer on one connection: the source of the sink that gets the answer."""
 
-    def __init__(self, connections: Connections, connection: _Connection, sink: Sink) -> None:
+    def __init__(
+        self, connections: Connections, connection: _Connection, sink: Sink, works: bool
+    ) -> None:
         self._connections = connections
+        self._works = works  # the engine, on this request
         self._connection = connection
         self._sink = sink
         self._status = 0
@@ -220,7 +236,7 @@ class Exchange:
 
     def close(self) -> None:
         if not self._over:
-            self._leave(reusable=False)
+            self._leave(reusable=False, parts=self._works)
             self._wake()
 
     def feed(self, data: bytes) -> None:
@@ -299,16 +315,22 @@ class Exchange:
             sink.end(error)
         self._wake()
 
-    def _leave(self, *, reusable: bool) -> None:
-        """Give the connection back or close it, and break the cycles with parser and sink."""
+    def _leave(self, *, reusable: bool, parts: bool = False) -> None:
+        """Give the connection back or close it, and break the cycles with parser and sink.
+
+        With `parts` the engine may still work on the request, if the engine has the whole of it.
+        """
         self._over = True
         connection, transport = self._connection, self._connection.transport
         connection.exchange = None
         del self._parser, self._sink
         # An engine that answers before it has read the whole request will not read the rest.
-        if reusable and not transport.is_closing() and not transport.get_write_buffer_size():
+        whole = not transport.is_closing() and not transport.get_write_buffer_size()
+        if whole and reusable:
             transport.resume_reading()
             self._connections.release(connection)
+        elif whole and parts:
+            self._connections.part(connection)
         else:
             transport.abort()
 

@@ -6,10 +6,11 @@ Every request streams, because the server notices only as it writes that its cli
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,9 @@ class Llamacpp:
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)
+
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        return self._connections.parting(instance)
 
     async def aclose(self) -> None:
         await self._connections.aclose()

@@ -140,7 +140,7 @@ class Runs:
         """Take a lease back, which was a use of all runs, and serve the queue."""
         for each in self._runs.values():
             each.leases.use(idle_timeout)
-        run.leases.give(lease)
+        run.give(lease, self.slots.serve)
         self.slots.serve()
 
     def use(self, idle_timeout: float | None) -> None:

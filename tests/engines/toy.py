@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -74,6 +75,9 @@ class Toy:
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)
+
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        return self._connections.parting(instance)
 
     async def aclose(self) -> None:
         await self._connections.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, closing
 
 from inference_service.capacity.claims import GpuNeed
@@ -109,6 +109,9 @@ class Openai:
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)
+
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        return self._connections.parting(instance)
 
     async def aclose(self) -> None:
         await self._connections.aclose()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, closing
 from itertools import accumulate
 
@@ -186,6 +187,9 @@ class Tgi:
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)
+
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        return self._connections.parting(instance)
 
     async def aclose(self) -> None:
         await self._connections.aclose()
