@@ -201,6 +201,7 @@ class FakeEngine:
         self.dead: list[Instance] = []
         self.gpu_needs: dict[str, GpuNeed] = {}
         self.open = 0
+        self.longest: int | None = None  # token
         self.left: list[asyncio.Future[None]] = []  # see `Engine.parting`
         self._generates = asyncio.Event()
         self.idle = asyncio.Event()
@@ -226,6 +227,9 @@ class FakeEngine:
 
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
+
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        return self.longest
 
     async def ready(self, instance: Instance) -> bool:
         return self.may_answer.is_set() and not self._has_died(instance)

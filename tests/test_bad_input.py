@@ -38,7 +38,7 @@ REFUSED = [
         {"prompt": "word " * 600}, "PROMPT_TOO_LONG", "reads fewer than 512", id="long prompt"
     ),
     pytest.param(
-        {"prompt": "word " * 200_000}, "PROMPT_TOO_LONG", "reads fewer than 512", id="1 MB prompt"
+        {"prompt": "word " * 200_000}, "PROMPT_TOO_LONG", "have at most 7168", id="1 MB prompt"
     ),
     pytest.param({"temperature": -0.1}, "INVALID_PARAMETER", "temperature must be", id="t -0.1"),
     pytest.param({"temperature": 2.1}, "INVALID_PARAMETER", "0.0 to 2.0, not 2.1", id="t 2.1"),

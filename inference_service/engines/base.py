@@ -130,6 +130,13 @@ class Engine(Protocol):
         person must be able to act on it. Empty where no line explains the end.
         """
 
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        """Return the length of the longest token in bytes, by the log of an engine that serves.
+
+        None where that is not known. 0 where the tokenizer can drop a part of a text, so that the
+        size of a text says nothing about its tokens.
+        """
+
     async def ready(self, instance: Instance) -> bool:
         """Return whether the engine can answer requests now.
 

@@ -181,6 +181,13 @@ class Llamacpp:
             return f"llama.cpp could not load {file}: {error}."
         return message or (plain[-1] if plain else "")
 
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        for line in log:
+            match _object(line):
+                case {"event": "serving", "longest_token": int(longest)} if longest >= 0:
+                    return longest
+        return None
+
     async def ready(self, instance: Instance) -> bool:
         return await sse.answers(self._connections, instance, "/health")  # 503 as the model loads
 
@@ -339,5 +346,5 @@ def _object(line: str) -> object:
         return None
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

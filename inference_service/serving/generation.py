@@ -85,8 +85,9 @@ class Generation:
     def __init__(self, model: Model, order: Order) -> None:
         self._id = model.id
         self._order = order
+        prompt = order.prompt.text
         self._attempts = Attempts(
-            model, order.timeout, order.idle_timeout, order.caller, order.deadline
+            model, order.timeout, order.idle_timeout, order.caller, order.deadline, prompt
         )
         self._arrived = self._ready = time.monotonic()
         self._first: float | None = None

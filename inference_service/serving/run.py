@@ -22,8 +22,10 @@ from inference_service.errors import (
 from inference_service.key import Key
 from inference_service.lifecycle import State
 from inference_service.runtimes.base import Exit, Instance, Running
+from inference_service.runtimes.logs import KEPT_LINES
 from inference_service.serving.back_off import BackOff
 from inference_service.serving.entry import Entry
+from inference_service.serving.fitting import refuse_what_cannot_fit
 from inference_service.serving.leases import Lease, Leases
 from inference_service.serving.race import race
 from inference_service.serving.report import Report
@@ -88,6 +90,7 @@ class Run:
         self._back_off = back_off
         self._timing = timing
         self._adopts = adopts
+        self._longest_token: int | None = None  # see `Engine.longest_token`
         self._left: set[asyncio.Future[None]] = set()  # see `Engine.parting`
         self._dying = False  # the engine has ended, and is being removed
         self._serving = False  # from READY to the death of the engine
@@ -121,6 +124,13 @@ class Run:
     def free(self) -> bool:
         """Whether its engine takes one more request now."""
         return self._serving and self.busy < self.entry.command.concurrency
+
+    def refuse_what_cannot_fit(self, prompt: str) -> None:
+        """Raise PromptTooLong for a prompt that surely has more tokens than the context."""
+        if self._longest_token is None and self.running is not None:
+            log_lines = self.running.tail(KEPT_LINES)
+            self._longest_token = self.entry.engine.longest_token(log_lines)
+        refuse_what_cannot_fit(prompt, self.entry.spec, self._longest_token)
 
     def take(self) -> Lease:
         """Return a lease on a run that is `free`."""

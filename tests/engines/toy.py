@@ -59,6 +59,9 @@ class Toy:
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
 
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        return None
+
     async def ready(self, instance: Instance) -> bool:
         return await sse.answers(self._connections, instance, "/")
 

@@ -79,6 +79,9 @@ class Openai:
     def cause(self, log: Sequence[str]) -> str:
         return program_log.cause(log)
 
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        return None
+
     async def ready(self, instance: Instance) -> bool:
         try:
             async with asyncio.timeout(5):

@@ -141,6 +141,9 @@ class Tgi:
     def cause(self, log: Sequence[str]) -> str:
         return tgi_log.cause(log)
 
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        return None
+
     async def ready(self, instance: Instance) -> bool:
         # Nothing listens before the model is loaded. The log can be wrong, `/health` is not.
         return await sse.answers(self._connections, instance, "/health")
