@@ -45,7 +45,9 @@ async def test_prompts_that_are_left_cost_the_engine_nothing() -> None:
 
 async def test_a_long_prompt_is_refused_with_its_size() -> None:
     async with serving(ports=free_ports(4)) as service:
-        answer = await service.http.post("/generate", json={"prompt": LONG})
+        answer = await service.http.post(
+            "/generate", json={"model_id": "story-mini", "prompt": LONG}
+        )
         assert (answer.status_code, answer.headers["x-error-reason"]) == (422, "PROMPT_TOO_LONG")
         assert "it has 4080000 bytes, and 512 tokens have at most 7168" in answer.text
         try:
