@@ -65,6 +65,7 @@ async def test_an_engine_beyond_its_memory_limit(bed: ProcessBed) -> None:
 async def test_a_child_counts_too(bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_FAMILY", 0.1)
     async with bed.running(memory_bytes=64 * MIB) as running:
+        assert isinstance(running, process.RunningProcess)
         await ask(running, "/child")
         await ask(running, "/fork")
         # In a group of version 1 the kernel kills the child alone, as in a container.
