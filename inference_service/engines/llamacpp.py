@@ -197,9 +197,13 @@ class Llamacpp:
         try:
             stream = sse.post(self._connections, instance, "/completion", _request(prompt))
             unsent = 0  # tokens that had no text so far
+            left = prompt.max_new_tokens
             async with aclosing(stream) as batches:
                 async for lines in batches:
                     chunk = _chunk(spec, lines)
+                    left -= chunk.token_count
+                    if left < 0:
+                        raise EngineFailed(f"sent more than {prompt.max_new_tokens} tokens")
                     if not chunk.text and not chunk.finish:
                         unsent += chunk.token_count
                         continue
@@ -231,7 +235,7 @@ def progress_in(line: str) -> Progress | None:
             "file": str(file),
             "completed_bytes": int(done),
             "total_bytes": int(total),
-        }:
+        } if 0 <= done <= total < 1 << 63:
             fraction = min(1.0, done / total) if total else None
             phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
             return Progress(phase, done, total, "bytes", fraction, message)
@@ -304,7 +308,7 @@ def _chunk(spec: ModelSpec, lines: bytes) -> Chunk:
     """Make one chunk of the events that have come together."""
     try:
         events = _decoder.decode_lines(lines)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except sse.UNREADABLE as error:
         raise EngineFailed(f"sent an event that is not its own: {error}") from None
     texts: list[str] = []
     finish = None
@@ -322,7 +326,7 @@ def _chunk(spec: ModelSpec, lines: bytes) -> Chunk:
 def _refused(spec: ModelSpec, refusal: sse.Refusal) -> ServiceError:
     try:
         error = _decoder.decode(refusal.body).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except sse.UNREADABLE:
         error = None
     if error is None:
         return EngineFailed(f"answered HTTP {refusal.status}: {refusal.text}")

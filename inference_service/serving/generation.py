@@ -29,6 +29,7 @@ from inference_service.errors import (
 from inference_service.serving.attempts import Attempts
 from inference_service.serving.changes import Notify
 from inference_service.serving.leases import Lease
+from inference_service.serving.measured import Measure
 from inference_service.serving.model import Model
 from inference_service.serving.silence import SilenceLimit
 
@@ -104,8 +105,10 @@ class Generation:
             self._ready = time.monotonic()
             engine, spec = lease.entry.engine, lease.entry.spec
             chunks = engine.generate(lease.instance, spec, self._order.prompt, whole=True)
+            measure = Measure(self._order.prompt.max_new_tokens)
             async with aclosing(chunks):
                 async for chunk in chunks:
+                    measure.check(chunk)
                     self._finish = chunk.finish
                     texts.append(chunk.text)
 
@@ -156,8 +159,10 @@ class Generation:
         if self._first is None:
             self._ready = time.monotonic()
         chunks = lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
+        measure = Measure(prompt.max_new_tokens)
         async with aclosing(chunks):
             async for chunk in chunks:
+                measure.check(chunk)
                 if self._first is None:
                     self._first = time.monotonic()
                 self._finish = chunk.finish

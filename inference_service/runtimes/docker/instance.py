@@ -60,7 +60,7 @@ class RunningContainer:
             return None
         assert isinstance(done.output, bytes)
         total = done.output.rstrip().rpartition(b"\n")[2].partition(b"\t")[0]
-        return int(total) * 1024 if total.isdigit() else None
+        return int(total) * 1024 if total.isdigit() and len(total) < 16 else None
 
     def leave(self) -> None:
         """Follow the container no longer; all that still wait get an unknown exit."""
