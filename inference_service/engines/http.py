@@ -294,7 +294,9 @@ class Exchange:
     def on_headers_complete(self) -> None:
         """Note the end of the head. An interim answer (1xx) is not the answer."""
         status = self._parser.get_status_code()
-        if status == 101 or status < 100:
+        if status == 101:
+            raise ValueError("a switch to another protocol")
+        if status < 100:
             raise ValueError(f"an answer with the status {status}")
         if status >= 200:
             self._status = status

@@ -235,7 +235,7 @@ def progress_in(line: str) -> Progress | None:
             "file": str(file),
             "completed_bytes": int(done),
             "total_bytes": int(total),
-        } if 0 <= done <= total < 1 << 63:
+        } if 0 <= done < 1 << 63 and 0 <= total < 1 << 63:
             fraction = min(1.0, done / total) if total else None
             phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
             return Progress(phase, done, total, "bytes", fraction, message)

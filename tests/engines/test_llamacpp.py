@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def error(code: int, kind: str = "server_error", **facts: Any) -> dict[str, Any]
 
 async def generate(engine: Llamacpp, *answers: Answer) -> list[Chunk]:
     async with serving(*answers) as server:
-        return [chunk async for chunk in engine.generate(server.instance, spec(), PROMPT)]
+        wanted = replace(PROMPT, max_new_tokens=400)
+        return [chunk async for chunk in engine.generate(server.instance, spec(), wanted)]
 
 
 def ended(reason: FinishReason, count: int = 3) -> Finish:

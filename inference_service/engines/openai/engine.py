@@ -162,7 +162,12 @@ class Openai:
             if content_type == "text/html":
                 advice = "see `url` and `health` in the catalog"
                 raise LaunchError(f"{address} is a page for people, and no engine; {advice}")
-            names = wire.model_names(await _body(answer)) if path == _MODELS else None
+            names = None
+            if path == _MODELS:
+                body = await _body(answer)
+                if len(body) > _LARGEST_LIST:
+                    return False
+                names = wire.model_names(body)
         return _has(instance.model, names) or only_says
 
 
@@ -175,12 +180,13 @@ def _has(model: str, names: list[str] | None) -> bool:
 
 
 async def _body(answer: Answer) -> bytes:
-    body = b""
+    """Return the body, or more than `_LARGEST_LIST` bytes of it."""
+    body = bytearray()
     async for data in answer:
         body += data
         if len(body) > _LARGEST_LIST:
             break
-    return body
+    return bytes(body)
 
 
 def _values(spec: ModelSpec, needs: OpenaiNeeds, seat: Seat) -> dict[str, str]:
