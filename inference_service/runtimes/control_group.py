@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class ControlGroup:
         return False
 
     async def aclose(self) -> None:
-        """Remove the group, all of whose processes have ended."""
+        """Kill what is left in the group, which the engine has left behind, and remove it."""
         loop = asyncio.get_running_loop()
         latest = loop.time() + _ENDS
         while True:
@@ -64,10 +65,17 @@ class ControlGroup:
                 return
             except FileNotFoundError:
                 return
-            except OSError:  # a process has been killed, and is not gone yet
+            except OSError:  # a process is in it, or on its way out
                 if loop.time() > latest:
                     return
+            self._kill()
             await asyncio.sleep(0.01)
+
+    def _kill(self) -> None:
+        with contextlib.suppress(OSError):
+            for word in (self._folder / "cgroup.procs").read_text().split():
+                if (pid := int(word)) > 0:  # 0 is one of another namespace
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _limit(folder: Path, limit: int) -> None:

@@ -138,8 +138,8 @@ class RunningProcess:
         self._log = LogBuffer(command.hidden)
         self._exited = exited
         self._reader = asyncio.create_task(self._read())
-        self._killer = asyncio.create_task(self._end_group())
         self._memory = MemoryLimit(process.pid, command.needs.memory_bytes)
+        self._killer = asyncio.create_task(self._end_group())
 
     async def wait(self) -> Exit:
         await asyncio.shield(self._reader)
@@ -191,7 +191,6 @@ class RunningProcess:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
             await completed(self._killer)
-            await self._memory.aclose()
         await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
@@ -202,6 +201,7 @@ class RunningProcess:
         await self._exited.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        await self._memory.aclose()
 
     async def _read(self) -> None:
         assert self._process.stdout is not None

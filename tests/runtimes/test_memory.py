@@ -82,11 +82,31 @@ async def test_pages_of_a_file_do_not_count(bed: ProcessBed, tmp_path: Path) -> 
 
 
 async def test_an_engine_that_ends_leaves_no_group(bed: ProcessBed) -> None:
+    before = groups()
     async with bed.running(memory_bytes=64 * MIB) as running:
+        await ask(running, "/fork")
         await ask(running, "/exit/3")
         assert await running.wait() == Exit(3)
-    ours = f"**/inference-service-{os.getpid()}-*"
-    assert list(Path("/sys/fs/cgroup").glob(ours)) == []
+    assert groups() <= before
+
+
+async def test_a_start_that_is_cancelled_leaves_no_group(bed: ProcessBed) -> None:
+    before = groups()
+
+    async def cancelled() -> None:
+        async with bed.running(memory_bytes=64 * MIB):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(cancelled())
+    await asyncio.sleep(0.3)
+    task.cancel()
+    await asyncio.wait([task])
+    assert groups() <= before
+
+
+def groups() -> set[Path]:
+    """Return the control groups of this process."""
+    return set(Path("/sys/fs/cgroup").glob(f"**/inference-service-{os.getpid()}-*"))
 
 
 def test_the_limit_has_room_for_estimates() -> None:
