@@ -375,3 +375,19 @@ def test_a_process_sees_the_file_where_it_is_and_ends_with_the_service(engine: L
     assert command.env["LLAMACPP_FILE"] == "/m.gguf"
     assert command.env["LLAMACPP_EXIT_WITH_PARENT"] == "1"
     assert command.env["LLAMACPP_PORT"] == "8080"
+
+
+@pytest.mark.parametrize(
+    ("line", "longest"),
+    [
+        ('{"event": "serving", "host": "h", "port": 1, "longest_token": 14}', 14),
+        ('{"event": "serving", "host": "h", "port": 1, "longest_token": 0}', 0),
+        ('{"event": "serving", "host": "h", "port": 1}', None),  # an image of an earlier version
+        ('{"event": "serving", "longest_token": -1}', None),
+        ('{"event": "serving", "longest_token": "14"}', None),
+        ("{" + '"a":[' * 9999, None),
+        ("serving", None),
+    ],
+)
+def test_the_longest_token_is_that_of_the_serving_event(line: str, longest: int | None) -> None:
+    assert Llamacpp("").longest_token(["{}", line, "x"]) == longest
