@@ -29,7 +29,7 @@ from inference_service.errors import (
 from inference_service.serving.attempts import Attempts
 from inference_service.serving.changes import Notify
 from inference_service.serving.leases import Lease
-from inference_service.serving.measured import Measure
+from inference_service.serving.measured import measured
 from inference_service.serving.model import Model
 from inference_service.serving.silence import SilenceLimit
 
@@ -104,11 +104,11 @@ class Generation:
             texts.clear()
             self._ready = time.monotonic()
             engine, spec = lease.entry.engine, lease.entry.spec
-            chunks = engine.generate(lease.instance, spec, self._order.prompt, whole=True)
-            measure = Measure(self._order.prompt.max_new_tokens)
+            prompt = self._order.prompt
+            text = engine.generate(lease.instance, spec, prompt, whole=True)
+            chunks = measured(text, prompt.max_new_tokens)
             async with aclosing(chunks):
                 async for chunk in chunks:
-                    measure.check(chunk)
                     self._finish = chunk.finish
                     texts.append(chunk.text)
 
@@ -158,11 +158,10 @@ class Generation:
         """Write the text that continues a prompt, in one attempt."""
         if self._first is None:
             self._ready = time.monotonic()
-        chunks = lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
-        measure = Measure(prompt.max_new_tokens)
+        text = lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
+        chunks = measured(text, prompt.max_new_tokens)
         async with aclosing(chunks):
             async for chunk in chunks:
-                measure.check(chunk)
                 if self._first is None:
                     self._first = time.monotonic()
                 self._finish = chunk.finish

@@ -6,6 +6,9 @@ are none. Its text then ends with EngineFailed, before it fills the memory or a 
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 from inference_service.engines.base import Chunk, Finish
 from inference_service.errors import EngineFailed
 
@@ -18,8 +21,20 @@ _LENIENCE = 4
 _LARGEST_COUNT = (1 << 31) - 1  # of the contract, and of engines
 
 
-class Measure:
-    """The measure of one text of at most `limit` tokens."""
+async def measured(chunks: AsyncGenerator[Chunk], limit: int) -> AsyncGenerator[Chunk]:
+    """Yield the chunks of a text of at most `limit` tokens.
+
+    Raises EngineFailed where the text so far, or its end, is not what was asked for.
+    """
+    measure = _Measure(limit)
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            measure.check(chunk)
+            yield chunk
+
+
+class _Measure:
+    """The measure of one text."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -27,7 +42,6 @@ class Measure:
         self._size = 0
 
     def check(self, chunk: Chunk) -> None:
-        """Raise EngineFailed where the text so far, or its end, is not what was asked for."""
         self._tokens += chunk.token_count
         self._size += len(chunk.text)
         if chunk.token_count < 0 or self._tokens > self._limit * _LENIENCE:

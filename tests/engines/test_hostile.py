@@ -16,7 +16,7 @@ from inference_service.engines.http import Connections
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.tgi.engine import Tgi
 from inference_service.errors import EngineFailed
-from inference_service.serving.measured import Measure
+from inference_service.serving.measured import measured
 from tests.engines.scripted import Answer, plain, serving, stream
 from tests.engines.waiting import soon
 from tests.fakes import spec
@@ -72,13 +72,12 @@ def event(kind: Kind, given: str) -> bytes:
 async def failure(kind: Kind, answer: Answer, *, whole: bool = False) -> str:
     """Ask for a text, and return the message of the error that it ends with."""
     engine = kind.make(Connections(keep_alive=False))
-    measure = Measure(PROMPT.max_new_tokens)
     async with serving(answer) as server:
         with pytest.raises(EngineFailed) as error:
             chunks = engine.generate(server.instance, spec(), PROMPT, whole=whole)
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    measure.check(chunk)
+            async with aclosing(measured(chunks, PROMPT.max_new_tokens)) as text:
+                async for _ in text:
+                    pass
         if left := engine.parting(server.instance):
             await soon(next(iter(left)), "the end of the connection")
     await engine.aclose()
