@@ -16,31 +16,32 @@ from pathlib import Path
 
 from inference_service.runtimes.control_group import ControlGroup
 
-_GIB = 1 << 30
+# What llama.cpp takes to read a prompt of 4 MiB, the largest: 140 to 300 MB, by its words.
+_PROMPT = 320 << 20
+_MOST_SLOTS = 16  # that have such a prompt at once
 
 # Between two looks an engine can take so much memory in a second.
-_FASTEST = 4 * _GIB
+_FASTEST = 4 << 30
 _LOOKS = (0.05, 1.0)  # seconds between two of them, at least and at most
 _FAMILY = 5.0  # seconds between two looks for its children
 
 
-def limit(claim: int) -> int:
-    """Return the limit of an engine with this claim, which none that works as it should meets.
+def limit(claim: int, slots: int) -> int:
+    """Return the limit of an engine, which none that works as it should meets.
 
     A claim is an estimate. That of llama-2-7b is 12 GB, and its weights have 4.1 GB, which
-    llama.cpp copies to repack them, and its cache 8.6 GB. Beside that, llama.cpp takes 70 bytes for
-    each byte of a prompt that it reads: 280 MB for the longest, in each of its slots (four by
-    default). Story-mini claims 256 MiB, and takes up to 52.
+    llama.cpp copies to repack them, and its cache 8.6 GB. Story-mini claims 256 MiB, and takes up
+    to 52. Beside that, each slot can have a prompt to read.
     """
-    return claim + claim // 2 + _GIB
+    return claim + claim // 2 + min(slots, _MOST_SLOTS) * _PROMPT
 
 
 class MemoryLimit:
     """The limit of the process group that `pid` leads, from the start of the process to its end."""
 
-    def __init__(self, pid: int, claim: int, *, groups: bool = True) -> None:
+    def __init__(self, pid: int, claim: int, slots: int, *, groups: bool = True) -> None:
         self._pid = pid
-        self._limit = limit(claim)
+        self._limit = limit(claim, slots)
         self._killed = False
         self._group = ControlGroup.around(pid, self._limit) if groups else None
         self._watch = None if self._group else asyncio.create_task(self._watched())

@@ -138,7 +138,7 @@ class RunningProcess:
         self._log = LogBuffer(command.hidden)
         self._exited = exited
         self._reader = asyncio.create_task(self._read())
-        self._memory = MemoryLimit(process.pid, command.needs.memory_bytes)
+        self._memory = MemoryLimit(process.pid, command.needs.memory_bytes, command.concurrency)
         self._killer = asyncio.create_task(self._end_group())
 
     async def wait(self) -> Exit:

@@ -19,15 +19,15 @@ from tests.runtimes.beds import MIB, ProcessBed, ask
 from tests.waiting import PROMPTLY, SLOWLY, until, within
 
 
-def by_looking(pid: int, claim: int) -> MemoryLimit:
-    return MemoryLimit(pid, claim, groups=False)
+def by_looking(pid: int, claim: int, slots: int) -> MemoryLimit:
+    return MemoryLimit(pid, claim, slots, groups=False)
 
 
 @pytest.fixture(params=["group", "looks"])
 async def bed(
     request: pytest.FixtureRequest, ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[ProcessBed]:
-    monkeypatch.setattr(memory, "limit", lambda claim: claim)
+    monkeypatch.setattr(memory, "limit", lambda claim, slots: claim)
     if request.param == "looks":
         monkeypatch.setattr(process, "MemoryLimit", by_looking)
     elif not await has_groups():
@@ -110,8 +110,9 @@ def groups() -> set[Path]:
 
 
 def test_the_limit_has_room_for_estimates() -> None:
-    assert memory.limit(256 * MIB) == 384 * MIB + 1024 * MIB
-    assert memory.limit(12 * 10**9) > 4.1e9 + 8.6e9 + 4 * 280e6
+    assert memory.limit(256 * MIB, 8) == 384 * MIB + 8 * 320 * MIB
+    assert memory.limit(256 * MIB, 1024) == 384 * MIB + 16 * 320 * MIB
+    assert memory.limit(12 * 10**9, 4) > 4.1e9 + 8.6e9 + 4 * 300e6
 
 
 class Files:
@@ -179,7 +180,7 @@ def test_groups_of_services_that_were_killed_are_removed(tmp_path: Path) -> None
 
 async def test_a_process_that_has_ended_is_no_fault() -> None:
     async with within(PROMPTLY, "the limit was not closed"):
-        limit = by_looking(999999999, MIB)
+        limit = by_looking(999999999, MIB, 1)
         await asyncio.sleep(0.01)
         await limit.aclose()
     assert not limit.exceeded
