@@ -77,8 +77,8 @@ class ContainerOptions(Section):
 class EngineNeeds(Section):
     """The keys that the section of every kind of engine has.
 
-    `memory` limits the container. `env` is passed to the engine, and replaces variables that the
-    service sets. `container` are further options of the container.
+    `memory` limits the container, and with some room a process. `env` is passed to the engine, and
+    replaces variables that the service sets. `container` are further options of the container.
     """
 
     memory: Size

@@ -96,7 +96,7 @@ class Generation(Request):
         "The text ends before the first of these sequences, and does not contain it.",
         default=[],
         maxItems=4,
-        items={"type": "string", "minLength": 1},
+        items={"type": "string", "minLength": 1, "maxLength": 1000},
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
@@ -201,6 +201,8 @@ class FakeEngine:
         self.dead: list[Instance] = []
         self.gpu_needs: dict[str, GpuNeed] = {}
         self.open = 0
+        self.longest: int | None = None  # token
+        self.left: list[asyncio.Future[None]] = []  # see `Engine.parting`
         self._generates = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -225,6 +227,9 @@ class FakeEngine:
 
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
+
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        return self.longest
 
     async def ready(self, instance: Instance) -> bool:
         return self.may_answer.is_set() and not self._has_died(instance)
@@ -287,6 +292,9 @@ class FakeEngine:
         """Return as soon as the first text or answer has been asked for."""
         async with within(SLOWLY, "no text was asked for"):
             await self._generates.wait()
+
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        return self.left
 
     async def aclose(self) -> None:
         pass

@@ -38,7 +38,7 @@ REFUSED = [
         {"prompt": "word " * 600}, "PROMPT_TOO_LONG", "reads fewer than 512", id="long prompt"
     ),
     pytest.param(
-        {"prompt": "word " * 200_000}, "PROMPT_TOO_LONG", "reads fewer than 512", id="1 MB prompt"
+        {"prompt": "word " * 200_000}, "PROMPT_TOO_LONG", "have at most 7168", id="1 MB prompt"
     ),
     pytest.param({"temperature": -0.1}, "INVALID_PARAMETER", "temperature must be", id="t -0.1"),
     pytest.param({"temperature": 2.1}, "INVALID_PARAMETER", "0.0 to 2.0, not 2.1", id="t 2.1"),
@@ -53,7 +53,8 @@ REFUSED = [
     ),
     pytest.param({"seed": -1}, "INVALID_PARAMETER", "seed must be from 0", id="seed -1"),
     pytest.param({"stop": ["a"] * 5}, "INVALID_PARAMETER", "at most 4", id="5 stops"),
-    pytest.param({"stop": [""]}, "INVALID_PARAMETER", "none of them empty", id="empty stop"),
+    pytest.param({"stop": [""]}, "INVALID_PARAMETER", "each of 1 to 1000", id="empty stop"),
+    pytest.param({"stop": ["x" * 1001]}, "INVALID_PARAMETER", "each of 1 to 1000", id="long stop"),
 ]
 
 ACCEPTED = [
@@ -64,6 +65,7 @@ ACCEPTED = [
     pytest.param({"prompt": " "}, id="a blank"),
     pytest.param({"prompt": "naïve 🦙 \u0000 \u202e"}, id="odd characters"),
     pytest.param({"stop": ["the", "."]}, id="stops"),
+    pytest.param({"stop": ["\x01" * 1000, "🦙" * 1000, "x" * 1000, "y"]}, id="long stops"),
     pytest.param({"seed": 2147483647}, id="largest seed"),
 ]
 

@@ -18,6 +18,9 @@ from inference_service.serving.generation import Order
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge.proxies import Address, Proxies, parse_address
 
+# llama.cpp repeats the sequences in its last event, and each token is searched for them.
+_LONGEST_STOP = 1000
+
 # The rule of each field, in code (given the model's context length) and in words.
 _RULES: dict[str, tuple[Callable[[Any, int], bool], str]] = {
     "prompt": (lambda text, _: bool(text), "must not be empty"),
@@ -34,8 +37,8 @@ _RULES: dict[str, tuple[Callable[[Any, int], bool], str]] = {
     "repetition_penalty": (lambda value, _: 0 < value <= 2, "must be above 0.0 and at most 2.0"),
     "seed": (lambda value, _: value >= 0, "must be from 0 to 2147483647"),
     "stop": (
-        lambda stop, _: len(stop) <= 4 and all(stop),
-        "must have at most 4 sequences, none of them empty",
+        lambda stop, _: len(stop) <= 4 and all(0 < len(each) <= _LONGEST_STOP for each in stop),
+        f"must have at most 4 sequences, each of 1 to {_LONGEST_STOP} characters",
     ),
 }
 _OPTIONAL = [name for name in _RULES if name not in ("prompt", "stop")]

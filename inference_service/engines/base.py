@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -129,6 +130,13 @@ class Engine(Protocol):
         person must be able to act on it. Empty where no line explains the end.
         """
 
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        """Return the length of the longest token in bytes, by the log of an engine that serves.
+
+        None where that is not known. 0 where the tokenizer can drop a part of a text, so that the
+        size of a text says nothing about its tokens.
+        """
+
     async def ready(self, instance: Instance) -> bool:
         """Return whether the engine can answer requests now.
 
@@ -186,6 +194,14 @@ class Engine(Protocol):
         Raises EngineLost where the engine cannot be reached, breaks off, or sends something else
         than HTTP. If the sink has got nothing by then, another engine may repeat the request;
         otherwise the sink gets that end, too.
+        """
+
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        """Return an end to wait for of each request that was left and may still be worked on.
+
+        An engine can notice late that its caller has left, and a slot is free only after that. Each
+        future is done when the engine has answered, has closed the connection, or has died, and
+        after a limit in any case.
         """
 
     async def aclose(self) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from functools import lru_cache
-from typing import NamedTuple, Self
-from urllib.parse import urlsplit
+from collections.abc import Collection
+from typing import Self
 
 import httptools
 
 from inference_service.engines.exchange import Head, Request, Sink
+from inference_service.engines.outgoing import Origin, fields_of, parts_of, payload_of
+from inference_service.engines.parting import Parting, Partings
 from inference_service.runtimes.base import Instance
 
 LARGEST_HEAD = 1 << 16  # bytes; of what comes between two pieces of a body, too
@@ -45,7 +46,8 @@ class Connections:
         self._kept_for = kept_for
         self._connect_timeout = connect_timeout
         self._tls: ssl.SSLContext | None = None
-        self._idle: dict[_Origin, list[_Connection]] = {}  # the last used last
+        self._idle: dict[Origin, list[_Connection]] = {}  # the last used last
+        self._partings = Partings()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -58,21 +60,30 @@ class Connections:
         has got anything; later the sink gets that error as the end. Cancelling the call closes the
         connection.
         """
-        origin, base = _parts(instance.url)
+        origin, base = parts_of(instance.url)
         added = tuple(instance.headers.items()) if instance.headers else ()
-        fields = _fields(origin, self._keep_alive, request.accept, request.content_type, added)
-        payload = _payload(base, fields, request)
+        fields = fields_of(origin, self._keep_alive, request.accept, request.content_type, added)
+        payload = payload_of(base, fields, request)
+        works = request.method != "GET"
         while idle := self._idle.get(origin):
             connection = idle.pop()
             if connection.transport.is_closing():
                 continue
-            exchange = Exchange(self, connection, sink)
+            exchange = Exchange(self, connection, sink, works)
             try:
                 return await exchange.begun(payload)
             except (ConnectionResetError, BrokenPipeError):
                 if exchange.answered:
                     raise
-        return await Exchange(self, await self._connect(origin), sink).begun(payload)
+        return await Exchange(self, await self._connect(origin), sink, works).begun(payload)
+
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        """Return an end to wait for of each request that was left and may still be worked on."""
+        return self._partings.of(parts_of(instance.url)[0])
+
+    def part(self, connection: _Connection) -> None:
+        """Leave a connection on which an engine may still work on a request."""
+        connection.exchange = self._partings.begin(connection.origin, connection.transport)
 
     def release(self, connection: _Connection) -> None:
         """Take back a connection whose answer has ended."""
@@ -94,8 +105,9 @@ class Connections:
             for connection in connections:
                 connection.transport.abort()
         self._idle.clear()
+        self._partings.abort()
 
-    async def _connect(self, origin: _Origin) -> _Connection:
+    async def _connect(self, origin: Origin) -> _Connection:
         loop = asyncio.get_running_loop()
         if origin.secure and self._tls is None:
             self._tls = ssl.create_default_context()
@@ -129,23 +141,14 @@ class Connections:
             self._sweeper = loop.call_later(self._kept_for, self._sweep)
 
 
-class _Origin(NamedTuple):
-    """Where to connect to; `shown` is the host as the URL has it."""
-
-    secure: bool
-    host: str
-    port: int
-    shown: str
-
-
 class _Connection(asyncio.Protocol):
     """A socket, with the exchange that uses it, if any."""
 
     transport: asyncio.Transport
 
-    def __init__(self, origin: _Origin) -> None:
+    def __init__(self, origin: Origin) -> None:
         self.origin = origin
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | Parting | None = None
         self.used_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -165,8 +168,11 @@ class _Connection(asyncio.Protocol):
 class Exchange:
     """A request and its answer on one connection: the source of the sink that gets the answer."""
 
-    def __init__(self, connections: Connections, connection: _Connection, sink: Sink) -> None:
+    def __init__(
+        self, connections: Connections, connection: _Connection, sink: Sink, works: bool
+    ) -> None:
         self._connections = connections
+        self._works = works  # the engine, on this request
         self._connection = connection
         self._sink = sink
         self._status = 0
@@ -220,7 +226,7 @@ class Exchange:
 
     def close(self) -> None:
         if not self._over:
-            self._leave(reusable=False)
+            self._leave(reusable=False, parts=self._works)
             self._wake()
 
     def feed(self, data: bytes) -> None:
@@ -280,6 +286,8 @@ class Exchange:
         status = self._parser.get_status_code()
         if status == 101:
             raise ValueError("a switch to another protocol")
+        if status < 100:
+            raise ValueError(f"an answer with the status {status}")
         if status >= 200:
             self._status = status
         else:
@@ -299,16 +307,22 @@ class Exchange:
             sink.end(error)
         self._wake()
 
-    def _leave(self, *, reusable: bool) -> None:
-        """Give the connection back or close it, and break the cycles with parser and sink."""
+    def _leave(self, *, reusable: bool, parts: bool = False) -> None:
+        """Give the connection back or close it, and break the cycles with parser and sink.
+
+        With `parts` the engine may still work on the request, if the engine has the whole of it.
+        """
         self._over = True
         connection, transport = self._connection, self._connection.transport
         connection.exchange = None
         del self._parser, self._sink
         # An engine that answers before it has read the whole request will not read the rest.
-        if reusable and not transport.is_closing() and not transport.get_write_buffer_size():
+        whole = not transport.is_closing() and not transport.get_write_buffer_size()
+        if whole and reusable:
             transport.resume_reading()
             self._connections.release(connection)
+        elif whole and parts:
+            self._connections.part(connection)
         else:
             transport.abort()
 
@@ -323,40 +337,3 @@ class Exchange:
     def _wake(self) -> None:
         if self._change is not None and not self._change.done():
             self._change.set_result(None)
-
-
-def _payload(base: str, fields: str, request: Request) -> bytes:
-    head = f"{request.method} {base}{request.path} HTTP/1.1\r\n{fields}"
-    if request.body or request.method not in ("GET", "DELETE"):
-        head += f"content-length: {len(request.body)}\r\n"
-    return f"{head}\r\n".encode() + request.body
-
-
-@lru_cache(maxsize=256)
-def _fields(
-    origin: _Origin,
-    keep_alive: bool,
-    accept: str,
-    content_type: str,
-    added: tuple[tuple[str, str], ...],
-) -> str:
-    """Return the lines of a head that do not depend on the path and the body."""
-    headers = {
-        "host": origin.shown,
-        "connection": "" if keep_alive else "close",
-        "accept": accept,
-        "content-type": content_type,
-    }
-    headers |= {name.lower(): value for name, value in added}
-    headers.pop("content-length", None)  # that of the body follows
-    return "".join([f"{name}: {value}\r\n" for name, value in headers.items() if value])
-
-
-@lru_cache(maxsize=256)
-def _parts(url: str) -> tuple[_Origin, str]:
-    """Split a URL into its origin and the base path, which is empty or begins with a slash."""
-    parts = urlsplit(url)
-    secure = parts.scheme == "https"
-    shown = parts.netloc.rpartition("@")[2]
-    port = parts.port or (443 if secure else 80)
-    return _Origin(secure, parts.hostname or "", port, shown), parts.path.rstrip("/")

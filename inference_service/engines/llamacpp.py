@@ -6,10 +6,11 @@ Every request streams, because the server notices only as it writes that its cli
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,13 @@ class Llamacpp:
             return f"llama.cpp could not load {file}: {error}."
         return message or (plain[-1] if plain else "")
 
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        for line in log:
+            match _object(line):
+                case {"event": "serving", "longest_token": int(longest)} if longest >= 0:
+                    return longest
+        return None
+
     async def ready(self, instance: Instance) -> bool:
         return await sse.answers(self._connections, instance, "/health")  # 503 as the model loads
 
@@ -189,9 +197,13 @@ class Llamacpp:
         try:
             stream = sse.post(self._connections, instance, "/completion", _request(prompt))
             unsent = 0  # tokens that had no text so far
+            left = prompt.max_new_tokens
             async with aclosing(stream) as batches:
                 async for lines in batches:
                     chunk = _chunk(spec, lines)
+                    left -= chunk.token_count
+                    if left < 0:
+                        raise EngineFailed(f"sent more than {prompt.max_new_tokens} tokens")
                     if not chunk.text and not chunk.finish:
                         unsent += chunk.token_count
                         continue
@@ -208,6 +220,9 @@ class Llamacpp:
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)
 
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        return self._connections.parting(instance)
+
     async def aclose(self) -> None:
         await self._connections.aclose()
 
@@ -220,7 +235,7 @@ def progress_in(line: str) -> Progress | None:
             "file": str(file),
             "completed_bytes": int(done),
             "total_bytes": int(total),
-        }:
+        } if 0 <= done < 1 << 63 and 0 <= total < 1 << 63:
             fraction = min(1.0, done / total) if total else None
             phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
             return Progress(phase, done, total, "bytes", fraction, message)
@@ -293,7 +308,7 @@ def _chunk(spec: ModelSpec, lines: bytes) -> Chunk:
     """Make one chunk of the events that have come together."""
     try:
         events = _decoder.decode_lines(lines)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except sse.UNREADABLE as error:
         raise EngineFailed(f"sent an event that is not its own: {error}") from None
     texts: list[str] = []
     finish = None
@@ -311,7 +326,7 @@ def _chunk(spec: ModelSpec, lines: bytes) -> Chunk:
 def _refused(spec: ModelSpec, refusal: sse.Refusal) -> ServiceError:
     try:
         error = _decoder.decode(refusal.body).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except sse.UNREADABLE:
         error = None
     if error is None:
         return EngineFailed(f"answered HTTP {refusal.status}: {refusal.text}")
@@ -335,5 +350,5 @@ def _object(line: str) -> object:
         return None
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

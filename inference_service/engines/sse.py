@@ -27,6 +27,9 @@ _BOM = b"\xef\xbb\xbf"  # may begin a stream
 _LARGEST_EVENT = 1 << 20
 _LARGEST_REFUSAL = 16 << 10
 
+# What msgspec raises for bytes that are not the JSON that an engine should send.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Refusal(Exception):
     """An answer with an error status, or of another type than the request wants."""
@@ -99,11 +102,15 @@ async def fetch(
 ) -> tuple[bytes, Mapping[bytes, bytes]]:
     """Send `body` as JSON and return the answer's JSON, with its headers.
 
-    `most` bytes are read. Cancelling the call closes the connection. Raises what `post` raises.
+    At most `most` bytes are read. Cancelling the call closes the connection. Raises what `post`
+    raises, and EngineFailed for a larger answer.
     """
     try:
         with closing(await _asked(connections, instance, path, body, _JSON)) as answer:
-            return await _beginning(answer, most), answer.headers
+            content = await _beginning(answer, most + 1)
+            if len(content) > most:
+                raise EngineFailed(f"sent an answer of more than {most} bytes")
+            return content, answer.headers
     except OSError as error:
         raise relay.lost(error) from error
 
@@ -120,12 +127,12 @@ async def _asked(
 
 
 async def _beginning(answer: Answer, size: int) -> bytes:
-    body = b""
+    body = bytearray()
     async for data in answer:
         body += data
         if len(body) >= size:
             break
-    return body[:size]
+    return bytes(body[:size])
 
 
 async def answers(connections: Connections, instance: Instance, path: str) -> bool:

@@ -48,7 +48,8 @@ class Exit:
         if self.lost:
             return "was lost with its machine"
         if self.oom_killed:
-            return f"ran out of its memory limit (exit code {self.code})"
+            code = f"exit code {self.code}"
+            return f"ran out of its memory limit ({code}; raise `memory` of its entry)"
         return "ended" if self.code is None else f"exited with code {self.code}"
 
 

@@ -1,8 +1,8 @@
 """Engines as subprocesses of this service: for machines without Docker.
 
-The memory limit of the catalog is not enforced here, because the kernel limits the memory of a
-process only for root. The engine, or a guard around it, watches the pipe on its standard input and
-ends when the pipe closes, so that a killed service leaves no engine behind.
+The engine, or a guard around it, watches the pipe on its standard input and ends when the pipe
+closes, so that a killed service leaves no engine behind. An engine that takes much more memory than
+it claims is killed (`memory.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from inference_service.runtimes.completion import completed
 from inference_service.runtimes.environment import inherited
 from inference_service.runtimes.lines import Lines
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
+from inference_service.runtimes.memory import MemoryLimit
 from inference_service.runtimes.ports import Ports
 
 _READ = 1 << 16  # bytes at once
@@ -137,11 +138,12 @@ class RunningProcess:
         self._log = LogBuffer(command.hidden)
         self._exited = exited
         self._reader = asyncio.create_task(self._read())
+        self._memory = MemoryLimit(process.pid, command.needs.memory_bytes, command.concurrency)
         self._killer = asyncio.create_task(self._end_group())
 
     async def wait(self) -> Exit:
         await asyncio.shield(self._reader)
-        return Exit(await self._process.wait())
+        return Exit(await self._process.wait(), oom_killed=self._memory.exceeded)
 
     async def listens(self) -> None:
         if self._command.port_in is not None:
@@ -199,6 +201,7 @@ class RunningProcess:
         await self._exited.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        await self._memory.aclose()
 
     async def _read(self) -> None:
         assert self._process.stdout is not None

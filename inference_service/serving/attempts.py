@@ -25,8 +25,8 @@ class Attempts:
     """The attempts at one request of a model, each with a lease and a limit on silence.
 
     `timeout` is in seconds: until the end of the work, or its next reset of the limit.
-    `idle_timeout`, `caller` and `deadline` are those of `Model.lease`. The work notes in `seen`
-    that the caller has seen a byte, after which the request cannot start anew.
+    `idle_timeout`, `caller`, `deadline` and `prompt` are those of `Model.lease`. The work notes in
+    `seen` that the caller has seen a byte, after which the request cannot start anew.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Attempts:
         idle_timeout: float | None = None,
         caller: str = "",
         deadline: float = math.inf,
+        prompt: str = "",
     ) -> None:
         self.seen = False
         self._model = model
@@ -43,6 +44,7 @@ class Attempts:
         self._idle_timeout = idle_timeout
         self._caller = caller
         self._deadline = deadline
+        self._prompt = prompt
         self._patience = model.entry.runtime.patience
         self._instance: Instance | None = None  # the last one
 
@@ -76,7 +78,9 @@ class Attempts:
 
     async def once(self, work: Work, notify: Notify | None = None) -> None:
         """Do the work in one attempt. See `run`."""
-        leasing = self._model.lease(self._idle_timeout, self._caller, self._deadline, notify)
+        leasing = self._model.lease(
+            self._idle_timeout, self._caller, self._deadline, notify, self._prompt
+        )
         limit = SilenceLimit(self._timeout)
         try:
             async with leasing as lease, limit:

@@ -29,6 +29,7 @@ from inference_service.errors import (
 from inference_service.serving.attempts import Attempts
 from inference_service.serving.changes import Notify
 from inference_service.serving.leases import Lease
+from inference_service.serving.measured import measured
 from inference_service.serving.model import Model
 from inference_service.serving.silence import SilenceLimit
 
@@ -85,8 +86,9 @@ class Generation:
     def __init__(self, model: Model, order: Order) -> None:
         self._id = model.id
         self._order = order
+        prompt = order.prompt.text
         self._attempts = Attempts(
-            model, order.timeout, order.idle_timeout, order.caller, order.deadline
+            model, order.timeout, order.idle_timeout, order.caller, order.deadline, prompt
         )
         self._arrived = self._ready = time.monotonic()
         self._first: float | None = None
@@ -102,7 +104,9 @@ class Generation:
             texts.clear()
             self._ready = time.monotonic()
             engine, spec = lease.entry.engine, lease.entry.spec
-            chunks = engine.generate(lease.instance, spec, self._order.prompt, whole=True)
+            prompt = self._order.prompt
+            text = engine.generate(lease.instance, spec, prompt, whole=True)
+            chunks = measured(text, prompt.max_new_tokens)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     self._finish = chunk.finish
@@ -154,7 +158,8 @@ class Generation:
         """Write the text that continues a prompt, in one attempt."""
         if self._first is None:
             self._ready = time.monotonic()
-        chunks = lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
+        text = lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
+        chunks = measured(text, prompt.max_new_tokens)
         async with aclosing(chunks):
             async for chunk in chunks:
                 if self._first is None:

@@ -94,6 +94,7 @@ class Model:
         caller: str = "",
         deadline: float = math.inf,
         notify: Notify | None = None,
+        prompt: str = "",
     ) -> AsyncGenerator[Lease]:
         """Hold the model in READY, after a start if needed, and one slot.
 
@@ -101,10 +102,11 @@ class Model:
         entry's. Slots go round robin between callers. `deadline` is the moment at which the caller
         gives up, on the clock of the loop. `notify` is awaited at first, at each change, and after
         each `heartbeat`, until the lease is held. The block ends with ModelStopped when a stop has
-        waited for as long as it may.
+        waited for as long as it may. A `prompt` that cannot fit is refused without a slot.
         """
         runs = await self._ready(deadline, notify)
         try:
+            runs.refuse_what_cannot_fit(prompt)
             run, lease = await self._slot(runs, caller, deadline, notify)
             try:
                 async with lease.cut:

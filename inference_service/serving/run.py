@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from inference_service.capacity.admission import Admission
@@ -21,8 +22,10 @@ from inference_service.errors import (
 from inference_service.key import Key
 from inference_service.lifecycle import State
 from inference_service.runtimes.base import Exit, Instance, Running
+from inference_service.runtimes.logs import KEPT_LINES
 from inference_service.serving.back_off import BackOff
 from inference_service.serving.entry import Entry
+from inference_service.serving.fitting import refuse_what_cannot_fit
 from inference_service.serving.leases import Lease, Leases
 from inference_service.serving.race import race
 from inference_service.serving.report import Report
@@ -87,6 +90,8 @@ class Run:
         self._back_off = back_off
         self._timing = timing
         self._adopts = adopts
+        self._longest_token: int | None = None  # see `Engine.longest_token`
+        self._left: set[asyncio.Future[None]] = set()  # see `Engine.parting`
         self._dying = False  # the engine has ended, and is being removed
         self._serving = False  # from READY to the death of the engine
         self._ready_at = 0.0
@@ -112,18 +117,41 @@ class Run:
 
     @property
     def busy(self) -> int:
-        """The requests that its engine works on."""
-        return self.leases.count
+        """The requests that its engine works on, with those whose callers have left."""
+        return self.leases.count + len(self._left)
 
     @property
     def free(self) -> bool:
         """Whether its engine takes one more request now."""
-        return self._serving and self.leases.count < self.entry.command.concurrency
+        return self._serving and self.busy < self.entry.command.concurrency
+
+    def refuse_what_cannot_fit(self, prompt: str) -> None:
+        """Raise PromptTooLong for a prompt that surely has more tokens than the context."""
+        if self._longest_token is None and self.running is not None:
+            log_lines = self.running.tail(KEPT_LINES)
+            self._longest_token = self.entry.engine.longest_token(log_lines)
+        refuse_what_cannot_fit(prompt, self.entry.spec, self._longest_token)
 
     def take(self) -> Lease:
         """Return a lease on a run that is `free`."""
         assert self.running is not None, "the engine of a free run runs"
         return self.leases.take(self.running.instance)
+
+    def give(self, lease: Lease, freed: Callable[[], None]) -> None:
+        """Take a lease back; `freed` is called when a slot of the engine is free later than that.
+
+        Callers do not wait for an engine that notices late that they have left.
+        """
+
+        def over(request: asyncio.Future[None]) -> None:
+            self._left.discard(request)
+            freed()
+
+        for request in self.entry.engine.parting(lease.instance):
+            if request not in self._left:
+                self._left.add(request)
+                request.add_done_callback(over)
+        self.leases.give(lease)
 
     def end(self, drain: float) -> None:
         """End the run after a drain of at most so many seconds."""

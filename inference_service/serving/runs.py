@@ -136,11 +136,17 @@ class Runs:
         finally:
             self._waits.discard(cut)
 
+    def refuse_what_cannot_fit(self, prompt: str) -> None:
+        """Raise PromptTooLong for a prompt that no run has room for."""
+        for run in self._runs.values():
+            if run.serves and run.running is not None:
+                return run.refuse_what_cannot_fit(prompt)
+
     def give(self, run: Run, lease: Lease, idle_timeout: float | None) -> None:
         """Take a lease back, which was a use of all runs, and serve the queue."""
         for each in self._runs.values():
             each.leases.use(idle_timeout)
-        run.leases.give(lease)
+        run.give(lease, self.slots.serve)
         self.slots.serve()
 
     def use(self, idle_timeout: float | None) -> None:

@@ -1046,8 +1046,8 @@ class GenerateRequest(_message.Message):
     """Whether `generated_text` begins with the prompt. Default true."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 4 sequences, none empty. The text ends before the first of them that comes; the sequence
-        itself is not part of the text. Default: none.
+        """Up to 4 sequences of 1 to 1000 characters. The text ends before the first of them that comes;
+        the sequence itself is not part of the text. Default: none.
         """
 
     @_builtins.property
@@ -1185,7 +1185,7 @@ class GenerateStreamRequest(_message.Message):
     """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 4 sequences, none empty. Default: none."""
+        """Up to 4 sequences of 1 to 1000 characters. Default: none."""
 
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:

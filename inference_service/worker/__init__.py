@@ -27,7 +27,9 @@ Standard output: one JSON object per line, progress about four times a second
     {"event": "downloading", "file": str, "completed_bytes": int, "total_bytes": int}
     {"event": "verifying", "file": str, "completed_bytes": int, "total_bytes": int}
     {"event": "loading", "file": str, "context": int, "slots": int, "threads": int}
-    {"event": "serving", "host": str, "port": int}      from here on, /health answers 200
+    {"event": "serving", "host": str, "port": int, "longest_token": int}
+        From here on, /health answers 200. The longest token is in bytes; 0 where nothing follows
+        from it, since the tokenizer can drop a part of a text.
     {"event": "failed", "reason": str, "message": str}  one sentence for a person; then the exit
 
 Standard error: llama.cpp's log, errors only. For a model that llama.cpp could not load, the first

@@ -56,7 +56,7 @@ def _weights(settings: Settings) -> Path:
 def _serve(path: Path, settings: Settings) -> NoReturn:
     # llama.cpp holds the interpreter while it loads, so no handler in Python would run.
     _on_stop(signal.SIG_DFL)
-    server = engine.load(path, settings)
+    server, header = engine.load(path, settings)
     # The kernel may deliver a signal to a thread of llama.cpp. Then a main thread that waits for a
     # lock sleeps on, but one that reads from this pipe wakes up.
     readable, writable = os.pipe()
@@ -64,7 +64,8 @@ def _serve(path: Path, settings: Settings) -> NoReturn:
     signal.set_wakeup_fd(writable)
     _on_stop(lambda *_: None)
     address = urlsplit(server.listening_address)
-    emit("serving", host=address.hostname, port=address.port)
+    longest = header.longest_token
+    emit("serving", host=address.hostname, port=address.port, longest_token=longest)
     os.read(readable, 1)
     drain = threading.Thread(target=_drain, args=(server,), daemon=True)
     drain.start()

@@ -20,16 +20,16 @@ _LOG_SECONDS = 0.1
 _READ_SECONDS = 5  # between two pieces of a request, which the service writes at once
 
 
-def load(path: Path, settings: Settings) -> Any:
+def load(path: Path, settings: Settings) -> tuple[Any, gguf.Header]:
     """Load the model and listen; return xllamacpp's `Server`, whose `/health` then answers 200.
 
     llama.cpp holds the interpreter for the whole load. Never drop the last reference to the server
     while a client is connected: the destructor waits for that client and holds the interpreter too.
     Raises WorkerError, code 4 or 5.
     """
-    trained = gguf.context_length(path)
+    header = gguf.read(path)
     _check_ports(settings)
-    context = max(_LEAST_CONTEXT, min(settings.context, trained))
+    context = max(_LEAST_CONTEXT, min(settings.context, header.context_length))
     threads = settings.threads or default_threads(path.stat().st_size)
     emit("loading", file=str(path), context=context, slots=settings.slots, threads=threads)
     # ggml reads this as it is loaded. Unset, an abort runs gdb for seconds and prints kilobytes.
@@ -55,7 +55,7 @@ def load(path: Path, settings: Settings) -> Any:
         parameters.chat_template = settings.chat_template
     _tame(parameters, settings.slots)
     try:
-        return _listen_and_load(xllamacpp.Server, parameters, settings)
+        return _listen_and_load(xllamacpp.Server, parameters, settings), header
     except WorkerError:
         raise
     except Exception as error:

@@ -67,7 +67,11 @@ BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
     ("top_k", [1, 1000], [0, -1, 1001, LARGEST]),
     ("repetition_penalty", [TINY, 1.0, 2.0], [0.0, -1.0, 2.0 + 2 * LEAST]),
     ("seed", [0, LARGEST], [-1, -LARGEST - 1]),
-    ("stop", [[], ["a"], ["a", "b", "c", "d"], [" "]], [["a"] * 5, [""], ["a", ""]]),
+    (
+        "stop",
+        [[], ["a"], ["a", "b", "c", "d"], [" "], ["🙂" * 1000] * 4],
+        [["a"] * 5, [""], ["a", ""], ["a", "b" * 1001], ["a" * 900_000] * 4],
+    ),
     ("prompt", [" ", "a", "\0", "🙂" * 10_000], [""]),
 ]
 
@@ -78,7 +82,7 @@ RULES = {
     "top_k": "must be from 1 to 1000",
     "repetition_penalty": "must be above 0.0 and at most 2.0",
     "seed": "must be from 0 to 2147483647",
-    "stop": "must have at most 4 sequences, none of them empty",
+    "stop": "must have at most 4 sequences, each of 1 to 1000 characters",
     "prompt": "must not be empty",
 }
 

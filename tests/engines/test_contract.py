@@ -177,6 +177,16 @@ async def test_a_text_that_is_left_before_it_ends_is_not_made(bed: Bed) -> None:
     await idle(bed)
 
 
+async def test_a_text_that_is_left_frees_its_slot_at_once(bed: Bed) -> None:
+    """The slot is free when the engine has closed the connection."""
+    async with aclosing(bed.generate(prompt(bed, ENDLESS))) as chunks:
+        await anext(chunks)
+
+    if left := bed.engine.parting(bed.instance):
+        await soon(asyncio.wait(left), "the engine closes the connection", SOON)
+    assert not bed.engine.parting(bed.instance)
+
+
 async def idle(bed: Bed) -> None:
     """Return when the engine has no requests, within a second."""
 

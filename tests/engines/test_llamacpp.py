@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def error(code: int, kind: str = "server_error", **facts: Any) -> dict[str, Any]
 
 async def generate(engine: Llamacpp, *answers: Answer) -> list[Chunk]:
     async with serving(*answers) as server:
-        return [chunk async for chunk in engine.generate(server.instance, spec(), PROMPT)]
+        wanted = replace(PROMPT, max_new_tokens=400)
+        return [chunk async for chunk in engine.generate(server.instance, spec(), wanted)]
 
 
 def ended(reason: FinishReason, count: int = 3) -> Finish:
@@ -373,3 +375,19 @@ def test_a_process_sees_the_file_where_it_is_and_ends_with_the_service(engine: L
     assert command.env["LLAMACPP_FILE"] == "/m.gguf"
     assert command.env["LLAMACPP_EXIT_WITH_PARENT"] == "1"
     assert command.env["LLAMACPP_PORT"] == "8080"
+
+
+@pytest.mark.parametrize(
+    ("line", "longest"),
+    [
+        ('{"event": "serving", "host": "h", "port": 1, "longest_token": 14}', 14),
+        ('{"event": "serving", "host": "h", "port": 1, "longest_token": 0}', 0),
+        ('{"event": "serving", "host": "h", "port": 1}', None),  # an image of an earlier version
+        ('{"event": "serving", "longest_token": -1}', None),
+        ('{"event": "serving", "longest_token": "14"}', None),
+        ("{" + '"a":[' * 9999, None),
+        ("serving", None),
+    ],
+)
+def test_the_longest_token_is_that_of_the_serving_event(line: str, longest: int | None) -> None:
+    assert Llamacpp("").longest_token(["{}", line, "x"]) == longest

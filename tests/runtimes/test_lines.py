@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from inference_service.runtimes.lines import Line, Lines
@@ -112,3 +114,22 @@ def test_no_line_takes_long_to_read(nasty: bytes) -> None:
     lines = Lines()
     for _ in range(20):
         list(lines.feed(nasty + b"\r"))
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+def test_a_flood_of_pieces_in_one_read_costs_little_time(end: bytes) -> None:
+    """Each piece by itself would take the loop for half a second."""
+    lines = Lines()
+    begun = time.thread_time()
+    seen = [*lines.feed(b"a" + end * 65536), *lines.feed(b"b\n")]
+    assert time.thread_time() - begun < 0.1
+    assert len(seen) <= 1001
+    assert seen[-1].text.endswith("b")
+
+
+def test_a_flood_ends_the_line_that_was_begun() -> None:
+    lines = Lines()
+    assert not [*lines.feed(b"begun")]
+    seen = [line.text for line in lines.feed(b" and ended\n" + b"x\n" * 5000 + b"last\nnot")]
+    assert (seen[0], seen[-1], len(seen)) == ("begun and ended", "last", 1000)
+    assert [line.text for line in lines.end()] == ["not"]

@@ -30,7 +30,7 @@ from inference_service.serving.timing import Timing
 from tests.build import machine, timing
 from tests.build import model as make_model
 from tests.fakes import FakeEngine, FakeRuntime, spec
-from tests.waiting import PROMPTLY, within
+from tests.waiting import PROMPTLY, until, within
 
 
 class Bed:
@@ -215,6 +215,36 @@ async def test_a_lease_that_ends_with_an_error_gives_its_slot_back() -> None:
 
         async with within(PROMPTLY, "the slot was not given back"), bed.model.lease():
             pass
+
+
+async def test_a_slot_is_taken_until_the_engine_has_noticed_that_its_caller_left() -> None:
+    async with made() as bed:
+        bed.engine.concurrency = 1
+        bed.model = bed.another("small", timing())
+        works = asyncio.get_running_loop().create_future()
+        async with bed.model.lease():
+            bed.engine.left = [works]  # the engine has yet to notice
+
+        async def next_caller() -> None:
+            async with bed.model.lease():
+                pass
+
+        waiting = asyncio.create_task(next_caller())
+        await until(lambda: bed.model.view().queued_count, "the next caller does not wait")
+        assert not waiting.done()
+
+        bed.engine.left = []
+        works.set_result(None)
+        async with within(PROMPTLY, "the slot was not given to the next caller"):
+            await waiting
+
+
+async def test_a_stop_does_not_wait_for_an_engine_that_notices_nothing() -> None:
+    async with made() as bed:
+        async with bed.model.lease():
+            bed.engine.left = [asyncio.get_running_loop().create_future()]
+        async with within(PROMPTLY, "the model was not stopped"):
+            await bed.model.stop()
 
 
 class SlowCaller:

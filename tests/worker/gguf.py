@@ -17,6 +17,31 @@ def header(*entries: tuple[str, int | str]) -> bytes:
     return b"GGUF" + struct.pack("<IQQ", 3, 0, len(entries)) + body
 
 
+def array(key: str, kind: int, count: int, items: bytes = b"") -> bytes:
+    """Return a GGUF file whose first key is an array of so many items of a kind."""
+    begin = struct.pack("<Q", len(key)) + key.encode() + struct.pack("<IIQ", 9, kind, count)
+    return header(LLAMA)[:16] + struct.pack("<Q", 1) + begin + items
+
+
+def strings(*items: str) -> bytes:
+    """Return strings as the items of an array."""
+    return b"".join(struct.pack("<Q", len(item.encode())) + item.encode() for item in items)
+
+
+def tokens(kind: str, *items: str, name: str = "a model") -> bytes:
+    """Return a GGUF file whose tokenizer is of this kind, and has these tokens."""
+    model: list[tuple[str, int | str]] = [
+        LLAMA,
+        ("llama.block_count", 1),
+        ("llama.context_length", 512),
+    ]
+    whole = header(*model, ("tokenizer.ggml.model", kind), ("general.name", name))
+    key = "tokenizer.ggml.tokens"
+    vocabulary = struct.pack("<Q", len(key)) + key.encode()
+    vocabulary += struct.pack("<IIQ", 9, 8, len(items)) + strings(*items)
+    return whole[:16] + struct.pack("<Q", 6) + whole[24:] + vocabulary
+
+
 UNKNOWN_ARCHITECTURE = header(
     ("general.architecture", "martian"),
     ("martian.block_count", 1),

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from inference_service.worker import machine
 from inference_service.worker.failure import WorkerError
 
 from .conftest import STORY, Start
-from .gguf import LLAMA, UNKNOWN_ARCHITECTURE, header
+from .gguf import LLAMA, UNKNOWN_ARCHITECTURE, array, header, strings
 
 ZEROS = "0" * 64
 
@@ -47,6 +48,16 @@ async def test_configuration(start: Start, environment: dict[str, str], part: st
         (header(LLAMA, ("llama.block_count", 0)), "llama.block_count (0)"),
         (header(LLAMA, ("llama.block_count", 1), ("llama.context_length", 0)), "context_length"),
         (header(), "names no architecture"),
+        (array("x", 9, 1, struct.pack("<IQ", 9, 1) * 5000), "an array of arrays"),
+        (array("x", 9, 2**64 - 1), "an array of arrays"),
+        (array("x", 8, 2**64 - 1), "strings"),
+        (array("x", 8, 1, struct.pack("<Q", 2**64 - 1)), "damaged"),
+        (array("x", 8, 3, strings("a", "b")), "damaged"),
+        (array("x", 10, 2**64 - 1), "ends early"),
+        (array("x", 13, 1), "the unknown kind 13"),
+        (header(LLAMA)[:16] + b"\xff" * 8, "has 18446744073709551615 keys"),
+        (header((LLAMA[0], "a" * (1 << 17))), "has a name of 131072 bytes"),
+        (header(LLAMA, ("llama.block_count", 1), ("llama.block_count", 0)), "block_count (0)"),
     ],
 )
 async def test_a_file_that_is_no_model(

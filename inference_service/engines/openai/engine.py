@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, closing
 
 from inference_service.capacity.claims import GpuNeed
@@ -79,6 +79,9 @@ class Openai:
     def cause(self, log: Sequence[str]) -> str:
         return program_log.cause(log)
 
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        return None
+
     async def ready(self, instance: Instance) -> bool:
         try:
             async with asyncio.timeout(5):
@@ -109,6 +112,9 @@ class Openai:
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)
+
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        return self._connections.parting(instance)
 
     async def aclose(self) -> None:
         await self._connections.aclose()
@@ -156,7 +162,12 @@ class Openai:
             if content_type == "text/html":
                 advice = "see `url` and `health` in the catalog"
                 raise LaunchError(f"{address} is a page for people, and no engine; {advice}")
-            names = wire.model_names(await _body(answer)) if path == _MODELS else None
+            names = None
+            if path == _MODELS:
+                body = await _body(answer)
+                if len(body) > _LARGEST_LIST:
+                    return False
+                names = wire.model_names(body)
         return _has(instance.model, names) or only_says
 
 
@@ -169,12 +180,13 @@ def _has(model: str, names: list[str] | None) -> bool:
 
 
 async def _body(answer: Answer) -> bytes:
-    body = b""
+    """Return the body, or more than `_LARGEST_LIST` bytes of it."""
+    body = bytearray()
     async for data in answer:
         body += data
         if len(body) > _LARGEST_LIST:
             break
-    return body
+    return bytes(body)
 
 
 def _values(spec: ModelSpec, needs: OpenaiNeeds, seat: Seat) -> dict[str, str]:

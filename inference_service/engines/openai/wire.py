@@ -32,9 +32,9 @@ _DONE = b"[DONE]"
 _CONTEXT = re.compile(r"context (?:length|size|window)|context_length|exceed_context", re.I)
 # vLLM 0.32 lowers the limit of a request to what the context has left, and then refuses 0.
 _NOTHING_LEFT = re.compile(r"max_tokens must be at least 1, got (?:0|-\d+)")
-_LENGTH = re.compile(r"context length (?:is|of) (?:only )?(\d+)")
+_LENGTH = re.compile(r"context length (?:is|of) (?:only )?(\d{1,9})\b")
 _PROMPT = re.compile(
-    r"(\d+)(?: tokens)? (?:in (?:your prompt|the (?:messages|prompt|input))"
+    r"\b(\d{1,9})(?: tokens)? (?:in (?:your prompt|the (?:messages|prompt|input))"
     r"|from the input|(?:prompt|input) tokens)"
 )
 
@@ -148,7 +148,7 @@ class Text:
             lines, self._done = _before_done(lines)
         try:
             events = _decoder.decode_lines(lines)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except sse.UNREADABLE as error:
             last = lines.rstrip().rpartition(b"\n")[2].decode(errors="replace")[:200]
             raise EngineFailed(f"sent an event that is not its own ({error}): {last}") from None
         for event in events:
@@ -221,7 +221,7 @@ def model_names(body: bytes) -> list[str] | None:
     """Return the names in an answer of `/v1/models`, or None where it is something else."""
     try:
         models = _models_decoder.decode(body).data
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except sse.UNREADABLE:
         return None
     return [*dict.fromkeys(name for model in models for name in (model.id, *model.aliases))]
 
@@ -232,7 +232,7 @@ def refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
         return EngineFailed(f"answered with no stream of events: {refusal.text}")
     try:
         body = msgspec.json.decode(refusal.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except sse.UNREADABLE:
         body = None
     message, kind, _ = _explained(body)
     return _failure(spec, message or refusal.text, kind, refusal.status)
@@ -259,27 +259,37 @@ def _reason(choice: _Choice) -> FinishReason:
     return reason
 
 
-def _explained(error: Any) -> tuple[str, str, int]:
+def _explained(error: Any, depth: int = 5) -> tuple[str, str, int]:
     """Return the message, the kind and the status of an error in any of the usual shapes.
 
     These are `{"error": {"message", "type", "code"}}`, the same without `error`, `{"error": TEXT}`,
-    and FastAPI's `{"detail": TEXT or list}`.
+    and FastAPI's `{"detail": TEXT or list}`. `depth` is how deep such shapes may be in each other.
     """
+    if not depth:
+        return _shown(error), "", 500
     match error:
         case {"error": inner} | {"detail": inner} if inner:
-            return _explained(inner)
+            return _explained(inner, depth - 1)
         case {"message": message}:
             kind, code = error.get("type"), error.get("code")
-            return str(message), f"{kind} {code}", code if isinstance(code, int) else 500
+            return _shown(message), f"{kind} {code}", code if isinstance(code, int) else 500
         case {"msg": message}:
-            where = ".".join(map(str, error.get("loc") or ()))
+            loc = error.get("loc")
+            where = ".".join(map(str, loc)) if isinstance(loc, list) else loc
             return f"{where}: {message}", "", 500
         case [*inner] if inner:
-            return "; ".join(_explained(each)[0] for each in inner), "", 500
+            return "; ".join(_explained(each, depth - 1)[0] for each in inner[:5]), "", 500
         case None:
             return "", "", 500
         case _:
-            return str(error), "", 500
+            return _shown(error), "", 500
+
+
+def _shown(error: Any) -> str:
+    try:
+        return str(error)
+    except RecursionError:
+        return "(deeply nested)"
 
 
 def _failure(spec: ModelSpec, message: str, kind: str, status: int) -> Exception:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing
 from itertools import accumulate
 
-import msgspec
 from pydantic import Field, model_validator
 
 from inference_service.capacity.claims import GpuNeed
@@ -36,6 +36,9 @@ _CPU = {"DISABLE_CUSTOM_KERNELS": "true", "CUDA_GRAPHS": "0"}
 
 # The tokens after which TGI goes on in another step of its own; see `Tgi.generate`.
 _LONGEST_STEP = 1024
+
+# Of a token in an answer of `/tokenize`: its id, text, begin and end.
+_TOKEN_BYTES = 128
 
 
 class HubWeights(Section):
@@ -140,6 +143,9 @@ class Tgi:
     def cause(self, log: Sequence[str]) -> str:
         return tgi_log.cause(log)
 
+    def longest_token(self, log: Sequence[str]) -> int | None:
+        return None
+
     async def ready(self, instance: Instance) -> bool:
         # Nothing listens before the model is loaded. The log can be wrong, `/health` is not.
         return await sse.answers(self._connections, instance, "/health")
@@ -181,11 +187,14 @@ class Tgi:
                 reason = FinishReason.STOP_SEQUENCE
             elif made >= prompt.max_new_tokens or not step.goes_on:
                 reason = step.reason
-        finish = Finish(reason, prompt_tokens or await self._count(instance, prompt), made)
+        finish = Finish(reason, prompt_tokens or await self._count(instance, spec, prompt), made)
         yield Chunk(last + stops.rest(), unsent, finish)
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)
+
+    def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
+        return self._connections.parting(instance)
 
     async def aclose(self) -> None:
         await self._connections.aclose()
@@ -215,7 +224,7 @@ class Tgi:
         try:
             if step.whole:
                 body, headers = await sse.fetch(self._connections, instance, "/generate", request)
-                tokens, ending = wire.read_whole(body, headers)
+                tokens, ending = wire.read_whole(body, headers, step.limit)
                 step.note(len(tokens), ending)
                 yield tokens
                 return
@@ -231,14 +240,17 @@ class Tgi:
             raise wire.refused(spec, refusal) from None
         raise EngineLost("ended its answer before the text was finished")
 
-    async def _count(self, instance: Instance, prompt: Prompt) -> int:
+    async def _count(self, instance: Instance, spec: ModelSpec, prompt: Prompt) -> int:
         """Count the prompt's tokens, which TGI reports only at an end of its own."""
-        body = msgspec.json.encode({"inputs": prompt.text})
-        request = Request("POST", "/tokenize", body, "application/json")
+        most = _TOKEN_BYTES * spec.context_length + (1 << 16)
+        body = {"inputs": prompt.text}
         try:
-            with closing(await relay.answer(self._connections, instance, request)) as answer:
-                return wire.count(b"".join([data async for data in answer]))
-        except (OSError, msgspec.DecodeError) as error:
+            answer, _ = await sse.fetch(self._connections, instance, "/tokenize", body, most)
+            return wire.count(answer)
+        except sse.Refusal as refusal:
+            cause = f"HTTP {refusal.status}: {refusal.text}"
+            raise EngineFailed(f"could not count the prompt's tokens: {cause}") from None
+        except sse.UNREADABLE as error:
             raise EngineFailed(f"could not count the prompt's tokens: {error}") from None
 
 

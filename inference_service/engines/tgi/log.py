@@ -18,7 +18,7 @@ from inference_service.printable import COLOURS
 _TEXT = re.compile(
     r"^\S+Z\s+[A-Z]+\s(.*?)\b(text_generation_\w+(?:::\w+)*): (?:\S+\.rs:\d+: )?(.*)$"
 )
-_COUNT = re.compile(r"^(?:Download|Convert): \[(\d+)/(\d+)\]")
+_COUNT = re.compile(r"^(?:Download|Convert): \[(\d{1,9})/(\d{1,9})\]")
 
 _PHASES = (
     ("Starting check and download process", Phase.DOWNLOADING_WEIGHTS),
@@ -91,7 +91,7 @@ def _parse(line: str) -> _Line:
             span = record.get("span") or {}
             target = str(record.get("target", ""))
             return _Line(record["level"], text, target, str(span.get("name", "")))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return _Line("", line)
     line = COLOURS.sub("", line)
     level = next((word for word in line.split()[1:2]), "")

@@ -33,7 +33,7 @@ _REASONS = {
 # `backends/v3/src/client`. The whole of TGI ends soon after that.
 _LOST = ("transport error", "error trying to connect")
 
-_NO_ROOM = re.compile(r"must be <= (\d+)\. Given: (\d+) `inputs` tokens")
+_NO_ROOM = re.compile(r"must be <= (\d{1,9})\. Given: (\d{1,9}) `inputs` tokens")
 
 
 class _Token(msgspec.Struct):
@@ -103,7 +103,7 @@ def read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], Details |
     """Return the texts of up to `most` tokens, and the end if there."""
     try:
         events = _decoder.decode_lines(lines)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except sse.UNREADABLE as error:
         raise EngineFailed(f"sent an event that is not its own: {error}") from None
     tokens: list[str] = []
     details = None
@@ -116,18 +116,20 @@ def read(spec: ModelSpec, lines: bytes, most: int) -> tuple[list[str], Details |
     return tokens, details
 
 
-def read_whole(body: bytes, headers: Mapping[bytes, bytes]) -> tuple[list[str], Details]:
-    """Return the texts of the tokens and the end in an answer of `/generate`."""
+def read_whole(body: bytes, headers: Mapping[bytes, bytes], most: int) -> tuple[list[str], Details]:
+    """Return the texts of up to `most` tokens and the end in an answer of `/generate`."""
     try:
         details = _whole_decoder.decode(body).details
         details.input_length = int(headers.get(b"x-prompt-tokens", 0))
-    except (msgspec.DecodeError, ValueError) as error:
+    except (*sse.UNREADABLE, ValueError) as error:
         raise EngineFailed(f"sent an answer that is not its own: {error}") from None
+    if len(details.tokens) > most:
+        raise EngineFailed(f"sent more than {most} tokens")
     return ["" if token.special else token.text for token in details.tokens], details
 
 
 def count(body: bytes) -> int:
-    """Count the tokens in an answer of `/tokenize`. Raises msgspec.DecodeError."""
+    """Count the tokens in an answer of `/tokenize`. Raises one of `sse.UNREADABLE`."""
     return len(_tokens_decoder.decode(body))
 
 
@@ -135,7 +137,7 @@ def refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
     """Return the error that a refusal stands for, which can be a NoRoom."""
     try:
         event = _decoder.decode(refusal.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except sse.UNREADABLE:
         event = _Event()
     if event.error is not None:
         return _failure(spec, event.error, event.error_type)

@@ -14,7 +14,7 @@ from inference_service.errors import RuntimeUnavailable
 from inference_service.runtimes.base import Exit, Instance
 from inference_service.runtimes.command import Command
 from inference_service.runtimes.docker.calls import UNAVAILABLE, Calls
-from inference_service.runtimes.lines import Lines
+from inference_service.runtimes.lines import Line, Lines
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 
 _RETRY = 0.5  # seconds between two attempts to reach a daemon that is away
@@ -60,7 +60,7 @@ class RunningContainer:
             return None
         assert isinstance(done.output, bytes)
         total = done.output.rstrip().rpartition(b"\n")[2].partition(b"\t")[0]
-        return int(total) * 1024 if total.isdigit() else None
+        return int(total) * 1024 if total.isdigit() and len(total) < 16 else None
 
     def leave(self) -> None:
         """Follow the container no longer; all that still wait get an unknown exit."""
@@ -87,10 +87,21 @@ class RunningContainer:
         for data in self._container.logs(
             stream=True, follow=True, since=since or None, tail=KEPT_LINES
         ):
-            for line in lines.feed(data):
-                self._in_loop(self._log.append, *line)
-        for line in lines.end():
-            self._in_loop(self._log.append, *line)
+            self._append([*lines.feed(data)])
+        self._append([*lines.end()])
+
+    def _append(self, lines: list[Line]) -> None:
+        """Add lines to the log, and wait for the loop, which a container can outrun."""
+        added = threading.Event()
+
+        def add() -> None:
+            for line in lines:
+                self._log.append(*line)
+            added.set()
+
+        self._in_loop(add)
+        while not (added.wait(_RETRY) or self._left.is_set() or self._loop.is_closed()):
+            pass
 
     def _ended(self) -> Exit | None:
         self._container.reload()
