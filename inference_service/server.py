@@ -89,7 +89,7 @@ async def running(
         limits = Limits(settings.generation_timeout, settings.max_idle_timeout, proxies)
         servicer = ModelService(models, runtimes.choice, limits, reload)
         services = listener.services(servicer, health)
-        await health.up(("", SERVICE), [spec.id for spec in catalog])
+        health.up(("", SERVICE), [spec.id for spec in catalog])
         serving = listener.serving(settings.host, settings.grpc_port, services)
         port = await stack.enter_async_context(serving)
         target = listener.address(settings.host, port)
@@ -100,7 +100,7 @@ async def running(
         if settings.leave_containers:
             for runtime in runtimes.by_name.values():
                 stack.callback(runtime.leave)
-        stack.push_async_callback(health.down)
+        stack.callback(health.down)
         await models.adopt()
         models.preload()
         yield Service(models, runtimes.choice, target, rest_url, reload)
@@ -132,6 +132,7 @@ def _models(
 def _timing(settings: Settings) -> Timing:
     return Timing(
         queue_size=settings.queue_size,
+        queue_wait=settings.queue_timeout,
         stall=settings.start_stall_timeout,
         drain=settings.drain_timeout,
         idle=settings.idle_timeout,

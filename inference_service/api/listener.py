@@ -46,7 +46,7 @@ def services(servicer: ModelService, beacon: Health) -> dict[str, Handlers]:
     reflector = reflection.aio.ReflectionServicer(names)
     added: list[tuple[str, Callable[..., None], object]] = [
         (SERVICE, pb_grpc.add_ModelServiceServicer_to_server, servicer),
-        (health.SERVICE_NAME, health_pb2_grpc.add_HealthServicer_to_server, beacon.servicer),
+        (health.SERVICE_NAME, health_pb2_grpc.add_HealthServicer_to_server, beacon),
         *(
             (name, reflection_pb2_grpc.add_ServerReflectionServicer_to_server, reflector)
             for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")

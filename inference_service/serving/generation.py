@@ -30,6 +30,7 @@ from inference_service.serving.attempts import Attempts
 from inference_service.serving.changes import Notify
 from inference_service.serving.leases import Lease
 from inference_service.serving.model import Model
+from inference_service.serving.queue import Caller
 from inference_service.serving.silence import SilenceLimit
 
 _LOSSES = 3  # engines that one text may outlive: a prompt that kills them must come to an end
@@ -48,7 +49,7 @@ class Order:
     prompt: Prompt
     timeout: float
     idle_timeout: float | None = None
-    caller: str = ""
+    caller: Caller = ()
     deadline: float = math.inf
     resumes: bool = False
 
