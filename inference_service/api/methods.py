@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -40,8 +40,8 @@ _MOST_FIELDS = 1000
 async def gate(path: str, handle: Handle, request: Any, context: Context) -> Any:
     """Pass a call of the method at `path` to its handler, and end a failed call with its status.
 
-    `request` is a message, the iterator of a stream's messages, or bytes; the handler returns such
-    an answer, or writes a stream of them.
+    `request` is a message, the iterator of a stream's messages, or bytes; or the error with which
+    the call has to end. The handler returns such an answer, or writes a stream of them.
     """
     try:
         if isinstance(request, ServiceError):
@@ -65,7 +65,8 @@ async def _end(path: str, context: Context, error: BaseException) -> None:
     if not isinstance(error, ServiceError):
         log.exception("fault in a call of %s", path, exc_info=error)
         error = ServiceError()
-    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+    with suppress(grpc.aio.InternalError):  # the caller has left meanwhile, or the server ends
+        await context.abort_with_status(rpc_status.to_status(status_of(error)))
 
 
 async def accept(context: Context) -> None:
@@ -94,7 +95,7 @@ def gated(service: str, add: Callable[..., None], servicer: object) -> Handlers:
 def by_path(services: Mapping[str, Handlers]) -> dict[str, Handle]:
     """Return the handlers of calls without a wire, by the path of the method."""
     return {
-        f"/{service}/{name}": _behaviour(handler)[1]
+        f"/{service}/{name}": behaviour(handler)[1]
         for service, handlers in services.items()
         for name, handler in handlers.items()
     }
@@ -114,7 +115,7 @@ class _Collector:
 
 
 def _gated(path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    kind, handle = _behaviour(handler)
+    kind, handle = behaviour(handler)
     if inspect.isasyncgenfunction(handle):
         handle = partial(_write_all, handle)
     if handler.request_streaming:
@@ -128,7 +129,7 @@ def _gated(path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
     return wrapped
 
 
-def _behaviour(handler: Any) -> tuple[str, Handle]:
+def behaviour(handler: Any) -> tuple[str, Handle]:
     """Return the kind of a method, such as "unary_stream", and its handler."""
     kinds = {True: "stream", False: "unary"}
     kind = f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"

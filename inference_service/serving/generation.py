@@ -31,6 +31,7 @@ from inference_service.serving.changes import Notify
 from inference_service.serving.leases import Lease
 from inference_service.serving.model import Model
 from inference_service.serving.queue import Caller
+from inference_service.serving.reading import Reading, never
 from inference_service.serving.silence import SilenceLimit
 
 _LOSSES = 3  # engines that one text may outlive: a prompt that kills them must come to an end
@@ -83,8 +84,9 @@ class Outcome:
 class Generation:
     """One text of one model; used once, by `whole` or by `stream`."""
 
-    def __init__(self, model: Model, order: Order) -> None:
+    def __init__(self, model: Model, order: Order, reading: Reading | None = None) -> None:
         self._id = model.id
+        self._reading = reading or never()
         self._order = order
         self._attempts = Attempts(
             model, order.timeout, order.idle_timeout, order.caller, order.deadline
@@ -155,6 +157,7 @@ class Generation:
         """Write the text that continues a prompt, in one attempt."""
         if self._first is None:
             self._ready = time.monotonic()
+        reading, readers = self._reading, self._reading.readers
         chunks = lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -163,9 +166,13 @@ class Generation:
                 self._finish = chunk.finish
                 if chunk.text:
                     limit.pause()  # a slow reader is no silence of the engine
+                    began = reading.began = readers.now
                     await write(chunk)
+                    reading.began = None
+                    reading.waited += readers.now - began
                     self._attempts.seen = True
                     self._sent_tokens += chunk.token_count
+                    reading.sent_token_count = self._sent_tokens
                 limit.reset()
 
     async def _outlive(

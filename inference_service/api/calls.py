@@ -1,0 +1,80 @@
+"""The calls of gRPC that are open, and the share of each address in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import grpc
+
+from inference_service.api.callers import NO_PROXIES, Addresses, addresses
+from inference_service.api.methods import Context, Handle, Handlers, behaviour
+from inference_service.errors import TooManyCalls
+from rest_bridge.proxies import Proxies
+
+MOST = 8192  # a call that waits holds about 30 kB
+
+
+class Calls:
+    """The open calls, at most `most`.
+
+    An address may have as many as are free: half of all where it is alone, a third each where two
+    want all that they can get. So there is always room for the first calls of another. A bridge of
+    this machine says for whom it calls, and so divides its half in the same way.
+    """
+
+    def __init__(self, proxies: Proxies = NO_PROXIES, most: int = MOST) -> None:
+        self._proxies = proxies
+        self._most = most
+        self._open: Counter[str] = Counter()  # by address
+        self._forwarded: Counter[Addresses] = Counter()
+        self._count = 0
+
+    def enter(self, context: Context) -> TooManyCalls | None:
+        """Count a call until its end, or return the error with which it has to end."""
+        caller = addresses(context, self._proxies)
+        address, forwarded = caller
+        count = self._open[address]
+        if count >= self._most - self._count:
+            return TooManyCalls(count)
+        if forwarded:
+            if self._forwarded[caller] >= self._most // 2 - count:
+                return TooManyCalls(self._forwarded[caller])
+            self._forwarded[caller] += 1
+        self._open[address] += 1
+        self._count += 1
+        # After the last byte: an answer that is not read keeps what it has.
+        context.add_done_callback(partial(self._leave, caller))  # type: ignore[arg-type]
+        return None
+
+    def _leave(self, caller: Addresses, _: Context) -> None:
+        address, forwarded = caller
+        self._count -= 1
+        self._open[address] -= 1
+        if not self._open[address]:
+            del self._open[address]
+        if forwarded:
+            self._forwarded[caller] -= 1
+            if not self._forwarded[caller]:
+                del self._forwarded[caller]
+
+
+def counted(handlers: Handlers, calls: Calls) -> Handlers:
+    """Return gated methods that count their calls."""
+    return {name: _counted(handler, calls) for name, handler in handlers.items()}
+
+
+def _counted(handler: Any, calls: Calls) -> grpc.RpcMethodHandler[Any, Any]:
+    kind, handle = behaviour(handler)
+    make = getattr(grpc, f"{kind}_rpc_method_handler")
+    made: grpc.RpcMethodHandler[Any, Any] = make(
+        partial(_count, calls, handle),
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+    return made
+
+
+async def _count(calls: Calls, handle: Handle, request: Any, context: Context) -> Any:
+    return await handle(calls.enter(context) or request, context)

@@ -1,0 +1,128 @@
+"""The readers of streams, who have to read on.
+
+One look a second at all streams that are open finds those whose write has not ended: a timer for
+each write would cost as much as a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Protocol
+
+from inference_service.errors import NotRead
+
+LOOK = 1.0  # seconds between two looks
+
+# All in all, while others wait. A client has 64 KiB and more of a text ahead of it, by HTTP/2 or in
+# the kernel, so that a terminal that is stopped for a while holds nothing up.
+PATIENCE = 10.0
+
+
+class Wanted(Protocol):
+    """What a stream holds."""
+
+    @property
+    def contended(self) -> bool:
+        """Whether others wait for it."""
+
+
+class _Free:
+    contended = False
+
+
+class Readers:
+    """The readers of all streams; each may read nothing for `timeout` seconds."""
+
+    def __init__(self, timeout: float) -> None:
+        self.now = 0.0  # the time of the last look
+        self._timeout = timeout
+        self._readings: set[Reading] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def reading(self, held: Wanted | None = None) -> Reading:
+        """Return the reading of a new stream, which holds this."""
+        return Reading(self, held or _Free())
+
+    def add(self, reading: Reading) -> None:
+        """Begin to look at a stream."""
+        self._readings.add(reading)
+        if self._timer is None:
+            self._look()
+
+    def remove(self, reading: Reading) -> None:
+        """Look at a stream no more."""
+        self._readings.discard(reading)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.now = loop.time()
+        for reading in self._readings:
+            if (began := reading.began) is not None:
+                self._judge(reading, self.now - began)
+        self._timer = loop.call_later(LOOK, self._look) if self._readings else None
+
+    def _judge(self, reading: Reading, waited: float) -> None:
+        """End a stream whose write has waited for so long, if that is too long."""
+        if waited >= self._timeout:
+            reading.end(NotRead(waited, others=False))
+        elif reading.waited + waited >= PATIENCE and reading.held.contended:
+            reading.end(NotRead(reading.waited + waited, others=True))
+
+
+class Reading:
+    """One stream, as its reader reads it: the block in which all of it is written.
+
+    `write` notes its beginning in `began` (the `now` of `readers`) and adds the time to `waited`;
+    where there is a write for each token, the writer does that itself. The block ends with NotRead
+    where that is too long; `sent_token_count` goes with it.
+    """
+
+    __slots__ = ("_error", "_task", "began", "held", "readers", "sent_token_count", "waited")
+
+    def __init__(self, readers: Readers, held: Wanted) -> None:
+        self.readers = readers
+        self.held = held
+        self.began: float | None = None
+        self.waited = 0.0
+        self.sent_token_count = 0
+        self._error: NotRead | None = None
+        self._task: asyncio.Task[object] | None = None
+
+    def __enter__(self) -> Reading:
+        self._task = asyncio.current_task()
+        self.readers.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self.readers.remove(self)
+        if self._error is not None:
+            assert self._task is not None
+            left = self._task.uncancel()
+            # Else the caller has left too, or the stream had another end at the same moment.
+            if kind is asyncio.CancelledError and not left:
+                if self.sent_token_count:
+                    self._error.metadata["sent_token_count"] = str(self.sent_token_count)
+                raise self._error from None
+
+    async def write(self, write: Callable[[Any], Awaitable[None]], message: Any) -> None:
+        """Write a message, and note the time that it takes."""
+        began = self.began = self.readers.now
+        await write(message)
+        self.began = None
+        self.waited += self.readers.now - began
+
+    def end(self, error: NotRead) -> None:
+        """End the block, in the write that it waits for."""
+        if self._error is None and self._task is not None:
+            self._error = error
+            self._task.cancel()
+
+
+def never() -> Reading:
+    """Return a reading without limits."""
+    return Readers(math.inf).reading()
