@@ -17,9 +17,9 @@ Addresses = tuple[str, str]
 
 class _Peer(NamedTuple):
     host: str  # as gRPC has it
-    address: Address | None
-    network: str
+    own: Addresses
     local: bool
+    trusted: bool  # to forward for others, as is the bridge of this process
 
 
 def caller(context: Any, proxies: Proxies = NO_PROXIES) -> Caller:
@@ -32,8 +32,16 @@ def caller(context: Any, proxies: Proxies = NO_PROXIES) -> Caller:
     """
     metadata = context.invocation_metadata() or ()
     named = dict(metadata)
-    peer = _peer(context.peer().rpartition(":")[0])
-    return (*_addresses(peer, metadata, named, proxies), _name(peer, metadata, named, proxies))
+    peer = _peer(context.peer().rpartition(":")[0], proxies)
+    name = str(named.get("authorization") or peer.host)
+    if not (peer.local or peer.trusted):
+        return (*peer.own, name)
+    client = _client(metadata, named, proxies)
+    if given := named.get("x-caller"):
+        name = str(given)
+    elif client and peer.trusted and "authorization" not in named:
+        name = client
+    return (*_addresses(peer, client), name)
 
 
 def addresses(context: Any, proxies: Proxies = NO_PROXIES) -> Addresses:
@@ -44,47 +52,37 @@ def addresses(context: Any, proxies: Proxies = NO_PROXIES) -> Addresses:
     whom it calls, which divides what it has itself. A network of IPv6 (/64) counts as one address,
     for each client has a whole one.
     """
-    peer = _peer(context.peer().rpartition(":")[0])
-    if not peer.local and peer.address not in proxies:  # whose word does not matter
-        return peer.network, ""
+    peer = _peer(context.peer().rpartition(":")[0], proxies)
+    if not (peer.local or peer.trusted):
+        return peer.own
     metadata = context.invocation_metadata() or ()
-    return _addresses(peer, metadata, dict(metadata), proxies)
+    return _addresses(peer, _client(metadata, dict(metadata), proxies))
 
 
-def _addresses(peer: _Peer, metadata: Any, named: Any, proxies: Proxies) -> Addresses:
-    trusted = peer.host == "" or peer.address in proxies
-    if "x-forwarded-for" not in named or not (trusted or peer.local):
-        return peer.network, ""
-    client = proxies.client(_forwarded(metadata))
-    if client is None:
-        return peer.network, ""
+def _client(metadata: Any, named: Any, proxies: Proxies) -> str | None:
+    """Return the address for which a proxy says that it forwards."""
+    if "x-forwarded-for" not in named:
+        return None
+    return proxies.client(str(value) for key, value in metadata if key == "x-forwarded-for")
+
+
+def _addresses(peer: _Peer, client: str | None) -> Addresses:
+    if not client:
+        return peer.own
     network = _network(parse_address(client))
-    return (network, "") if trusted else (peer.network, network)
-
-
-def _name(peer: _Peer, metadata: Any, named: Any, proxies: Proxies) -> str:
-    if "x-caller" in named and (peer.local or peer.address in proxies):
-        return str(named["x-caller"]) or peer.host
-    if key := named.get("authorization"):
-        return str(key)
-    if "x-forwarded-for" in named and peer.address in proxies:
-        return proxies.client(_forwarded(metadata)) or peer.host
-    return peer.host
-
-
-def _forwarded(metadata: Any) -> list[str]:
-    return [str(value) for key, value in metadata if key == "x-forwarded-for"]
+    return (network, "") if peer.trusted else (peer.own[0], network)
 
 
 @lru_cache(maxsize=4096)
-def _peer(host: str) -> _Peer:
+def _peer(host: str, proxies: Proxies) -> _Peer:
     """Return what is known of a peer by gRPC's name of it, without the port.
 
     Such are `ipv4:10.0.0.7`, `ipv6:%5B::1%5D`, and nothing for the bridge of this process.
     """
     address = parse_address(unquote(host.partition(":")[2]))
+    own = (_network(address) if address else host, "")
     local = address.is_loopback if address else not host.startswith("ip")
-    return _Peer(host, address, _network(address) if address else host, local)
+    return _Peer(host, own, local, trusted=not host or address in proxies)
 
 
 def _network(address: Address | None) -> str:

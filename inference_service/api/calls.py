@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -27,22 +26,23 @@ class Calls:
     def __init__(self, proxies: Proxies = NO_PROXIES, most: int = MOST) -> None:
         self._proxies = proxies
         self._most = most
-        self._open: Counter[str] = Counter()  # by address
-        self._forwarded: Counter[Addresses] = Counter()
+        self._open: dict[str, int] = {}  # by address
+        self._forwarded: dict[Addresses, int] = {}
         self._count = 0
 
     def enter(self, context: Context) -> TooManyCalls | None:
         """Count a call until its end, or return the error with which it has to end."""
         caller = addresses(context, self._proxies)
         address, forwarded = caller
-        count = self._open[address]
+        count = self._open.get(address, 0)
         if count >= self._most - self._count:
             return TooManyCalls(count)
         if forwarded:
-            if self._forwarded[caller] >= self._most // 2 - count:
-                return TooManyCalls(self._forwarded[caller])
-            self._forwarded[caller] += 1
-        self._open[address] += 1
+            own = self._forwarded.get(caller, 0)
+            if own >= self._most // 2 - count:
+                return TooManyCalls(own)
+            self._forwarded[caller] = own + 1
+        self._open[address] = count + 1
         self._count += 1
         # After the last byte: an answer that is not read keeps what it has.
         context.add_done_callback(partial(self._leave, caller))  # type: ignore[arg-type]
@@ -51,9 +51,10 @@ class Calls:
     def _leave(self, caller: Addresses, _: Context) -> None:
         address, forwarded = caller
         self._count -= 1
-        self._open[address] -= 1
-        if not self._open[address]:
+        if self._open[address] == 1:
             del self._open[address]
+        else:
+            self._open[address] -= 1
         if forwarded:
             self._forwarded[caller] -= 1
             if not self._forwarded[caller]:

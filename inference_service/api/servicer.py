@@ -151,6 +151,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
                 lambda resumption: reading.write(context.write, replies.resumption(resumption)),
                 notify if request.status_events else None,
             )
+            reading.let_go()
             summary = replies.summary(model.id, generation.outcome())
             event = pb.GenerateStreamResponse(summary=summary)
             await reading.write(context.write, event)

@@ -89,6 +89,10 @@ class Attempts:
                 raise
             raise GenerationTimeout(self._model.id, self._timeout) from None
 
+    def release(self, lease: Lease) -> None:
+        """Give a lease back before the end of its block, when its engine is done."""
+        self._model.release(lease, self._idle_timeout)
+
     async def recovery(self, lost: ServiceError) -> None:
         """Return when another attempt makes sense.
 

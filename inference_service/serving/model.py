@@ -126,6 +126,11 @@ class Model:
             error.metadata.setdefault("model_id", self.id)
             raise
 
+    def release(self, lease: Lease, idle_timeout: float | None) -> None:
+        """Take a lease back before the end of its block: its holder needs the engine no more."""
+        if (runs := self._supervisor.runs) is not None:
+            runs.release(lease, idle_timeout)
+
     async def start(self, idle_timeout: float | None = None) -> None:
         """Return when the model is READY. Raises what a lease would, and counts as a use."""
         (await self._ready()).use(idle_timeout)

@@ -32,12 +32,10 @@ class Queue(Generic[Item]):
 
     def __init__(self) -> None:
         self._root = _Branch()
+        self.size = 0
 
-    def __len__(self) -> int:
-        return self._root.size
-
-    def __contains__(self, entry: tuple[Caller, Item]) -> bool:
-        caller, item = entry
+    def has(self, caller: Caller, item: Item) -> bool:
+        """Return whether this item of this caller waits."""
         branches = self._branches(caller)
         return len(branches) > len(caller) and item in branches[-1].parts
 
@@ -54,6 +52,7 @@ class Queue(Generic[Item]):
         """Add an item behind the others of its caller."""
         branch = self._root
         branch.size += 1
+        self.size += 1
         for name in caller:
             below = branch.parts.get(name)
             if below is None:
@@ -77,6 +76,7 @@ class Queue(Generic[Item]):
         """Take an item out, wherever it stands."""
         branches = self._branches(caller)
         del branches[-1].parts[item]
+        self.size -= 1
         for branch in branches:
             branch.size -= 1
         for name, branch, below in zip(caller, branches, branches[1:], strict=False):

@@ -13,12 +13,16 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from inference_service.errors import NotRead
+from inference_service.serving.ahead import Ahead, Store
 
 LOOK = 1.0  # seconds between two looks
 
-# All in all, while others wait. A client has 64 KiB and more of a text ahead of it, by HTTP/2 or in
-# the kernel, so that a terminal that is stopped for a while holds nothing up.
+# Seconds in all for which a stream may hold up others who wait. A client has 64 KiB and more of a
+# text ahead of it, by HTTP/2 or in the kernel: a terminal that is stopped for a while holds nothing
+# up, and who reads no status reads nothing.
 PATIENCE = 10.0
+SHORT_PATIENCE = 3.0  # of a status, or another small message
+SOON = 1.0  # until the rest of a text is taken from its engine
 
 
 class Wanted(Protocol):
@@ -33,18 +37,22 @@ class _Free:
     contended = False
 
 
+_FREE = _Free()
+
+
 class Readers:
     """The readers of all streams; each may read nothing for `timeout` seconds."""
 
     def __init__(self, timeout: float) -> None:
         self.now = 0.0  # the time of the last look
+        self.store = Store()
         self._timeout = timeout
         self._readings: set[Reading] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def reading(self, held: Wanted | None = None) -> Reading:
         """Return the reading of a new stream, which holds this."""
-        return Reading(self, held or _Free())
+        return Reading(self, held or _FREE)
 
     def add(self, reading: Reading) -> None:
         """Begin to look at a stream."""
@@ -64,23 +72,40 @@ class Readers:
                 self._judge(reading, self.now - began)
         self._timer = loop.call_later(LOOK, self._look) if self._readings else None
 
-    def _judge(self, reading: Reading, waited: float) -> None:
+    def _judge(self, reading: Reading, blocked: float) -> None:
         """End a stream whose write has waited for so long, if that is too long."""
-        if waited >= self._timeout:
-            reading.end(NotRead(waited, others=False))
-        elif reading.waited + waited >= PATIENCE and reading.held.contended:
-            reading.end(NotRead(reading.waited + waited, others=True))
+        waited = reading.waited + blocked
+        if blocked >= self._timeout:
+            reading.end(NotRead(blocked, others=False))
+        elif waited < SOON or not reading.held.contended:
+            return
+        elif reading.ahead is None and reading.take is not None and not self.store.full:
+            reading.ahead = reading.take(self.store)
+        elif waited >= reading.patience and (reading.ahead is None or reading.ahead.waits):
+            reading.end(NotRead(waited, others=True))
 
 
 class Reading:
     """One stream, as its reader reads it: the block in which all of it is written.
 
     `write` notes its beginning in `began` (the `now` of `readers`) and adds the time to `waited`;
-    where there is a write for each token, the writer does that itself. The block ends with NotRead
-    where that is too long; `sent_token_count` goes with it.
+    where there is a write for each token, the writer does that itself. While others wait for what
+    the stream holds, `take` makes the rest of the text be `ahead`. The block ends with NotRead
+    where a write takes too long; `sent_token_count` goes with it.
     """
 
-    __slots__ = ("_error", "_task", "began", "held", "readers", "sent_token_count", "waited")
+    __slots__ = (
+        "_error",
+        "_task",
+        "ahead",
+        "began",
+        "held",
+        "patience",
+        "readers",
+        "sent_token_count",
+        "take",
+        "waited",
+    )
 
     def __init__(self, readers: Readers, held: Wanted) -> None:
         self.readers = readers
@@ -88,6 +113,9 @@ class Reading:
         self.began: float | None = None
         self.waited = 0.0
         self.sent_token_count = 0
+        self.patience = PATIENCE
+        self.take: Callable[[Store], Ahead] | None = None
+        self.ahead: Ahead | None = None
         self._error: NotRead | None = None
         self._task: asyncio.Task[object] | None = None
 
@@ -110,11 +138,17 @@ class Reading:
                 raise self._error from None
 
     async def write(self, write: Callable[[Any], Awaitable[None]], message: Any) -> None:
-        """Write a message, and note the time that it takes."""
+        """Write a small message, and note the time that it takes."""
         began = self.began = self.readers.now
+        self.patience = SHORT_PATIENCE
         await write(message)
         self.began = None
+        self.patience = PATIENCE
         self.waited += self.readers.now - began
+
+    def let_go(self) -> None:
+        """Hold nothing any more for which others could wait."""
+        self.held = _FREE
 
     def end(self, error: NotRead) -> None:
         """End the block, in the write that it waits for."""
@@ -123,6 +157,4 @@ class Reading:
             self._task.cancel()
 
 
-def never() -> Reading:
-    """Return a reading without limits."""
-    return Readers(math.inf).reading()
+FREE = Readers(math.inf).reading()  # without a limit

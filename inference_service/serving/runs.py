@@ -149,6 +149,13 @@ class Runs:
         run.leases.give(lease)
         self.slots.serve()
 
+    def release(self, lease: Lease, idle_timeout: float | None) -> None:
+        """Take back a lease that one of them may have given, and serve the queue."""
+        for run in self._runs.values():
+            if run.leases.has(lease):
+                self.give(run, lease, idle_timeout)
+                return
+
     def use(self, idle_timeout: float | None) -> None:
         """Note a use of all runs without a lease."""
         for run in self._runs.values():

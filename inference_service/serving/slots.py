@@ -59,12 +59,12 @@ class Slots(Generic[Slot]):
     @property
     def queued(self) -> int:
         """The number of requests in the queue."""
-        return len(self._waiting)
+        return self._waiting.size
 
     @property
     def wanted(self) -> bool:
         """Whether a caller waits, for a slot or for an engine that has slots."""
-        return bool(self.queued or self._starting)
+        return bool(self._waiting.size or self._starting)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -80,7 +80,7 @@ class Slots(Generic[Slot]):
         """Return a slot that is free, and for which nobody waits. Raises the error of `close`."""
         if self._failure is not None:
             raise self._failure
-        return None if self._waiting else self._take_free()
+        return None if self._waiting.size else self._take_free()
 
     async def take(
         self, caller: Caller, deadline: float = math.inf, notify: NotifyPosition | None = None
@@ -116,7 +116,7 @@ class Slots(Generic[Slot]):
 
     def serve(self) -> None:
         """Give the slots that are free to the callers who have waited longest."""
-        if self._waiting:
+        if self._waiting.size:
             self._pass_on()
         else:
             self._given_at = math.nan
@@ -139,7 +139,7 @@ class Slots(Generic[Slot]):
             slot.set_exception(full)
 
     def _pass_on(self) -> None:
-        while self._waiting:
+        while self._waiting.size:
             caller, slot = self._waiting.first()
             if slot.done():  # cancelled, or closed: its own task has yet to learn of that
                 self._leave(caller, slot)
@@ -152,7 +152,7 @@ class Slots(Generic[Slot]):
             self._note_pace()
 
     def _leave(self, caller: Caller, slot: asyncio.Future[Slot]) -> None:
-        if (caller, slot) in self._waiting:  # else `serve` has passed over it
+        if self._waiting.has(caller, slot):  # else `serve` has passed over it
             self._waiting.remove(caller, slot)
             self._check_released()
 

@@ -15,7 +15,7 @@ CALLERS: list[Caller] = [(a, b, c) for a in "xy" for b in "12" for c in "mn"]
 def order(queue: Queue[int]) -> list[int]:
     """Take all items out, one after the other."""
     taken = []
-    while queue:
+    while queue.size:
         caller, item = queue.first()
         queue.remove(caller, item)
         queue.turn(caller)
@@ -51,9 +51,9 @@ def test_positions_are_those_in_the_order_that_follows(
         elif waiting:
             item = list(waiting)[chosen % len(waiting)]
             queue.remove(waiting.pop(item), item)
-    assert len(queue) == len(waiting)
+    assert queue.size == len(waiting)
     assert sorted(queue.items()) == sorted(waiting)
-    assert all((caller, item) in queue for item, caller in waiting.items())
+    assert all(queue.has(caller, item) for item, caller in waiting.items())
 
     positions = {queue.position(caller, item): item for item, caller in waiting.items()}
     assert [positions[n] for n in sorted(positions)] == order(queue)
@@ -80,9 +80,9 @@ def test_what_is_not_in_the_queue_is_not_found() -> None:
     queue: Queue[int] = Queue()
     queue.add(("a", "b"), 1)
 
-    assert (("a", "b"), 2) not in queue
-    assert (("a", "c"), 1) not in queue
-    assert (("z", "b"), 1) not in queue
+    assert not queue.has(("a", "b"), 2)
+    assert not queue.has(("a", "c"), 1)
+    assert not queue.has(("z", "b"), 1)
 
 
 def test_a_full_queue_costs_little() -> None:
