@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from inference_service.api.callers import NO_PROXIES, Addresses, addresses
-from inference_service.api.methods import Context, Handle, Handlers, behaviour
+from inference_service.api.methods import Context, Handlers, behaviour
 from inference_service.errors import TooManyCalls
 from rest_bridge.proxies import Proxies
 
@@ -30,23 +30,22 @@ class Calls:
         self._forwarded: dict[Addresses, int] = {}
         self._count = 0
 
-    def enter(self, context: Context) -> TooManyCalls | None:
-        """Count a call until its end, or return the error with which it has to end."""
+    def enter(self, context: Context) -> None:
+        """Count a call until its end. Raises TooManyCalls."""
         caller = addresses(context, self._proxies)
         address, forwarded = caller
         count = self._open.get(address, 0)
         if count >= self._most - self._count:
-            return TooManyCalls(count)
+            raise TooManyCalls(count)
         if forwarded:
             own = self._forwarded.get(caller, 0)
             if own >= self._most // 2 - count:
-                return TooManyCalls(own)
+                raise TooManyCalls(own)
             self._forwarded[caller] = own + 1
         self._open[address] = count + 1
         self._count += 1
         # After the last byte: an answer that is not read keeps what it has.
         context.add_done_callback(partial(self._leave, caller))  # type: ignore[arg-type]
-        return None
 
     def _leave(self, caller: Addresses, _: Context) -> None:
         address, forwarded = caller
@@ -70,12 +69,8 @@ def _counted(handler: Any, calls: Calls) -> grpc.RpcMethodHandler[Any, Any]:
     kind, handle = behaviour(handler)
     make = getattr(grpc, f"{kind}_rpc_method_handler")
     made: grpc.RpcMethodHandler[Any, Any] = make(
-        partial(_count, calls, handle),
+        partial(handle, enter=calls.enter),  # type: ignore[call-arg]
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
     return made
-
-
-async def _count(calls: Calls, handle: Handle, request: Any, context: Context) -> Any:
-    return await handle(calls.enter(context) or request, context)

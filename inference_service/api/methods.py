@@ -37,13 +37,21 @@ _LARGE = 64 * 1024  # bytes of a message that are parsed in 2 ms, whatever they 
 _MOST_FIELDS = 1000
 
 
-async def gate(path: str, handle: Handle, request: Any, context: Context) -> Any:
+async def gate(
+    path: str,
+    handle: Handle,
+    request: Any,
+    context: Context,
+    enter: Callable[[Context], None] | None = None,
+) -> Any:
     """Pass a call of the method at `path` to its handler, and end a failed call with its status.
 
-    `request` is a message, the iterator of a stream's messages, or bytes; or the error with which
-    the call has to end. The handler returns such an answer, or writes a stream of them.
+    `request` is a message, the iterator of a stream's messages, or bytes; the handler returns such
+    an answer, or writes a stream of them. `enter` comes first, and may refuse the call.
     """
     try:
+        if enter is not None:
+            enter(context)
         if isinstance(request, ServiceError):
             raise request
         return await handle(request, context)
