@@ -35,6 +35,7 @@ _ACCEPTED = (("x-accepted", "true"),)
 
 _LARGE = 64 * 1024  # bytes of a message that are parsed in 2 ms, whatever they are
 _MOST_FIELDS = 1000
+_LARGE_REQUESTS = {"Generate", "GenerateStream"}  # methods; the message of a stream is kept with it
 
 
 async def gate(
@@ -131,7 +132,7 @@ def _gated(path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
     make = getattr(grpc, f"{kind}_rpc_method_handler")
     wrapped: grpc.RpcMethodHandler[Any, Any] = make(
         partial(gate, path, handle),
-        request_deserializer=_lenient(handler.request_deserializer),
+        request_deserializer=_lenient(path, handler.request_deserializer),
         response_serializer=handler.response_serializer,
     )
     return wrapped
@@ -165,12 +166,17 @@ async def _read_checked(handle: Handle, requests: AsyncIterable[Any], context: C
     return await handle(checked(), context)
 
 
-def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+def _lenient(
+    path: str, deserialize: Callable[[bytes], Any] | None
+) -> Callable[[bytes], Any] | None:
     """Return a parser that makes an error of unreadable bytes, for the gate to raise."""
     if deserialize is None:  # of bytes
         return None
+    small = path.rpartition("/")[2] not in _LARGE_REQUESTS
 
     def parse(data: bytes) -> Any:
+        if len(data) > _LARGE and small:
+            return InvalidRequest("a request of this method has 64 KiB at most")
         if len(data) > _LARGE and fields.has_more(data, _MOST_FIELDS):
             return InvalidRequest(
                 f"a request of more than 64 KiB may have {_MOST_FIELDS} fields, and each item of a "
