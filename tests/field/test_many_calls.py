@@ -7,6 +7,7 @@ gRPC itself cancels, without a word, what the loop has not taken yet, some calls
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,8 +19,11 @@ from inference_service.api import listener
 from inference_service.api.calls import Calls
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
+from rest_bridge.app import create_app
 from rest_bridge.proxies import Proxies
-from tests.field.hostile import SERVICE, http2
+from rest_bridge.settings import Settings
+from tests.field.hostile import SERVICE, Http2, http2
+from tests.rest_bridge.loopback import open_remote, serve_http
 from tests.service import Serving, failure, serving
 from tests.waiting import SLOWLY, until, within
 
@@ -61,9 +65,9 @@ async def small(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Serving]:
         yield service
 
 
-async def watches(client: object, count: int) -> None:
+async def watches(client: Http2, count: int) -> None:
     for _ in range(count):
-        client.call(f"{SERVICE}WatchModels", pb.WatchModelsRequest())  # type: ignore[attr-defined]
+        client.call(f"{SERVICE}WatchModels", pb.WatchModelsRequest())
     await asyncio.sleep(0.3)
 
 
@@ -117,6 +121,49 @@ async def test_a_bridge_of_this_machine_divides_its_half_between_its_clients(
         await until(lambda: len(client.trailers) == 2, "not two calls were refused")
         assert await refused(target, "127.0.0.1", one) == "TOO_MANY_CALLS"
         assert await refused(target, "127.0.0.1", two) == ""
+
+
+async def status(url: str) -> str:
+    """Return the HTTP status of GET /models over a connection of its own, with the reason."""
+    host, port = url.removeprefix("http://").rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    answer = (await reader.read()).decode()
+    writer.close()
+    reason = re.search("x-error-reason: (.*)\r\n", answer, re.IGNORECASE)
+    return answer[9:12] + (f" {reason[1]}" if reason else "")
+
+
+@asynccontextmanager
+async def bridged(service: Serving) -> AsyncGenerator[str]:
+    """Run a bridge beside a service, and give its URL."""
+    target = service.service.target
+    async with (
+        open_remote(target) as remote,
+        serve_http(create_app(remote, Settings(target=target))) as url,
+    ):
+        yield url
+
+
+async def test_a_burst_of_calls_of_a_bridge_costs_none() -> None:
+    async with (
+        serving() as service,
+        bridged(service) as url,
+        within(SLOWLY, "not every client had an answer"),
+    ):
+        answers = await asyncio.gather(*(status(url) for _ in range(3000)))
+
+    assert Counter(answers) == {"200": 3000}
+
+
+async def test_a_bridge_says_that_there_are_too_many_calls(small: Serving) -> None:
+    target = small.service.target
+    async with (
+        bridged(small) as url,
+        http2(target, window=1 << 16) as client,
+    ):
+        await watches(client, 4)
+        assert await status(url) == "429 TOO_MANY_CALLS"
 
 
 async def test_a_large_request_of_a_watch_is_not_kept(small: Serving) -> None:

@@ -45,7 +45,7 @@ async def impatient() -> AsyncGenerator[Serving]:
         yield running
 
 
-async def texts(client: Http2, stream: int) -> tuple[str, list[str]]:
+def texts(client: Http2, stream: int) -> tuple[str, list[str]]:
     """Return the text of a stream, and the kinds of its messages."""
     messages = [pb.GenerateStreamResponse.FromString(m) for m in client.messages(stream)]
     kinds = [str(message.WhichOneof("event")) for message in messages]
@@ -84,10 +84,10 @@ async def test_who_reads_late_gets_the_whole_text(service: Serving) -> None:
         await ask(service)
         for stream in streams:
             client.open_window(stream, 1 << 16)
-        async with within(SLOWLY, "not every stream came to its end"):
-            await until(lambda: len(client.trailers) == len(streams), "trailers", SLOWLY)
+        ended = "not every stream came to its end"
+        await until(lambda: len(client.trailers) == len(streams), ended, SLOWLY)
         for stream in streams:
-            text, kinds = await texts(client, stream)
+            text, kinds = texts(client, stream)
             assert text == whole.generated_text
             assert kinds[-1] == "summary"
             assert client.trailers[stream]["grpc-status"] == "0"
@@ -101,7 +101,7 @@ async def test_a_stream_that_nobody_reads_ends_with_a_reason(impatient: Serving)
         await active(impatient, 0)
         client.open_window(stream, 1 << 16)  # its reader comes back
         await until(lambda: stream in client.trailers, "no status came")
-        _, kinds = await texts(client, stream)
+        _, kinds = texts(client, stream)
 
         assert client.reason(stream) == "STREAM_NOT_READ"
         assert kinds in (["chunk"], ["chunk", "chunk"])
@@ -201,5 +201,5 @@ async def active(service: Serving, count: int) -> None:
         return answer.model.active_request_count
 
     async with within(SLOWLY, f"the model did not come to have {count} requests"):
-        while await now() != count:
+        while await now() != count:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
