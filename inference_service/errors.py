@@ -303,9 +303,9 @@ class NotRead(ServiceError):
     def __init__(self, seconds: float, *, others: bool) -> None:
         why = ", while others wait for the model" if others else " (setting `write_timeout`)"
         super().__init__(
-            f"the stream was ended, because its reader did not read for {seconds:g} s{why}; read "
+            f"the stream was ended, because its reader did not read for {seconds:.0f} s{why}; read "
             "streams as they come, and ask again",
-            metadata={"seconds": f"{seconds:g}"},
+            metadata={"seconds": f"{seconds:.0f}"},
         )
 
 

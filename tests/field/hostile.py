@@ -69,7 +69,7 @@ class Http2:
         status = status_pb2.Status.FromString(base64.b64decode(packed + "=="))
         info = error_details_pb2.ErrorInfo()
         assert any(detail.Unpack(info) for detail in status.details)
-        return info.reason
+        return str(info.reason)
 
     async def read(self) -> None:
         """Read what comes, for as long as the connection lasts."""
@@ -94,7 +94,8 @@ class Http2:
                 if event.flow_controlled_length:  # of the connection; a stream has its own
                     self._h2.increment_flow_control_window(event.flow_controlled_length)
             case events.TrailersReceived() | events.ResponseReceived():
-                if "grpc-status" in (headers := dict(event.headers)):
+                headers = {str(name): str(value) for name, value in event.headers}
+                if "grpc-status" in headers:
                     self.trailers[event.stream_id] = headers
             case events.StreamReset():
                 self.resets[event.stream_id] = event.error_code

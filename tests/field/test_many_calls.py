@@ -177,6 +177,7 @@ async def test_a_large_request_of_a_watch_is_not_kept(small: Serving) -> None:
 async def test_a_connection_without_a_call_is_closed_and_its_client_does_not_notice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    assert dict(listener.OPTIONS)["grpc.max_connection_idle_ms"] == 300_000
     options = dict(listener.OPTIONS) | {"grpc.max_connection_idle_ms": 500}
     monkeypatch.setattr(listener, "OPTIONS", [*options.items()])
     async with serving() as service, client_of(service.service.target) as stub:

@@ -7,7 +7,6 @@ with all that it holds.
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -164,33 +163,6 @@ async def test_a_health_watcher_who_does_not_read_silences_nobody(tmp_path: Path
         leaving = asyncio.get_running_loop().time()
         # The service ends here, although nobody has read.
     assert asyncio.get_running_loop().time() - leaving < 20
-
-
-@pytest.mark.parametrize("others", [False, True])
-async def test_a_page_that_reads_no_event_holds_no_slot(others: bool) -> None:
-    """REST with a receive buffer of a few KiB, which stays full."""
-    async with serving(ports=free_ports(8), write_timeout=2) as service:
-        await ask(service)
-        host, port = str(service.service.rest_url).removeprefix("http://").rsplit(":", 1)
-        clients = []
-        for _ in range(12):
-            client = socket.socket()
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-            client.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(client, (host, int(port)))
-            body = b'{"model_id":"story-mini","prompt":"Once","max_new_tokens":400}'
-            head = (
-                b"POST /generate_stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
-                b"application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-            )
-            await loop.sock_sendall(client, head + body)
-            clients.append(client)
-        if others:
-            assert max([await ask(service) for _ in range(3)]) < 8
-        await active(service, 0)
-        for client in clients:
-            client.close()
 
 
 async def active(service: Serving, count: int) -> None:
