@@ -98,10 +98,10 @@ class _Settings(BaseSettings):
         description="seconds for which a request may wait in the queue of a model; inf is no limit",
     )
     write_timeout: float = Field(
-        60,
+        300,
         gt=0,
-        description="seconds in which the reader of a stream must read on; less where others wait "
-        "for the model",
+        description="seconds in which the reader of a stream must take one message; less where "
+        "others wait for the model",
     )
     memory: Annotated[int, BeforeValidator(parse_size)] | None = Field(
         None, description='memory for all models together, such as "16GB"; default: 9/10 of all'

@@ -101,7 +101,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
             self._models.find(request.model_id)
         await accept(context)
         watch = self._models.watch(request.after_revision, request.model_id)
-        with self._readers.reading() as reading:
+        with self._readers.reading(bounded=_bounded(context)) as reading:
             async with aclosing(watch) as changes:
                 async for change in changes:
                     await reading.write(context.write, replies.change(change))
@@ -115,7 +115,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
             pass
         await accept(context)
         lines = model.logs(count, request.follow)
-        with self._readers.reading() as reading:
+        with self._readers.reading(bounded=_bounded(context)) as reading:
             async with aclosing(lines):
                 async for line in lines:
                     await reading.write(context.write, pb.StreamLogsResponse(line=line))
@@ -139,7 +139,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         order = requests.order(request, context, model.entry.spec, self._limits)
         model.begin()  # raises what is known already: a back-off, memory that can never be enough
         await accept(context)
-        with self._readers.reading(model) as reading:
+        with self._readers.reading(model, bounded=_bounded(context)) as reading:
             generation = Generation(model, order, reading)
 
             async def notify(status: Status, queue_position: int) -> None:
@@ -155,3 +155,8 @@ class ModelService(pb_grpc.ModelServiceServicer):
             summary = replies.summary(model.id, generation.outcome())
             event = pb.GenerateStreamResponse(summary=summary)
             await reading.write(context.write, event)
+
+
+def _bounded(context: Context) -> bool:
+    """Return whether a writer of HTTP is behind the call, which ends who takes no byte."""
+    return getattr(context, "bounded", False)

@@ -41,7 +41,7 @@ _FREE = _Free()
 
 
 class Readers:
-    """The readers of all streams; each may read nothing for `timeout` seconds."""
+    """The readers of all streams; each may take `timeout` seconds for one message."""
 
     def __init__(self, timeout: float) -> None:
         self.now = 0.0  # the time of the last look
@@ -50,9 +50,12 @@ class Readers:
         self._readings: set[Reading] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def reading(self, held: Wanted | None = None) -> Reading:
-        """Return the reading of a new stream, which holds this."""
-        return Reading(self, held or _FREE)
+    def reading(self, held: Wanted | None = None, *, bounded: bool = False) -> Reading:
+        """Return the reading of a new stream, which holds this.
+
+        `bounded`: who writes has a limit of its own, and sees more than whole messages.
+        """
+        return Reading(self, held or _FREE, math.inf if bounded else self._timeout)
 
     def add(self, reading: Reading) -> None:
         """Begin to look at a stream."""
@@ -75,7 +78,7 @@ class Readers:
     def _judge(self, reading: Reading, blocked: float) -> None:
         """End a stream whose write has waited for so long, if that is too long."""
         waited = reading.waited + blocked
-        if blocked >= self._timeout:
+        if blocked >= reading.timeout:
             reading.end(NotRead(blocked, others=False))
         elif waited < SOON or not reading.held.contended:
             return
@@ -104,12 +107,14 @@ class Reading:
         "readers",
         "sent_token_count",
         "take",
+        "timeout",
         "waited",
     )
 
-    def __init__(self, readers: Readers, held: Wanted) -> None:
+    def __init__(self, readers: Readers, held: Wanted, timeout: float) -> None:
         self.readers = readers
         self.held = held
+        self.timeout = timeout
         self.began: float | None = None
         self.waited = 0.0
         self.sent_token_count = 0

@@ -109,13 +109,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     itself.
     """
     ERROR_REASON_STREAM_NOT_READ: _ErrorReason.ValueType  # 23
-    """The stream was ended, because its reader had not read what was sent for too long: `write_timeout`
-    (60 s by default); or 10 s, all in all, of a stream of text while others wait for the model. The
-    status waits behind what was sent, as the reader has to read that first. Metadata: `seconds`, and
-    `sent_token_count` after the first token.
+    """The stream was ended, because its reader took too long for one message: `write_timeout` (5 min
+    by default). Or because others waited for the model, and the reader had held the stream up for
+    10 s in all, or for 3 s at a status; a text of up to 256 KiB waits in memory instead, while its
+    slot goes to the others. The status comes after what was sent, so the reader has to read that
+    first. Metadata: `seconds`, and `sent_token_count` after the first token.
     """
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 24
-    """gRPC only: as many calls are open from this address as it may have, so that others can call too.
+    """gRPC, and REST of a bridge of its own: as many calls are open from this address as it may have,
+    so that others can call too.
     Metadata: `open_call_count`.
     """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
@@ -215,13 +217,15 @@ log lines. Metadata: `model_id`, and `exit_code` and `oom_killed` where the engi
 itself.
 """
 ERROR_REASON_STREAM_NOT_READ: ErrorReason.ValueType  # 23
-"""The stream was ended, because its reader had not read what was sent for too long: `write_timeout`
-(60 s by default); or 10 s, all in all, of a stream of text while others wait for the model. The
-status waits behind what was sent, as the reader has to read that first. Metadata: `seconds`, and
-`sent_token_count` after the first token.
+"""The stream was ended, because its reader took too long for one message: `write_timeout` (5 min
+by default). Or because others waited for the model, and the reader had held the stream up for
+10 s in all, or for 3 s at a status; a text of up to 256 KiB waits in memory instead, while its
+slot goes to the others. The status comes after what was sent, so the reader has to read that
+first. Metadata: `seconds`, and `sent_token_count` after the first token.
 """
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 24
-"""gRPC only: as many calls are open from this address as it may have, so that others can call too.
+"""gRPC, and REST of a bridge of its own: as many calls are open from this address as it may have,
+so that others can call too.
 Metadata: `open_call_count`.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17

@@ -57,6 +57,17 @@ async def test_a_reader_who_reads_slowly_may_take_any_time() -> None:
     assert reading.waited > 0.05
 
 
+async def test_a_writer_with_a_limit_of_its_own_has_none_here_unless_others_wait() -> None:
+    readers = Readers(0.05)
+    with readers.reading(Held(False), bounded=True) as reading:
+        await reading.write(lambda _: asyncio.sleep(0.2), "a")
+    with (
+        pytest.raises(NotRead, match="while others wait"),
+        readers.reading(Held(True), bounded=True) as reading,
+    ):
+        await reading.write(never, "a")
+
+
 async def test_nobody_looks_when_no_stream_is_open() -> None:
     readers = Readers(60)
     with readers.reading() as reading:
@@ -204,7 +215,7 @@ async def test_a_text_for_which_there_is_no_memory_is_lost(monkeypatch: pytest.M
 
 async def test_the_tokens_that_were_read_are_in_the_error() -> None:
     bed = Bed()
-    bed.readers._timeout = 0.05
+    bed.readers = Readers(0.05)
     bed.reads.set()
     bed.engine.may_speak.set()
 
