@@ -161,6 +161,7 @@ class Generation:
         chunks = lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
         reading, readers = self._reading, self._reading.readers
         reading.ahead, reading.take = None, partial(self._ahead, chunks, lease)
+        reading.hold()
         try:
             async for chunk in chunks:
                 if self._first is None:

@@ -100,6 +100,7 @@ class Reading:
     __slots__ = (
         "_error",
         "_task",
+        "_whole",
         "ahead",
         "began",
         "held",
@@ -113,7 +114,7 @@ class Reading:
 
     def __init__(self, readers: Readers, held: Wanted, timeout: float) -> None:
         self.readers = readers
-        self.held = held
+        self.held = self._whole = held
         self.timeout = timeout
         self.began: float | None = None
         self.waited = 0.0
@@ -150,6 +151,10 @@ class Reading:
         self.began = None
         self.patience = PATIENCE
         self.waited += self.readers.now - began
+
+    def hold(self) -> None:
+        """Hold what the stream is for."""
+        self.held = self._whole
 
     def let_go(self) -> None:
         """Hold nothing any more for which others could wait."""

@@ -97,9 +97,9 @@ class Slots(Generic[Slot]):
         slot: asyncio.Future[Slot] = loop.create_future()
         self._waiting.add(caller, slot)
         try:
+            self._in_time(caller, slot, deadline - loop.time())
             if self.queued > self._size:
                 self._make_room(caller, slot)
-            self._in_time(caller, slot, deadline - loop.time())
             if notify is not None:
                 await self._report(caller, slot, notify)
             taken = await slot

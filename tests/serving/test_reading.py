@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from inference_service.engines.base import Chunk, Prompt
 from inference_service.errors import ModelStopped, NotRead
+from inference_service.runtimes.base import Instance
 from inference_service.serving import reading as module
 from inference_service.serving.generation import Generation, Order
 from inference_service.serving.model import Model
 from inference_service.serving.reading import Readers, Reading
 from tests.build import idle_in
 from tests.build import model as make_model
-from tests.fakes import FakeEngine, FakeRuntime, spec
+from tests.fakes import FakeEngine, FakeRuntime, broken, spec
 from tests.waiting import PROMPTLY, until, within
 
 
@@ -118,7 +119,7 @@ class Bed:
     """A model with one slot, and a text for a reader who does not read."""
 
     def __init__(self, tokens: int = 50) -> None:
-        self.engine = FakeEngine(concurrency=1)
+        self.engine: FakeEngine = FakeEngine(concurrency=1)
         self.model: Model = make_model(spec(), FakeRuntime(), self.engine)
         self.readers = Readers(60)
         self.reads = asyncio.Event()
@@ -133,7 +134,7 @@ class Bed:
     async def stream(self) -> None:
         with self.readers.reading(self.model) as reading:
             self.generation = Generation(self.model, self.order, reading)
-            await self.generation.stream(self.write, never)
+            await self.generation.stream(self.write, at_once)
 
     async def unread(self) -> asyncio.Task[None]:
         """Begin the stream; return when it has the slot."""
@@ -228,4 +229,36 @@ async def test_the_tokens_that_were_read_are_in_the_error() -> None:
     with pytest.raises(NotRead) as error:
         await bed.stream()
     assert error.value.metadata["sent_token_count"] == "3"
+    await bed.model.close(0)
+
+
+class Breaking(FakeEngine):
+    """An engine that breaks off one text, after its tenth token."""
+
+    breaks = True
+
+    async def _speaks(self, instance: Instance) -> None:
+        await super()._speaks(instance)
+        self.spoken = getattr(self, "spoken", 0) + 1
+        if self.breaks and self.spoken == 11:
+            self.breaks = False
+            raise broken()
+
+
+async def test_a_text_whose_engine_is_lost_while_it_is_taken_ahead_goes_on() -> None:
+    bed = Bed()
+    engine = Breaking(concurrency=1)
+    bed.model = make_model(spec(), FakeRuntime(), engine)
+    bed.engine = engine
+    bed.order = replace(bed.order, resumes=True)
+    unread = await bed.unread()
+    await bed.other()
+    assert not engine.breaks
+
+    bed.reads.set()
+    async with within(PROMPTLY, "the text did not come"):
+        await unread
+    assert bed.text == " word" * 50
+    (resumption,) = bed.generation.outcome().resumptions
+    assert resumption.token_count == 10
     await bed.model.close(0)
