@@ -203,7 +203,7 @@ class Generation:
             reading.waited += readers.now - began
             self._sent_tokens += chunk.token_count
             reading.sent_token_count = self._sent_tokens
-        self._finish = ahead.finish
+        self._finish = ahead.finish or self._finish
 
     async def _outlive(
         self,

@@ -166,6 +166,17 @@ async def test_the_slot_goes_to_who_waits_and_the_text_stays_whole() -> None:
     await bed.model.close(0)
 
 
+async def test_a_text_whose_last_token_is_not_read_has_its_end() -> None:
+    bed = Bed(tokens=1)
+    unread = await bed.unread()
+    await bed.other()
+    bed.reads.set()
+    async with within(PROMPTLY, "the text did not come"):
+        await unread
+    assert bed.generation.outcome().finish.completion_token_count == 1
+    await bed.model.close(0)
+
+
 async def test_while_nobody_waits_the_engine_does() -> None:
     bed = Bed()
     unread = await bed.unread()
