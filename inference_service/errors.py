@@ -10,7 +10,8 @@ ServiceError
  ├─ EngineDied             (EngineHung)
  ├─ EngineFailed           (EngineLost, ResumptionFailed)
  ├─ InsufficientMemory     (InsufficientGpus)
- ├─ QueueFull              DeadlineTooShort
+ ├─ QueueFull              (QueueTimeout)
+ ├─ DeadlineTooShort       NotRead               TooManyCalls
  └─ ModelStopped           StopFailed
 
 Each class makes its sentence from facts, so an error reads the same wherever it is raised. A class
@@ -259,12 +260,20 @@ class ShuttingDown(ServiceError):
 
 
 class QueueFull(ServiceError):
-    """A queue in which as many requests wait as may."""
+    """A queue in which as many requests wait as may.
+
+    `gives_way`: the request was in it, and its caller had more in it than the one who came.
+    """
 
     reason = "QUEUE_FULL"
 
-    def __init__(self, model_id: str, size: int) -> None:
+    def __init__(self, model_id: str, size: int, *, gives_way: bool = False) -> None:
         message = f"{size} requests wait for {model_id} already; retry in a few seconds"
+        if gives_way:
+            message = (
+                f"{size} requests wait for {model_id}, and this one made room for another caller, "
+                "because its own has most of them; retry in a few seconds, with fewer at once"
+            )
         if not size:
             message = (
                 f"{model_id} works on as many requests as it can, and none may wait (setting "
@@ -272,6 +281,46 @@ class QueueFull(ServiceError):
             )
         metadata = {"model_id": model_id, "queue_size": size}
         super().__init__(message, metadata=metadata, retry_after=5)
+
+
+class QueueTimeout(QueueFull):
+    """A request that has waited for a slot for as long as it may, in seconds."""
+
+    def __init__(self, model_id: str, seconds: float) -> None:
+        message = (
+            f"the request has waited {seconds:g} s for {model_id}, which is the longest (setting "
+            "`queue_timeout`); retry later, or with fewer requests at once"
+        )
+        metadata = {"model_id": model_id, "waited_seconds": f"{seconds:g}"}
+        ServiceError.__init__(self, message, metadata=metadata, retry_after=5)
+
+
+class NotRead(ServiceError):
+    """A stream whose reader has read nothing for so long, in seconds; `others` wait for it."""
+
+    reason = "STREAM_NOT_READ"
+
+    def __init__(self, seconds: float, *, others: bool) -> None:
+        why = ", while others wait for the model" if others else " (setting `write_timeout`)"
+        super().__init__(
+            f"the stream was ended, because its reader did not read for {seconds:.0f} s{why}; read "
+            "streams as they come, and ask again",
+            metadata={"seconds": f"{seconds:.0f}"},
+        )
+
+
+class TooManyCalls(ServiceError):
+    """A call beyond those that one caller may have open at once; `most` is that number now."""
+
+    reason = "TOO_MANY_CALLS"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} calls of this address are open already, which is its share; retry when some "
+            "of them have ended, or make fewer at once",
+            metadata={"open_call_count": most},
+            retry_after=1,
+        )
 
 
 class DeadlineTooShort(ServiceError):

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from inference_service.api import listener
+from inference_service.api.calls import Calls
 from inference_service.api.health import Health
 from inference_service.api.listener import SERVICE
 from inference_service.api.methods import Handlers, by_path
@@ -28,6 +29,7 @@ from inference_service.runtimes.remote import RemoteRuntime
 from inference_service.serving.entry import Entry
 from inference_service.serving.models import Models, Reload
 from inference_service.serving.placement import RuntimeChoice, place
+from inference_service.serving.reading import Readers
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.settings import Settings
@@ -87,10 +89,12 @@ async def running(
 
         proxies = Proxies(settings.trusted_proxy)
         limits = Limits(settings.generation_timeout, settings.max_idle_timeout, proxies)
-        servicer = ModelService(models, runtimes.choice, limits, reload)
+        readers = Readers(settings.write_timeout)
+        servicer = ModelService(models, runtimes.choice, limits, reload, readers)
         services = listener.services(servicer, health)
-        await health.up(("", SERVICE), [spec.id for spec in catalog])
-        serving = listener.serving(settings.host, settings.grpc_port, services)
+        health.up(("", SERVICE), [spec.id for spec in catalog])
+        calls = Calls(proxies)
+        serving = listener.serving(settings.host, settings.grpc_port, services, calls)
         port = await stack.enter_async_context(serving)
         target = listener.address(settings.host, port)
         rest_url = None
@@ -100,7 +104,7 @@ async def running(
         if settings.leave_containers:
             for runtime in runtimes.by_name.values():
                 stack.callback(runtime.leave)
-        stack.push_async_callback(health.down)
+        stack.callback(health.down)
         await models.adopt()
         models.preload()
         yield Service(models, runtimes.choice, target, rest_url, reload)
@@ -132,6 +136,7 @@ def _models(
 def _timing(settings: Settings) -> Timing:
     return Timing(
         queue_size=settings.queue_size,
+        queue_wait=settings.queue_timeout,
         stall=settings.start_stall_timeout,
         drain=settings.drain_timeout,
         idle=settings.idle_timeout,

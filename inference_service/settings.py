@@ -92,6 +92,17 @@ class _Settings(BaseSettings):
         ge=0,
         description="requests that may wait in the queue of one model",
     )
+    queue_timeout: float = Field(
+        600,
+        gt=0,
+        description="seconds for which a request may wait in the queue of a model; inf is no limit",
+    )
+    write_timeout: float = Field(
+        300,
+        gt=0,
+        description="seconds in which the reader of a stream must take one message; less where "
+        "others wait for the model",
+    )
     memory: Annotated[int, BeforeValidator(parse_size)] | None = Field(
         None, description='memory for all models together, such as "16GB"; default: 9/10 of all'
     )

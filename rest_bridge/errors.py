@@ -19,6 +19,7 @@ from inference_service.v1.errors_pb2 import ErrorReason, ErrorRule, error_rule
 Detail = TypeVar("Detail", ErrorInfo, RetryInfo)
 
 # In the details of gRPC's own errors: for a message, and for metadata.
+TOO_MANY = "pending requests"  # more calls at once than gRPC hands on to the service
 TOO_LARGE = ("larger than max", "metadata size exceeds")
 STATUS_DETAILS = "grpc-status-details-bin"
 
@@ -92,6 +93,12 @@ def without_reason(code: grpc.StatusCode, details: str, target: str) -> BridgeEr
             return BridgeError("SERVICE_UNREACHABLE", detail)
         case grpc.StatusCode.RESOURCE_EXHAUSTED if any(text in details for text in TOO_LARGE):
             return BridgeError("REQUEST_TOO_LARGE", f"the request is too large: {details}")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if TOO_MANY in details:
+            detail = f"the service at {target} has too many calls to take this one; retry"
+            return BridgeError("TOO_MANY_CALLS", detail, headers={"Retry-After": "1"})
+        case grpc.StatusCode.CANCELLED:  # as gRPC 1.85 ends calls in the same case
+            detail = f"the service at {target} has too many calls to take this one; retry"
+            return BridgeError("TOO_MANY_CALLS", detail, headers={"Retry-After": "1"})
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return BridgeError("GENERATION_TIMEOUT", "the service did not answer in time")
         case _:

@@ -62,6 +62,8 @@ class LocalService:
 class _Context:
     """The part of `grpc.aio.ServicerContext` that handlers use."""
 
+    bounded = True  # the HTTP server ends who takes no byte of an answer
+
     __slots__ = ("__weakref__", "_accepted", "_error", "_metadata", "_target", "deadline", "write")
 
     def __init__(self, metadata: Metadata, target: str, accepted: Accepted, write: Write) -> None:

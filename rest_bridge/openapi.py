@@ -116,7 +116,7 @@ OTHER_SITE = {403: "Forbidden to pages of other origins"}
 NOT_JSON = {415: "Content type other than application/json"} | OTHER_SITE
 WRONG_HOST = {421: "A host that is not served"}
 
-EVERY_CALL = ("SHUTTING_DOWN", "SERVICE_UNREACHABLE", "INTERNAL")
+EVERY_CALL = ("TOO_MANY_CALLS", "SHUTTING_DOWN", "SERVICE_UNREACHABLE", "INTERNAL")
 STARTING = (
     "MODEL_NOT_FOUND",
     "START_FAILED",

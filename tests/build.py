@@ -25,6 +25,7 @@ from tests.waiting import SLOWLY, within
 
 _SETTINGS: dict[str, Any] = {
     "queue_size": 1024,
+    "queue_wait": math.inf,
     "stall": 600.0,
     "drain": 30.0,
     "idle": math.inf,

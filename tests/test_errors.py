@@ -64,6 +64,16 @@ EXAMPLES: dict[str, ServiceError] = {
     "m was stopped meanwhile; send the request again if it should run": errors.ModelStopped("m"),
     "the service is shutting down; retry once it is back": errors.ShuttingDown(),
     "7 requests wait for m already; retry in a few seconds": errors.QueueFull("m", 7),
+    "7 requests wait for m, and this one made room for another caller, because its own has most of "
+    "them; retry in a few seconds, with fewer at once": errors.QueueFull("m", 7, gives_way=True),
+    "the request has waited 600 s for m, which is the longest (setting `queue_timeout`); retry "
+    "later, or with fewer requests at once": errors.QueueTimeout("m", 600),
+    "the stream was ended, because its reader did not read for 60 s (setting `write_timeout`); "
+    "read streams as they come, and ask again": errors.NotRead(60, others=False),
+    "the stream was ended, because its reader did not read for 10 s, while others wait for the "
+    "model; read streams as they come, and ask again": errors.NotRead(10, others=True),
+    "4096 calls of this address are open already, which is its share; retry when some of them "
+    "have ended, or make fewer at once": errors.TooManyCalls(4096),
     "m works on as many requests as it can, and none may wait (setting `queue_size`); retry in a "
     "few seconds": errors.QueueFull("m", 0),
     "m is not ready for this request before its deadline, which is in 1.0 s: that takes about "

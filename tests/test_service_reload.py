@@ -70,8 +70,9 @@ async def test_a_reload_restarts_the_models_that_have_changed_after_their_drain(
         response = await service.http.post("/catalog:reload")
         assert response.json()["removed_model_ids"] == ["two", "three"]
         stub: Any = health_pb2_grpc.HealthStub(service.channel)
-        health = await stub.Check(health_pb2.HealthCheckRequest(service="three"))
-        assert health.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await stub.Check(health_pb2.HealthCheckRequest(service="three"))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
         refused = await service.http.post("/models/two/start")
         assert refused.status_code == 404
         removed: set[str] = set()

@@ -67,6 +67,8 @@ VALUES = [
     ("gpu_memory", "20GB, 40GB", "20GB, 40GB"),
     ("min_residency", "0.5", 0.5),
     ("queue_size", "0", 0),
+    ("queue_timeout", "inf", math.inf),
+    ("write_timeout", "5", 5.0),
     ("state_dir", "a/b", Path("a/b")),
     ("log_level", "debug", "debug"),
 ]

@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from inference_service.api.calls import MOST, Calls, counted
 from inference_service.api.health import Health
 from inference_service.api.methods import Handlers, gated
 from inference_service.api.servicer import ModelService
@@ -20,6 +21,8 @@ from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
+
+_PENDING = 4 * MOST  # calls of all connections
 
 OPTIONS = [
     # Two services on one port would each get some of the calls.
@@ -30,6 +33,14 @@ OPTIONS = [
     ("grpc.max_metadata_size", 64 * 1024),
     # A client that says nothing must not keep its connection; by default it may for 120 s.
     ("grpc.server_handshake_timeout_ms", 30_000),
+    # Nor one without a call: its client connects again when it has one.
+    ("grpc.max_connection_idle_ms", 300_000),
+    # gRPC cancels calls that the loop has not taken yet, with no reason: some from 1,000 on,
+    # all from 3,000 on, of whichever caller (src/core/util/random_early_detection.h).
+    ("grpc.server.max_pending_requests", _PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", _PENDING),
+    # One connection cannot fill that. Its client holds back what is more.
+    ("grpc.max_concurrent_streams", MOST),
 ]
 
 
@@ -46,7 +57,7 @@ def services(servicer: ModelService, beacon: Health) -> dict[str, Handlers]:
     reflector = reflection.aio.ReflectionServicer(names)
     added: list[tuple[str, Callable[..., None], object]] = [
         (SERVICE, pb_grpc.add_ModelServiceServicer_to_server, servicer),
-        (health.SERVICE_NAME, health_pb2_grpc.add_HealthServicer_to_server, beacon.servicer),
+        (health.SERVICE_NAME, health_pb2_grpc.add_HealthServicer_to_server, beacon),
         *(
             (name, reflection_pb2_grpc.add_ServerReflectionServicer_to_server, reflector)
             for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
@@ -56,12 +67,15 @@ def services(servicer: ModelService, beacon: Health) -> dict[str, Handlers]:
 
 
 @asynccontextmanager
-async def serving(host: str, port: int, services: Mapping[str, Handlers]) -> AsyncGenerator[int]:
+async def serving(
+    host: str, port: int, services: Mapping[str, Handlers], calls: Calls
+) -> AsyncGenerator[int]:
     """Serve gRPC for the time of the block, and give the port. Raises BindError."""
     most = ("grpc.max_allowed_incoming_connections", _affordable())
     server = grpc.aio.server(options=[*OPTIONS, most])
     for name, methods in services.items():
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+        handler = grpc.method_handlers_generic_handler(name, counted(methods, calls))
+        server.add_generic_rpc_handlers((handler,))
     bound("gRPC", host, port).close()  # gRPC's own error names no cause
     port = server.add_insecure_port(address(host, port))
     await server.start()

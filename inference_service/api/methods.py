@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -35,15 +35,24 @@ _ACCEPTED = (("x-accepted", "true"),)
 
 _LARGE = 64 * 1024  # bytes of a message that are parsed in 2 ms, whatever they are
 _MOST_FIELDS = 1000
+_LARGE_REQUESTS = {"Generate", "GenerateStream"}  # methods; the message of a stream is kept with it
 
 
-async def gate(path: str, handle: Handle, request: Any, context: Context) -> Any:
+async def gate(
+    path: str,
+    handle: Handle,
+    request: Any,
+    context: Context,
+    enter: Callable[[Context], None] | None = None,
+) -> Any:
     """Pass a call of the method at `path` to its handler, and end a failed call with its status.
 
     `request` is a message, the iterator of a stream's messages, or bytes; the handler returns such
-    an answer, or writes a stream of them.
+    an answer, or writes a stream of them. `enter` comes first, and may refuse the call.
     """
     try:
+        if enter is not None:
+            enter(context)
         if isinstance(request, ServiceError):
             raise request
         return await handle(request, context)
@@ -65,7 +74,8 @@ async def _end(path: str, context: Context, error: BaseException) -> None:
     if not isinstance(error, ServiceError):
         log.exception("fault in a call of %s", path, exc_info=error)
         error = ServiceError()
-    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+    with suppress(grpc.aio.InternalError):  # the caller has left meanwhile, or the server ends
+        await context.abort_with_status(rpc_status.to_status(status_of(error)))
 
 
 async def accept(context: Context) -> None:
@@ -94,7 +104,7 @@ def gated(service: str, add: Callable[..., None], servicer: object) -> Handlers:
 def by_path(services: Mapping[str, Handlers]) -> dict[str, Handle]:
     """Return the handlers of calls without a wire, by the path of the method."""
     return {
-        f"/{service}/{name}": _behaviour(handler)[1]
+        f"/{service}/{name}": behaviour(handler)[1]
         for service, handlers in services.items()
         for name, handler in handlers.items()
     }
@@ -114,7 +124,7 @@ class _Collector:
 
 
 def _gated(path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    kind, handle = _behaviour(handler)
+    kind, handle = behaviour(handler)
     if inspect.isasyncgenfunction(handle):
         handle = partial(_write_all, handle)
     if handler.request_streaming:
@@ -122,13 +132,13 @@ def _gated(path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
     make = getattr(grpc, f"{kind}_rpc_method_handler")
     wrapped: grpc.RpcMethodHandler[Any, Any] = make(
         partial(gate, path, handle),
-        request_deserializer=_lenient(handler.request_deserializer),
+        request_deserializer=_lenient(path, handler.request_deserializer),
         response_serializer=handler.response_serializer,
     )
     return wrapped
 
 
-def _behaviour(handler: Any) -> tuple[str, Handle]:
+def behaviour(handler: Any) -> tuple[str, Handle]:
     """Return the kind of a method, such as "unary_stream", and its handler."""
     kinds = {True: "stream", False: "unary"}
     kind = f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"
@@ -156,12 +166,17 @@ async def _read_checked(handle: Handle, requests: AsyncIterable[Any], context: C
     return await handle(checked(), context)
 
 
-def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+def _lenient(
+    path: str, deserialize: Callable[[bytes], Any] | None
+) -> Callable[[bytes], Any] | None:
     """Return a parser that makes an error of unreadable bytes, for the gate to raise."""
     if deserialize is None:  # of bytes
         return None
+    small = path.rpartition("/")[2] not in _LARGE_REQUESTS
 
     def parse(data: bytes) -> Any:
+        if len(data) > _LARGE and small:
+            return InvalidRequest("a request of this method has 64 KiB at most")
         if len(data) > _LARGE and fields.has_more(data, _MOST_FIELDS):
             return InvalidRequest(
                 f"a request of more than 64 KiB may have {_MOST_FIELDS} fields, and each item of a "

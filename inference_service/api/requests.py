@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
+from inference_service.api.callers import NO_PROXIES, caller
 from inference_service.api.methods import Context
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Prompt
@@ -16,7 +16,7 @@ from inference_service.errors import InvalidParameter
 from inference_service.runtimes.logs import KEPT_LINES
 from inference_service.serving.generation import Order
 from inference_service.v1 import model_service_pb2 as pb
-from rest_bridge.proxies import Address, Proxies, parse_address
+from rest_bridge.proxies import Proxies
 
 # llama.cpp repeats the sequences in its last event, and each token is searched for them.
 _LONGEST_STOP = 1000
@@ -47,7 +47,6 @@ _LONGEST_DRAIN = 3600.0
 
 # Engines count with 32 bits, in which a much smaller number is 0. For a sampler, this is as small.
 _SMALLEST = 1e-30
-_NO_PROXIES = Proxies()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Limits:
 
     generation: float
     idle_timeout: float
-    proxies: Proxies = _NO_PROXIES
+    proxies: Proxies = NO_PROXIES
 
 
 def order(
@@ -104,36 +103,6 @@ def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSp
 
 def _given(request: pb.GenerateRequest | pb.GenerateStreamRequest, field: str) -> str:
     return "" if field in ("prompt", "stop") else f", not {getattr(request, field)}"
-
-
-def caller(context: Context, proxies: Proxies = _NO_PROXIES) -> str:
-    """Return the name of the caller, for fair slots: a proxy's word, else the key, else the host.
-
-    The word of a trusted proxy is `x-caller` or, without a key, `x-forwarded-for`. A peer of this
-    machine may give `x-caller` too, for it can be a `rest-bridge`. The key is not checked here:
-    that is for a proxy.
-    """
-    metadata = [(key, str(value)) for key, value in context.invocation_metadata() or ()]
-    named = dict(metadata)
-    host = str(context.peer()).rpartition(":")[0]
-    if (name := named.get("x-caller")) and (_is_local(host) or _address(host) in proxies):
-        return name
-    if key := named.get("authorization"):
-        return key
-    if "x-forwarded-for" in named and _address(host) in proxies:
-        return proxies.client(value for key, value in metadata if key == "x-forwarded-for") or host
-    return host
-
-
-def _is_local(host: str) -> bool:
-    """Return whether a peer is this process, or another one of this machine."""
-    address = _address(host)
-    return address.is_loopback if address else not host.startswith("ip")
-
-
-def _address(host: str) -> Address | None:
-    """Return the address in gRPC's name of a peer, such as `ipv4:10.0.0.7` and `ipv6:%5B::1%5D`."""
-    return parse_address(unquote(host.partition(":")[2]))
 
 
 def deadline(context: Context) -> float:

@@ -15,6 +15,7 @@ from inference_service.lifecycle import State, Status
 from inference_service.serving.generation import Generation
 from inference_service.serving.models import Models, Reload
 from inference_service.serving.placement import RuntimeChoice
+from inference_service.serving.reading import Readers
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
@@ -28,11 +29,13 @@ class ModelService(pb_grpc.ModelServiceServicer):
         choice: RuntimeChoice,
         limits: Limits,
         reload: Callable[[], Awaitable[Reload]],
+        readers: Readers,
     ) -> None:
         self._models = models
         self._choice = choice
         self._limits = limits
         self._reload = reload
+        self._readers = readers
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
         return pb.GetInfoResponse(
@@ -98,9 +101,10 @@ class ModelService(pb_grpc.ModelServiceServicer):
             self._models.find(request.model_id)
         await accept(context)
         watch = self._models.watch(request.after_revision, request.model_id)
-        async with aclosing(watch) as changes:
-            async for change in changes:
-                await context.write(replies.change(change))
+        with self._readers.reading(bounded=_bounded(context)) as reading:
+            async with aclosing(watch) as changes:
+                async for change in changes:
+                    await reading.write(context.write, replies.change(change))
 
     async def StreamLogs(  # type: ignore[override]
         self, request: pb.StreamLogsRequest, context: Context
@@ -111,9 +115,10 @@ class ModelService(pb_grpc.ModelServiceServicer):
             pass
         await accept(context)
         lines = model.logs(count, request.follow)
-        async with aclosing(lines):
-            async for line in lines:
-                await context.write(pb.StreamLogsResponse(line=line))
+        with self._readers.reading(bounded=_bounded(context)) as reading:
+            async with aclosing(lines):
+                async for line in lines:
+                    await reading.write(context.write, pb.StreamLogsResponse(line=line))
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         model = self._models.find(request.model_id)
@@ -134,15 +139,24 @@ class ModelService(pb_grpc.ModelServiceServicer):
         order = requests.order(request, context, model.entry.spec, self._limits)
         model.begin()  # raises what is known already: a back-off, memory that can never be enough
         await accept(context)
-        generation = Generation(model, order)
+        with self._readers.reading(model, bounded=_bounded(context)) as reading:
+            generation = Generation(model, order, reading)
 
-        async def notify(status: Status, queue_position: int) -> None:
-            await context.write(replies.status(status, queue_position, time.time()))
+            async def notify(status: Status, queue_position: int) -> None:
+                event = replies.status(status, queue_position, time.time())
+                await reading.write(context.write, event)
 
-        await generation.stream(
-            lambda chunk: context.write(replies.chunk(chunk)),
-            lambda resumption: context.write(replies.resumption(resumption)),
-            notify if request.status_events else None,
-        )
-        summary = replies.summary(model.id, generation.outcome())
-        await context.write(pb.GenerateStreamResponse(summary=summary))
+            await generation.stream(
+                lambda chunk: context.write(replies.chunk(chunk)),
+                lambda resumption: reading.write(context.write, replies.resumption(resumption)),
+                notify if request.status_events else None,
+            )
+            reading.let_go()
+            summary = replies.summary(model.id, generation.outcome())
+            event = pb.GenerateStreamResponse(summary=summary)
+            await reading.write(context.write, event)
+
+
+def _bounded(context: Context) -> bool:
+    """Return whether a writer of HTTP is behind the call, which ends who takes no byte."""
+    return getattr(context, "bounded", False)

@@ -118,6 +118,11 @@ class Admission:
         self._queue: deque[Claim] = deque()
         self._changed = asyncio.Event()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a run waits for memory that others hold."""
+        return bool(self._queue)
+
     def free(self, name: str, node: str = LOCAL) -> int:
         """Return the unclaimed bytes of a node's MEMORY, or of its GPU of this id."""
         thing = Thing(node, name)

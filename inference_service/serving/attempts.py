@@ -16,6 +16,7 @@ from inference_service.runtimes.base import Instance
 from inference_service.serving.changes import Notify
 from inference_service.serving.leases import Lease
 from inference_service.serving.model import Model
+from inference_service.serving.queue import Caller
 from inference_service.serving.silence import SilenceLimit
 
 Work = Callable[[Lease, SilenceLimit], Awaitable[None]]
@@ -34,7 +35,7 @@ class Attempts:
         model: Model,
         timeout: float,
         idle_timeout: float | None = None,
-        caller: str = "",
+        caller: Caller = (),
         deadline: float = math.inf,
         prompt: str = "",
     ) -> None:
@@ -91,6 +92,10 @@ class Attempts:
             if not limit.expired():
                 raise
             raise GenerationTimeout(self._model.id, self._timeout) from None
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back before the end of its block, when its engine is done."""
+        self._model.release(lease, self._idle_timeout)
 
     async def recovery(self, lost: ServiceError) -> None:
         """Return when another attempt makes sense.

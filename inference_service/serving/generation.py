@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,11 +26,14 @@ from inference_service.errors import (
     ServiceError,
     ShuttingDown,
 )
+from inference_service.serving.ahead import Ahead, Store
 from inference_service.serving.attempts import Attempts
 from inference_service.serving.changes import Notify
 from inference_service.serving.leases import Lease
-from inference_service.serving.measured import measured
+from inference_service.serving.measure import Check, Measure
 from inference_service.serving.model import Model
+from inference_service.serving.queue import Caller
+from inference_service.serving.reading import FREE, Reading
 from inference_service.serving.silence import SilenceLimit
 
 _LOSSES = 3  # engines that one text may outlive: a prompt that kills them must come to an end
@@ -49,7 +52,7 @@ class Order:
     prompt: Prompt
     timeout: float
     idle_timeout: float | None = None
-    caller: str = ""
+    caller: Caller = ()
     deadline: float = math.inf
     resumes: bool = False
 
@@ -83,8 +86,9 @@ class Outcome:
 class Generation:
     """One text of one model; used once, by `whole` or by `stream`."""
 
-    def __init__(self, model: Model, order: Order) -> None:
+    def __init__(self, model: Model, order: Order, reading: Reading = FREE) -> None:
         self._id = model.id
+        self._reading = reading
         self._order = order
         prompt = order.prompt.text
         self._attempts = Attempts(
@@ -105,10 +109,11 @@ class Generation:
             self._ready = time.monotonic()
             engine, spec = lease.entry.engine, lease.entry.spec
             prompt = self._order.prompt
-            text = engine.generate(lease.instance, spec, prompt, whole=True)
-            chunks = measured(text, prompt.max_new_tokens)
+            chunks = engine.generate(lease.instance, spec, prompt, whole=True)
+            check = Measure(prompt.max_new_tokens).check
             async with aclosing(chunks):
                 async for chunk in chunks:
+                    check(chunk)
                     self._finish = chunk.finish
                     texts.append(chunk.text)
 
@@ -158,19 +163,56 @@ class Generation:
         """Write the text that continues a prompt, in one attempt."""
         if self._first is None:
             self._ready = time.monotonic()
-        text = lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
-        chunks = measured(text, prompt.max_new_tokens)
-        async with aclosing(chunks):
+        chunks = lease.entry.engine.generate(lease.instance, lease.entry.spec, prompt)
+        reading, readers = self._reading, self._reading.readers
+        check = Measure(prompt.max_new_tokens).check
+        reading.ahead, reading.take = None, partial(self._ahead, chunks, check, lease)
+        reading.hold()
+        try:
             async for chunk in chunks:
+                check(chunk)
                 if self._first is None:
                     self._first = time.monotonic()
                 self._finish = chunk.finish
                 if chunk.text:
                     limit.pause()  # a slow reader is no silence of the engine
+                    began = reading.began = readers.now
                     await write(chunk)
+                    reading.began = None
+                    reading.waited += readers.now - began
                     self._attempts.seen = True
                     self._sent_tokens += chunk.token_count
+                    reading.sent_token_count = self._sent_tokens
+                    if reading.ahead is not None:
+                        await self._write_rest(write, reading.ahead)
+                        break
                 limit.reset()
+        finally:
+            reading.take = None
+            await (chunks.aclose() if reading.ahead is None else reading.ahead.stop())
+
+    def _ahead(
+        self, chunks: AsyncGenerator[Chunk], check: Check, lease: Lease, store: Store
+    ) -> Ahead:
+        timeout = self._order.timeout
+        timed_out = partial(GenerationTimeout, self._id, timeout)
+        return Ahead(store, chunks, check, partial(self._release, lease), timeout, timed_out)
+
+    def _release(self, lease: Lease) -> None:
+        self._attempts.release(lease)
+        self._reading.let_go()
+
+    async def _write_rest(self, write: Write, ahead: Ahead) -> None:
+        """Write what was taken from the engine meanwhile, and what it still makes."""
+        reading, readers = self._reading, self._reading.readers
+        while (chunk := await ahead.next()) is not None:
+            began = reading.began = readers.now
+            await write(chunk)
+            reading.began = None
+            reading.waited += readers.now - began
+            self._sent_tokens += chunk.token_count
+            reading.sent_token_count = self._sent_tokens
+        self._finish = ahead.finish or self._finish
 
     async def _outlive(
         self,

@@ -86,6 +86,10 @@ class Leases:
         left = self.idle_at - self._clock()
         return max(0.0, left) if math.isfinite(left) else None
 
+    def has(self, lease: Lease) -> bool:
+        """Return whether a lease is out."""
+        return lease in self._out
+
     def take(self, instance: Instance) -> Lease:
         """Return a new lease, to be given back by `give`."""
         lease = Lease(self._entry, instance, asyncio.timeout(None))

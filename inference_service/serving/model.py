@@ -23,6 +23,7 @@ from inference_service.runtimes.base import Instance
 from inference_service.serving.changes import Changes, Notify
 from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Lease
+from inference_service.serving.queue import Caller
 from inference_service.serving.run import Run
 from inference_service.serving.runs import Runs
 from inference_service.serving.snapshot import snapshot
@@ -75,6 +76,12 @@ class Model:
         return self._removed and self._supervisor.runs is None
 
     @property
+    def contended(self) -> bool:
+        """Whether others wait: for a slot of this model, or for memory for another."""
+        runs = self._supervisor.runs
+        return (runs is not None and runs.slots.queued > 0) or self._admission.waiting
+
+    @property
     def usual_start(self) -> float | None:
         """The usual seconds of a start, by past ones; None when there were none."""
         return Forecast(self._start_times.past(self.entry.start_key), 0.0).usual
@@ -91,7 +98,7 @@ class Model:
     async def lease(
         self,
         idle_timeout: float | None = None,
-        caller: str = "",
+        caller: Caller = (),
         deadline: float = math.inf,
         notify: Notify | None = None,
         prompt: str = "",
@@ -120,6 +127,11 @@ class Model:
         except ServiceError as error:
             error.metadata.setdefault("model_id", self.id)
             raise
+
+    def release(self, lease: Lease, idle_timeout: float | None) -> None:
+        """Take a lease back before the end of its block: its holder needs the engine no more."""
+        if (runs := self._supervisor.runs) is not None:
+            runs.release(lease, idle_timeout)
 
     async def start(self, idle_timeout: float | None = None) -> None:
         """Return when the model is READY. Raises what a lease would, and counts as a use."""
@@ -238,7 +250,7 @@ class Model:
             await self.changes.until(runs.gone, notify, heartbeat)
 
     async def _slot(
-        self, runs: Runs, caller: str, deadline: float, notify: Notify | None
+        self, runs: Runs, caller: Caller, deadline: float, notify: Notify | None
     ) -> tuple[Run, Lease]:
         """Return a lease on one of the runs, after a wait in their queue if need be."""
         if (free := runs.slots.take_now()) is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
-from inference_service.errors import ServiceError, StopFailed
+from inference_service.errors import QueueTimeout, ServiceError, StopFailed
 from inference_service.lifecycle import State, Status
 from inference_service.serving.leases import Lease
 from inference_service.serving.run import Run
@@ -78,9 +79,12 @@ class Runs:
             heartbeat=timing.heartbeat,
             released=self._released,
         )
+        self._model_id = model_id
         self._stopped = stopped
         self._runs: dict[int, Run] = {}
         self._waits: set[asyncio.Timeout] = set()  # those of the requests in the queue
+        self._longest_wait = timing.queue_wait
+        self._was_cut = False
         self._failure: StopFailed | None = None
         for future in (self.started, self.gone):  # an error that nobody waits for is in the log
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -120,11 +124,11 @@ class Runs:
 
     @asynccontextmanager
     async def queued(self) -> AsyncGenerator[None]:
-        """Hold a request in the queue, until the cut of a drain ends its wait.
+        """Hold a request in the queue, until the cut of a drain ends its wait, or it is too long.
 
-        Raises what `stopped` makes when that happens.
+        Raises what `stopped` makes, or QueueTimeout.
         """
-        cut = asyncio.timeout(None)
+        cut = asyncio.timeout(self._longest_wait if math.isfinite(self._longest_wait) else None)
         self._waits.add(cut)
         try:
             async with cut:
@@ -132,7 +136,9 @@ class Runs:
         except TimeoutError:
             if not cut.expired():
                 raise
-            raise self._stopped() from None
+            if self._was_cut:
+                raise self._stopped() from None
+            raise QueueTimeout(self._model_id, self._longest_wait) from None
         finally:
             self._waits.discard(cut)
 
@@ -148,6 +154,13 @@ class Runs:
             each.leases.use(idle_timeout)
         run.give(lease, self.slots.serve)
         self.slots.serve()
+
+    def release(self, lease: Lease, idle_timeout: float | None) -> None:
+        """Take back a lease that one of them may have given, and serve the queue."""
+        for run in self._runs.values():
+            if run.leases.has(lease):
+                self.give(run, lease, idle_timeout)
+                return
 
     def use(self, idle_timeout: float | None) -> None:
         """Note a use of all runs without a lease."""
@@ -193,6 +206,7 @@ class Runs:
             self.slots.close(error)
 
     def cut(self) -> None:
+        self._was_cut = True
         self.slots.close(self._stopped())
         now = asyncio.get_running_loop().time()
         for wait in self._waits:

@@ -10,6 +10,7 @@ class Timing:
     """Times in seconds, and the length of the queue. Those without a default are settings."""
 
     queue_size: int
+    queue_wait: float  # a request that has waited for a slot for so long is refused
     stall: float  # a start in which nothing moves for so long is given up
     drain: float  # time that a stop gives to running requests
     idle: float  # unused for so long, a model is stopped

@@ -88,7 +88,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     `required_gpu_bytes` (0: not in the catalog) and `capacity_gpu_bytes`.
     """
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 19
-    """The queue of the model is full (setting `queue_size`). Metadata: `model_id`, `queue_size`."""
+    """The queue of the model is full (setting `queue_size`): the request came last, or its caller has
+    more in the queue than another who came. Or the request has waited for as long as it may
+    (setting `queue_timeout`). Metadata: `model_id`, and `queue_size` or `waited_seconds`.
+    """
     ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 20
     """gRPC only: the deadline of the call would pass before the model is ready for it, judged by past
     starts on this machine and by the pace of the queue. A start that the call has begun goes on.
@@ -104,6 +107,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ends with ENGINE_FAILED. RetryInfo has the back-off before the next start, DebugInfo the last
     log lines. Metadata: `model_id`, and `exit_code` and `oom_killed` where the engine ended by
     itself.
+    """
+    ERROR_REASON_STREAM_NOT_READ: _ErrorReason.ValueType  # 23
+    """The stream was ended, because its reader took too long for one message: `write_timeout` (5 min
+    by default). Or because others waited for the model, and the reader had held the stream up for
+    10 s in all, or for 3 s at a status; a text of up to 256 KiB waits in memory instead, while its
+    slot goes to the others. The status comes after what was sent, so the reader has to read that
+    first. Metadata: `seconds`, and `sent_token_count` after the first token.
+    """
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 24
+    """gRPC, and REST of a bridge of its own: as many calls are open from this address as it may have,
+    so that others can call too.
+    Metadata: `open_call_count`.
     """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
     """REST only: the service behind the bridge does not answer."""
@@ -181,7 +196,10 @@ machine or of its GPUs. Metadata: `model_id`, and `required_bytes` and `capacity
 `required_gpu_bytes` (0: not in the catalog) and `capacity_gpu_bytes`.
 """
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 19
-"""The queue of the model is full (setting `queue_size`). Metadata: `model_id`, `queue_size`."""
+"""The queue of the model is full (setting `queue_size`): the request came last, or its caller has
+more in the queue than another who came. Or the request has waited for as long as it may
+(setting `queue_timeout`). Metadata: `model_id`, and `queue_size` or `waited_seconds`.
+"""
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 20
 """gRPC only: the deadline of the call would pass before the model is ready for it, judged by past
 starts on this machine and by the pace of the queue. A start that the call has begun goes on.
@@ -197,6 +215,18 @@ to requests that waited for a slot and that no next engine serves; a request tha
 ends with ENGINE_FAILED. RetryInfo has the back-off before the next start, DebugInfo the last
 log lines. Metadata: `model_id`, and `exit_code` and `oom_killed` where the engine ended by
 itself.
+"""
+ERROR_REASON_STREAM_NOT_READ: ErrorReason.ValueType  # 23
+"""The stream was ended, because its reader took too long for one message: `write_timeout` (5 min
+by default). Or because others waited for the model, and the reader had held the stream up for
+10 s in all, or for 3 s at a status; a text of up to 256 KiB waits in memory instead, while its
+slot goes to the others. The status comes after what was sent, so the reader has to read that
+first. Metadata: `seconds`, and `sent_token_count` after the first token.
+"""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 24
+"""gRPC, and REST of a bridge of its own: as many calls are open from this address as it may have,
+so that others can call too.
+Metadata: `open_call_count`.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
 """REST only: the service behind the bridge does not answer."""

@@ -39,7 +39,8 @@ class ModelServiceStub:
     the callers that have left.
 
     An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
-    any RPC may end with SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
+    any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
+    (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
 
     The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
     documented JSON, which is a part of the response message.
@@ -125,9 +126,12 @@ class ModelServiceStub:
     by default) counts from the moment at which the request has a slot.
 
     An engine works on a limited number of requests at once, its slots. Other requests wait in a
-    queue that serves the callers round robin. A caller is known by the metadata `x-caller` (of a
-    trusted proxy, or of a program of this machine), else by the metadata `authorization`, else by an
-    address. A full queue refuses the request (QUEUE_FULL).
+    queue that goes round: by address first, and within one address by name. The address is that of
+    the client, or the one for which a trusted proxy forwards (`x-forwarded-for`). The name is the
+    metadata `x-caller` (of a trusted proxy, or of a program of this machine), else `authorization`,
+    else the address. When the queue is full, the caller who has most in it loses its last request to
+    the one who comes, and a request that has waited too long (10 min by default) is refused
+    (QUEUE_FULL).
 
     A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
     (DEADLINE_TOO_SHORT, with the time after which a retry makes sense). The start goes on
@@ -171,7 +175,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     the callers that have left.
 
     An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
-    any RPC may end with SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
+    any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
+    (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
 
     The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
     documented JSON, which is a part of the response message.
@@ -254,9 +259,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     by default) counts from the moment at which the request has a slot.
 
     An engine works on a limited number of requests at once, its slots. Other requests wait in a
-    queue that serves the callers round robin. A caller is known by the metadata `x-caller` (of a
-    trusted proxy, or of a program of this machine), else by the metadata `authorization`, else by an
-    address. A full queue refuses the request (QUEUE_FULL).
+    queue that goes round: by address first, and within one address by name. The address is that of
+    the client, or the one for which a trusted proxy forwards (`x-forwarded-for`). The name is the
+    metadata `x-caller` (of a trusted proxy, or of a program of this machine), else `authorization`,
+    else the address. When the queue is full, the caller who has most in it loses its last request to
+    the one who comes, and a request that has waited too long (10 min by default) is refused
+    (QUEUE_FULL).
 
     A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
     (DEADLINE_TOO_SHORT, with the time after which a retry makes sense). The start goes on
@@ -299,7 +307,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     the callers that have left.
 
     An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
-    any RPC may end with SHUTTING_DOWN (UNAVAILABLE) or INTERNAL (INTERNAL).
+    any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
+    (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
 
     The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
     documented JSON, which is a part of the response message.
@@ -434,9 +443,12 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         by default) counts from the moment at which the request has a slot.
 
         An engine works on a limited number of requests at once, its slots. Other requests wait in a
-        queue that serves the callers round robin. A caller is known by the metadata `x-caller` (of a
-        trusted proxy, or of a program of this machine), else by the metadata `authorization`, else by an
-        address. A full queue refuses the request (QUEUE_FULL).
+        queue that goes round: by address first, and within one address by name. The address is that of
+        the client, or the one for which a trusted proxy forwards (`x-forwarded-for`). The name is the
+        metadata `x-caller` (of a trusted proxy, or of a program of this machine), else `authorization`,
+        else the address. When the queue is full, the caller who has most in it loses its last request to
+        the one who comes, and a request that has waited too long (10 min by default) is refused
+        (QUEUE_FULL).
 
         A call whose deadline cannot be met, judged by past starts and by the queue, is refused at once
         (DEADLINE_TOO_SHORT, with the time after which a retry makes sense). The start goes on

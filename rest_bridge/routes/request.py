@@ -60,21 +60,27 @@ def metadata(request: Request) -> Metadata:
 
 
 def caller(request: Request) -> tuple[tuple[str, str], ...]:
-    """Name the caller, so that the service can be fair between clients.
+    """Name the caller and its address, so that the service can be fair between clients.
 
-    The name is that of a trusted proxy (`x-caller`), or a digest of the API key, or else an
-    address: the one for which a trusted proxy forwards, or the client's.
+    The address is the one for which a trusted proxy forwards, or the client's. The name is that of
+    a trusted proxy (`x-caller`), or a digest of the API key, or else the address.
     """
-    peer = request.client.host if request.client else ""
+    address = request.client.host if request.client else ""
     proxies: Proxies = request.app.state.proxies
-    trusted = parse_address(peer) in proxies
-    if trusted and (name := carried(request, "x-caller")):
-        return (("x-caller", name),)
-    if key := request.headers.get("authorization"):
-        return (("x-caller", f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}"),)
-    if trusted and (client := proxies.client(request.headers.getlist("x-forwarded-for"))):
-        return (("x-caller", client),)
-    return (("x-caller", peer),) if peer else ()
+    trusted = parse_address(address) in proxies
+    if trusted:
+        address = proxies.client(request.headers.getlist("x-forwarded-for")) or address
+    if trusted and (given := carried(request, "x-caller")):
+        name = given
+    elif key := request.headers.get("authorization"):
+        name = f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    else:
+        name = address
+    return (("x-caller", name), ("x-forwarded-for", address)) if address else _named(name)
+
+
+def _named(name: str) -> tuple[tuple[str, str], ...]:
+    return (("x-caller", name),) if name else ()
 
 
 def carried(request: Request, name: str) -> str | None:

@@ -281,15 +281,17 @@ async def test_a_handler_that_is_cancelled_from_inside_is_a_fault(
 
 
 class TestLibraries:
-    """The services of grpcio, behind the same gate."""
+    """The services of grpcio's contracts, behind the same gate."""
 
     @pytest.fixture
     async def channel(self) -> AsyncIterator[grpc.aio.Channel]:
         servicer: Any = Raising()  # type: ignore[abstract]
-        async with serving(services(servicer, Health())) as channel:
+        health = Health()
+        health.up([""], [])
+        async with serving(services(servicer, health)) as channel:
             yield channel
 
-    async def test_a_status_of_a_library_passes_and_is_no_fault(
+    async def test_a_name_without_health_is_not_found_and_no_fault(
         self, channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
     ) -> None:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -297,10 +299,11 @@ class TestLibraries:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Check(health_pb2.HealthCheckRequest(service="nobody"))
 
-        assert (error.value.code(), error.value.details()) == (grpc.StatusCode.NOT_FOUND, "")
+        shown = failure(error.value)
+        assert (shown.code, shown.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
         assert not caplog.records
 
-    async def test_a_stream_that_a_library_writes(self, channel: grpc.aio.Channel) -> None:
+    async def test_a_stream_of_health(self, channel: grpc.aio.Channel) -> None:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest())
         first = await anext(aiter(watch))

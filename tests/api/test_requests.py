@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 
-from inference_service.api import requests
+from inference_service.api import callers, requests
 from inference_service.api.requests import Limits
 from inference_service.engines.base import Prompt
 from inference_service.errors import InvalidParameter
@@ -238,10 +238,10 @@ def test_another_number_of_lines_is_refused(count: int) -> None:
 
 
 async def test_a_caller_is_named_by_a_proxy_or_by_a_key_or_by_an_address() -> None:
-    callers: list[str] = []
+    names: list[str] = []
 
     async def handle(request: bytes, context: Any) -> bytes:
-        callers.append(requests.caller(context))
+        names.append(callers.caller(context)[-1])
         return b""
 
     server = grpc.aio.server()
@@ -256,7 +256,7 @@ async def test_a_caller_is_named_by_a_proxy_or_by_a_key_or_by_an_address() -> No
             await call(b"", metadata=metadata)
     await server.stop(0)
 
-    assert callers == ["ipv4:127.0.0.1", "Bearer one", "10.0.0.7"]
+    assert names == ["ipv4:127.0.0.1", "Bearer one", "10.0.0.7"]
 
 
 LIMITS = Limits(60, 3600)
@@ -291,7 +291,7 @@ class Call:
 def test_a_peer_of_this_machine_and_a_trusted_proxy_may_name_a_caller(peer: str, name: str) -> None:
     call: Any = Call(peer)
 
-    assert requests.caller(call, Proxies(["10.0.0.0/8"])) == name
+    assert callers.caller(call, Proxies(["10.0.0.0/8"]))[-1] == name
 
 
 class Context:
@@ -323,7 +323,7 @@ async def test_an_order_has_what_the_call_says(kind: Any) -> None:
     made = order(kind, Context(10), idle_timeout=idle)
 
     assert (made.prompt.text, made.timeout, made.idle_timeout) == ("once", 60, 5)
-    assert made.caller == "somebody"
+    assert made.caller == ("127.0.0.1", "", "somebody")
     assert now + 10 <= made.deadline <= asyncio.get_running_loop().time() + 10
     assert not made.resumes
     assert order(kind, Context()).deadline == math.inf

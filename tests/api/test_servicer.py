@@ -27,6 +27,7 @@ from inference_service.errors import (
 from inference_service.serving.entry import Entry
 from inference_service.serving.models import Models, Reload
 from inference_service.serving.placement import RuntimeChoice
+from inference_service.serving.reading import Readers
 from inference_service.serving.start_times import StartTimes
 from inference_service.v1 import model_service_pb2 as pb
 from tests.build import machine, timing
@@ -78,7 +79,9 @@ class Bed:
             StartTimes(),
         )
         choice = RuntimeChoice("fake", "for tests")
-        self.service: Any = ModelService(self.models, choice, Limits(60, 3600), self._reload)
+        self.service: Any = ModelService(
+            self.models, choice, Limits(60, 3600), self._reload, Readers(60)
+        )
         self.context = Context()
 
     async def _reload(self) -> Reload:

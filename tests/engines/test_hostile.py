@@ -16,7 +16,7 @@ from inference_service.engines.http import Connections
 from inference_service.engines.llamacpp import Llamacpp
 from inference_service.engines.tgi.engine import Tgi
 from inference_service.errors import EngineFailed
-from inference_service.serving.measured import measured
+from inference_service.serving.measure import Measure
 from tests.engines.scripted import Answer, plain, serving, stream
 from tests.engines.waiting import soon
 from tests.fakes import spec
@@ -75,9 +75,10 @@ async def failure(kind: Kind, answer: Answer, *, whole: bool = False) -> str:
     async with serving(answer) as server:
         with pytest.raises(EngineFailed) as error:
             chunks = engine.generate(server.instance, spec(), PROMPT, whole=whole)
-            async with aclosing(measured(chunks, PROMPT.max_new_tokens)) as text:
-                async for _ in text:
-                    pass
+            check = Measure(PROMPT.max_new_tokens).check
+            async with aclosing(chunks) as text:
+                async for chunk in text:
+                    check(chunk)
         if left := engine.parting(server.instance):
             await soon(next(iter(left)), "the end of the connection")
     await engine.aclose()

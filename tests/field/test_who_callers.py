@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import httpx
 import pytest
 
-from inference_service.api import requests
+from inference_service.api import callers, requests
+from inference_service.serving.queue import Caller
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.service import Serving, free_ports, serving
@@ -50,11 +52,12 @@ class Callers:
 def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Record the names of callers."""
     seen: list[str] = []
-    name = requests.caller
+    name = callers.caller
 
-    def recorded(*given: object) -> str:
-        seen.append(name(*given))  # type: ignore[arg-type]
-        return seen[-1]
+    def recorded(*given: Any) -> Caller:
+        caller = name(*given)
+        seen.append(caller[-1])
+        return caller
 
     monkeypatch.setattr(requests, "caller", recorded)
     yield seen

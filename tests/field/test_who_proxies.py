@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health
 
-from inference_service.api import requests
+from inference_service.api import callers, requests
+from inference_service.serving.queue import Caller
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from rest_bridge import Settings, create_app
@@ -45,11 +46,12 @@ async def behind(
     run_proxy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Behind]:
     names: list[str] = []
-    name = requests.caller
+    name = callers.caller
 
-    def recorded(*given: Any) -> str:
-        names.append(name(*given))
-        return names[-1]
+    def recorded(*given: Any) -> Caller:
+        caller = name(*given)
+        names.append(caller[-1])
+        return caller
 
     monkeypatch.setattr(requests, "caller", recorded)
     allowed: dict[str, Any] = {"allowed_host": ["llm.example.org"], "trusted_proxy": ["127.0.0.1"]}

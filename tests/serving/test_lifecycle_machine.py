@@ -62,6 +62,7 @@ CAPACITY = 100 * MIB
 CONCURRENCY = 2
 TIMING = Timing(
     queue_size=3,
+    queue_wait=math.inf,
     stall=90,
     drain=20,
     idle=30,
@@ -510,7 +511,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             caller, notified = (
                 (f"{call.caller} follows", notify) if follows else (call.caller, None)
             )
-            async with served.lease(call.idle, caller, notify=notified):
+            async with served.lease(call.idle, (caller,), notify=notified):
                 assert model.state in (State.READY, State.STOPPING)
                 call.instance, call.since = model.runtime.current, model.run
                 assert call.instance is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable
 from contextlib import aclosing
 from itertools import pairwise
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from inference_service.engines.base import Prompt
 from inference_service.errors import DeadlineTooShort, EngineLost, QueueFull
-from inference_service.serving.slots import Slots
+from inference_service.serving.slots import NotifyPosition, Slots
 from tests.build import chunks
 from tests.build import model as make_model
 from tests.fakes import FakeEngine, FakeRuntime, spec
@@ -27,6 +28,12 @@ class Limited(Slots[str]):
         super().__init__(model_id, self._take, lambda _: self._drop(), size, **times)  # type: ignore[arg-type]
         self._limit = limit
         self._used = 0
+
+    async def take(  # type: ignore[override]
+        self, caller: str, deadline: float = math.inf, notify: NotifyPosition | None = None
+    ) -> str:
+        """Wait for a slot, as a caller whose levels of names are separated by slashes."""
+        return await super().take(tuple(caller.split("/")), deadline, notify)
 
     def give(self) -> None:
         """Give a slot back, as a caller does."""
@@ -151,6 +158,90 @@ async def test_a_full_queue_refuses_with_the_time_to_retry() -> None:
     await comes_to(waiter)
 
 
+async def arrivals(slots: Limited, *callers: str) -> dict[str, asyncio.Task[str]]:
+    """Let requests of these callers arrive, one after the other; return them by name and number."""
+    tasks: dict[str, asyncio.Task[str]] = {}
+    for number, caller in enumerate(callers):
+        tasks[f"{caller} {number}"] = asyncio.create_task(slots.take(caller))
+        await settle()
+    return tasks
+
+
+def refused(tasks: dict[str, asyncio.Task[str]]) -> list[str]:
+    return [name for name, task in tasks.items() if task.done() and task.exception()]
+
+
+async def test_slots_go_round_between_addresses_and_within_one_between_names() -> None:
+    slots = Limited("m", 1, 100, heartbeat=10)
+    had: list[str] = []
+
+    async def use(caller: str) -> None:
+        await slots.take(caller)
+        had.append(caller)
+
+    await slots.take("x/x")
+    names = ["evil/1", "evil/2", "evil/3", "evil/4", "evil/4", "good/1", "good/1", "good/2"]
+    users = []
+    for name in names:
+        users.append(asyncio.create_task(use(name)))
+        await settle()
+    for _ in users:
+        slots.give()
+        await settle()
+    await comes_to(asyncio.gather(*users))
+
+    assert had == [
+        "evil/1", "good/1", "evil/2", "good/2", "evil/3", "good/1", "evil/4", "evil/4",
+    ]  # fmt: skip
+
+
+async def test_in_a_full_queue_who_has_most_makes_room_for_who_comes() -> None:
+    slots = Limited("m", 1, 6, heartbeat=10)
+    await slots.take("x")
+    greedy = await arrivals(slots, *["greedy"] * 6)
+    modest = await arrivals(slots, "modest", "modest", "other", "modest")
+
+    assert refused(greedy) == ["greedy 3", "greedy 4", "greedy 5"]
+    assert refused(modest) == [
+        "modest 3"
+    ]  # it has as many as the greedy one by then, and came last
+    for task in greedy.values():
+        if task.done():
+            assert "made room for another caller" in str(task.exception())
+    assert slots.queued == 6
+    for _ in range(6):
+        slots.give()
+        await settle()
+    assert slots.queued == 0
+    assert len(refused(greedy) + refused(modest)) == 4
+
+
+async def test_a_thousand_names_at_one_address_keep_no_other_address_out() -> None:
+    slots = Limited("m", 1, 1000, heartbeat=10)
+    await slots.take("x/x")
+    evil = await arrivals(slots, *(f"evil/{name}" for name in range(1000)))
+    more = await arrivals(slots, "evil/new")
+    good = await arrivals(slots, "good/1")
+
+    assert (len(refused(evil)), refused(more), refused(good)) == (1, ["evil/new 0"], [])
+    slots.give()
+    slots.give()  # to one name of the evil address, and then to the good one
+    await comes_to(good["good/1 0"])
+    slots.close(DEAD)
+    await asyncio.wait([*evil.values()])
+
+
+async def test_a_name_that_has_most_at_its_address_makes_room_there() -> None:
+    slots = Limited("m", 1, 5, heartbeat=10)
+    await slots.take("x/x")
+    greedy = await arrivals(slots, *["office/greedy"] * 4, "home/one")
+    colleague = await arrivals(slots, "office/colleague")
+
+    assert (refused(greedy), refused(colleague)) == (["office/greedy 3"], [])
+    slots.close(DEAD)
+    await asyncio.wait([*greedy.values(), *colleague.values()])
+
+
 async def test_the_queue_position_is_that_in_the_order_in_which_slots_come() -> None:
     slots = Limited("m", 1, 100, heartbeat=10)
     await slots.take("x")
@@ -219,6 +310,9 @@ async def test_a_position_that_does_not_change_is_reported_again() -> None:
     await comes_to(waiting)
 
 
+NAMES = ["a/1", "b/1", "a/2", "c/1", "b/2", "a/3", "d/1"]
+
+
 class Positions:
     """A queue behind one slot, and the order in which its requests have come."""
 
@@ -230,7 +324,7 @@ class Positions:
 
     async def arrive(self, caller: str) -> None:
         """Add one more request of this caller to the queue."""
-        name = f"{caller}{len(self.tasks)}"
+        name = f"{caller} {len(self.tasks)}"
 
         async def wait() -> None:
             async def notify(position: int) -> None:
@@ -249,8 +343,8 @@ class Positions:
 
 
 @given(
-    served=st.lists(st.sampled_from("abc"), max_size=6),
-    waiting=st.lists(st.sampled_from("abcd"), min_size=1, max_size=12),
+    served=st.lists(st.sampled_from(NAMES[:5]), max_size=6),
+    waiting=st.lists(st.sampled_from(NAMES), min_size=1, max_size=12),
     passed=st.integers(0, 6),
 )
 @settings(max_examples=200, deadline=None)
@@ -259,14 +353,14 @@ def test_the_position_of_the_last_arrival_is_when_its_slot_comes(
 ) -> None:
     async def check() -> None:
         queue = Positions()
-        await queue.slots.take("x")
+        await queue.slots.take("x/x")
         for caller in served:
             await queue.arrive(caller)
         for _ in range(min(passed, len(served))):
             await queue.give()
         for caller in waiting:
             await queue.arrive(caller)
-        last = f"{waiting[-1]}{len(queue.tasks) - 1}"
+        last = f"{waiting[-1]} {len(queue.tasks) - 1}"
         before = len(queue.came)
         for _ in range(len(queue.tasks) - before):
             await queue.give()

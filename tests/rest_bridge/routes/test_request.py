@@ -64,6 +64,7 @@ async def test_credentials_and_the_id_of_a_request_go_on_with_each_call(
 
     metadata = service.metadata[0]
     assert (metadata["authorization"], metadata["x-request-id"]) == ("Bearer secret", "abc-7")
+    assert metadata["x-forwarded-for"] == "127.0.0.1"
     assert str(metadata["x-caller"]).startswith("key ")
     assert "x-other" not in metadata
 

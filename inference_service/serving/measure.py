@@ -6,8 +6,7 @@ are none. Its text then ends with EngineFailed, before it fills the memory or a 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Callable
 
 from inference_service.engines.base import Chunk, Finish
 from inference_service.errors import EngineFailed
@@ -21,20 +20,11 @@ _LENIENCE = 4
 _LARGEST_COUNT = (1 << 31) - 1  # of the contract, and of engines
 
 
-async def measured(chunks: AsyncGenerator[Chunk], limit: int) -> AsyncGenerator[Chunk]:
-    """Yield the chunks of a text of at most `limit` tokens.
-
-    Raises EngineFailed where the text so far, or its end, is not what was asked for.
-    """
-    measure = _Measure(limit)
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            measure.check(chunk)
-            yield chunk
+Check = Callable[[Chunk], None]
 
 
-class _Measure:
-    """The measure of one text."""
+class Measure:
+    """The measure of one text, for which `limit` tokens were asked."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -42,6 +32,7 @@ class _Measure:
         self._size = 0
 
     def check(self, chunk: Chunk) -> None:
+        """Take the next chunk. Raises EngineFailed where that is not what was asked for."""
         self._tokens += chunk.token_count
         self._size += len(chunk.text)
         if chunk.token_count < 0 or self._tokens > self._limit * _LENIENCE:
