@@ -11,7 +11,8 @@ ServiceError
  ├─ EngineFailed           (EngineLost, ResumptionFailed)
  ├─ InsufficientMemory     (InsufficientGpus)
  ├─ QueueFull              (QueueTimeout)
- ├─ DeadlineTooShort       NotRead               TooManyCalls
+ ├─ DeadlineTooShort       NotRead
+ ├─ TooManyCalls           (TooLargePrompts)
  └─ ModelStopped           StopFailed
 
 Each class makes its sentence from facts, so an error reads the same wherever it is raised. A class
@@ -319,6 +320,19 @@ class TooManyCalls(ServiceError):
             f"{most} calls of this address are open already, which is its share; retry when some "
             "of them have ended, or make fewer at once",
             metadata={"open_call_count": most},
+            retry_after=1,
+        )
+
+
+class TooLargePrompts(TooManyCalls):
+    """A prompt beyond those that one caller may have held at once; `most` are characters now."""
+
+    def __init__(self, most: int) -> None:
+        ServiceError.__init__(
+            self,
+            f"prompts of {most} characters of this address are not answered yet, which is its "
+            "share; retry when some of them are, or send fewer at once",
+            metadata={"held_character_count": most},
             retry_after=1,
         )
 

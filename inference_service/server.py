@@ -13,6 +13,7 @@ from inference_service.api.calls import Calls
 from inference_service.api.health import Health
 from inference_service.api.listener import SERVICE
 from inference_service.api.methods import Handlers, by_path
+from inference_service.api.prompts import Prompts
 from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
 from inference_service.capacity.admission import Admission
@@ -90,7 +91,7 @@ async def running(
         proxies = Proxies(settings.trusted_proxy)
         limits = Limits(settings.generation_timeout, settings.max_idle_timeout, proxies)
         readers = Readers(settings.write_timeout)
-        servicer = ModelService(models, runtimes.choice, limits, reload, readers)
+        servicer = ModelService(models, runtimes.choice, limits, reload, readers, Prompts(proxies))
         services = listener.services(servicer, health)
         health.up(("", SERVICE), [spec.id for spec in catalog])
         calls = Calls(proxies)

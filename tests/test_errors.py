@@ -74,6 +74,8 @@ EXAMPLES: dict[str, ServiceError] = {
     "model; read streams as they come, and ask again": errors.NotRead(10, others=True),
     "4096 calls of this address are open already, which is its share; retry when some of them "
     "have ended, or make fewer at once": errors.TooManyCalls(4096),
+    "prompts of 4096 characters of this address are not answered yet, which is its share; retry "
+    "when some of them are, or send fewer at once": errors.TooLargePrompts(4096),
     "m works on as many requests as it can, and none may wait (setting `queue_size`); retry in a "
     "few seconds": errors.QueueFull("m", 0),
     "m is not ready for this request before its deadline, which is in 1.0 s: that takes about "

@@ -7,8 +7,9 @@ from typing import Any
 
 import grpc
 
-from inference_service.api.callers import NO_PROXIES, Addresses, addresses
+from inference_service.api.callers import NO_PROXIES, addresses
 from inference_service.api.methods import Context, Handlers, behaviour
+from inference_service.api.shares import Shares, TooMuch
 from inference_service.errors import TooManyCalls
 from rest_bridge.proxies import Proxies
 
@@ -16,48 +17,21 @@ MOST = 8192  # a call that waits holds about 30 kB
 
 
 class Calls:
-    """The open calls, at most `most`.
-
-    An address may have as many as are free: half of all where it is alone, a third each where two
-    want all that they can get. So there is always room for the first calls of another. A bridge of
-    this machine says for whom it calls, and so divides its half in the same way.
-    """
+    """The open calls, at most `most`, of which each address has its share."""
 
     def __init__(self, proxies: Proxies = NO_PROXIES, most: int = MOST) -> None:
         self._proxies = proxies
-        self._most = most
-        self._open: dict[str, int] = {}  # by address
-        self._forwarded: dict[Addresses, int] = {}
-        self._count = 0
+        self._shares = Shares(most)
 
     def enter(self, context: Context) -> None:
         """Count a call until its end. Raises TooManyCalls."""
         caller = addresses(context, self._proxies)
-        address, forwarded = caller
-        count = self._open.get(address, 0)
-        if count >= self._most - self._count:
-            raise TooManyCalls(count)
-        if forwarded:
-            own = self._forwarded.get(caller, 0)
-            if own >= self._most // 2 - count:
-                raise TooManyCalls(own)
-            self._forwarded[caller] = own + 1
-        self._open[address] = count + 1
-        self._count += 1
+        try:
+            self._shares.take(caller)
+        except TooMuch as taken:
+            raise TooManyCalls(taken.args[0]) from None
         # After the last byte: an answer that is not read keeps what it has.
-        context.add_done_callback(partial(self._leave, caller))  # type: ignore[arg-type]
-
-    def _leave(self, caller: Addresses, _: Context) -> None:
-        address, forwarded = caller
-        self._count -= 1
-        if self._open[address] == 1:
-            del self._open[address]
-        else:
-            self._open[address] -= 1
-        if forwarded:
-            self._forwarded[caller] -= 1
-            if not self._forwarded[caller]:
-                del self._forwarded[caller]
+        context.add_done_callback(lambda _: self._shares.give(caller))  # type: ignore[arg-type]
 
 
 def counted(handlers: Handlers, calls: Calls) -> Handlers:

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from inference_service import __version__
 from inference_service.api import replies, requests
 from inference_service.api.methods import Context, accept
+from inference_service.api.prompts import Prompts
 from inference_service.api.requests import Limits
 from inference_service.key import Key
 from inference_service.lifecycle import State, Status
@@ -30,12 +31,14 @@ class ModelService(pb_grpc.ModelServiceServicer):
         limits: Limits,
         reload: Callable[[], Awaitable[Reload]],
         readers: Readers,
+        prompts: Prompts,
     ) -> None:
         self._models = models
         self._choice = choice
         self._limits = limits
         self._reload = reload
         self._readers = readers
+        self._prompts = prompts
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
         return pb.GetInfoResponse(
@@ -124,7 +127,8 @@ class ModelService(pb_grpc.ModelServiceServicer):
         model = self._models.find(request.model_id)
         order = requests.order(request, context, model.entry.spec, self._limits)
         generation = Generation(model, order)
-        text = await generation.whole()
+        with self._prompts.held(order.prompt.text, context):
+            text = await generation.whole()
         if requests.full_text(request):
             text = request.prompt + text
         summary = replies.summary(model.id, generation.outcome())
@@ -138,8 +142,9 @@ class ModelService(pb_grpc.ModelServiceServicer):
         model = self._models.find(request.model_id)
         order = requests.order(request, context, model.entry.spec, self._limits)
         model.begin()  # raises what is known already: a back-off, memory that can never be enough
-        await accept(context)
-        with self._readers.reading(model, bounded=_bounded(context)) as reading:
+        held = self._prompts.held(order.prompt.text, context)
+        with held, self._readers.reading(model, bounded=_bounded(context)) as reading:
+            await accept(context)
             generation = Generation(model, order, reading)
 
             async def notify(status: Status, queue_position: int) -> None:

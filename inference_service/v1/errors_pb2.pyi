@@ -116,9 +116,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     first. Metadata: `seconds`, and `sent_token_count` after the first token.
     """
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 24
-    """gRPC, and REST of a bridge of its own: as many calls are open from this address as it may have,
-    so that others can call too.
-    Metadata: `open_call_count`.
+    """This address has its share of what the service can hold, so that others can call too: of the
+    calls that are open (gRPC, and REST of a bridge of its own), or of the prompts above 4096
+    characters that are not answered yet (256 Mi characters for all together).
+    Metadata: `open_call_count` or `held_character_count`.
     """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
     """REST only: the service behind the bridge does not answer."""
@@ -224,9 +225,10 @@ slot goes to the others. The status comes after what was sent, so the reader has
 first. Metadata: `seconds`, and `sent_token_count` after the first token.
 """
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 24
-"""gRPC, and REST of a bridge of its own: as many calls are open from this address as it may have,
-so that others can call too.
-Metadata: `open_call_count`.
+"""This address has its share of what the service can hold, so that others can call too: of the
+calls that are open (gRPC, and REST of a bridge of its own), or of the prompts above 4096
+characters that are not answered yet (256 Mi characters for all together).
+Metadata: `open_call_count` or `held_character_count`.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
 """REST only: the service behind the bridge does not answer."""

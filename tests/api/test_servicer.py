@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from google.protobuf import duration_pb2
 
+from inference_service.api.prompts import Prompts
 from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
 from inference_service.api.statuses import status_of
@@ -80,7 +81,7 @@ class Bed:
         )
         choice = RuntimeChoice("fake", "for tests")
         self.service: Any = ModelService(
-            self.models, choice, Limits(60, 3600), self._reload, Readers(60)
+            self.models, choice, Limits(60, 3600), self._reload, Readers(60), Prompts()
         )
         self.context = Context()
 

@@ -1,0 +1,42 @@
+"""The prompts of all requests that run or wait, and the share of each address in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from inference_service.api.callers import NO_PROXIES, Addresses, addresses
+from inference_service.api.shares import Shares, TooMuch
+from inference_service.errors import TooLargePrompts
+from rest_bridge.proxies import Proxies
+
+MOST = 256 << 20  # characters; the service holds a prompt two or three times
+_SMALL = 4096  # characters; as many prompts as there can be calls add 100 MB
+
+_NOTHING = nullcontext()
+
+
+class Prompts:
+    """The prompts that are held, of `most` characters at most; that is beside small ones."""
+
+    def __init__(self, proxies: Proxies = NO_PROXIES, most: int = MOST) -> None:
+        self._proxies = proxies
+        self._shares = Shares(most)
+
+    def held(self, prompt: str, context: Any) -> AbstractContextManager[None]:
+        """Hold a prompt for the time of a block. Raises TooLargePrompts."""
+        if len(prompt) <= _SMALL:
+            return _NOTHING
+        return self._held(addresses(context, self._proxies), len(prompt))
+
+    @contextmanager
+    def _held(self, caller: Addresses, size: int) -> Iterator[None]:
+        try:
+            self._shares.take(caller, size)
+        except TooMuch as taken:
+            raise TooLargePrompts(taken.args[0]) from None
+        try:
+            yield
+        finally:
+            self._shares.give(caller, size)
