@@ -35,6 +35,7 @@ Kind = TypeVar("Kind", bound="EngineNeeds")
 BUILT_IN = Path(__file__).with_name("catalog.toml")
 
 ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+ALIAS_PATTERN = r"^[!-~]{1,200}$"  # such as `gpt-4o-mini` and `org/name:tag`
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -107,6 +108,7 @@ class _Entry(Section):
 
     id: str = Field(pattern=ID_PATTERN)
     hf_name: str = Field(min_length=1, max_length=200)
+    aliases: list[Annotated[str, Field(pattern=ALIAS_PATTERN)]] = Field(default=[], max_length=100)
     context_length: int = Field(ge=64, le=10_000_000)
     engine: str | None = None
     idle_timeout: float | None = Field(default=None, ge=0)
@@ -141,6 +143,7 @@ class _Given(_Entry):
 class ModelSpec(_Entry):
     """One model, as the catalog has it.
 
+    Calls name it by its id, by one of its `aliases`, or by its `hf_name`.
     `idle_timeout` is in seconds and may be `inf`. Only StopModel stops a `pinned` model. A
     `preload` model starts with the service. `sections` has what each kind of engine needs to run
     the model, by the name of the kind.
@@ -166,6 +169,9 @@ class Catalog:
 
     def __init__(self, models: Sequence[ModelSpec]) -> None:
         self._models = {spec.id: spec for spec in models}
+        # Of entries with the same `hf_name`, the last one is meant: a file of the user comes last.
+        self._others = {spec.hf_name: spec for spec in models}
+        self._others |= {alias: spec for spec in models for alias in spec.aliases}
 
     @classmethod
     def load(cls, paths: Iterable[Path], sections: Sections) -> Catalog:
@@ -176,6 +182,8 @@ class Catalog:
         models: dict[str, ModelSpec] = {}
         for path in (BUILT_IN, *paths):
             models |= {spec.id: spec for spec in _read(path, sections)}
+            if clashes := [*_clashes(models.values())]:
+                raise CatalogInvalid(*(f"{path}: {clash}" for clash in clashes))
         return cls(tuple(models.values()))
 
     def __iter__(self) -> Iterator[ModelSpec]:
@@ -188,8 +196,8 @@ class Catalog:
         return model_id in self._models
 
     def find(self, model_id: str) -> ModelSpec:
-        """Return the model of this id. Raises ModelNotFound, which names the nearest id."""
-        if (spec := self._models.get(model_id)) is not None:
+        """Return the model of this name. Raises ModelNotFound, which names the nearest id."""
+        if (spec := self._models.get(model_id) or self._others.get(model_id)) is not None:
             return spec
         shown = model_id if len(model_id) <= 80 else f"{model_id[:80]}..."
         raise ModelNotFound(shown, self._nearest(model_id[:80].lower()), self._models)
@@ -206,6 +214,15 @@ class Catalog:
 def _pairs(text: str) -> set[str]:
     """Return each pair of letters that follow one another."""
     return {text[i : i + 2] for i in range(len(text) - 1)}
+
+
+def _clashes(models: Iterable[ModelSpec]) -> Iterator[str]:
+    """Yield a sentence for each alias that names another model, too."""
+    owners = {spec.id: spec.id for spec in models}
+    for spec in models:
+        for alias in spec.aliases:
+            if (owner := owners.setdefault(alias, spec.id)) != spec.id:
+                yield f"entry {spec.id!r}, key aliases: {alias!r} names the model {owner!r} already"
 
 
 def _read(path: Path, sections: Sections) -> list[ModelSpec]:

@@ -28,7 +28,7 @@ async def service() -> AsyncGenerator[Serving]:
 
 # Of both protocols: the change to a good request, the reason, and a part of the message.
 REFUSED = [
-    pytest.param({"model_id": "gpt2"}, "MODEL_NOT_FOUND", "did you mean 'gpt-2'", id="near id"),
+    pytest.param({"model_id": "gpt_2"}, "MODEL_NOT_FOUND", "did you mean 'gpt-2'", id="near id"),
     pytest.param({"model_id": "a/b"}, "MODEL_NOT_FOUND", "no model 'a/b'", id="id with a slash"),
     pytest.param({"model_id": "../.."}, "MODEL_NOT_FOUND", "no model '../..'", id="id with dots"),
     pytest.param({"model_id": "x" * 10_000}, "MODEL_NOT_FOUND", "xxx...'", id="endless id"),
@@ -185,7 +185,7 @@ async def test_a_null_for_an_optional_field_is_its_default(service: Serving) -> 
 
 @pytest.mark.parametrize("action", ["start", "stop"])
 @pytest.mark.parametrize(
-    "path", ["a/b", "a%2Fb", "%2e%2e%2f%2e%2e", "x" * 10_000, "gpt2", "GPT-2", "%00", " "]
+    "path", ["a/b", "a%2Fb", "%2e%2e%2f%2e%2e", "x" * 10_000, "gpt_2", "GPT-2", "%00", " "]
 )
 async def test_model_ids_in_paths(service: Serving, action: str, path: str) -> None:
     response = await service.http.post(f"/models/{path}/{action}")

@@ -122,6 +122,7 @@ def test_an_entry_can_have_every_key(file: Path) -> None:
         [[models]]
         id = "a.b_c-9"
         hf_name = "me/mine"
+        aliases = ["gpt-4o-mini", "me/mine:latest"]
         context_length = 64
         engine = "llamacpp"
         idle_timeout = inf
@@ -148,6 +149,7 @@ def test_an_entry_can_have_every_key(file: Path) -> None:
     tgi, llamacpp = spec.needs(TgiNeeds), spec.needs(LlamacppNeeds)
     assert (spec.engine, tgi.gpus, tgi.env) == ("llamacpp", "all", {"A": "b"})
     assert tgi.gpu_memory == 16 * 10**9
+    assert spec.aliases == ["gpt-4o-mini", "me/mine:latest"]
     assert (spec.idle_timeout, spec.pinned, spec.preload) == (math.inf, True, True)
     assert (tgi.memory, llamacpp.memory) == (1_500_000_000, 6 * 2**20)
 
@@ -229,7 +231,7 @@ SOURCE = "must have either `path`, or `repo` and `file`"
         (
             "context_length",
             "contextlength",
-            f"{ENTRY}key contextlength: is not known; known are id, hf_name, context_length",
+            f"{ENTRY}key contextlength: is not known; known are id, hf_name, aliases, ",
         ),
         (
             "128",
@@ -355,6 +357,58 @@ def test_two_entries_of_one_file_must_not_have_the_same_id(file: Path) -> None:
     assert str(refused.value) == f"{file}: has more than one entry for mine"
 
 
+def entry(model_id: str, hf_name: str = "x", aliases: str = "") -> str:
+    lines = GOOD.replace('"mine"', f'"{model_id}"').replace(
+        'hf_name = "me/mine"', f'hf_name = "{hf_name}"'
+    )
+    return lines.replace("context_length", f"aliases = [{aliases}]\ncontext_length")
+
+
+def test_a_model_is_found_by_its_other_names(file: Path) -> None:
+    file.write_text(entry("one", "org/One", '"gpt-4o-mini", "one:latest"') + entry("two", "gpt2"))
+    catalog = kinds.catalog(file)
+
+    for name in ("one", "org/One", "gpt-4o-mini", "one:latest"):
+        assert catalog.find(name).id == "one"
+    assert catalog.find("gpt2").id == "two"  # and not the built-in one, which has that name too
+    assert catalog.find("gpt-2").id == "gpt-2"
+    with pytest.raises(ModelNotFound):
+        catalog.find("org/one")
+
+
+def test_an_alias_wins_over_the_name_at_hugging_face(file: Path) -> None:
+    file.write_text(entry("one", "org/One", '"org/Two"') + entry("two", "org/Two"))
+
+    assert kinds.catalog(file).find("org/Two").id == "one"
+
+
+@pytest.mark.parametrize(
+    ("entries", "mistake"),
+    [
+        (entry("one", aliases='"gpt-2"'), "'one', key aliases: 'gpt-2' names the model 'gpt-2'"),
+        (
+            entry("one", aliases='"a"') + entry("two", aliases='"b", "a"'),
+            "'two', key aliases: 'a' names the model 'one'",
+        ),
+    ],
+    ids=["an id", "an alias"],
+)
+def test_an_alias_names_one_model(file: Path, entries: str, mistake: str) -> None:
+    file.write_text(entries)
+
+    with pytest.raises(CatalogInvalid) as refused:
+        kinds.catalog(file)
+
+    assert str(refused.value) == f"{file}: entry {mistake} already"
+
+
+def test_an_alias_is_one_word(file: Path) -> None:
+    file.write_text(entry("one", aliases='"a b"'))
+
+    with pytest.raises(CatalogInvalid, match=r"key aliases\.0: 'a b' does not match"):
+        kinds.catalog(file)
+
+
 @pytest.mark.parametrize("exists", [False, True], ids=["missing", "a directory"])
 def test_weights_that_are_no_file_are_reported(file: Path, tmp_path: Path, exists: bool) -> None:
     if exists:
@@ -427,7 +481,12 @@ def test_anything_else_is_no_size(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "nearest"),
-    [("gpt2", "gpt-2"), ("GPT-2", "gpt-2"), ("tinyllama", "tiny-llama"), ("mistral", "mistral-7b")],
+    [
+        ("gpt_2", "gpt-2"),
+        ("GPT-2", "gpt-2"),
+        ("tinyllama", "tiny-llama"),
+        ("mistral", "mistral-7b"),
+    ],
 )
 def test_an_unknown_id_gets_the_nearest_one(built_in: Catalog, asked: str, nearest: str) -> None:
     with pytest.raises(ModelNotFound) as refused:

@@ -35,6 +35,7 @@ def model(view: View) -> pb.Model:
         id=view.id,
         name=view.id,
         hf_name=view.hf_name,
+        aliases=view.aliases,
         running=status.state is State.READY,
         state=_STATES[status.state],
         engine=view.engine,

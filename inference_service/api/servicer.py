@@ -100,10 +100,9 @@ class ModelService(pb_grpc.ModelServiceServicer):
     async def WatchModels(  # type: ignore[override]
         self, request: pb.WatchModelsRequest, context: Context
     ) -> None:
-        if request.model_id:
-            self._models.find(request.model_id)
+        model_id = self._models.find(request.model_id).id if request.model_id else ""
         await accept(context)
-        watch = self._models.watch(request.after_revision, request.model_id)
+        watch = self._models.watch(request.after_revision, model_id)
         with self._readers.reading(bounded=_bounded(context)) as reading:
             async with aclosing(watch) as changes:
                 async for change in changes:

@@ -74,7 +74,7 @@ class Models:
         return iter([self._models[spec.id] for spec in self._catalog])
 
     def find(self, model_id: str) -> Model:
-        """Return the model of this id. Raises ModelNotFound."""
+        """Return the model of this name. Raises ModelNotFound."""
         return self._models[self._catalog.find(model_id).id]
 
     async def adopt(self) -> None:

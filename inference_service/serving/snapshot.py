@@ -30,6 +30,7 @@ def snapshot(wanted: Entry, runs: Runs | None, status: Status, admission: Admiss
     return View(
         id=wanted.spec.id,
         hf_name=entry.spec.hf_name,
+        aliases=entry.spec.aliases,
         engine=entry.engine.name,
         runtime=entry.runtime.name,
         context_length=entry.spec.context_length,

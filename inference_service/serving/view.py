@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inference_service.lifecycle import State, Status
@@ -28,6 +28,7 @@ class View:
 
     id: str
     hf_name: str
+    aliases: Sequence[str]
     engine: str
     runtime: str
     context_length: int

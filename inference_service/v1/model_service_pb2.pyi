@@ -167,6 +167,7 @@ class Model(_message.Message):
     GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GPU_IDS_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id by which calls name the model, such as `gpt-2`: 1 to 63 characters of `a-z 0-9 . _ -`;
     the first is a letter or a digit.
@@ -242,6 +243,12 @@ class Model(_message.Message):
         above tell of all of them together, but `container_name` and `port` are those of the first.
         """
 
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further names of the model. Each call takes the id, one of these, or `hf_name` (of models with
+        the same one, the last of the catalog is meant), and answers with the id.
+        """
+
     def __init__(
         self,
         *,
@@ -267,10 +274,11 @@ class Model(_message.Message):
         gpu_memory_bytes: _builtins.int = ...,
         gpu_ids: _abc.Iterable[_builtins.str] | None = ...,
         instances: _abc.Iterable[Global___Instance] | None = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "last_error", b"last_error", "retry_time", b"retry_time", "start_progress", b"start_progress", "state_change_time", b"state_change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "gpu_ids", b"gpu_ids", "gpu_memory_bytes", b"gpu_memory_bytes", "hf_name", b"hf_name", "id", b"id", "instances", b"instances", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "pinned", b"pinned", "port", b"port", "queued_request_count", b"queued_request_count", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "aliases", b"aliases", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "gpu_ids", b"gpu_ids", "gpu_memory_bytes", b"gpu_memory_bytes", "hf_name", b"hf_name", "id", b"id", "instances", b"instances", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "pinned", b"pinned", "port", b"port", "queued_request_count", b"queued_request_count", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -512,7 +520,7 @@ class GetModelRequest(_message.Message):
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The model's id. Required."""
+    """The model's id, or another of its names. Required."""
     def __init__(
         self,
         *,
@@ -561,7 +569,7 @@ class StartModelRequest(_message.Message):
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The model's id. Required."""
+    """The model's id, or another of its names. Required."""
     no_wait: _builtins.bool
     """Return at once, with the model as it is then. Default false: wait until the model is READY."""
     validate_only: _builtins.bool
@@ -742,7 +750,7 @@ class StopModelRequest(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     DRAIN_TIMEOUT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The model's id. Required."""
+    """The model's id, or another of its names. Required."""
     @_builtins.property
     def drain_timeout(self) -> _duration_pb2.Duration:
         """How long requests that run may go on, 0 to 1 hour. Default: the setting `drain_timeout` (30 s)."""
@@ -798,7 +806,7 @@ class WatchModelsRequest(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     AFTER_REVISION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """Report this model only. Default: all models."""
+    """Report the model of this name only. Default: all models."""
     after_revision: _builtins.int
     """Go on after this revision, that of the last message, without a snapshot. Default 0: begin with a
     snapshot.
@@ -949,7 +957,7 @@ class StreamLogsRequest(_message.Message):
     TAIL_LINE_COUNT_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The model's id. Required."""
+    """The model's id, or another of its names. Required."""
     tail_line_count: _builtins.int
     """The number of past lines to begin with, 0 to 1000 (no more are kept). Default 100."""
     follow: _builtins.bool
@@ -1015,7 +1023,7 @@ class GenerateRequest(_message.Message):
     RETURN_FULL_TEXT_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The model's id. Required."""
+    """The model's id, or another of its names. Required."""
     prompt: _builtins.str
     """The text to continue, as it is: no chat template is applied. Required, not empty, and shorter
     than the model's context.
@@ -1159,7 +1167,7 @@ class GenerateStreamRequest(_message.Message):
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The model's id. Required."""
+    """The model's id, or another of its names. Required."""
     prompt: _builtins.str
     """The text to continue. Required."""
     max_new_tokens: _builtins.int

@@ -15,7 +15,7 @@ router = APIRouter()
 
 
 @router.get(
-    "/models/{model_id}",
+    "/models/{model_id:path}",
     summary="Get a model",
     tags=["Models"],
     response_model=ModelDetails,

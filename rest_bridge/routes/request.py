@@ -17,7 +17,7 @@ from rest_bridge.sse import EventStream
 ModelId = Annotated[
     str,
     Path(
-        description="The id of the model, as `GET /models` lists it.",
+        description="The id of the model, as `GET /models` lists it, or another of its names.",
         json_schema_extra={"example": MODEL_TO_TRY},
     ),
 ]

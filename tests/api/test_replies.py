@@ -29,6 +29,7 @@ def view(status: Status | None = None, **changes: Any) -> View:
     facts: dict[str, Any] = {
         "id": "tiny",
         "hf_name": "some/tiny",
+        "aliases": (),
         "engine": "fake",
         "runtime": "fake",
         "context_length": 128,
