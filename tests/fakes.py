@@ -191,6 +191,7 @@ class FakeEngine:
     """
 
     name = "fake"
+    paths = ("/words",)
 
     def __init__(self, concurrency: int = 128) -> None:
         self.concurrency = concurrency

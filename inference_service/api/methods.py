@@ -35,7 +35,8 @@ _ACCEPTED = (("x-accepted", "true"),)
 
 _LARGE = 64 * 1024  # bytes of a message that are parsed in 2 ms, whatever they are
 _MOST_FIELDS = 1000
-_LARGE_REQUESTS = {"Generate", "GenerateStream"}  # methods; the message of a stream is kept with it
+# The methods whose messages may be larger. A stream keeps its message until its end.
+_LARGE_REQUESTS = {"Generate", "GenerateStream", "Forward"}
 
 
 async def gate(

@@ -24,11 +24,11 @@ class Prompts:
         self._proxies = proxies
         self._shares = Shares(most)
 
-    def held(self, prompt: str, context: Any) -> AbstractContextManager[None]:
-        """Hold a prompt for the time of a block. Raises TooLargePrompts."""
-        if len(prompt) <= _SMALL:
+    def held(self, size: int, context: Any) -> AbstractContextManager[None]:
+        """Hold a prompt of this size for the time of a block. Raises TooLargePrompts."""
+        if size <= _SMALL:
             return _NOTHING
-        return self._held(addresses(context, self._proxies), len(prompt))
+        return self._held(addresses(context, self._proxies), size)
 
     @contextmanager
     def _held(self, caller: Addresses, size: int) -> Iterator[None]:

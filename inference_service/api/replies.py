@@ -77,10 +77,15 @@ def _instance(view: InstanceView) -> pb.Instance:
 
 def status(status: Status, queue_position: int, now: float) -> pb.GenerateStreamResponse:
     """Return the event that reports a start, or the queue after it."""
-    event = pb.GenerateStatus(model_state=_STATES[status.state], queue_position=queue_position)
+    return pb.GenerateStreamResponse(status=waits(status, queue_position, now))
+
+
+def waits(status: Status, queue_position: int, now: float) -> pb.GenerateStatus:
+    """Return what a request waits for: a start, or the queue after it."""
+    message = pb.GenerateStatus(model_state=_STATES[status.state], queue_position=queue_position)
     if status.state is State.STARTING:
-        event.start_progress.CopyFrom(_progress(status, now))
-    return pb.GenerateStreamResponse(status=event)
+        message.start_progress.CopyFrom(_progress(status, now))
+    return message
 
 
 def plan(quote: Quote, usual_start: float | None) -> pb.StartPlan:

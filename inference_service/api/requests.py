@@ -122,7 +122,11 @@ def drain(request: pb.StopModelRequest) -> float | None:
 
 
 def idle_timeout(
-    request: pb.GenerateRequest | pb.GenerateStreamRequest | pb.StartModelRequest, cap: float
+    request: pb.GenerateRequest
+    | pb.GenerateStreamRequest
+    | pb.ForwardRequest
+    | pb.StartModelRequest,
+    cap: float,
 ) -> float | None:
     """Return the idle timeout after this request, in seconds; None for the model's own."""
     return _seconds(request, "idle_timeout", cap)

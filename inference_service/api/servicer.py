@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 from inference_service import __version__
-from inference_service.api import replies, requests
+from inference_service.api import forwards, replies, requests
+from inference_service.api.callers import caller
 from inference_service.api.methods import Context, accept
 from inference_service.api.prompts import Prompts
 from inference_service.api.requests import Limits
 from inference_service.key import Key
 from inference_service.lifecycle import State, Status
+from inference_service.serving.attempts import Attempts
+from inference_service.serving.forwarding import forward
 from inference_service.serving.generation import Generation
 from inference_service.serving.models import Models, Reload
 from inference_service.serving.placement import RuntimeChoice
@@ -126,7 +129,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         model = self._models.find(request.model_id)
         order = requests.order(request, context, model.entry.spec, self._limits)
         generation = Generation(model, order)
-        with self._prompts.held(order.prompt.text, context):
+        with self._prompts.held(len(order.prompt.text), context):
             text = await generation.whole()
         if requests.full_text(request):
             text = request.prompt + text
@@ -141,7 +144,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         model = self._models.find(request.model_id)
         order = requests.order(request, context, model.entry.spec, self._limits)
         model.begin()  # raises what is known already: a back-off, memory that can never be enough
-        held = self._prompts.held(order.prompt.text, context)
+        held = self._prompts.held(len(order.prompt.text), context)
         with held, self._readers.reading(model, bounded=_bounded(context)) as reading:
             await accept(context)
             generation = Generation(model, order, reading)
@@ -159,6 +162,36 @@ class ModelService(pb_grpc.ModelServiceServicer):
             summary = replies.summary(model.id, generation.outcome())
             event = pb.GenerateStreamResponse(summary=summary)
             await reading.write(context.write, event)
+
+    async def Forward(  # type: ignore[override]
+        self, request: pb.ForwardRequest, context: Context
+    ) -> None:
+        model = self._models.find(request.model_id)
+        passed_on = forwards.request(request, model, self._models)
+        attempts = Attempts(
+            model,
+            self._limits.generation,
+            requests.idle_timeout(request, self._limits.idle_timeout),
+            caller(context, self._limits.proxies),
+            requests.deadline(context),
+        )
+        model.begin()
+        held = self._prompts.held(len(request.body), context)
+        with held, self._readers.reading(model, bounded=_bounded(context)) as reading:
+            await accept(context)
+
+            async def notify(status: Status, queue_position: int) -> None:
+                waits = replies.waits(status, queue_position, time.time())
+                await reading.write(context.write, pb.ForwardResponse(status=waits))
+
+            await forward(
+                attempts,
+                passed_on,
+                reading,
+                lambda head: context.write(forwards.head(head)),
+                lambda data: context.write(pb.ForwardResponse(data=data)),
+                notify if request.status_events else None,
+            )
 
 
 def _bounded(context: Context) -> bool:

@@ -99,6 +99,10 @@ class Engine(Protocol):
     def name(self) -> str:
         """The name in the catalog and in settings: `tgi`, `llamacpp`."""
 
+    @property
+    def paths(self) -> Sequence[str]:
+        """The paths that callers may ask, by `ask`."""
+
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         """Return what a runtime runs in this seat as the engine of this model.
 

@@ -20,7 +20,7 @@ import msgspec
 from pydantic import Field, model_validator
 
 from inference_service.catalog import EngineNeeds, Mistake, ModelSpec, Section
-from inference_service.engines import relay, sse
+from inference_service.engines import paths, relay, sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
@@ -125,6 +125,7 @@ class Llamacpp:
     """The engine `llamacpp`, in containers of `image` or in processes."""
 
     name = "llamacpp"
+    paths = paths.LLAMACPP
 
     def __init__(self, image: str, connections: Connections | None = None) -> None:
         self._image = image

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from inference_service.engines import relay
+from inference_service.engines.answer import Answer
 from inference_service.engines.exchange import Request
 from inference_service.engines.http import Connections
-from inference_service.engines.relay import Answer
 from inference_service.errors import EngineFailed
 from inference_service.runtimes.base import Instance
 

@@ -1390,6 +1390,127 @@ class GenerateResumption(_message.Message):
 Global___GenerateResumption: _TypeAlias = GenerateResumption  # noqa: Y015
 
 @_typing.final
+class ForwardRequest(_message.Message):
+    """Request of Forward."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    ACCEPT_FIELD_NUMBER: _builtins.int
+    STATUS_EVENTS_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model's id, or another of its names. Required."""
+    path: _builtins.str
+    """The path at the engine, such as `/v1/chat/completions`. Required. Each kind of engine has a list
+    of paths that may be asked, which INVALID_PARAMETER names; whether the engine answers there, it
+    decides itself.
+    """
+    method: _builtins.str
+    """`POST` or `GET`. Default POST."""
+    body: _builtins.bytes
+    """The body, up to 4 MiB with all else in the message."""
+    content_type: _builtins.str
+    """The type of the body. Default `application/json` where there is a body."""
+    accept: _builtins.str
+    """The types of answers that the caller takes, as the HTTP header `Accept`. Default: any."""
+    status_events: _builtins.bool
+    """Whether to send status events until the request has a slot. Default false."""
+    @_builtins.property
+    def idle_timeout(self) -> _duration_pb2.Duration:
+        """The idle timeout of the model after this request, as in GenerateRequest. Default: the model's
+        own.
+        """
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        method: _builtins.str = ...,
+        body: _builtins.bytes = ...,
+        content_type: _builtins.str = ...,
+        accept: _builtins.str = ...,
+        status_events: _builtins.bool = ...,
+        idle_timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept", b"accept", "body", b"body", "content_type", b"content_type", "idle_timeout", b"idle_timeout", "method", b"method", "model_id", b"model_id", "path", b"path", "status_events", b"status_events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForwardRequest: _TypeAlias = ForwardRequest  # noqa: Y015
+
+@_typing.final
+class ForwardResponse(_message.Message):
+    """A part of the answer: any number of `status`, one `head`, and any number of `data`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next bytes of its body, never empty. Bytes that come within 10 ms come together, and so
+    an event of a stream can be cut anywhere.
+    """
+    @_builtins.property
+    def status(self) -> Global___GenerateStatus:
+        """The request waits for the model or for a slot. Sent when `status_events` is set."""
+
+    @_builtins.property
+    def head(self) -> Global___ForwardHead:
+        """The head of the engine's answer."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___GenerateStatus | None = ...,
+        head: Global___ForwardHead | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "event", b"event", "head", b"head", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "event", b"event", "head", b"head", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["status", "head", "data"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ForwardResponse: _TypeAlias = ForwardResponse  # noqa: Y015
+
+@_typing.final
+class ForwardHead(_message.Message):
+    """The head of an engine's answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    status: _builtins.int
+    """The status of HTTP, 200 to 999."""
+    content_type: _builtins.str
+    """The type of the body, such as `text/event-stream`. Empty where the engine says none."""
+    def __init__(
+        self,
+        *,
+        status: _builtins.int = ...,
+        content_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForwardHead: _TypeAlias = ForwardHead  # noqa: Y015
+
+@_typing.final
 class GenerateSummary(_message.Message):
     """How a generation went."""
 

@@ -101,6 +101,11 @@ class ModelServiceStub:
                 request_serializer=inference__service_dot_v1_dot_model__service__pb2.GenerateStreamRequest.SerializeToString,
                 response_deserializer=inference__service_dot_v1_dot_model__service__pb2.GenerateStreamResponse.FromString,
                 _registered_method=True)
+        self.Forward = channel.unary_stream(
+                '/inference_service.v1.ModelService/Forward',
+                request_serializer=inference__service_dot_v1_dot_model__service__pb2.ForwardRequest.SerializeToString,
+                response_deserializer=inference__service_dot_v1_dot_model__service__pb2.ForwardResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -273,6 +278,25 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forward(self, request, context):
+        """Passes a request on to the engine of a model as it is, and the bytes of the answer back: whatever
+        the engine can do beyond Generate, such as `/v1/chat/completions` with tools, in the engine's own
+        JSON. Waits for the model and for a slot as Generate does.
+
+        The body is read once: a `model` at its top must be a name of this model, and becomes the name
+        that the engine knows. All else goes on as it came. Of the metadata nothing reaches the engine.
+
+        The answer comes whatever its status: an error of the engine too, as head and data. An engine
+        that is lost before the head is replaced once, unnoticed. The generation timeout (60 s by
+        default) is for the time without a byte.
+
+        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, those of StartModel, QUEUE_FULL, DEADLINE_TOO_SHORT,
+        ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT, MODEL_STOPPED, STREAM_NOT_READ.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -325,6 +349,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GenerateStream,
                     request_deserializer=inference__service_dot_v1_dot_model__service__pb2.GenerateStreamRequest.FromString,
                     response_serializer=inference__service_dot_v1_dot_model__service__pb2.GenerateStreamResponse.SerializeToString,
+            ),
+            'Forward': grpc.unary_stream_rpc_method_handler(
+                    servicer.Forward,
+                    request_deserializer=inference__service_dot_v1_dot_model__service__pb2.ForwardRequest.FromString,
+                    response_serializer=inference__service_dot_v1_dot_model__service__pb2.ForwardResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -614,6 +643,33 @@ class ModelService:
             '/inference_service.v1.ModelService/GenerateStream',
             inference__service_dot_v1_dot_model__service__pb2.GenerateStreamRequest.SerializeToString,
             inference__service_dot_v1_dot_model__service__pb2.GenerateStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forward(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inference_service.v1.ModelService/Forward',
+            inference__service_dot_v1_dot_model__service__pb2.ForwardRequest.SerializeToString,
+            inference__service_dot_v1_dot_model__service__pb2.ForwardResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -160,6 +160,21 @@ class ModelServiceStub:
     Errors: those of Generate. After the first chunk each has the metadata `sent_token_count`, and
     ENGINE_FAILED, MODEL_STOPPED and SHUTTING_DOWN have the code ABORTED.
     """
+    Forward: _grpc.UnaryStreamMultiCallable[_model_service_pb2.ForwardRequest, _model_service_pb2.ForwardResponse]
+    """Passes a request on to the engine of a model as it is, and the bytes of the answer back: whatever
+    the engine can do beyond Generate, such as `/v1/chat/completions` with tools, in the engine's own
+    JSON. Waits for the model and for a slot as Generate does.
+
+    The body is read once: a `model` at its top must be a name of this model, and becomes the name
+    that the engine knows. All else goes on as it came. Of the metadata nothing reaches the engine.
+
+    The answer comes whatever its status: an error of the engine too, as head and data. An engine
+    that is lost before the head is replaced once, unnoticed. The generation timeout (60 s by
+    default) is for the time without a byte.
+
+    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, those of StartModel, QUEUE_FULL, DEADLINE_TOO_SHORT,
+    ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT, MODEL_STOPPED, STREAM_NOT_READ.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -292,6 +307,21 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Errors: those of Generate. After the first chunk each has the metadata `sent_token_count`, and
     ENGINE_FAILED, MODEL_STOPPED and SHUTTING_DOWN have the code ABORTED.
+    """
+    Forward: _aio.UnaryStreamMultiCallable[_model_service_pb2.ForwardRequest, _model_service_pb2.ForwardResponse]  # type: ignore[assignment]
+    """Passes a request on to the engine of a model as it is, and the bytes of the answer back: whatever
+    the engine can do beyond Generate, such as `/v1/chat/completions` with tools, in the engine's own
+    JSON. Waits for the model and for a slot as Generate does.
+
+    The body is read once: a `model` at its top must be a name of this model, and becomes the name
+    that the engine knows. All else goes on as it came. Of the metadata nothing reaches the engine.
+
+    The answer comes whatever its status: an error of the engine too, as head and data. An engine
+    that is lost before the head is replaced once, unnoticed. The generation timeout (60 s by
+    default) is for the time without a byte.
+
+    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, those of StartModel, QUEUE_FULL, DEADLINE_TOO_SHORT,
+    ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT, MODEL_STOPPED, STREAM_NOT_READ.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -482,6 +512,27 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: those of Generate. After the first chunk each has the metadata `sent_token_count`, and
         ENGINE_FAILED, MODEL_STOPPED and SHUTTING_DOWN have the code ABORTED.
+        """
+
+    @_abc_1.abstractmethod
+    def Forward(
+        self,
+        request: _model_service_pb2.ForwardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.ForwardResponse], _abc.AsyncIterator[_model_service_pb2.ForwardResponse]]:
+        """Passes a request on to the engine of a model as it is, and the bytes of the answer back: whatever
+        the engine can do beyond Generate, such as `/v1/chat/completions` with tools, in the engine's own
+        JSON. Waits for the model and for a slot as Generate does.
+
+        The body is read once: a `model` at its top must be a name of this model, and becomes the name
+        that the engine knows. All else goes on as it came. Of the metadata nothing reaches the engine.
+
+        The answer comes whatever its status: an error of the engine too, as head and data. An engine
+        that is lost before the head is replaced once, unnoticed. The generation timeout (60 s by
+        default) is for the time without a byte.
+
+        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, those of StartModel, QUEUE_FULL, DEADLINE_TOO_SHORT,
+        ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT, MODEL_STOPPED, STREAM_NOT_READ.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 
 from inference_service.engines import relay
+from inference_service.engines.answer import Answer
 from inference_service.engines.exchange import Request
 from inference_service.engines.http import Connections
-from inference_service.engines.relay import Answer
 from inference_service.runtimes.base import Instance
 from tests.engines.waiting import soon
 

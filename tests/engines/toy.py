@@ -43,6 +43,7 @@ class Toy:
     """The engine `toy`."""
 
     name = "toy"
+    paths = ("/words",)
 
     def __init__(self, image: str) -> None:
         self._connections = Connections(keep_alive=False)

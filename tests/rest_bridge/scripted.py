@@ -60,6 +60,9 @@ class ScriptedService(ModelServiceServicer):
         await self._record(request, context)
         return pb.ListModelsResponse(models=[self._model(model) for model in self.models])
 
+    async def Forward(self, request: pb.ForwardRequest, context: Context) -> None:  # type: ignore[override]
+        await self._record(request, context)
+
     async def WatchModels(  # type: ignore[override]
         self, request: pb.WatchModelsRequest, context: Context
     ) -> None:

@@ -8,14 +8,14 @@ from contextlib import aclosing, closing
 
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import ModelSpec
-from inference_service.engines import relay, sse
+from inference_service.engines import paths, relay, sse
+from inference_service.engines.answer import Answer
 from inference_service.engines.base import Chunk, NoRoom, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.engines.openai import log as program_log
 from inference_service.engines.openai import wire
 from inference_service.engines.openai.section import OpenaiNeeds, fill
-from inference_service.engines.relay import Answer
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
 from inference_service.runtimes import environment
@@ -39,6 +39,7 @@ class Openai:
     """
 
     name = "openai"
+    paths = paths.OPENAI
 
     def __init__(self, connections: Connections | None = None) -> None:
         self._connections = connections or Connections(keep_alive=True)

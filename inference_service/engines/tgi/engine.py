@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import EngineNeeds, Gpus, ModelSpec, Section, Size
-from inference_service.engines import relay, sse
+from inference_service.engines import paths, relay, sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, NoRoom, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
@@ -107,6 +107,7 @@ class Tgi:
     """
 
     name = "tgi"
+    paths = paths.TGI
 
     def __init__(
         self, image: str, *, look_every: float = 2.0, connections: Connections | None = None

@@ -8,9 +8,9 @@ from contextlib import closing
 
 import pytest
 
-from inference_service.engines import relay
+from inference_service.engines import answer
+from inference_service.engines.answer import AHEAD, Answer
 from inference_service.engines.http import Connections
-from inference_service.engines.relay import AHEAD, Answer
 from tests.engines.sockets import Reader, Server, Writer, ask, body, serving
 from tests.engines.waiting import soon, until
 
@@ -25,7 +25,7 @@ async def connections() -> AsyncIterator[Connections]:
 @pytest.fixture
 def patient(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> Connections:
     """Connections whose answers gather bytes as long as more can come."""
-    monkeypatch.setattr(relay, "GATHER", 3600)
+    monkeypatch.setattr(answer, "GATHER", 3600)
     return connections
 
 
