@@ -8,7 +8,6 @@ from contextlib import closing
 
 import pytest
 
-from inference_service.engines import answer
 from inference_service.engines.answer import AHEAD, Answer
 from inference_service.engines.http import Connections
 from tests.engines.sockets import Reader, Server, Writer, ask, body, serving
@@ -25,7 +24,7 @@ async def connections() -> AsyncIterator[Connections]:
 @pytest.fixture
 def patient(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> Connections:
     """Connections whose answers gather bytes as long as more can come."""
-    monkeypatch.setattr(answer, "GATHER", 3600)
+    monkeypatch.setattr("inference_service.engines.answer.GATHER", 3600)
     return connections
 
 
