@@ -11,7 +11,7 @@ from inference_service.api.shares import Shares, TooMuch
 from inference_service.errors import TooLargePrompts
 from rest_bridge.proxies import Proxies
 
-MOST = 256 << 20  # characters; the service holds a prompt two or three times
+MOST = 128 << 20  # characters; the service holds a prompt about three times
 _SMALL = 4096  # characters; as many prompts as there can be calls add 100 MB
 
 _NOTHING = nullcontext()

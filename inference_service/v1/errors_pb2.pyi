@@ -118,7 +118,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 24
     """This address has its share of what the service can hold, so that others can call too: of the
     calls that are open (gRPC, and REST of a bridge of its own), or of the prompts above 4096
-    characters that are not answered yet (256 Mi characters for all together).
+    characters that are not answered yet (128 Mi characters for all together).
     Metadata: `open_call_count` or `held_character_count`.
     """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
@@ -227,7 +227,7 @@ first. Metadata: `seconds`, and `sent_token_count` after the first token.
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 24
 """This address has its share of what the service can hold, so that others can call too: of the
 calls that are open (gRPC, and REST of a bridge of its own), or of the prompts above 4096
-characters that are not answered yet (256 Mi characters for all together).
+characters that are not answered yet (128 Mi characters for all together).
 Metadata: `open_call_count` or `held_character_count`.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
