@@ -64,6 +64,7 @@ async def test_an_answer_comes_as_the_engine_has_sent_it(service: Serving) -> No
     same.return_full_text = False
     text = (await service.stub.Generate(same)).generated_text
     assert completion["choices"][0]["text"] == text
+    assert completion["model"] == "mine"
     assert completion["usage"]["completion_tokens"] == 8
 
 

@@ -265,6 +265,7 @@ def _address(seat: Seat) -> dict[str, str]:
 def _environment(spec: ModelSpec, needs: LlamacppNeeds, seat: Seat) -> dict[str, str]:
     # `worker/__init__.py` describes the environment.
     env = {
+        "LLAMACPP_NAME": spec.id,
         "LLAMACPP_CONTEXT": str(spec.context_length),
         "LLAMACPP_SLOTS": str(needs.slots),
     }

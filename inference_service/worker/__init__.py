@@ -6,6 +6,7 @@ serves as a local subprocess and as the whole content of a container.
 
 Environment
     LLAMACPP_FILE           path of a GGUF file; with LLAMACPP_REPO, its name in there. Required.
+    LLAMACPP_NAME           name of the model in answers (default: the path of the file).
     LLAMACPP_REPO           Hugging Face repository, as `owner/name`. Unset: the file is local.
     LLAMACPP_REVISION       branch, tag or commit (default `main`). A cached commit needs no hub.
     LLAMACPP_SHA256         64 hexadecimal digits: the SHA-256 that the file must have.

@@ -42,6 +42,8 @@ def load(path: Path, settings: Settings) -> tuple[Any, gguf.Header]:
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
+    if settings.name is not None:  # else answers in OpenAI's JSON name the path of the file
+        parameters.model_alias = {settings.name}
     parameters.hostnames = [settings.host]
     if settings.api_key is not None:
         parameters.api_keys = [settings.api_key]

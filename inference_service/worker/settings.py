@@ -12,6 +12,7 @@ class Settings:
     """The settings of one worker; the package's docstring describes each variable."""
 
     file: str
+    name: str | None
     repo: str | None
     revision: str
     sha256: str | None
@@ -45,6 +46,7 @@ class Settings:
         threads = _integer(values, "LLAMACPP_THREADS", 0, least=1, most=512)
         return cls(
             file=file,
+            name=values.get("LLAMACPP_NAME"),
             repo=repo,
             revision=values.get("LLAMACPP_REVISION", "main"),
             sha256=sha256 or None,

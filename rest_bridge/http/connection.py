@@ -92,11 +92,8 @@ class Connection(asyncio.BufferedProtocol):
         """Let the handler write on."""
         self._outlet.slow = False
         self._deadlines.expect_no_reading()
-        now = self._pipeline.now
-        if now is None:
-            self._pipeline.step()
-        elif now.handler is not None:
-            now.handler.on_drained()
+        # A transport of asyncio that is closed within this call reports its end twice.
+        self._shared.loop.call_soon(self._drained)
 
     # The pipeline calls these.
 
@@ -189,6 +186,15 @@ class Connection(asyncio.BufferedProtocol):
         """Close, whatever runs."""
         if self._made:
             self._outlet.cut()
+
+    def _drained(self) -> None:
+        if self._outlet.gone or self._outlet.slow:
+            return
+        now = self._pipeline.now
+        if now is None:
+            self._pipeline.step()
+        elif now.handler is not None:
+            now.handler.on_drained()
 
     def _settle(self) -> None:
         """Set the time by which something must come."""

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from inference_service.catalog import ModelSpec
-from inference_service.engines import relay
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.llamacpp import GgufWeights, Llamacpp, LlamacppNeeds, progress_in
 from inference_service.errors import (
@@ -40,7 +39,7 @@ async def engine() -> AsyncIterator[Llamacpp]:
 @pytest.fixture
 async def at_once(engine: Llamacpp, monkeypatch: pytest.MonkeyPatch) -> Llamacpp:
     """An engine that gives each read at once."""
-    monkeypatch.setattr(relay, "GATHER", 0)
+    monkeypatch.setattr("inference_service.engines.answer.GATHER", 0)
     return engine
 
 
@@ -361,7 +360,7 @@ def test_the_command_follows_the_entry(
     command = engine.command(spec(weights, **needs), Seat("0.0.0.0", 80, in_container=True))
 
     address = {"LLAMACPP_HOST": "0.0.0.0", "LLAMACPP_PORT": "80"}
-    assert command.env == {"LLAMACPP_CONTEXT": "128"} | address | env
+    assert command.env == {"LLAMACPP_NAME": "tiny", "LLAMACPP_CONTEXT": "128"} | address | env
     path = weights.path
     assert command.mounts == ((Mount(path, "/model/m.gguf"),) if path else ())
     assert (command.needs.memory_bytes, command.needs.gpu) == (10**9, None)

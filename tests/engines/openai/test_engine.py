@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from inference_service.catalog import ModelSpec
-from inference_service.engines import relay
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.openai.section import OpenaiNeeds
@@ -37,7 +36,7 @@ FINISH = Finish(FinishReason.LENGTH, 4, 3)
 @pytest.fixture
 async def engine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Openai]:
     """An engine that gives each read at once."""
-    monkeypatch.setattr(relay, "GATHER", 0)
+    monkeypatch.setattr("inference_service.engines.answer.GATHER", 0)
     engine = Openai()
     yield engine
     await engine.aclose()

@@ -11,7 +11,6 @@ import pytest
 
 from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import ModelSpec
-from inference_service.engines import relay
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.tgi.engine import HubWeights, Tgi, TgiNeeds
 from inference_service.errors import (
@@ -39,7 +38,7 @@ async def engine() -> AsyncIterator[Tgi]:
 @pytest.fixture
 async def at_once(engine: Tgi, monkeypatch: pytest.MonkeyPatch) -> Tgi:
     """An engine that gives each read at once."""
-    monkeypatch.setattr(relay, "GATHER", 0)
+    monkeypatch.setattr("inference_service.engines.answer.GATHER", 0)
     return engine
 
 

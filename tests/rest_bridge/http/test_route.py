@@ -227,3 +227,35 @@ async def test_half_a_head_behind_many_answers_has_its_time() -> None:
             assert (await client.answer()).body == b"ok"
 
         assert (await client.answer()).status == 408
+
+
+class Late:
+    """A handler that ends its answer as the client has read the rest of it."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        exchange.head(200, [(b"connection", b"close")])
+        while not exchange.slow:
+            exchange.write(bytes(1 << 14))
+
+    def on_body(self) -> None: ...
+
+    def on_drained(self) -> None:
+        self.exchange.write(b"", more=False)
+
+    def on_closed(self, by_server: bool) -> None: ...
+
+
+async def test_an_answer_that_ends_as_its_client_has_read(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A transport of asyncio that is closed within `resume_writing` reports its end twice."""
+    async with serving(app, route=Late) as served:
+        for _ in range(20):
+            async with served.client() as client:
+                await client.send(GET)
+                answer = await client.answer()
+                assert (answer.status, answer.whole) == (200, True)
+                await client.end()
+        await until(lambda: not served.server.connections, "a connection is left")
+    assert not caplog.records
