@@ -89,13 +89,13 @@ async def test_each_read_is_a_chunk_and_the_last_has_the_finish(at_once: Llamacp
 
 
 async def test_all_that_comes_in_one_read_is_one_chunk(engine: Llamacpp) -> None:
-    tokens = b"".join([token(f" {n}", n) for n in range(1, 401)])
+    tokens = b"".join([token(f" {n}", n) for n in range(1, 201)])
 
-    chunks = await generate(engine, stream(tokens + last(count=400)))
+    chunks = await generate(engine, stream(tokens + last(count=200)))
 
     assert len(chunks) == 1
-    assert chunks[0].token_count == 400
-    assert chunks[0].finish == ended(FinishReason.LENGTH, 400)
+    assert chunks[0].token_count == 200
+    assert chunks[0].finish == ended(FinishReason.LENGTH, 200)
 
 
 async def test_a_character_may_be_split_between_reads(at_once: Llamacpp) -> None:
