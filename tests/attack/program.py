@@ -27,7 +27,8 @@ def step(handle: asyncio.Handle) -> None:
     start = time.thread_time()
     _run(handle)
     if (taken := time.thread_time() - start) > _Longest.seconds:
-        _Longest.seconds, _Longest.name = taken, repr(handle)[:200]
+        task = getattr(handle._callback, "__self__", handle)  # type: ignore[attr-defined]
+        _Longest.seconds, _Longest.name = taken, repr(task)[:300]
 
 
 def report(*_: object) -> None:
