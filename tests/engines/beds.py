@@ -250,10 +250,11 @@ class TgiBed(_Served):
         super().__init__(engine, spec, double.url, double.process.pid, whole=whole)
         self.double = double
         # Looked for before, as that takes longer than a short text.
-        self._processes = [*double.children(), double.process.pid]
+        # The router first, which ends its answers when a shard dies.
+        self._processes = [*double.children("router"), *double.children(), double.process.pid]
 
     def kill(self) -> None:
-        for pid in self._processes:
+        for pid in dict.fromkeys(self._processes):
             os.kill(pid, signal.SIGKILL)
 
     async def count(self, text: str) -> int:

@@ -367,7 +367,17 @@ async def test_an_answer_that_is_left_before_it_ends_is_not_made(bed: Bed, by: s
     assert sink.ends == []
 
 
-async def test_an_engine_that_dies_breaks_its_answer_off(bed: Bed) -> None:
+async def test_an_engine_that_dies_breaks_its_answer_off(slow: Bed) -> None:
+    """The whole answer of a fast one is in the kernel's buffers before the engine is killed."""
+    await _dies_within_its_answer(slow)
+
+
+async def test_the_fake_engine_breaks_its_answer_off_too() -> None:
+    async with beds.fake() as bed:
+        await _dies_within_its_answer(bed)
+
+
+async def _dies_within_its_answer(bed: Bed) -> None:
     # At the first bytes, as the whole answer takes some engines only milliseconds.
     sink, late = Kept(on_data=lambda sink: bed.kill() if len(sink.pieces) == 1 else None), Kept()
     with pytest.raises(EngineLost):
