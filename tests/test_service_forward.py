@@ -110,6 +110,8 @@ async def test_other_paths_and_methods_of_the_engine(service: Serving) -> None:
         ({"body": b"[1]"}, "body must be a JSON object: "),
         ({"body": b'{"a": ' + b"[" * 100_000 + b"}"}, "body must be a JSON object: "),
         ({"body": {"model": 7}}, "`model` must be a string"),
+        ({"body": b'{"model": "a\xa2"}'}, "`model` must be a string"),
+        ({"body": b'{"a\xa2": 1}'}, "body must be a JSON object: "),
         ({"body": {"model": "story-mini"}}, "'story-mini', which is not a name of mine"),
         ({"accept": "a\r\nX-Api-Key: b"}, "must have no line breaks"),
     ],

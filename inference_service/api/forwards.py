@@ -13,6 +13,7 @@ from inference_service.v1 import model_service_pb2 as pb
 METHODS = ("POST", "GET")
 _JSON = "application/json"
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _look = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _text = msgspec.json.Decoder(str).decode
 
@@ -52,20 +53,20 @@ def _named(body: bytes, model: Model, models: Models) -> bytes:
     """
     try:
         values = _look(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         reason = str(error).removeprefix("JSON is malformed: ")
         raise InvalidParameter({"body": f"must be a JSON object: {reason}"}, model.id) from None
     if "model" not in values:
         return body
     try:
         name = _text(values["model"])
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         raise InvalidParameter({"body": "`model` must be a string"}, model.id) from None
     own = model.entry.command.model
     if name == own:
         return body
     if models.find(name) is not model:
-        mistake = f"`model` is {name!r}, which is not a name of {model.id}"
+        mistake = f"`model` is {name[:80]!r}, which is not a name of {model.id}"
         raise InvalidParameter({"body": mistake}, model.id)
     values["model"] = msgspec.Raw(msgspec.json.encode(own))
     return msgspec.json.encode(values)

@@ -44,11 +44,15 @@ def messages() -> list[tuple[str, bytes]]:
         "ListModels": pb.ListModelsRequest(),
         "GetModel": pb.GetModelRequest(model_id=ATTACKED),
         "StartModel": pb.StartModelRequest(model_id=ATTACKED),
+        "StopModel": pb.StopModelRequest(model_id=ATTACKED),
         "WatchModels": pb.WatchModelsRequest(),
         "ReloadCatalog": pb.ReloadCatalogRequest(),
         "StreamLogs": pb.StreamLogsRequest(model_id=ATTACKED, follow=True),
         "Generate": pb.GenerateRequest(**texts, temperature=0.7, top_k=4, seed=7),  # type: ignore[arg-type]
         "GenerateStream": pb.GenerateStreamRequest(**texts, status_events=True),  # type: ignore[arg-type]
+        "Forward": pb.ForwardRequest(
+            model_id=ATTACKED, path="/v1/completions", body=b'{"model": "attacked", "prompt": "x"}'
+        ),
     }
     found = [
         (f"/inference_service.v1.ModelService/{name}", message.SerializeToString())
