@@ -248,15 +248,15 @@ async def test_a_text_outlives_the_death_of_a_part_of_tgi(
         request = pb.GenerateStreamRequest(
             model_id="slow", prompt=f"[[no_eos]] {PROMPT}", max_new_tokens=60, resume=True
         )
-        sent, resumptions = 0, 0
+        sent = 0
         async for event in service.stub.GenerateStream(request):
-            if event.WhichOneof("event") == "resumption":
-                resumptions += 1
             if event.chunk.token_count and not sent:
                 kill_in(client, f"{NAME}-tgi-slow", part)
             sent += event.chunk.token_count
 
-    assert (sent, resumptions) == (60, 1)
+    # A text can end within a character, whose tokens no chunk has.
+    assert (event.summary.completion_token_count, len(event.summary.resumptions)) == (60, 1)
+    assert 50 < sent <= 60
 
 
 def kill_in(client: docker.DockerClient, name: str, part: str) -> None:

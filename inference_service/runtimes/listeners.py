@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -95,15 +96,23 @@ def _files(pids: Iterable[int]) -> tuple[set[str], set[int]]:
     for pid in pids:
         folder = _PROC / str(pid)
         try:
-            for file in os.scandir(folder / "fd"):
-                target = os.readlink(file.path)
-                if target.startswith("socket:["):
-                    inodes.add(target[len("socket:[") : -1])
+            inodes |= _sockets(folder / "fd")
         except PermissionError:  # as of a program that `sudo` runs as another user
             users.add(_user(folder))
         except OSError:
             continue
     return inodes, users
+
+
+def _sockets(folder: Path) -> set[str]:
+    """Return the inodes of the sockets in a folder of files. Raises OSError."""
+    found = set()
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            target = os.readlink(folder / name)
+            if target.startswith("socket:["):
+                found.add(target[len("socket:[") : -1])
+    return found
 
 
 def _user(folder: Path) -> int:

@@ -6,6 +6,6 @@ from rest_bridge.routes import generate, model, models, streams
 ROUTES = [
     *generate.router.routes,
     *models.router.routes,
+    *model.router.routes,
     *streams.router.routes,
-    *model.router.routes,  # its path, which takes names with slashes, fits those of logs too
 ]

@@ -1,6 +1,7 @@
 """The endpoint for one model."""
 
 from fastapi import APIRouter
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -11,11 +12,23 @@ from rest_bridge.routes.request import ModelId, answer
 from rest_bridge.service import GET_MODEL
 from rest_bridge.sse import fields
 
+
+class _Name(StringConvertor):
+    """A name of a model in a path: its id, or one with a slash such as `org/name`.
+
+    What is below a model has paths of its own.
+    """
+
+    regex = "(?![^?]*/(?:start|stop|logs)$)[^/]+(?:/[^/]+)*"
+
+
+register_url_convertor("model_name", _Name())
+
 router = APIRouter()
 
 
 @router.get(
-    "/models/{model_id:path}",
+    "/models/{model_id:model_name}",
     summary="Get a model",
     tags=["Models"],
     response_model=ModelDetails,
