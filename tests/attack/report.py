@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.table import aligned
+
 _HEAD = ("attack", "tried", "neighbour", "slowest", "longest", "peak", "found")
 
 
@@ -35,9 +37,4 @@ class Report:
         self.rows: list[Row] = []
 
     def __str__(self) -> str:
-        table = [_HEAD, *(row.cells for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join(
-            "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])])
-            for first, *rest in table
-        )
+        return aligned(_HEAD, *(row.cells for row in self.rows))
