@@ -127,6 +127,9 @@ class Run:
 
     def refuse_what_cannot_fit(self, prompt: str) -> None:
         """Raise PromptTooLong for a prompt that surely has more tokens than the context."""
+        most = len(prompt) if prompt.isascii() else 4 * len(prompt)  # bytes
+        if most <= self.entry.spec.context_length:  # a token has one at least
+            return  # before the log is looked at, which would cost each request
         if self._longest_token is None and self.running is not None:
             log_lines = self.running.tail(KEPT_LINES)
             self._longest_token = self.entry.engine.longest_token(log_lines)
