@@ -13,6 +13,7 @@ import pytest
 
 from tests.attack.conftest import Attacked
 from tests.attack.target import ATTACKED, ATTACKER, Target
+from tests.field.test_large_prompts import CATALOG
 from tests.rest_bridge.http.test_fuzz import CASES, spoiled
 
 pytestmark = pytest.mark.attack
@@ -100,22 +101,9 @@ async def _vanish(target: Target, dice: random.Random) -> None:
         await _read(reader, dice.choice([0, 0.01, 0.1]))
 
 
-# A model with room for large prompts, whose engine never becomes ready: each request waits.
-_SLOW = """
-[[models]]
-id = "slow"
-hf_name = "slow"
-context_length = 10_000_000
-[models.openai]
-command = ["sleep", "600"]
-env = { PORT = "{port}" }
-memory = "100MB"
-"""
-
-
 async def test_large_prompts_that_wait(attack: Attacked) -> None:
     wait = _wait_with_large_prompts
-    await attack("HTTP/1.1 large prompts that wait", wait, workers=1, more=_SLOW)
+    await attack("HTTP/1.1 large prompts that wait", wait, workers=1, more=CATALOG)
 
 
 async def _wait_with_large_prompts(target: Target, dice: random.Random) -> None:
