@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import ModelSpec
-from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.base import Chunk, Finish, FinishReason, Options, Prompt
 from inference_service.engines.exchange import Head, Request, Sink
 from inference_service.engines.llamacpp import GgufWeights, LlamacppNeeds
 from inference_service.errors import EngineLost, LaunchError
@@ -191,7 +191,6 @@ class FakeEngine:
     """
 
     name = "fake"
-    paths = ("/words",)
 
     def __init__(self, concurrency: int = 128) -> None:
         self.concurrency = concurrency
@@ -209,6 +208,12 @@ class FakeEngine:
         self.idle.set()
         self.sent: list[bytes] = []  # all pieces of answers
         self.routes = {"/whole": [b"a word"], "/words": [b" word"] * 200}
+
+    def paths(self, spec: ModelSpec) -> Sequence[str]:
+        return ("/words",)
+
+    def check(self, spec: ModelSpec, path: str, options: Options) -> None:
+        pass
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         need = self.gpu_needs.get(spec.id) if seat.gives("auto") else None

@@ -23,7 +23,8 @@ def request(message: pb.ForwardRequest, model: Model, models: Models) -> Request
 
     Raises InvalidParameter with every mistake, and InvalidRequest.
     """
-    paths = model.entry.engine.paths
+    entry = model.entry
+    paths = entry.engine.paths(entry.spec)
     method = message.method or "POST"
     wrong = {}
     if message.path not in paths:
@@ -36,7 +37,9 @@ def request(message: pb.ForwardRequest, model: Model, models: Models) -> Request
     content_type = message.content_type or (_JSON if message.body else "")
     body = message.body
     if body and content_type.partition(";")[0].strip().lower() == _JSON:
-        body = _named(body, model, models)
+        options = _options(body, model)
+        entry.engine.check(entry.spec, message.path, options)
+        body = _named(body, options, model, models)
     return Request(method, message.path, body, content_type, message.accept)
 
 
@@ -46,16 +49,19 @@ def head(head: Head) -> pb.ForwardResponse:
     return pb.ForwardResponse(head=pb.ForwardHead(status=head.status, content_type=content_type))
 
 
-def _named(body: bytes, model: Model, models: Models) -> bytes:
+def _options(body: bytes, model: Model) -> dict[str, msgspec.Raw]:
+    try:
+        return _look(body)
+    except _UNREADABLE as error:
+        reason = str(error).removeprefix("JSON is malformed: ")
+        raise InvalidParameter({"body": f"must be a JSON object: {reason}"}, model.id) from None
+
+
+def _named(body: bytes, values: dict[str, msgspec.Raw], model: Model, models: Models) -> bytes:
     """Return a body whose `model` is the engine's own name of it.
 
     The values at the top stay as they came, byte for byte.
     """
-    try:
-        values = _look(body)
-    except _UNREADABLE as error:
-        reason = str(error).removeprefix("JSON is malformed: ")
-        raise InvalidParameter({"body": f"must be a JSON object: {reason}"}, model.id) from None
     if "model" not in values:
         return body
     try:
@@ -68,5 +74,4 @@ def _named(body: bytes, model: Model, models: Models) -> bytes:
     if models.find(name) is not model:
         mistake = f"`model` is {name[:80]!r}, which is not a name of {model.id}"
         raise InvalidParameter({"body": mistake}, model.id)
-    values["model"] = msgspec.Raw(msgspec.json.encode(own))
-    return msgspec.json.encode(values)
+    return msgspec.json.encode(values | {"model": msgspec.Raw(msgspec.json.encode(own))})

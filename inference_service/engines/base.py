@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
+
+import msgspec
 
 from inference_service.catalog import ModelSpec
 from inference_service.engines.exchange import Request, Sink
@@ -14,6 +16,8 @@ from inference_service.errors import EngineFailed
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import Command, Seat
+
+Options = Mapping[str, msgspec.Raw]
 
 
 class FinishReason(IntEnum):
@@ -99,9 +103,15 @@ class Engine(Protocol):
     def name(self) -> str:
         """The name in the catalog and in settings: `tgi`, `llamacpp`."""
 
-    @property
-    def paths(self) -> Sequence[str]:
-        """The paths that callers may ask, by `ask`."""
+    def paths(self, spec: ModelSpec) -> Sequence[str]:
+        """Return the paths at which callers may ask an engine of this model, by `ask`."""
+
+    def check(self, spec: ModelSpec, path: str, options: Options) -> None:
+        """Refuse a request with an option that the engine would drop or take for another.
+
+        This is before a start is paid. `options` are the fields of a body of JSON, by name, each as
+        its caller wrote it. Raises InvalidParameter, which names the fields.
+        """
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         """Return what a runtime runs in this seat as the engine of this model.

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from inference_service.catalog import EngineNeeds, Mistake, ModelSpec, Section
 from inference_service.engines import paths, relay, sse
-from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.base import Chunk, Finish, FinishReason, Options, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.errors import (
@@ -125,12 +125,17 @@ class Llamacpp:
     """The engine `llamacpp`, in containers of `image` or in processes."""
 
     name = "llamacpp"
-    paths = paths.LLAMACPP
 
     def __init__(self, image: str, connections: Connections | None = None) -> None:
         self._image = image
         # The server promises to keep connections alive, but closes each at the end of its stream.
         self._connections = connections or Connections(keep_alive=False)
+
+    def paths(self, spec: ModelSpec) -> Sequence[str]:
+        return paths.LLAMACPP
+
+    def check(self, spec: ModelSpec, path: str, options: Options) -> None:
+        pass
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(LlamacppNeeds)

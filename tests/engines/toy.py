@@ -11,7 +11,7 @@ import msgspec
 
 from inference_service.catalog import EngineNeeds, ModelSpec
 from inference_service.engines import relay, sse
-from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.base import Chunk, Finish, FinishReason, Options, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.lifecycle import Phase, Progress
@@ -43,10 +43,15 @@ class Toy:
     """The engine `toy`."""
 
     name = "toy"
-    paths = ("/words",)
 
     def __init__(self, image: str) -> None:
         self._connections = Connections(keep_alive=False)
+
+    def paths(self, spec: ModelSpec) -> Sequence[str]:
+        return ("/words",)
+
+    def check(self, spec: ModelSpec, path: str, options: Options) -> None:
+        pass
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         toy = spec.needs(ToyNeeds)

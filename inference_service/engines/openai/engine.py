@@ -10,7 +10,7 @@ from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
 from inference_service.engines.answer import Answer
-from inference_service.engines.base import Chunk, NoRoom, Prompt
+from inference_service.engines.base import Chunk, NoRoom, Options, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.engines.openai import log as program_log
@@ -39,10 +39,15 @@ class Openai:
     """
 
     name = "openai"
-    paths = paths.OPENAI
 
     def __init__(self, connections: Connections | None = None) -> None:
         self._connections = connections or Connections(keep_alive=True)
+
+    def paths(self, spec: ModelSpec) -> Sequence[str]:
+        return paths.OPENAI
+
+    def check(self, spec: ModelSpec, path: str, options: Options) -> None:
+        pass
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(OpenaiNeeds)

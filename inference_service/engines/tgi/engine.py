@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import EngineNeeds, Gpus, ModelSpec, Section, Size
 from inference_service.engines import paths, relay, sse
-from inference_service.engines.base import Chunk, Finish, FinishReason, NoRoom, Prompt
+from inference_service.engines.base import Chunk, Finish, FinishReason, NoRoom, Options, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.engines.stops import StopFilter
@@ -107,7 +107,6 @@ class Tgi:
     """
 
     name = "tgi"
-    paths = paths.TGI
 
     def __init__(
         self, image: str, *, look_every: float = 2.0, connections: Connections | None = None
@@ -115,6 +114,12 @@ class Tgi:
         self._image = image
         self._look_every = look_every
         self._connections = connections or Connections(keep_alive=True)
+
+    def paths(self, spec: ModelSpec) -> Sequence[str]:
+        return paths.TGI
+
+    def check(self, spec: ModelSpec, path: str, options: Options) -> None:
+        pass
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         # Each flag of TGI's launcher has a variable of the same name.
