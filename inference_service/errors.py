@@ -4,6 +4,7 @@ ServiceError
  ├─ ModelNotFound          (ModelRemoved)
  ├─ NotRunning             ShuttingDown          CatalogInvalid
  ├─ InvalidParameter       (InvalidRequest)
+ ├─ PathNotOffered         RequestTooLarge
  ├─ PromptTooLong          EngineOverloaded      GenerationTimeout
  ├─ StartFailed            (EngineExited, StartFault)
  ├─ StartStalled           StartBackingOff       RuntimeUnavailable
@@ -106,6 +107,26 @@ class InvalidRequest(InvalidParameter):
 
     def __init__(self, message: str) -> None:
         ServiceError.__init__(self, message)
+
+
+class PathNotOffered(ServiceError):
+    """A path that the engine of this model does not have; `others` are models that have it."""
+
+    reason = "PATH_NOT_OFFERED"
+
+    def __init__(
+        self, model_id: str, path: str, others: Sequence[str], offered: Sequence[str]
+    ) -> None:
+        message = f"no model offers {path[:80]}; {model_id} offers {', '.join(offered)}"
+        if others:
+            message = f"{model_id} does not offer {path}; models that do: {', '.join(others)}"
+        super().__init__(message, metadata={"model_id": model_id, "path": path[:80]}, field="path")
+
+
+class RequestTooLarge(ServiceError):
+    """A request that is larger than what is read, or has more values."""
+
+    reason = "REQUEST_TOO_LARGE"
 
 
 class PromptTooLong(ServiceError):

@@ -7,12 +7,13 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from inference_service.api import listener
 from inference_service.api.calls import Calls
 from inference_service.api.health import Health
 from inference_service.api.listener import SERVICE
-from inference_service.api.methods import Handlers, by_path
+from inference_service.api.methods import Handle, Handlers, by_path, gate
 from inference_service.api.prompts import Prompts
 from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
@@ -89,18 +90,26 @@ async def running(
                 return await models.reload(catalog)
 
         proxies = Proxies(settings.trusted_proxy)
-        limits = Limits(settings.generation_timeout, settings.max_idle_timeout, proxies)
+        limits = Limits(
+            settings.generation_timeout,
+            settings.max_idle_timeout,
+            settings.answer_timeout,
+            proxies,
+        )
         readers = Readers(settings.write_timeout)
         servicer = ModelService(models, runtimes.choice, limits, reload, readers, Prompts(proxies))
         services = listener.services(servicer, health)
         health.up(("", SERVICE), [spec.id for spec in catalog])
         calls = Calls(proxies)
-        serving = listener.serving(settings.host, settings.grpc_port, services, calls)
+        serving = listener.serving(
+            settings.host, settings.grpc_port, services, calls, settings.max_body
+        )
         port = await stack.enter_async_context(serving)
         target = listener.address(settings.host, port)
         rest_url = None
+        forward = partial(gate, "Forward", servicer.forwarder.pass_on)
         if settings.rest:
-            rest_url = await stack.enter_async_context(_rest(settings, services, target))
+            rest_url = await stack.enter_async_context(_rest(settings, services, forward, target))
         stack.push_async_callback(models.close, settings.drain_timeout)
         if settings.leave_containers:
             for runtime in runtimes.by_name.values():
@@ -193,11 +202,11 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
 
 @asynccontextmanager
 async def _rest(
-    settings: Settings, services: Mapping[str, Handlers], target: str
+    settings: Settings, services: Mapping[str, Handlers], forward: Handle, target: str
 ) -> AsyncGenerator[str]:
     """Serve REST for the time of the block, and give the URL. Raises BindError."""
     # Imported here: FastAPI has 10 MB, which a service without REST need not hold.
-    from rest_bridge.app import create_app
+    from rest_bridge.app import create_app, front
     from rest_bridge.http import Limits, Server
     from rest_bridge.local import LocalService
     from rest_bridge.settings import Settings as BridgeSettings
@@ -207,9 +216,11 @@ async def _rest(
         allowed_host=settings.allowed_host,
         cors_origin=settings.cors_origin,
         trusted_proxy=settings.trusted_proxy,
+        max_body=settings.max_body,
     )
-    app = create_app(LocalService(by_path(services), target), bridge)
-    server = Server(app, Limits(idle_seconds=settings.idle_connection_timeout))
+    app = create_app(LocalService(by_path(services), forward, target), bridge)
+    limits = Limits(idle_seconds=settings.idle_connection_timeout)
+    server = Server(app, limits, route=front(app).route)
     with listener.bound("REST", settings.host, settings.rest_port) as socket:
         url = f"http://{listener.address(settings.host, socket.getsockname()[1])}"
         server.start([socket])

@@ -15,6 +15,10 @@ from inference_service.runtimes import identity
 from rest_bridge.settings import AllowedHosts, CorsOrigins, TrustedProxies
 
 
+def _size(value: object) -> int:
+    return value if isinstance(value, int) else parse_size(value)
+
+
 class _Settings(BaseSettings):
     """A service that runs language models on demand, behind gRPC and REST.
 
@@ -68,6 +72,16 @@ class _Settings(BaseSettings):
     )
     generation_timeout: float = Field(
         60, gt=0, description="seconds for a whole text; in a stream, between two chunks"
+    )
+    answer_timeout: float = Field(
+        600,
+        gt=0,
+        description="seconds for a whole answer that is forwarded, as on /v1; in a stream, between "
+        "two pieces",
+    )
+    max_body: Annotated[int, BeforeValidator(_size)] = Field(
+        32 << 20,
+        description="largest body of a request that is forwarded, such as 100MiB",
     )
     start_stall_timeout: float = Field(
         600, gt=0, description="seconds without any progress after which a start is given up"

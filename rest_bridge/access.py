@@ -25,31 +25,39 @@ MAX_KNOWN_HOSTS = 100
 Headers = list[tuple[bytes, bytes]]
 
 
-class Access:
+class Guarded:
     """An ASGI layer around the whole application, so that a page can read each of its errors.
 
     It is no BaseHTTPMiddleware, which hides the client's disconnect.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, origins: Origins) -> None:
+    def __init__(self, app: ASGIApp, access: "Access") -> None:
         self._app = app
-        self._hosts = hosts
-        self._origins = origins
-        self._known: dict[bytes, Authority] = {}  # hosts that are served, as requests write them
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        head = Head(scope)
+        head = Head(scope["method"], scope["http_version"], scope["headers"])
         answer = self._app
         try:
-            self.check(head)
+            self._access.check(head)
         except BridgeError as error:
             answer = JSONResponse({"detail": error.detail}, error.http_status, error.headers)
         else:
             if head.is_preflight:
                 answer = preflight(head)
-        await answer(scope, receive, self._readable(head.origin, send) if self._origins else send)
+        added = self._access.readable(head.origin)
+        await answer(scope, receive, adding(added, send) if added else send)
+
+
+class Access:
+    """Who may call: for these hosts, and from pages of these origins."""
+
+    def __init__(self, hosts: Hosts, origins: Origins) -> None:
+        self._hosts = hosts
+        self._origins = origins
+        self._known: dict[bytes, Authority] = {}  # hosts that are served, as requests write them
 
     def check(self, head: "Head") -> None:
         """Raise BridgeError for a request that may not be made."""
@@ -89,19 +97,15 @@ class Access:
             self._known[host] = served
         return served
 
-    def _readable(self, origin: str | None, send: Send) -> Send:
-        """Return a `send` whose answers a page of an allowed origin can read."""
+    def readable(self, origin: str | None) -> Headers:
+        """Return the headers by which a page of an allowed origin can read an answer."""
+        if not self._origins:
+            return []
         added: Headers = [(b"vary", b"Origin")]
         if origin is not None and origin in self._origins:
             added.append((b"access-control-allow-origin", origin.encode("latin-1")))
             added.append((b"access-control-expose-headers", EXPOSED))
-
-        async def send_readable(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *added]}
-            await send(message)
-
-        return send_readable
+        return added
 
 
 class Head:
@@ -109,12 +113,12 @@ class Head:
 
     __slots__ = ("facts", "hosts", "method", "origin", "version")
 
-    def __init__(self, scope: Scope) -> None:
-        self.method: str = scope["method"]
-        self.version: str = scope["http_version"]
+    def __init__(self, method: str, version: str, headers: Headers) -> None:
+        self.method = method
+        self.version = version
         self.hosts: list[bytes] = []
         self.facts: dict[bytes, str] = {}
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"host":
                 self.hosts.append(value)
             elif name in FACTS:
@@ -150,3 +154,14 @@ def refused(status: int, detail: str) -> BridgeError:
 def shown(text: str) -> str:
     """Cut a value of the request, for a sentence."""
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
+
+
+def adding(added: Headers, send: Send) -> Send:
+    """Return a `send` that adds headers to the head of an answer."""
+
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
+        await send(message)
+
+    return send_more

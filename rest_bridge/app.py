@@ -1,5 +1,7 @@
 """The ASGI application: routes and error handlers."""
 
+from typing import Any
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -8,7 +10,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from rest_bridge import health, openapi, pages, routes
-from rest_bridge.access import Access
+from rest_bridge.access import Access, Guarded
+from rest_bridge.dialects import document
+from rest_bridge.dialects.call import Terms
+from rest_bridge.dialects.endpoints import shape_at
+from rest_bridge.dialects.front import Front
+from rest_bridge.dialects.shapes import of_service, status_of
 from rest_bridge.errors import BridgeError
 from rest_bridge.hosts import Hosts
 from rest_bridge.origins import Origins
@@ -22,10 +29,13 @@ MAX_SHOWN_CHARACTERS = 80
 class Api(FastAPI):
     """The application; the check of access is around everything, Starlette's error 500 included."""
 
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            super().openapi()["paths"] |= document.paths()
+        return super().openapi()
+
     def build_middleware_stack(self) -> ASGIApp:
-        settings: Settings = self.state.settings
-        hosts, origins = Hosts(settings.allowed_host), Origins(settings.cors_origin)
-        return Access(super().build_middleware_stack(), hosts, origins)
+        return Guarded(super().build_middleware_stack(), self.state.access)
 
 
 def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
@@ -52,6 +62,7 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.service = service
     app.state.proxies = Proxies(settings.trusted_proxy)
+    app.state.access = Access(Hosts(settings.allowed_host), Origins(settings.cors_origin))
     app.mount(pages.ASSETS, pages.assets())
     # No middleware: one that derives from BaseHTTPMiddleware hides the client's disconnect.
     app.add_exception_handler(BridgeError, show_error)
@@ -62,8 +73,21 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     return app
 
 
-async def show_error(_: Request, error: Exception) -> Response:
+def front(app: FastAPI, early: float = 10.0) -> Front:
+    """Return what takes the requests in the dialects of engines, before the application.
+
+    The head of a stream leaves after `early` seconds, although the engine has not answered.
+    """
+    state, settings = app.state, app.state.settings
+    terms = Terms(state.service, settings.max_body, settings.keep_alive_seconds, early)
+    return Front(state.access, state.proxies, terms)
+
+
+async def show_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, BridgeError)
+    if (shape := shape_at(request.url.path)) is not None:
+        body, status = of_service(shape, error), status_of(error)
+        return Response(body, status, error.headers, "application/json")
     return JSONResponse({"detail": error.detail}, error.http_status, error.headers)
 
 

@@ -15,7 +15,7 @@ from pydantic_settings import CliApp
 from inference_service.printable import Formatter
 from inference_service.signals import stopping
 from rest_bridge import exposure
-from rest_bridge.app import create_app
+from rest_bridge.app import create_app, front
 from rest_bridge.http import Limits, Server
 from rest_bridge.http.listener import bind
 from rest_bridge.http.log import ACCESS, LOG
@@ -64,7 +64,7 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     async with grpc.aio.insecure_channel(settings.target, options=CHANNEL_OPTIONS) as channel:
         app = create_app(RemoteService(channel, settings.target), settings)
         limits = Limits(idle_seconds=settings.idle_connection_seconds)
-        server = Server(app, limits, access_log=settings.access_log)
+        server = Server(app, limits, access_log=settings.access_log, route=front(app).route)
         stop = asyncio.Event()
         grace = settings.shutdown_timeout_seconds
         server.start(sockets)

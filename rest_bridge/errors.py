@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import grpc
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from inference_service.printable import printable
 from inference_service.v1.errors_pb2 import ErrorReason, ErrorRule, error_rule
 
-Detail = TypeVar("Detail", ErrorInfo, RetryInfo)
+Detail = TypeVar("Detail", BadRequest, ErrorInfo, RetryInfo)
 
 # In the details of gRPC's own errors: for a message, and for metadata.
 TOO_MANY = "pending requests"  # more calls at once than gRPC hands on to the service
@@ -30,7 +30,7 @@ class BridgeError(Exception):
     """An error to show to the client.
 
     `http_status` defaults to that of the reason's rule; the few errors that only HTTP has, such as
-    405, give their own. `headers` go with the response.
+    405, give their own. `headers` go with the response; `field` is the request field at fault.
     """
 
     def __init__(
@@ -40,12 +40,14 @@ class BridgeError(Exception):
         *,
         http_status: int | None = None,
         headers: dict[str, str] | None = None,
+        field: str | None = None,
     ) -> None:
         self.detail = printable(detail[:_LONGEST])
         super().__init__(self.detail)
         self.reason = reason
         self.http_status = rule(reason).http_status if http_status is None else http_status
         self.headers = {"X-Error-Reason": reason} | (headers or {})
+        self.field = field
 
 
 def rule(reason: str) -> ErrorRule:
@@ -74,7 +76,11 @@ def from_status(
         http_status = rule(info.reason).http_status
     except KeyError:  # a reason that only a newer service has
         http_status = without_reason(code, details, target).http_status
-    return BridgeError(info.reason, status.message, http_status=http_status, headers=headers)
+    wrong = unpacked(status, BadRequest())
+    field = wrong.field_violations[0].field if wrong and wrong.field_violations else None
+    return BridgeError(
+        info.reason, status.message, http_status=http_status, headers=headers, field=field
+    )
 
 
 def unpacked(status: Status, detail: Detail) -> Detail | None:

@@ -11,7 +11,16 @@ from typing import Any, NoReturn
 import grpc
 
 from rest_bridge.errors import BridgeError, from_status
-from rest_bridge.service import Accepted, Answer, Metadata, Method, Question, Write
+from rest_bridge.service import (
+    Accepted,
+    Answer,
+    Forwarded,
+    Metadata,
+    Method,
+    Question,
+    Sink,
+    Write,
+)
 
 Handle = Callable[[Any, Any], Awaitable[Any]]
 Trailers = Iterable[tuple[str, str | bytes]]
@@ -20,18 +29,20 @@ Trailers = Iterable[tuple[str, str | bytes]]
 class LocalService:
     """The service whose methods are handled by `handlers`, by path.
 
-    A handler takes a request and a context, and returns the answer or writes a stream.
+    A handler takes a request and a context, and returns the answer or writes a stream. `forward`
+    takes a request and its sink as one.
     """
 
-    def __init__(self, handlers: Mapping[str, Handle], target: str) -> None:
+    def __init__(self, handlers: Mapping[str, Handle], forward: Handle, target: str) -> None:
         self.target = target
         self._handlers = handlers
+        self._forward = forward
 
     async def answer(
         self, method: Method[Question, Answer], request: Question, metadata: Metadata
     ) -> Answer:
         context = _Context(metadata, self.target, _accept_nothing, _write_no_answer)
-        answer: Answer = await self._handle(method, request, context)
+        answer: Answer = await _handled(self._handlers[method.path], request, context)
         return answer
 
     async def stream(
@@ -42,21 +53,29 @@ class LocalService:
         accepted: Accepted,
         write: Write,
     ) -> None:
-        await self._handle(method, request, _Context(metadata, self.target, accepted, write))
+        context = _Context(metadata, self.target, accepted, write)
+        await _handled(self._handlers[method.path], request, context)
 
-    async def _handle(self, method: Method[Any, Any], request: Any, context: "_Context") -> Any:
-        handle = self._handlers[method.path]
+    async def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> None:
+        context = _Context(metadata, self.target, _accept_nothing, _write_no_answer)
         try:
-            if context.deadline is None:
-                return await handle(request, context)
-            async with asyncio.timeout_at(context.deadline):
-                return await handle(request, context)
+            await self._forward((request, sink), context)
         except grpc.aio.AbortError:
             raise context.taken_error() from None
-        except TimeoutError:
-            raise from_status(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", (), self.target
-            ) from None
+
+
+async def _handled(handle: Handle, request: Any, context: "_Context") -> Any:
+    try:
+        if context.deadline is None:
+            return await handle(request, context)
+        async with asyncio.timeout_at(context.deadline):
+            return await handle(request, context)
+    except grpc.aio.AbortError:
+        raise context.taken_error() from None
+    except TimeoutError:
+        raise from_status(
+            grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", (), context.target
+        ) from None
 
 
 class _Context:
@@ -64,7 +83,7 @@ class _Context:
 
     bounded = True  # the HTTP server ends who takes no byte of an answer
 
-    __slots__ = ("__weakref__", "_accepted", "_error", "_metadata", "_target", "deadline", "write")
+    __slots__ = ("__weakref__", "_accepted", "_error", "_metadata", "deadline", "target", "write")
 
     def __init__(self, metadata: Metadata, target: str, accepted: Accepted, write: Write) -> None:
         self.write = write
@@ -72,7 +91,7 @@ class _Context:
         self.deadline: float | None = None  # on the clock of the loop
         self._accepted = accepted
         self._metadata = metadata
-        self._target = target
+        self.target = target
         if metadata.timeout is not None:
             self.deadline = asyncio.get_running_loop().time() + metadata.timeout
 
@@ -93,7 +112,7 @@ class _Context:
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Trailers = ()
     ) -> NoReturn:
-        self._error = from_status(code, details, trailing_metadata, self._target)
+        self._error = from_status(code, details, trailing_metadata, self.target)
         raise grpc.aio.AbortError
 
     def taken_error(self) -> BridgeError:

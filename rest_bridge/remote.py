@@ -1,11 +1,24 @@
 """The service behind a gRPC channel, in another process or on another machine."""
 
-from typing import Any
+import asyncio
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import grpc.aio
 
+from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge.errors import BridgeError, from_status
-from rest_bridge.service import Accepted, Answer, Metadata, Method, Question, Write
+from rest_bridge.service import (
+    FORWARD,
+    Accepted,
+    Answer,
+    Forwarded,
+    Metadata,
+    Method,
+    Question,
+    Sink,
+    Write,
+)
 
 # The entry of the headers that a service sends once it has accepted a call. gRPC gives empty ones
 # for a call that fails without headers.
@@ -53,6 +66,21 @@ class RemoteService:
         finally:
             call.cancel()
 
+    async def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> None:
+        start = self._starter(self._channel.unary_stream, FORWARD)
+        message = pb.ForwardRequest(**request._asdict(), status_events=True)
+        call = start(message, timeout=metadata.timeout, metadata=metadata.entries)
+        source = _Source()
+        try:
+            async for event in call:
+                _pass(event, sink, source)
+                await source.open.wait()
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from error
+        finally:
+            call.cancel()
+        sink.end(None)
+
     def _starter(self, kind: Any, method: Method[Any, Any]) -> Any:
         """Return the multi-callable of a method; `kind` is the constructor of the channel."""
         if (starter := self._starters.get(method.path)) is None:
@@ -66,3 +94,33 @@ class RemoteService:
     def _failure(self, error: grpc.aio.AioRpcError) -> BridgeError:
         trailers = error.trailing_metadata() or ()
         return from_status(error.code(), error.details() or "", trailers, self.target)
+
+
+class _Source:
+    """The reading of a stream, which goes on while it is `open`."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+
+    def pause(self) -> None:
+        self.open.clear()
+
+    def resume(self) -> None:
+        self.open.set()
+
+
+class _Head(NamedTuple):
+    status: int
+    headers: Mapping[bytes, bytes]
+
+
+def _pass(event: pb.ForwardResponse, sink: Sink, source: _Source) -> None:
+    match event.WhichOneof("event"):
+        case "data":
+            sink.data(event.data)
+        case "head":
+            kind = event.head.content_type.encode("latin-1", "replace")
+            sink.head(_Head(event.head.status, {b"content-type": kind} if kind else {}), source)
+        case "status":
+            sink.waits(event.status)

@@ -1,8 +1,8 @@
 """The seam between the bridge and the service: an answer, or a stream that is pushed."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
@@ -37,6 +37,52 @@ class Metadata:
     timeout: float | None = None
 
 
+class Forwarded(NamedTuple):
+    """A request that is passed on as it is; the fields are those of a ForwardRequest."""
+
+    path: str
+    body: bytes = b""
+    method: str = "POST"
+    content_type: str = ""
+    accept: str = ""
+    model_id: str = ""
+
+
+class Head(Protocol):
+    """The beginning of an engine's answer; the names of `headers` are in small letters."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[bytes, bytes]: ...
+
+
+class Source(Protocol):
+    """The side of an answer that its sink can hold back; no call waits or raises."""
+
+    def pause(self) -> None:
+        """Send no more, but for what is on its way."""
+
+    def resume(self) -> None:
+        """Send on."""
+
+
+class Sink(Protocol):
+    """What gets an answer, straight from the loop: each call must return at once."""
+
+    def waits(self, status: pb.GenerateStatus) -> None:
+        """Note that the request waits for its model, or for a slot."""
+
+    def head(self, head: Head, source: Source) -> None:
+        """Take the head."""
+
+    def data(self, data: bytes) -> None:
+        """Take the next bytes of the body."""
+
+    def end(self, error: Exception | None) -> None:
+        """Take the end; with an error, the call raises too."""
+
+
 class Service(Protocol):
     """The service behind the bridge; `target` is its address, for people.
 
@@ -65,12 +111,16 @@ class Service(Protocol):
         Then `write` is awaited for each message, and the service is held back meanwhile.
         """
 
+    async def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> None:
+        """Pass a request on to an engine; return when the sink has the end of the answer."""
+
 
 _SERVICE = f"/{pb.DESCRIPTOR.services_by_name['ModelService'].full_name}"
 
 GET_INFO = Method(f"{_SERVICE}/GetInfo", pb.GetInfoRequest, pb.GetInfoResponse)
 LIST_MODELS = Method(f"{_SERVICE}/ListModels", pb.ListModelsRequest, pb.ListModelsResponse)
 GET_MODEL = Method(f"{_SERVICE}/GetModel", pb.GetModelRequest, pb.GetModelResponse)
+FORWARD = Method(f"{_SERVICE}/Forward", pb.ForwardRequest, pb.ForwardResponse)
 START_MODEL = Method(f"{_SERVICE}/StartModel", pb.StartModelRequest, pb.StartModelResponse)
 STOP_MODEL = Method(f"{_SERVICE}/StopModel", pb.StopModelRequest, pb.StopModelResponse)
 RELOAD_CATALOG = Method(

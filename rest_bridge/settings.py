@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     allowed_host: AllowedHosts = []
     cors_origin: CorsOrigins = []
     trusted_proxy: TrustedProxies = []
+    max_body: int = Field(
+        default=32 << 20,
+        ge=4 << 20,
+        description="largest body, in bytes, of a request that is forwarded, as on /v1",
+    )
     keep_alive_seconds: float = Field(
         default=15.0, gt=0, description="silence after which a stream carries a keep-alive comment"
     )

@@ -25,6 +25,13 @@ EXAMPLES: dict[str, ServiceError] = {
         {"top_k": "must be odd, not 2", "stop": "must be short"}, "m"
     ),
     "the request makes no sense": errors.InvalidRequest("the request makes no sense"),
+    "m does not offer /v1/rerank; models that do: a, b": errors.PathNotOffered(
+        "m", "/v1/rerank", ["a", "b"], ["/tokenize"]
+    ),
+    "no model offers /nonsense; m offers /tokenize": errors.PathNotOffered(
+        "m", "/nonsense", [], ["/tokenize"]
+    ),
+    "the body is large": errors.RequestTooLarge("the body is large"),
     "the prompt does not fit the context of m; shorten it (it has 9 tokens)": errors.PromptTooLong(
         "m", 8, "it has 9 tokens"
     ),

@@ -102,17 +102,14 @@ async def test_other_paths_and_methods_of_the_engine(service: Serving) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"path": "/slots"}, "path must be one of /v1/models, "),
-        ({"path": "/v1/completions?x=1"}, "path must be one of"),
-        ({"path": "../x"}, "path must be one of"),
         ({"method": "DELETE"}, "method must be POST or GET, not 'DELETE'"),
         ({"body": b"{"}, "body must be a JSON object: "),
         ({"body": b"[1]"}, "body must be a JSON object: "),
         ({"body": b'{"a": ' + b"[" * 100_000 + b"}"}, "body must be a JSON object: "),
-        ({"body": {"model": 7}}, "`model` must be a string"),
-        ({"body": b'{"model": "a\xa2"}'}, "`model` must be a string"),
+        ({"body": {"model": 7}}, "model must be a string"),
+        ({"body": b'{"model": "a\xa2"}'}, "model must be a string"),
         ({"body": b'{"a\xa2": 1}'}, "body must be a JSON object: "),
-        ({"body": {"model": "story-mini"}}, "'story-mini', which is not a name of mine"),
+        ({"body": {"model": "story-mini"}}, "model 'story-mini' is not a name of mine"),
         ({"accept": "a\r\nX-Api-Key: b"}, "must have no line breaks"),
     ],
 )
@@ -121,6 +118,24 @@ async def test_bad_requests(service: Serving, fields: Any, words: str) -> None:
     assert reason == "INVALID_PARAMETER"
     assert words in message
     assert not (await service.stub.GetModel(pb.GetModelRequest(model_id="mine"))).model.running
+
+
+@pytest.mark.parametrize("path", ["/slots", "/v1/completions?x=1", "../x"])
+async def test_paths_that_no_engine_offers(service: Serving, path: str) -> None:
+    reason, message = await refused(service, request(path))
+    assert reason == "PATH_NOT_OFFERED"
+    assert message.startswith(f"no model offers {path}; mine offers /v1/models, ")
+
+
+async def test_the_model_of_the_body_is_enough(service: Serving) -> None:
+    head, _ = await answer(service, request(model_id=""))
+    assert head.status == 200
+    for body in ({"prompt": PROMPT}, b""):
+        reason, message = await refused(service, request(model_id="", body=body))
+        assert (reason, message) == (
+            "INVALID_PARAMETER",
+            "model is missing: name one of those that are served",
+        )
 
 
 async def test_unknown_models(service: Serving) -> None:

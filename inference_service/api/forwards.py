@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
 import msgspec
 
 from inference_service.engines.exchange import Head, Request
-from inference_service.errors import InvalidParameter
+from inference_service.errors import InvalidParameter, PathNotOffered, RequestTooLarge
 from inference_service.serving.model import Model
 from inference_service.serving.models import Models
 from inference_service.v1 import model_service_pb2 as pb
@@ -13,34 +16,57 @@ from inference_service.v1 import model_service_pb2 as pb
 METHODS = ("POST", "GET")
 _JSON = "application/json"
 
+# Values of a body: a million of them take the decoder 40 ms, in which the loop serves nobody.
+_MOST_VALUES = 1_000_000
+_LARGE = 1 << 20  # bytes in which fewer values than that take a few milliseconds
+
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _look = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _text = msgspec.json.Decoder(str).decode
 
+_NOTHING: Mapping[str, msgspec.Raw] = {}
 
-def request(message: pb.ForwardRequest, model: Model, models: Models) -> Request:
-    """Return the checked request, for an engine that knows the model by its own name.
 
-    Raises InvalidParameter with every mistake, and InvalidRequest.
+class Forwarded(Protocol):
+    """The fields of a ForwardRequest that make a request: a message, or the same without a wire."""
+
+    @property
+    def model_id(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def accept(self) -> str: ...
+
+
+def request(asked: Forwarded, models: Models) -> tuple[Model, Request]:
+    """Return the model and the checked request, which calls the model by the engine's own name.
+
+    Raises InvalidParameter with every mistake, InvalidRequest, ModelNotFound, PathNotOffered, and
+    RequestTooLarge.
     """
-    entry = model.entry
-    paths = entry.engine.paths(entry.spec)
-    method = message.method or "POST"
-    wrong = {}
-    if message.path not in paths:
-        allowed = ", ".join(paths)
-        wrong["path"] = f"must be one of {allowed}, for {model.id}, not {message.path[:80]!r}"
-    if method not in METHODS:
-        wrong["method"] = f"must be POST or GET, not {method[:20]!r}"
-    if wrong:
-        raise InvalidParameter(wrong, model.id)
-    content_type = message.content_type or (_JSON if message.body else "")
-    body = message.body
+    body = asked.body
+    content_type = asked.content_type or (_JSON if body else "")
+    options = _NOTHING
     if body and content_type.partition(";")[0].strip().lower() == _JSON:
-        options = _options(body, model)
-        entry.engine.check(entry.spec, message.path, options)
+        options = _options(body)
+    model = models.find(asked.model_id or _name(options))
+    entry = model.entry
+    if asked.path not in entry.engine.paths(entry.spec):
+        raise _not_offered(asked.path, model, models)
+    method = asked.method or "POST"
+    if method not in METHODS:
+        wrong = {"method": f"must be POST or GET, not {method[:20]!r}"}
+        raise InvalidParameter(wrong, model.id)
+    if options:
+        entry.engine.check(entry.spec, asked.path, options)
         body = _named(body, options, model, models)
-    return Request(method, message.path, body, content_type, message.accept)
+    return model, Request(method, asked.path, body, content_type, asked.accept)
 
 
 def head(head: Head) -> pb.ForwardResponse:
@@ -49,29 +75,43 @@ def head(head: Head) -> pb.ForwardResponse:
     return pb.ForwardResponse(head=pb.ForwardHead(status=head.status, content_type=content_type))
 
 
-def _options(body: bytes, model: Model) -> dict[str, msgspec.Raw]:
+def _options(body: bytes) -> Mapping[str, msgspec.Raw]:
+    """Return the values at the top of a JSON object, as they came, by name."""
+    if len(body) > _LARGE and body.count(b",") > _MOST_VALUES:
+        raise RequestTooLarge(f"the body has more than {_MOST_VALUES} commas; send fewer values")
     try:
         return _look(body)
     except _UNREADABLE as error:
         reason = str(error).removeprefix("JSON is malformed: ")
-        raise InvalidParameter({"body": f"must be a JSON object: {reason}"}, model.id) from None
+        raise InvalidParameter({"body": f"must be a JSON object: {reason}"}) from None
 
 
-def _named(body: bytes, values: dict[str, msgspec.Raw], model: Model, models: Models) -> bytes:
+def _name(options: Mapping[str, msgspec.Raw]) -> str:
+    """Return the name of the model that a body asks for."""
+    if "model" not in options:
+        raise InvalidParameter({"model": "is missing: name one of those that are served"})
+    try:
+        return _text(options["model"])
+    except _UNREADABLE:
+        raise InvalidParameter({"model": "must be a string"}) from None
+
+
+def _named(body: bytes, options: Mapping[str, msgspec.Raw], model: Model, models: Models) -> bytes:
     """Return a body whose `model` is the engine's own name of it.
 
     The values at the top stay as they came, byte for byte.
     """
-    if "model" not in values:
+    if "model" not in options:
         return body
-    try:
-        name = _text(values["model"])
-    except _UNREADABLE:
-        raise InvalidParameter({"body": "`model` must be a string"}, model.id) from None
-    own = model.entry.command.model
+    name, own = _name(options), model.entry.command.model
     if name == own:
         return body
     if models.find(name) is not model:
-        mistake = f"`model` is {name[:80]!r}, which is not a name of {model.id}"
-        raise InvalidParameter({"body": mistake}, model.id)
-    return msgspec.json.encode(values | {"model": msgspec.Raw(msgspec.json.encode(own))})
+        raise InvalidParameter({"model": f"{name[:80]!r} is not a name of {model.id}"}, model.id)
+    return msgspec.json.encode({**options, "model": msgspec.Raw(msgspec.json.encode(own))})
+
+
+def _not_offered(path: str, model: Model, models: Models) -> PathNotOffered:
+    others = [m.id for m in models if path in m.entry.engine.paths(m.entry.spec)]
+    offered = model.entry.engine.paths(model.entry.spec)
+    return PathNotOffered(model.id, path, others, offered)

@@ -22,6 +22,7 @@ from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
 
+_BESIDE_BODY = 64 << 10  # bytes of a message
 _PENDING = 4 * MOST  # calls of all connections
 
 OPTIONS = [
@@ -68,11 +69,15 @@ def services(servicer: ModelService, beacon: Health) -> dict[str, Handlers]:
 
 @asynccontextmanager
 async def serving(
-    host: str, port: int, services: Mapping[str, Handlers], calls: Calls
+    host: str, port: int, services: Mapping[str, Handlers], calls: Calls, largest: int
 ) -> AsyncGenerator[int]:
-    """Serve gRPC for the time of the block, and give the port. Raises BindError."""
+    """Serve gRPC for the time of the block, and give the port. Raises BindError.
+
+    `largest` is the size in bytes of the largest body that may be in a message.
+    """
     most = ("grpc.max_allowed_incoming_connections", _affordable())
-    server = grpc.aio.server(options=[*OPTIONS, most])
+    size = ("grpc.max_receive_message_length", largest + _BESIDE_BODY)
+    server = grpc.aio.server(options=[*OPTIONS, most, size])
     for name, methods in services.items():
         handler = grpc.method_handlers_generic_handler(name, counted(methods, calls))
         server.add_generic_rpc_handlers((handler,))

@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 
 from inference_service.api import fields
 from inference_service.api.statuses import status_of
-from inference_service.errors import InvalidRequest, ServiceError
+from inference_service.errors import InvalidRequest, RequestTooLarge, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,9 @@ _ACCEPTED = (("x-accepted", "true"),)
 
 _LARGE = 64 * 1024  # bytes of a message that are parsed in 2 ms, whatever they are
 _MOST_FIELDS = 1000
-# The methods whose messages may be larger. A stream keeps its message until its end.
-_LARGE_REQUESTS = {"Generate", "GenerateStream", "Forward"}
+# The methods whose messages may be larger, up to the limit of the server. A stream keeps its
+# message until its end.
+_LARGE_REQUESTS = {"Generate": 4 << 20, "GenerateStream": 4 << 20, "Forward": 1 << 30}
 
 
 async def gate(
@@ -173,11 +174,11 @@ def _lenient(
     """Return a parser that makes an error of unreadable bytes, for the gate to raise."""
     if deserialize is None:  # of bytes
         return None
-    small = path.rpartition("/")[2] not in _LARGE_REQUESTS
+    most = _LARGE_REQUESTS.get(path.rpartition("/")[2], _LARGE)
 
     def parse(data: bytes) -> Any:
-        if len(data) > _LARGE and small:
-            return InvalidRequest("a request of this method has 64 KiB at most")
+        if len(data) > most:
+            return RequestTooLarge(f"a request of this method has {most >> 10} KiB at most")
         if len(data) > _LARGE and fields.has_more(data, _MOST_FIELDS):
             return InvalidRequest(
                 f"a request of more than 64 KiB may have {_MOST_FIELDS} fields, and each item of a "

@@ -54,11 +54,13 @@ class Limits:
     """The limits of requests, in seconds, and the proxies that may name callers.
 
     `generation` is that of a whole text, or of the silence between two chunks of a stream;
-    `idle_timeout` the longest that a request may ask for.
+    `idle_timeout` the longest that a request may ask for; `answer` the longest silence of an answer
+    that is forwarded.
     """
 
     generation: float
     idle_timeout: float
+    answer: float
     proxies: Proxies = NO_PROXIES
 
 

@@ -7,15 +7,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 from inference_service import __version__
-from inference_service.api import forwards, replies, requests
-from inference_service.api.callers import caller
+from inference_service.api import replies, requests
+from inference_service.api.forwarder import Forwarder
 from inference_service.api.methods import Context, accept
 from inference_service.api.prompts import Prompts
 from inference_service.api.requests import Limits
 from inference_service.key import Key
 from inference_service.lifecycle import State, Status
-from inference_service.serving.attempts import Attempts
-from inference_service.serving.forwarding import forward
 from inference_service.serving.generation import Generation
 from inference_service.serving.models import Models, Reload
 from inference_service.serving.placement import RuntimeChoice
@@ -42,6 +40,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         self._reload = reload
         self._readers = readers
         self._prompts = prompts
+        self.forwarder = Forwarder(models, limits, readers, prompts)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
         return pb.GetInfoResponse(
@@ -166,32 +165,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
     async def Forward(  # type: ignore[override]
         self, request: pb.ForwardRequest, context: Context
     ) -> None:
-        model = self._models.find(request.model_id)
-        passed_on = forwards.request(request, model, self._models)
-        attempts = Attempts(
-            model,
-            self._limits.generation,
-            requests.idle_timeout(request, self._limits.idle_timeout),
-            caller(context, self._limits.proxies),
-            requests.deadline(context),
-        )
-        model.begin()
-        held = self._prompts.held(len(request.body), context)
-        with held, self._readers.reading(model, bounded=_bounded(context)) as reading:
-            await accept(context)
-
-            async def notify(status: Status, queue_position: int) -> None:
-                waits = replies.waits(status, queue_position, time.time())
-                await reading.write(context.write, pb.ForwardResponse(status=waits))
-
-            await forward(
-                attempts,
-                passed_on,
-                reading,
-                lambda head: context.write(forwards.head(head)),
-                lambda data: context.write(pb.ForwardResponse(data=data)),
-                notify if request.status_events else None,
-            )
+        await self.forwarder.stream(request, context)
 
 
 def _bounded(context: Context) -> bool:

@@ -17,6 +17,7 @@ from inference_service.serving.changes import Notify
 from inference_service.serving.leases import Lease
 from inference_service.serving.model import Model
 from inference_service.serving.queue import Caller
+from inference_service.serving.reading import FREE, Reading
 from inference_service.serving.silence import SilenceLimit
 
 Work = Callable[[Lease, SilenceLimit], Awaitable[None]]
@@ -49,16 +50,18 @@ class Attempts:
         self._patience = model.entry.runtime.patience
         self._instance: Instance | None = None  # the last one
 
-    async def ask(self, request: Request, sink: Sink, notify: Notify | None = None) -> None:
+    async def ask(
+        self, request: Request, sink: Sink, notify: Notify | None = None, reading: Reading = FREE
+    ) -> None:
         """Pass a request on as it is; see `Engine.ask`.
 
         A silence counts from the lease or the last read, and not while the sink holds its source
-        back. Raises what `run` raises. After an error that is not the engine's, such as a timeout
-        or a stop of the model, the sink gets no end.
+        back: then `reading` waits for its reader. Raises what `run` raises. After an error that is
+        not the engine's, such as a timeout or a stop of the model, the sink gets no end.
         """
 
         async def work(lease: Lease, limit: SilenceLimit) -> None:
-            watched = _Watched(self, limit, sink)
+            watched = _Watched(self, limit, sink, reading)
             await lease.entry.engine.ask(lease.instance, request, watched)
 
         await self.run(work, notify)
@@ -115,10 +118,13 @@ class _Watched:
 
     _source: Source
 
-    def __init__(self, attempts: Attempts, limit: SilenceLimit, sink: Sink) -> None:
+    def __init__(
+        self, attempts: Attempts, limit: SilenceLimit, sink: Sink, reading: Reading
+    ) -> None:
         self._attempts = attempts
         self._limit = limit
         self._sink = sink
+        self._reading = reading
         self._held = False
 
     def head(self, head: Head, source: Source) -> None:
@@ -137,11 +143,13 @@ class _Watched:
 
     def pause(self) -> None:
         self._held = True
+        self._reading.began = self._reading.readers.now
         self._limit.pause()
         self._source.pause()
 
     def resume(self) -> None:
         self._held = False
+        self._reading.resume()
         self._limit.reset()
         self._source.resume()
 

@@ -33,10 +33,9 @@ async def forward(
     try:
         await reading.write(write_head, await answer.headed())
         async for data in answer:
-            began = reading.began = reading.readers.now
+            reading.began = reading.readers.now
             await write(data)
-            reading.began = None
-            reading.waited += reading.readers.now - began
+            reading.resume()
         await asking
     finally:
         answer.close()

@@ -145,12 +145,17 @@ class Reading:
 
     async def write(self, write: Callable[[Any], Awaitable[None]], message: Any) -> None:
         """Write a small message, and note the time that it takes."""
-        began = self.began = self.readers.now
+        self.began = self.readers.now
         self.patience = SHORT_PATIENCE
         await write(message)
-        self.began = None
         self.patience = PATIENCE
-        self.waited += self.readers.now - began
+        self.resume()
+
+    def resume(self) -> None:
+        """Note the end of a write, and the time that it has taken."""
+        if self.began is not None:
+            self.waited += self.readers.now - self.began
+            self.began = None
 
     def hold(self) -> None:
         """Hold what the stream is for."""

@@ -43,8 +43,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PROMPT_TOO_LONG: _ErrorReason.ValueType  # 4
     """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 5
-    """The request is larger than the service reads (4 MiB). Over gRPC the library refuses it before
-    the service sees it, with the same code and no ErrorInfo.
+    """The request is larger than what is read: 4 MiB, or what the setting `max_body` says for a request
+    that is forwarded (32 MiB by default). Over gRPC the library refuses what is larger than all of
+    that before the service sees it, with the same code and no ErrorInfo.
     """
     ERROR_REASON_START_FAILED: _ErrorReason.ValueType  # 6
     """The model could not be started. The message has the phase and the cause; DebugInfo has the last
@@ -121,6 +122,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     characters that are not answered yet (128 Mi characters for all together).
     Metadata: `open_call_count` or `held_character_count`.
     """
+    ERROR_REASON_PATH_NOT_OFFERED: _ErrorReason.ValueType  # 25
+    """The engine of this model does not offer the path. The message names the models that do, or else
+    the paths that this one offers. Metadata: `model_id`, `path`.
+    """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
     """REST only: the service behind the bridge does not answer."""
 
@@ -152,8 +157,9 @@ request cannot be read, or its engine refuses it.
 ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 4
 """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 5
-"""The request is larger than the service reads (4 MiB). Over gRPC the library refuses it before
-the service sees it, with the same code and no ErrorInfo.
+"""The request is larger than what is read: 4 MiB, or what the setting `max_body` says for a request
+that is forwarded (32 MiB by default). Over gRPC the library refuses what is larger than all of
+that before the service sees it, with the same code and no ErrorInfo.
 """
 ERROR_REASON_START_FAILED: ErrorReason.ValueType  # 6
 """The model could not be started. The message has the phase and the cause; DebugInfo has the last
@@ -229,6 +235,10 @@ ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 24
 calls that are open (gRPC, and REST of a bridge of its own), or of the prompts above 4096
 characters that are not answered yet (128 Mi characters for all together).
 Metadata: `open_call_count` or `held_character_count`.
+"""
+ERROR_REASON_PATH_NOT_OFFERED: ErrorReason.ValueType  # 25
+"""The engine of this model does not offer the path. The message names the models that do, or else
+the paths that this one offers. Metadata: `model_id`, `path`.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
 """REST only: the service behind the bridge does not answer."""

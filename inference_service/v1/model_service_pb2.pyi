@@ -1404,16 +1404,19 @@ class ForwardRequest(_message.Message):
     STATUS_EVENTS_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The model's id, or another of its names. Required."""
+    """The model's id, or another of its names. Default: the `model` in a body of JSON."""
     path: _builtins.str
-    """The path at the engine, such as `/v1/chat/completions`. Required. Each kind of engine has a list
-    of paths that may be asked, which INVALID_PARAMETER names; whether the engine answers there, it
-    decides itself.
+    """The path at the engine, such as `/v1/chat/completions`. Required. Each model has a list of paths
+    that may be asked; PATH_NOT_OFFERED names the models that have another one. Whether the engine
+    answers there, it decides itself.
     """
     method: _builtins.str
     """`POST` or `GET`. Default POST."""
     body: _builtins.bytes
-    """The body, up to 4 MiB with all else in the message."""
+    """The body, up to 32 MiB (setting `max_body`). A body of JSON must be an object. It goes on as it
+    came, but for its `model`, which becomes the engine's own name of the model. An option is refused
+    with INVALID_PARAMETER where it is known that the engine would drop it.
+    """
     content_type: _builtins.str
     """The type of the body. Default `application/json` where there is a body."""
     accept: _builtins.str

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from rest_bridge.http.answer import Answer
+from rest_bridge.http.outlet import Address
 from rest_bridge.http.refusal import Refusal
 from rest_bridge.http.request import Request
 
@@ -34,6 +35,10 @@ class Handler(Protocol):
 
 class Wire(Protocol):
     """What an exchange needs of its connection."""
+
+    @property
+    def client(self) -> Address:
+        """The address of the client."""
 
     @property
     def slow(self) -> bool:
@@ -79,6 +84,11 @@ class Exchange:
         self._held = b""  # a head that waits for a body, so that both leave in one call
 
     # For the handler.
+
+    @property
+    def client(self) -> Address:
+        """The address of the client, None where it has none."""
+        return self._wire.client
 
     @property
     def slow(self) -> bool:

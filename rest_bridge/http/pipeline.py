@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from rest_bridge.http.exchange import Exchange
-from rest_bridge.http.outlet import Outlet
+from rest_bridge.http.outlet import Address, Outlet
 from rest_bridge.http.refusal import Refusal
 from rest_bridge.http.request import Request
 from rest_bridge.http.shared import Shared
@@ -98,6 +98,11 @@ class Pipeline:
                 self.step()
 
     # Exchanges call these.
+
+    @property
+    def client(self) -> Address:
+        """The address of the client."""
+        return self._outlet.client
 
     @property
     def slow(self) -> bool:

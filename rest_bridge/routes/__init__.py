@@ -1,6 +1,6 @@
 """The documented endpoints, a file for each subject; each makes one call of the service."""
 
-from rest_bridge.routes import generate, model, models, streams
+from rest_bridge.routes import generate, model, models, named, streams
 
 # The router tries one after the other: those that are called most come first.
 ROUTES = [
@@ -8,4 +8,5 @@ ROUTES = [
     *models.router.routes,
     *model.router.routes,
     *streams.router.routes,
+    *named.router.routes,
 ]

@@ -1,6 +1,5 @@
 """The call, the caller and the model of a request."""
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
@@ -8,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import Path
 from starlette.requests import Request
 
+from rest_bridge import caller
 from rest_bridge.disconnect import while_connected
 from rest_bridge.openapi import MODEL_TO_TRY
-from rest_bridge.proxies import Proxies, parse_address
 from rest_bridge.service import Answer, Metadata, Method, Question, Service
 from rest_bridge.sse import EventStream
 
@@ -21,8 +20,6 @@ ModelId = Annotated[
         json_schema_extra={"example": MODEL_TO_TRY},
     ),
 ]
-
-FORWARDED = ("authorization", "x-request-id")  # headers of a request that go on to the service
 
 
 def service_of(request: Request) -> Service:
@@ -51,39 +48,6 @@ def stream(
 
 
 def metadata(request: Request) -> Metadata:
-    """Collect the metadata of a call.
-
-    A value that gRPC cannot carry, for it is not printable ASCII, is left out.
-    """
-    sent = ((name, carried(request, name)) for name in FORWARDED)
-    return Metadata((*caller(request), *((name, text) for name, text in sent if text)))
-
-
-def caller(request: Request) -> tuple[tuple[str, str], ...]:
-    """Name the caller and its address, so that the service can be fair between clients.
-
-    The address is the one for which a trusted proxy forwards, or the client's. The name is that of
-    a trusted proxy (`x-caller`), or a digest of the API key, or else the address.
-    """
+    """Collect the metadata of a call."""
     address = request.client.host if request.client else ""
-    proxies: Proxies = request.app.state.proxies
-    trusted = parse_address(address) in proxies
-    if trusted:
-        address = proxies.client(request.headers.getlist("x-forwarded-for")) or address
-    if trusted and (given := carried(request, "x-caller")):
-        name = given
-    elif key := request.headers.get("authorization"):
-        name = f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    else:
-        name = address
-    return (("x-caller", name), ("x-forwarded-for", address)) if address else _named(name)
-
-
-def _named(name: str) -> tuple[tuple[str, str], ...]:
-    return (("x-caller", name),) if name else ()
-
-
-def carried(request: Request, name: str) -> str | None:
-    """Return a header's value if gRPC can carry it: printable ASCII, and not empty."""
-    text = request.headers.get(name)
-    return text if text and text.isascii() and text.isprintable() else None
+    return caller.metadata(address, request.scope["headers"], request.app.state.proxies)

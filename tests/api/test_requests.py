@@ -259,7 +259,7 @@ async def test_a_caller_is_named_by_a_proxy_or_by_a_key_or_by_an_address() -> No
     assert names == ["ipv4:127.0.0.1", "Bearer one", "10.0.0.7"]
 
 
-LIMITS = Limits(60, 3600)
+LIMITS = Limits(60, 3600, 600)
 
 
 class Call:

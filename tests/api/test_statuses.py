@@ -13,7 +13,7 @@ from inference_service.v1.errors_pb2 import ErrorReason
 from tests.test_errors import EXAMPLES, kinds
 
 REASONS = [v.name.removeprefix("ERROR_REASON_") for v in ErrorReason.DESCRIPTOR.values][1:]
-OF_THE_BRIDGE = {"REQUEST_TOO_LARGE", "SERVICE_UNREACHABLE"}
+OF_THE_BRIDGE = {"SERVICE_UNREACHABLE"}
 
 
 ERRORS = {type(error).__name__: error for error in EXAMPLES.values()}

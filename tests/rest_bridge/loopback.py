@@ -15,6 +15,7 @@ from inference_service.v1.model_service_pb2_grpc import (
     ModelServiceServicer,
     add_ModelServiceServicer_to_server,
 )
+from rest_bridge.app import Api, front
 from rest_bridge.cli import CHANNEL_OPTIONS
 from rest_bridge.http import Limits, Server
 from rest_bridge.local import LocalService
@@ -55,7 +56,11 @@ async def open_remote(target: str) -> AsyncIterator[RemoteService]:
 
 def local(services: dict[str, Handlers], target: str) -> LocalService:
     """Return the service in this process, as the service does for its own bridge."""
-    return LocalService(by_path(services), target)
+    return LocalService(by_path(services), _no_forward, target)
+
+
+async def _no_forward(request: object, context: object) -> None:
+    raise NotImplementedError
 
 
 @asynccontextmanager
@@ -65,7 +70,8 @@ async def serve_http(app: ASGIApp, limits: Limits | None = None) -> AsyncIterato
     When the context is left, requests that run have a second to end, as the command gives them its
     time-out.
     """
-    server = Server(app, limits)
+    route = front(app).route if isinstance(app, Api) else None
+    server = Server(app, limits, route=route)
     listener = socket.create_server(("127.0.0.1", 0))
     server.start([listener])
     try:

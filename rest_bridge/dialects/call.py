@@ -1,0 +1,224 @@
+"""One request that is passed on to an engine: the handler of its exchange, and the sink."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NamedTuple
+
+import msgspec
+
+from inference_service.v1 import model_service_pb2 as pb
+from rest_bridge.dialects.answers import Answer, Error, Headers, Stream, Whole, passed
+from rest_bridge.dialects.endpoints import Endpoint
+from rest_bridge.dialects.progress import words
+from rest_bridge.dialects.shapes import of_service, status_of
+from rest_bridge.errors import BridgeError
+from rest_bridge.http.exchange import Exchange
+from rest_bridge.service import Forwarded, Head, Metadata, Service, Source
+
+log = logging.getLogger(__name__)
+
+_HELD = 32 << 10  # bytes of a body that wait to be taken together
+_EVENTS = b"text/event-stream"
+_JSON = (b"content-type", b"application/json")
+
+
+class Terms(NamedTuple):
+    """What holds for all calls; times are in seconds, and `largest` in bytes of a body."""
+
+    service: Service
+    largest: int
+    keep_alive: float
+    early: float  # after which the head of a stream leaves, although the engine has not answered
+
+
+class Call:
+    """The call of one request, which ends with the answer or when the client has left."""
+
+    __slots__ = (
+        "_added", "_answer", "_body", "_endpoint", "_exchange", "_metadata", "_parts",
+        "_progress", "_source", "_stream", "_task", "_terms", "_timer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        metadata: Metadata,
+        added: Headers,
+        terms: Terms,
+    ) -> None:
+        self._exchange = exchange
+        self._endpoint = endpoint
+        self._metadata = metadata
+        self._added = added  # to the head of the answer
+        self._terms = terms
+        self._parts: list[bytes] = []
+        self._body = b""
+        self._progress = "waiting"
+        self._answer: Answer | None = None
+        self._stream: Stream | None = None
+        self._source: Source | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        if exchange.awaits_invitation:
+            exchange.take()
+
+    # The exchange calls these.
+
+    def on_body(self) -> None:
+        """Take the body, and begin when it is whole."""
+        exchange = self._exchange
+        if exchange.received > self._terms.largest:
+            self.refuse(too_large(self._terms.largest))
+        elif exchange.whole:
+            body = exchange.take()
+            self._begin(b"".join((*self._parts, body)) if self._parts else body)
+        elif exchange.waiting > _HELD:
+            self._parts.append(exchange.take())
+
+    def on_drained(self) -> None:
+        """Have the engine send on."""
+        if self._source is not None:
+            self._source.resume()
+
+    def on_closed(self, by_server: bool) -> None:
+        """End the call."""
+        if self._task is not None:
+            self._task.cancel()
+        elif by_server:
+            self.refuse(_shutting_down())
+
+    def refuse(self, error: BridgeError) -> None:
+        """Answer with an error."""
+        body = of_service(self._endpoint.shape, error)
+        headers = [
+            (k.lower().encode(), v.encode("latin-1", "replace")) for k, v in error.headers.items()
+        ]
+        self._answer_whole(status_of(error), body, headers)
+
+    # The service calls these.
+
+    def waits(self, status: pb.GenerateStatus) -> None:
+        """Note what the request waits for, for the comments of a stream."""
+        self._progress = words(status)
+
+    def head(self, head: Head, source: Source) -> None:
+        """Choose how the answer goes on."""
+        self._source = source
+        if head.status >= 400:
+            self._answer = self._error(head)
+        elif head.headers.get(b"content-type", b"").startswith(_EVENTS):
+            self._answer = self._stream = self._stream or self._streams()
+        elif self._stream is not None:
+            self._answer = self._error(head)
+        else:
+            headers = [*passed(head.headers.items()), *self._added]
+            self._answer = Whole(self._exchange, head.status, headers)
+
+    def data(self, data: bytes) -> None:
+        """Pass bytes on, and hold the engine back while the client is slow."""
+        assert self._answer is not None, "the head comes first"
+        self._answer.data(data)
+        if self._exchange.slow and self._source is not None:
+            self._source.pause()
+
+    def end(self, error: Exception | None) -> None:
+        """End the answer; after an error, the call of the service raises it."""
+        if error is None and self._answer is not None:
+            self._answer.end()
+
+    # The call itself.
+
+    def _begin(self, body: bytes) -> None:
+        self._parts.clear()
+        self._body = body
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._terms.early, self._tick)
+        self._task = loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        request = self._exchange.request
+        kind = b"application/json"
+        forwarded = Forwarded(self._endpoint.path, self._body, request.method, kind.decode())
+        try:
+            await self._terms.service.forward(forwarded, self._metadata, self)
+            if not (self._exchange.answer.done or self._exchange.left):
+                self._fail(BridgeError("ENGINE_FAILED", "the engine has sent no answer"))
+        except BridgeError as error:
+            self._fail(error)
+        except asyncio.CancelledError:  # by the client, who has left, or by the server, which ends
+            self._fail(_shutting_down())
+        except Exception:
+            log.exception("a fault in a call of %s", self._endpoint.path)
+            self._fail(BridgeError("INTERNAL", "a fault of the service; its log has the details"))
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._body = b""
+
+    def _fail(self, error: BridgeError) -> None:
+        exchange = self._exchange
+        if exchange.left or exchange.answer.done:
+            return
+        if exchange.answer.started:
+            answer = self._stream or self._answer
+            assert answer is not None, "what has a head has an answer"
+            answer.fail(of_service(self._endpoint.shape, error))
+        else:
+            self.refuse(error)
+
+    def _tick(self) -> None:
+        """Send what shows that the call goes on, where a stream can show that."""
+        if self._stream is None and self._answer is None and wants_stream(self._body):
+            self._stream = self._streams()
+        if self._stream is None or self._exchange.answer.done:
+            return
+        if self._stream.silent:
+            self._stream.comment(self._progress if self._answer is None else "keep-alive")
+        self._stream.silent = True
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._terms.keep_alive, self._tick)
+
+    def _streams(self) -> Stream:
+        return Stream(self._exchange, self._added, self._endpoint.shape)
+
+    def _error(self, head: Head) -> Error:
+        shape = self._endpoint.shape
+        if (stream := self._stream) is not None:
+            return Error(shape, head.status, stream.fail)
+        headers = passed(head.headers.items(), (b"retry-after",))
+        return Error(
+            shape, head.status, lambda body: self._answer_whole(head.status, body, headers)
+        )
+
+    def _answer_whole(self, status: int, body: bytes, headers: Headers) -> None:
+        length = (b"content-length", b"%d" % len(body))
+        self._exchange.head(status, [_JSON, length, *headers, *self._added])
+        self._exchange.write(body, more=False)
+
+
+class _Look(msgspec.Struct):
+    stream: bool | None = None
+
+
+_look = msgspec.json.Decoder(_Look).decode
+
+
+def wants_stream(body: bytes) -> bool:
+    """Return whether the body of a request asks for a stream."""
+    try:
+        return bool(_look(body).stream)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def too_large(most: int) -> BridgeError:
+    """Return the error of a body with more than `most` bytes."""
+    detail = f"the body must have at most {most} bytes (setting `max_body`)"
+    return BridgeError("REQUEST_TOO_LARGE", detail)
+
+
+def _shutting_down() -> BridgeError:
+    return BridgeError("SHUTTING_DOWN", "the service is shutting down; retry when it is back")
