@@ -62,8 +62,6 @@ class Call:
         self._source: Source | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        if exchange.awaits_invitation:
-            exchange.take()
 
     # The exchange calls these.
 
@@ -75,7 +73,7 @@ class Call:
         elif exchange.whole:
             body = exchange.take()
             self._begin(b"".join((*self._parts, body)) if self._parts else body)
-        elif exchange.waiting > _HELD:
+        elif exchange.waiting > _HELD or exchange.awaits_invitation:
             self._parts.append(exchange.take())
 
     def on_drained(self) -> None:

@@ -37,6 +37,8 @@ class Front:
             self._check(request)
         except BridgeError as error:
             call.refuse(error)
+        else:
+            call.on_body()  # of a request in a pipeline, the body can be there
         return call
 
     def _check(self, request: Request) -> None:
