@@ -196,9 +196,13 @@ class Catalog:
         return model_id in self._models
 
     def find(self, model_id: str) -> ModelSpec:
-        """Return the model of this name. Raises ModelNotFound, which names the nearest id."""
-        if (spec := self._models.get(model_id) or self._others.get(model_id)) is not None:
-            return spec
+        """Return the model of this name. Raises ModelNotFound, which names the nearest id.
+
+        Clients of Ollama add `:latest` to a name.
+        """
+        for name in (model_id, model_id.removesuffix(":latest")):
+            if (spec := self._models.get(name) or self._others.get(name)) is not None:
+                return spec
         shown = model_id if len(model_id) <= 80 else f"{model_id[:80]}..."
         raise ModelNotFound(shown, self._nearest(model_id[:80].lower()), self._models)
 

@@ -36,6 +36,7 @@ def model(view: View) -> pb.Model:
         name=view.id,
         hf_name=view.hf_name,
         aliases=view.aliases,
+        paths=view.paths,
         running=status.state is State.READY,
         state=_STATES[status.state],
         engine=view.engine,

@@ -31,6 +31,7 @@ def snapshot(wanted: Entry, runs: Runs | None, status: Status, admission: Admiss
         id=wanted.spec.id,
         hf_name=entry.spec.hf_name,
         aliases=entry.spec.aliases,
+        paths=entry.engine.paths(entry.spec),
         engine=entry.engine.name,
         runtime=entry.runtime.name,
         context_length=entry.spec.context_length,

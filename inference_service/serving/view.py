@@ -29,6 +29,7 @@ class View:
     id: str
     hf_name: str
     aliases: Sequence[str]
+    paths: Sequence[str]
     engine: str
     runtime: str
     context_length: int

@@ -19,7 +19,7 @@ EVENTS: Headers = [(name.encode(), value.encode()) for name, value in HEADERS.it
 
 
 class Answer(Protocol):
-    """What takes the body of an answer."""
+    """What takes the body of an engine's answer."""
 
     def data(self, data: bytes) -> None:
         """Take the next bytes."""
@@ -29,6 +29,15 @@ class Answer(Protocol):
 
     def fail(self, body: bytes) -> None:
         """End, for the answer is broken off; `body` is the error in the shape of the dialect."""
+
+
+class Streaming(Answer, Protocol):
+    """An answer that can show in a silence that it goes on."""
+
+    silent: bool  # since this was last set
+
+    def comment(self, text: str) -> None:
+        """Show the client, and all between, that the answer goes on."""
 
 
 class Whole:
@@ -73,11 +82,9 @@ class Stream:
             self._exchange.fail()
 
     def comment(self, text: str) -> None:
-        """Show the client, and all between, that the stream goes on."""
         if self._events.between and not self._exchange.slow:
             # Some SDKs make an event of the empty line that could follow, and fail to parse it.
             self._exchange.write(f": {text}\n".encode())
-        self.silent = True
 
 
 class Error:

@@ -6,16 +6,15 @@ import asyncio
 import logging
 from typing import NamedTuple
 
-import msgspec
-
 from inference_service.v1 import model_service_pb2 as pb
-from rest_bridge.dialects.answers import Answer, Error, Headers, Stream, Whole, passed
+from rest_bridge.dialects.answers import Answer, Error, Headers, Streaming, passed
 from rest_bridge.dialects.endpoints import Endpoint
+from rest_bridge.dialects.manners import Manner
 from rest_bridge.dialects.progress import words
 from rest_bridge.dialects.shapes import of_service, status_of
 from rest_bridge.errors import BridgeError
 from rest_bridge.http.exchange import Exchange
-from rest_bridge.service import Forwarded, Head, Metadata, Service, Source
+from rest_bridge.service import Head, Metadata, Service, Source
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +36,19 @@ class Call:
     """The call of one request, which ends with the answer or when the client has left."""
 
     __slots__ = (
-        "_added", "_answer", "_body", "_endpoint", "_exchange", "_metadata", "_parts",
-        "_progress", "_source", "_stream", "_task", "_terms", "_timer",
+        "_added",
+        "_answer",
+        "_endpoint",
+        "_exchange",
+        "_manner",
+        "_metadata",
+        "_parts",
+        "_progress",
+        "_source",
+        "_stream",
+        "_task",
+        "_terms",
+        "_timer",
     )  # fmt: skip
 
     def __init__(
@@ -55,10 +65,10 @@ class Call:
         self._added = added  # to the head of the answer
         self._terms = terms
         self._parts: list[bytes] = []
-        self._body = b""
+        self._manner: Manner | None = None
         self._progress = "waiting"
         self._answer: Answer | None = None
-        self._stream: Stream | None = None
+        self._stream: Streaming | None = None
         self._source: Source | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -112,8 +122,8 @@ class Call:
         elif self._stream is not None:
             self._answer = self._error(head)
         else:
-            headers = [*passed(head.headers.items()), *self._added]
-            self._answer = Whole(self._exchange, head.status, headers)
+            assert self._manner is not None
+            self._answer = self._manner.whole(self._exchange, head, self._added)
 
     def data(self, data: bytes) -> None:
         """Pass bytes on, and hold the engine back while the client is slow."""
@@ -131,17 +141,18 @@ class Call:
 
     def _begin(self, body: bytes) -> None:
         self._parts.clear()
-        self._body = body
+        try:
+            manner = self._manner = self._endpoint.manner(body)
+        except BridgeError as error:
+            self.refuse(error)
+            return
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._terms.early, self._tick)
-        self._task = loop.create_task(self._run())
+        self._task = loop.create_task(self._run(manner))
 
-    async def _run(self) -> None:
-        request = self._exchange.request
-        kind = b"application/json"
-        forwarded = Forwarded(self._endpoint.path, self._body, request.method, kind.decode())
+    async def _run(self, manner: Manner) -> None:
         try:
-            await self._terms.service.forward(forwarded, self._metadata, self)
+            await self._terms.service.forward(manner.asked, self._metadata, self)
             if not (self._exchange.answer.done or self._exchange.left):
                 self._fail(BridgeError("ENGINE_FAILED", "the engine has sent no answer"))
         except BridgeError as error:
@@ -154,7 +165,7 @@ class Call:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            self._body = b""
+            self._manner = None
 
     def _fail(self, error: BridgeError) -> None:
         exchange = self._exchange
@@ -169,7 +180,8 @@ class Call:
 
     def _tick(self) -> None:
         """Send what shows that the call goes on, where a stream can show that."""
-        if self._stream is None and self._answer is None and wants_stream(self._body):
+        waits = self._stream is None and self._answer is None
+        if waits and self._manner is not None and self._manner.streams:
             self._stream = self._streams()
         if self._stream is None or self._exchange.answer.done:
             return
@@ -179,8 +191,9 @@ class Call:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._terms.keep_alive, self._tick)
 
-    def _streams(self) -> Stream:
-        return Stream(self._exchange, self._added, self._endpoint.shape)
+    def _streams(self) -> Streaming:
+        assert self._manner is not None
+        return self._manner.stream(self._exchange, self._added)
 
     def _error(self, head: Head) -> Error:
         shape = self._endpoint.shape
@@ -195,21 +208,6 @@ class Call:
         length = (b"content-length", b"%d" % len(body))
         self._exchange.head(status, [_JSON, length, *headers, *self._added])
         self._exchange.write(body, more=False)
-
-
-class _Look(msgspec.Struct):
-    stream: bool | None = None
-
-
-_look = msgspec.json.Decoder(_Look).decode
-
-
-def wants_stream(body: bytes) -> bool:
-    """Return whether the body of a request asks for a stream."""
-    try:
-        return bool(_look(body).stream)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
 
 
 def too_large(most: int) -> BridgeError:

@@ -1,16 +1,31 @@
 """The paths of engines that REST has too, each with the dialect of its errors."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from rest_bridge.dialects.shapes import ANTHROPIC, OPENAI, RESPONSES, Shape
+from rest_bridge.dialects.manners import AsIs, Manner
+from rest_bridge.dialects.ollama import manners
+from rest_bridge.dialects.shapes import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Shape
 
 
 class Endpoint(NamedTuple):
-    """A path to which clients POST."""
+    """A path to which clients POST; `translate` is for a dialect that engines do not speak."""
 
     path: str
     shape: Shape
     summary: str
+    translate: Callable[[bytes], Manner] | None = None
+
+    def manner(self, body: bytes) -> Manner:
+        """Return the manner of a request. Raises BridgeError for a body that has none."""
+        if self.translate is not None:
+            return self.translate(body)
+        return AsIs(self.path, self.shape, body)
+
+    @property
+    def any_type(self) -> bool:
+        """Whether the content type does not matter, as in the examples of Ollama's manual."""
+        return self.shape is OLLAMA
 
 
 _ALL = (
@@ -24,6 +39,10 @@ _ALL = (
     Endpoint("/tokenize", OPENAI, "Turn a text into tokens"),
     Endpoint("/detokenize", OPENAI, "Turn tokens into a text"),
     Endpoint("/apply-template", OPENAI, "Turn a chat into the text that its model gets"),
+    Endpoint("/api/chat", OLLAMA, "Chat, in Ollama's JSON", manners.chat),
+    Endpoint("/api/generate", OLLAMA, "Generate a text, in Ollama's JSON", manners.generate),
+    Endpoint("/api/embed", OLLAMA, "Embed texts, in Ollama's JSON", manners.Embed),
+    Endpoint("/api/embeddings", OLLAMA, "Embed a text, in Ollama's JSON", manners.embed_one),
 )
 
 ENDPOINTS = {endpoint.path.encode(): endpoint for endpoint in _ALL}
@@ -35,4 +54,6 @@ def shape_at(path: str) -> Shape | None:
         return endpoint.shape
     if path.startswith("/v1/messages"):
         return ANTHROPIC
+    if path.startswith("/api/"):
+        return OLLAMA
     return OPENAI if path.startswith("/v1/") else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rest_bridge.access import Access, Head
 from rest_bridge.caller import metadata
 from rest_bridge.dialects.call import Call, Terms, too_large
-from rest_bridge.dialects.endpoints import ENDPOINTS
+from rest_bridge.dialects.endpoints import ENDPOINTS, Endpoint
 from rest_bridge.errors import BridgeError
 from rest_bridge.http.exchange import Exchange, Handler
 from rest_bridge.http.request import Request
@@ -34,14 +34,14 @@ class Front:
         call = Call(exchange, endpoint, caller, self._access.readable(head.origin), self._terms)
         try:
             self._access.check(head)
-            self._check(request)
+            self._check(request, endpoint)
         except BridgeError as error:
             call.refuse(error)
         else:
             call.on_body()  # of a request in a pipeline, the body can be there
         return call
 
-    def _check(self, request: Request) -> None:
+    def _check(self, request: Request, endpoint: Endpoint) -> None:
         """Raise BridgeError for a head that no call can follow."""
         if request.method != "POST":
             path = request.path.decode("ascii")
@@ -51,7 +51,8 @@ class Front:
             raise too_large(self._terms.largest)
         for name, value in request.headers:
             if name == b"content-type":
-                _check_type(value)
+                if not endpoint.any_type:
+                    _check_type(value)
             elif name == b"content-encoding" and value.lower() != b"identity":
                 raise _refused(415, "the body must not be compressed; leave out Content-Encoding")
 

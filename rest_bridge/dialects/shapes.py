@@ -77,7 +77,21 @@ class Anthropic:
         return isinstance(body, dict) and body.get("type") == "error" and OPENAI.fits(body)
 
 
+class Ollama:
+    """Ollama's `{"error": "<a sentence>"}`."""
+
+    def body(self, status: int, message: str, code: str, field: str | None) -> Any:
+        return {"error": message}
+
+    def event(self, body: bytes) -> bytes:
+        return body + b"\n"
+
+    def fits(self, body: Any) -> bool:
+        return isinstance(body, dict) and isinstance(body.get("error"), str)
+
+
 OPENAI = OpenAi()
+OLLAMA = Ollama()
 RESPONSES = Responses()
 ANTHROPIC = Anthropic()
 

@@ -30,6 +30,7 @@ def view(status: Status | None = None, **changes: Any) -> View:
         "id": "tiny",
         "hf_name": "some/tiny",
         "aliases": (),
+        "paths": ["/words"],
         "engine": "fake",
         "runtime": "fake",
         "context_length": 128,
@@ -58,6 +59,7 @@ def test_a_model_that_never_ran_is_stopped() -> None:
         engine="fake",
         runtime="fake",
         context_length=128,
+        paths=["/words"],
         memory_bytes=64 * 2**20,
     )
 
