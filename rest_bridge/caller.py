@@ -12,6 +12,8 @@ _CARRIED = ("authorization", "x-request-id")  # headers that go on to the servic
 _LIST = "x-forwarded-for"  # each proxy may add one
 _READ = {name.encode(): name for name in (*_KEYS, *_CARRIED, "x-caller", _LIST)}
 
+_LONG = 400  # characters of a key, more than which are not kept
+
 Entries = tuple[tuple[str, str], ...]
 
 
@@ -49,7 +51,7 @@ def _caller(address: str, found: dict[str, str], proxies: Proxies) -> Entries:
         return _named(given, address)
     for header in _KEYS:
         if key := found.get(header):
-            return _named(_digest(key), address)
+            return _named(_digest(key) if len(key) < _LONG else _digest.__wrapped__(key), address)
     return _named(address, address)
 
 

@@ -13,6 +13,10 @@ from rest_bridge.proxies import Address, Proxies, parse_address
 NO_PROXIES = Proxies()
 
 Addresses = tuple[str, str]
+Entries = tuple[tuple[str, str], ...]
+
+_READ = frozenset(("authorization", "x-caller", "x-forwarded-for"))
+_LONG = 400  # characters, more than which are not kept
 
 
 class _Peer(NamedTuple):
@@ -30,18 +34,7 @@ def caller(context: Any, proxies: Proxies = NO_PROXIES) -> Caller:
     for it can be a `rest-bridge`. The key is not checked here: that is for a proxy. So a name only
     divides what its addresses have.
     """
-    metadata = context.invocation_metadata() or ()
-    named = dict(metadata)
-    peer = _peer(context.peer().rpartition(":")[0], proxies)
-    name = str(named.get("authorization") or peer.host)
-    if not (peer.local or peer.trusted):
-        return (*peer.own, name)
-    client = _client(metadata, named, proxies)
-    if given := named.get("x-caller"):
-        name = str(given)
-    elif client and peer.trusted and "authorization" not in named:
-        name = client
-    return (*_addresses(peer, client), name)
+    return _found(context, proxies)
 
 
 def addresses(context: Any, proxies: Proxies = NO_PROXIES) -> Addresses:
@@ -52,18 +45,33 @@ def addresses(context: Any, proxies: Proxies = NO_PROXIES) -> Addresses:
     whom it calls, which divides what it has itself. A network of IPv6 (/64) counts as one address,
     for each client has a whole one.
     """
-    peer = _peer(context.peer().rpartition(":")[0], proxies)
-    if not (peer.local or peer.trusted):
-        return peer.own
+    return _found(context, proxies)[:2]
+
+
+def _found(context: Any, proxies: Proxies) -> tuple[str, str, str]:
     metadata = context.invocation_metadata() or ()
-    return _addresses(peer, _client(metadata, dict(metadata), proxies))
+    said = tuple([(key, str(value)) for key, value in metadata if key in _READ])
+    peer_name = context.peer().rpartition(":")[0]
+    if sum([len(value) for _, value in said]) > _LONG:
+        return _caller(said, peer_name, proxies)
+    return _known(said, peer_name, proxies)
 
 
-def _client(metadata: Any, named: Any, proxies: Proxies) -> str | None:
-    """Return the address for which a proxy says that it forwards."""
-    if "x-forwarded-for" not in named:
-        return None
-    return proxies.client(str(value) for key, value in metadata if key == "x-forwarded-for")
+def _caller(said: Entries, peer_name: str, proxies: Proxies) -> tuple[str, str, str]:
+    named = dict(said)
+    peer = _peer(peer_name, proxies)
+    name = named.get("authorization") or peer.host
+    if not (peer.local or peer.trusted):
+        return (*peer.own, name)
+    client = proxies.client(value for key, value in said if key == "x-forwarded-for")
+    if given := named.get("x-caller"):
+        name = given
+    elif client and peer.trusted and "authorization" not in named:
+        name = client
+    return (*_addresses(peer, client), name)
+
+
+_known = lru_cache(maxsize=4096)(_caller)  # most requests are of a few callers
 
 
 def _addresses(peer: _Peer, client: str | None) -> Addresses:
