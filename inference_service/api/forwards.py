@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from inference_service.api.texts import LARGEST, refuse_large_text
 from inference_service.engines.exchange import Head, Request
 from inference_service.errors import InvalidParameter, PathNotOffered, RequestTooLarge
 from inference_service.serving.model import Model
@@ -64,6 +65,8 @@ def request(asked: Forwarded, models: Models) -> tuple[Model, Request]:
         wrong = {"method": f"must be POST or GET, not {method[:20]!r}"}
         raise InvalidParameter(wrong, model.id)
     if options:
+        if len(body) > LARGEST:
+            refuse_large_text(options)
         entry.engine.check(entry.spec, asked.path, options)
         body = _named(body, options, model, models)
     return model, Request(method, asked.path, body, content_type, asked.accept)
