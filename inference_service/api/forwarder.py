@@ -39,7 +39,7 @@ class Forwarder:
 
     async def stream(self, asked: pb.ForwardRequest, context: Context) -> None:
         """Write the answer as messages."""
-        model, request = forwards.request(asked, self._models)
+        model, request = await forwards.request(asked, self._models)
         idle_timeout = requests.idle_timeout(asked, self._limits.idle_timeout)
         attempts = self._attempts(model, context, idle_timeout)
         model.begin()
@@ -66,7 +66,7 @@ class Forwarder:
         The sink has a limit of its own for a client that takes no byte.
         """
         asked, sink = passed
-        model, request = forwards.request(asked, self._models)
+        model, request = await forwards.request(asked, self._models)
         attempts = self._attempts(model, context)
         with (
             self._prompts.held(len(request.body), context),

@@ -43,11 +43,16 @@ _messages = msgspec.json.Decoder(list[_Message]).decode
 _strings = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def refuse_large_text(options: Mapping[str, msgspec.Raw]) -> None:
+def refuse_large_text(body: bytes, options: Mapping[str, msgspec.Raw]) -> None:
     """Raise RequestTooLarge for a body with a field whose text has more than 4 MiB."""
+    objects, values = body.count(b"{"), body.count(b",")
     for name, raw in options.items():
         size = len(raw)
-        if size > LARGEST and (text := size - _beside_text(name, raw)) > LARGEST:
+        if size <= LARGEST:
+            continue
+        flat = memoryview(raw)[1:2].tobytes().isdigit()  # a list of tokens
+        many = objects > _MOST_PARTS or (flat and values > _MOST_PARTS)
+        if (text := size if many else size - _beside_text(name, raw)) > LARGEST:
             raise RequestTooLarge(
                 f"{name} has {text} bytes of text, and {LARGEST} are the most; send fewer or "
                 "shorter messages (images and sounds do not count)"
@@ -56,9 +61,6 @@ def refuse_large_text(options: Mapping[str, msgspec.Raw]) -> None:
 
 def _beside_text(name: str, raw: msgspec.Raw) -> int:
     """Return the bytes that are no text, or that belong to texts which are read one by one."""
-    data = bytes(raw)
-    if data.count(b"{") > _MOST_PARTS or (data[1:2].isdigit() and data.count(b",") > _MOST_PARTS):
-        return 0
     try:
         if name in _LISTS and (each := [len(item) for item in _strings(raw)]):
             return sum(each) - max(each)

@@ -14,8 +14,9 @@ from inference_service.errors import RequestTooLarge
 LARGE = "a" * (LARGEST + 1)
 
 
-def options(**fields: Any) -> dict[str, msgspec.Raw]:
-    return msgspec.json.decode(json.dumps(fields).encode(), type=dict[str, msgspec.Raw])
+def refuse(**fields: Any) -> None:
+    body = json.dumps(fields).encode()
+    refuse_large_text(body, msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def user(content: Any) -> dict[str, Any]:
 )
 def test_texts_that_are_too_large(fields: dict[str, Any]) -> None:
     with pytest.raises(RequestTooLarge, match=rf"{next(iter(fields))} has \d+ bytes of text"):
-        refuse_large_text(options(**fields))
+        refuse(**fields)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +61,12 @@ def test_texts_that_are_too_large(fields: dict[str, Any]) -> None:
     ],
 )
 def test_what_may_be_large(fields: dict[str, Any]) -> None:
-    refuse_large_text(options(**fields))
+    refuse(**fields)
 
 
 def test_many_parts_are_not_looked_at() -> None:
     parts = [{"source": {"data": "a" * 500}}] * 10_000
     with pytest.raises(RequestTooLarge, match="messages has"):
-        refuse_large_text(options(**user(parts)))
+        refuse(**user(parts))
     with pytest.raises(RequestTooLarge, match="tokens has"):
-        refuse_large_text(options(tokens=[12345678] * 500_000))
+        refuse(tokens=[12345678] * 500_000)

@@ -23,12 +23,13 @@ from tests.field.loop import Watch, watched
 from tests.service import Serving, serving
 
 MOST = 4 << 20  # bytes of a request
+MOST_FORWARDED = 32 << 20
 FIELDS = '"model_id":"story-mini","prompt":"Hi","max_new_tokens":1'
 
 
-def filled(begin: str, unit: str, end: str) -> bytes:
+def filled(begin: str, unit: str, end: str, most: int = MOST) -> bytes:
     """Repeat the unit, whose last comma goes, until the whole is as large as a request may be."""
-    count = (MOST - len(begin) - len(end)) // len(unit)
+    count = (most - len(begin) - len(end)) // len(unit)
     return ((begin + unit * count).removesuffix(",") + end).encode()
 
 
@@ -79,7 +80,7 @@ def sender(service: Serving) -> Callable[..., Callable[[], int]]:
             try:
                 connection.request(method, path, body, {"content-type": "application/json"})
                 answer = connection.getresponse()
-                assert answer.status < 500
+                assert answer.status < 502
                 for line in answer:
                     if until and until in line:
                         break
@@ -106,6 +107,51 @@ async def test_bodies_of_rest(tmp_path: Path) -> None:
                 watch,
                 {name: request("POST", "/generate", body) for name, body in BODIES.items()}
                 | {"a stream": request("POST", "/generate_stream", BODIES["numbers for strings"])},
+            )
+
+
+IMAGE = (
+    '"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:x;base64,'
+)
+
+
+def forwarded(model: str, begin: str, unit: str, end: str, most: int = MOST_FORWARDED) -> bytes:
+    return filled(f'{{"model":"{model}",{begin}', unit, f"{end}}}", most)
+
+
+async def test_bodies_of_the_dialects(tmp_path: Path) -> None:
+    """A body of 32 MiB is looked at whole, and goes on to an engine if it is an image."""
+    bodies = {
+        name: forwarded("story-mini", *parts)
+        for name, parts in {
+            "an image": (IMAGE, "a", '"}}]}]'),
+            "a text": ('"prompt":"', "a", '"'),
+            "numbers": ('"prompt":[', "1,", "]"),
+            "objects": ('"messages":[', "{},", "]"),
+            "lists": ('"input":[', "[1,1,1,1,1,1,1],", "]"),
+            "a list without an end": ('"prompt":', "[", ""),
+            "fields": ("", '"a":1,', ""),
+            "escapes": ('"prompt":"', "\\u003c", '"'),
+            "control tokens": ('"prompt":"', "<|", '"'),
+            "another model": ('"prompt":"', "a", '"'),
+        }.items()
+    }
+    few = ('"messages":[', '{"content":[{"source":{}}]},', "]")
+    bodies["many messages"] = forwarded("story-mini", *few, 6 << 20)
+    bodies["tokens"] = forwarded("story-mini", '"input":[', "12345678,", "]", 8 << 20)
+    bodies["another model"] = bodies["another model"].replace(b"story-mini", b"nobody")
+    paths = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/api/chat")
+    async with large(tmp_path) as service:
+        request = sender(service)
+        assert (await service.http.post("/models/story-mini/start")).status_code == 200
+        with watched() as watch:
+            await hold(
+                watch,
+                {
+                    f"{name} at {path}": request("POST", path, body)
+                    for path in paths
+                    for name, body in bodies.items()
+                },
             )
 
 

@@ -80,7 +80,7 @@ def _load(given: requests.Common, made: Made) -> Load:
 
 
 def _asked(path: str, body: Json) -> Forwarded:
-    return Forwarded(path, encoded(body), "POST", "application/json")
+    return Forwarded(path, msgspec.json.encode(body), "POST", "application/json")
 
 
 class Embed:

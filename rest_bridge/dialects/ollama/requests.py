@@ -27,6 +27,10 @@ _OF_THE_START = frozenset(
      "use_mlock", "low_vram", "numa", "vocab_only", "f16_kv", "draft_num_predict")
 )  # fmt: skip
 
+# Values in a large body, such as one with images: so many take the decoder a few milliseconds.
+_MOST_VALUES = 100_000
+_LARGE = 1 << 20  # bytes
+
 _IMAGES = {"iVBOR": "png", "R0lGO": "gif", "UklGR": "webp"}  # by how the base64 begins
 
 
@@ -103,6 +107,9 @@ class Show(msgspec.Struct):
 
 def read(body: bytes, shape: type[Shape]) -> Shape:
     """Read a body. Raises BridgeError, which names the field."""
+    if len(body) > _LARGE and body.count(b",") > _MOST_VALUES:
+        detail = f"the body has more than {_MOST_VALUES} commas; send fewer values"
+        raise BridgeError("REQUEST_TOO_LARGE", detail)
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
