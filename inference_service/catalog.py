@@ -91,6 +91,11 @@ class EngineNeeds(Section):
         """The names of the runtimes in which the engine can run, the best one first."""
         return ("docker",)
 
+    @property
+    def generates(self) -> bool:
+        """Whether the model makes text, and not only vectors or scores of texts."""
+        return True
+
     def anchored(self, folder: Path) -> Self:
         """Return the section with paths that do not depend on the folder of the catalog.
 

@@ -13,7 +13,9 @@ import pytest
 
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.engines.llamacpp import GgufWeights, Llamacpp, LlamacppNeeds, progress_in
+from inference_service.engines.llamacpp import log as worker_log
+from inference_service.engines.llamacpp.engine import Llamacpp
+from inference_service.engines.llamacpp.section import GgufWeights, LlamacppNeeds
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -262,16 +264,16 @@ async def test_the_request_names_every_sampler(
     ],
 )
 def test_a_line_of_the_worker_is_progress(line: dict[str, Any], progress: Progress | None) -> None:
-    assert progress_in(json.dumps(line)) == progress
+    assert worker_log.progress(json.dumps(line)) == progress
 
 
 @pytest.mark.parametrize("line", ["", "{", "llama_model_load: loading", "[]", '"loading"'])
 def test_a_line_of_llamacpp_itself_is_no_progress(line: str) -> None:
-    assert progress_in(line) is None
+    assert worker_log.progress(line) is None
 
 
 def test_the_check_of_a_file_is_part_of_its_download() -> None:
-    progress = progress_in('{"event":"verifying","file":"m"}')
+    progress = worker_log.progress('{"event":"verifying","file":"m"}')
 
     assert progress is not None
     assert progress.phase is Phase.DOWNLOADING_WEIGHTS

@@ -22,7 +22,8 @@ def longest(tmp_path: Path, content: bytes) -> int:
 
 
 def test_the_story_model() -> None:
-    assert gguf.read(STORY) == gguf.Header(context_length=512, longest_token=14)
+    tokens = ("<|assistant|>", "<|bos|>", "<|eos|>", "<|user|>")
+    assert gguf.read(STORY) == gguf.Header(512, 14, tokens, has_template=True)
 
 
 def test_the_longest_token_is_counted_in_bytes(tmp_path: Path) -> None:
