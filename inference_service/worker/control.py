@@ -31,7 +31,7 @@ _MOST_BYTES = 32 * 1024  # as JSON: a line of a log has 100 KiB
 def control_tokens(tokens: Iterable[tuple[str, int]]) -> tuple[str, ...] | None:
     """Return the control tokens among those with these types, without any that holds another.
 
-    Of many that differ in a number alone there is what they begin with, such as `<|reserved_token_`.
+    Of many that differ in a number alone there is what they begin with, such as `<|reserved_`.
     None where the list is too long for a line of a log.
     """
     found = {token for token, type in tokens if len(token) > 1 and _is_control(token, type)}

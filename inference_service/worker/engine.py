@@ -51,7 +51,7 @@ def load(path: Path, settings: Settings) -> tuple[Any, gguf.Header]:
         parameters.api_keys = [settings.api_key]
     parameters.n_parallel = settings.slots
     parameters.n_ctx = context * settings.slots  # llama.cpp divides it among the slots
-    # For text, batches keep llama.cpp's size: with 1 to 32 callers, smaller ones changed neither the
+    # Batches of text keep llama.cpp's size: with 1 to 32 callers, smaller ones changed neither the
     # tokens/s nor the time to the first token.
     parameters.cpuparams.n_threads = threads
     parameters.cpuparams_batch.n_threads = threads
