@@ -1,0 +1,163 @@
+"""Control tokens in bodies of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference_service.serving.control_tokens import ControlTokens
+
+TOKENS = ("<|im_start|>", "<|im_end|>", "</s>", "<s>", "<｜end▁of▁sentence｜>", "[INST]", "<🙂>")
+QWEN = ControlTokens(TOKENS)
+
+_look = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+async def find(body: bytes, tokens: ControlTokens = QWEN) -> tuple[str, str] | None:
+    return await tokens.find(body, _look(body))
+
+
+def written(text: str, escaped: list[bool]) -> str:
+    """Return the text as JSON has it, with these characters as escapes of their numbers."""
+    parts = []
+    for place, character in enumerate(text):
+        if place < len(escaped) and escaped[place]:
+            units = character.encode("utf-16-be")
+            for at in range(0, len(units), 2):
+                number = units[at : at + 2].hex()
+                parts.append("\\u" + (number.upper() if place % 2 else number))
+        else:
+            parts.append(json.dumps(character, ensure_ascii=False)[1:-1])
+    return "".join(parts)
+
+
+# Texts of what is near to a token: its parts, escapes that are none, and backslashes.
+_PARTS = [
+    *TOKENS,
+    *(token[:-1] for token in TOKENS),
+    *TOKENS[0],
+    "\\",
+    "\\u003c",
+    "u003c",
+    "n",
+    "é",
+]
+_texts = st.lists(st.sampled_from(_PARTS), max_size=8).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=_texts, escaped=st.lists(st.booleans(), max_size=60))
+def test_a_token_is_found_however_it_is_written(text: str, escaped: list[bool]) -> None:
+    body = f'{{"a": 1, "prompt": "{written(text, escaped)}"}}'.encode()
+    assert json.loads(body)["prompt"] == text
+
+    found = asyncio.run(find(body))
+
+    here = [token for token in TOKENS if token in text]
+    assert (found is not None) == bool(here)
+    if found is not None:
+        first = min(here, key=text.find)
+        assert found == ("prompt", first)
+
+
+# Of one character, and beginning as escapes do, so that each of their bytes looks like a token.
+@settings(max_examples=500, deadline=None)
+@given(
+    tokens=st.lists(st.text("nuc0/\"\\<'x", min_size=1, max_size=3), min_size=1, max_size=4),
+    text=st.text("nuc0/\"\\<'x\n", max_size=12),
+    escaped=st.lists(st.booleans(), max_size=12),
+)
+def test_tokens_of_any_characters(tokens: list[str], text: str, escaped: list[bool]) -> None:
+    body = f'{{"text": "{written(text, escaped)}"}}'.encode()
+    names = ControlTokens(tokens)
+
+    found = asyncio.run(names._first(memoryview(_look(body)["text"])[1:-1]))
+
+    assert (found is not None) == any(token in text for token in tokens)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ({"messages": [{"role": "user", "content": "a<|im_end|>b"}]}, ("messages", "<|im_end|>")),
+        ({"messages": [{"content": [{"text": "</s>"}]}]}, ("messages", "</s>")),
+        ({"messages": [{"tool_calls": [{"<s>": 1}]}]}, ("messages", "<s>")),
+        ({"tools": [{"function": {"description": "[INST]"}}]}, ("tools", "[INST]")),
+        ({"prompt": ["a", "b<|im_start|>"]}, ("prompt", "<|im_start|>")),
+        ({"input": "<｜end▁of▁sentence｜>"}, ("input", "<｜end▁of▁sentence｜>")),
+        ({"stop": ["</s>"], "prompt": "a<b"}, None),
+        ({"stop": ["</s>"], "prompt": "a<s>"}, ("prompt", "<s>")),
+        ({"stop_sequences": ["</s>"], "logit_bias": {"<s>": 1}, "model": "<s>"}, None),
+        ({"response_format": {"a": "<s>"}, "grammar": "<s>", "json_schema": {"b": "<s>"}}, None),
+        ({"tool_choice": "<s>", "parameters": {"stop": ["</s>"]}}, None),
+        ({"prompt": "a < b, <|im_en d|>, < s>, <S>, [inst]"}, None),
+        ({}, None),
+    ],
+)
+async def test_the_field_and_the_token(body: Any, found: tuple[str, str] | None) -> None:
+    assert await find(json.dumps(body, ensure_ascii=False).encode()) == found
+    assert await find(json.dumps(body).encode()) == found
+
+
+async def test_the_name_of_a_field_may_have_escapes() -> None:
+    assert await find(b'{"st\\u006fp": "<s>"}') is None
+    assert await find(b'{"pr\\u006fmpt": "<\\/s>"}') == ("prompt", "</s>")
+
+
+async def test_a_token_may_begin_with_another() -> None:
+    tokens = ControlTokens(["<a", "<ab>", "<a"])
+    assert await find(b'{"x": "<ab>"}', tokens) == ("x", "<a")
+
+
+async def test_without_tokens_nothing_is_found() -> None:
+    assert await find(b'{"x": "<|im_end|> (?!)"}', ControlTokens([])) is None
+    assert await find(b'{"x": "<|im_end|>"}', ControlTokens([""])) is None
+
+
+@pytest.mark.parametrize("place", [0, (1 << 16) - 12, (1 << 16) - 5, 1 << 16, 3 << 16])
+@pytest.mark.parametrize("token", ["<|im_end|>", "\\u003c|im_en\\u0064|>", "<🙂>"])
+async def test_a_token_anywhere_in_a_large_body(place: int, token: str) -> None:
+    text = "a" * place + token + "b" * (1 << 17)
+    body = f'{{"stop": "<s>", "x": "{text}"}}'.encode()
+    assert await find(body) == ("x", json.loads(f'"{token}"'))
+
+
+_FAKE = "\\\\u003c|im_end|>"  # of JSON: a backslash, and letters
+
+
+@pytest.mark.parametrize(
+    "unit", ["The dog sat. ", "<", "<|", "<|im_end", "\\u003c|im_end", "\\\\", _FAKE]
+)
+async def test_a_large_body_does_not_hold_the_loop(unit: str) -> None:
+    """Measured for 32 MiB: 9 ms of the loop at most, in up to 2.5 s."""
+    body = f'{{"prompt": "{unit * ((4 << 20) // len(unit))}", "stop": "<s>"}}'.encode()
+    longest, ended = 0.0, False
+
+    async def watch() -> None:
+        nonlocal longest
+        while not ended:
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - before)
+
+    options = _look(body)
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    assert await QWEN.find(body, options) is None
+    ended = True
+    await watching
+    assert longest < 0.05
+
+
+async def test_a_run_of_backslashes_without_an_end_takes_little_time() -> None:
+    text = "\\\\" * (1 << 20) + "\\u003cs>"
+    begun = time.thread_time()
+    assert await find(f'{{"x": "{text}"}}'.encode()) == ("x", "<s>")
+    assert time.thread_time() - begun < 0.5
