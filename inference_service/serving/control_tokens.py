@@ -1,13 +1,15 @@
-"""Control tokens of a model in the texts of a request.
+r"""Control tokens of a model in the texts of a request.
 
 An engine that finds `<|im_end|>` in a message takes it for the end of the message, as the chat
 template writes it. So who writes a part of a conversation can forge the other parts.
+
+Engines read JSON within a string of JSON, such as the arguments of a call, where `\\u003c` is `<`.
+And they join a list of texts, each of which may have a part of a token.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -22,27 +24,36 @@ _NO_TEXT = frozenset(
 
 _SLICE = 1 << 16  # bytes that are looked at before other work has its turn
 _FIELD = 128  # bytes that take as long as a field without any
-_ESCAPE = 6  # bytes of the longest escape of JSON
-_RUN = 1 << 12  # bytes before a token that are looked at
+_MOST_DECODED = 1 << 18  # bytes of a field, which take 15 ms at most
 
-_SHORT = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t", '"': '"', "\\": "\\", "/": "/"}
+_LETTERS = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
+_ESCAPED = re.compile(r"\\+(?:u([0-9a-fA-F]{4}))?")
+# Four levels of JSON within JSON. Without a limit, a run of backslashes would take its square.
+_RUN = rb"\\\\{0,7}+"
+_LONGEST = 8 + 5  # bytes of an escape
+
+# The end of a string, and what can follow it: there a token may be broken off.
+_END = rb'"\s*+[]},]'
+_ends = re.compile(rb"(?<!\\)" + _END + b"$").search
 
 _Tree = dict[str, Any]
+_decode = msgspec.json.Decoder().decode
 
 
 class ControlTokens:
     """The control tokens of a model, to be found in bodies of JSON.
 
     One regular expression has all of them, each character as itself and as the escapes that JSON
-    has for it. So a body is looked at as it came, without a copy: a small one in a microsecond.
+    has for it. So a body is looked at as it came, without a copy: a small one in a microsecond. To
+    make it takes about 0.2 ms for each token.
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        known = _without_longer(token for token in tokens if token)
-        # A character beyond U+FFFF has two escapes.
-        self._longest = max((2 * _ESCAPE * len(token) for token in known), default=0)
-        self._begins = tuple({way for token in known for way in _begins(token[0])})
-        self._search = re.compile(_pattern(_tree(known))).search
+        self._tokens = _without_longer(token for token in tokens if token)
+        tree = _tree(self._tokens)
+        self._begins = tuple({way for character in tree for way in _begins(character)})
+        self._search = re.compile(_pattern(tree)).search
+        self._longest = max((2 * _LONGEST * len(token) for token in self._tokens), default=0)
 
     async def find(self, body: bytes, options: Mapping[str, msgspec.Raw]) -> tuple[str, str] | None:
         """Return the first field of a body that has a control token, and the token.
@@ -50,9 +61,9 @@ class ControlTokens:
         `options` are the fields of the body by name, each as its caller wrote it. Other work of the
         loop has its turn while a large body is looked at.
         """
-        if not self._begins or (len(body) <= _SLICE and not self._may_have(body)):
+        if not self._tokens or (len(body) <= _SLICE and not self._may_have(body)):
             return None
-        if await self._first(memoryview(body)) is None:
+        if await self._look(body) == (None, None):
             return None
         looked = 0
         for name, raw in options.items():
@@ -61,55 +72,73 @@ class ControlTokens:
             if looked > _SLICE:
                 looked = 0
                 await asyncio.sleep(0)
-            if name not in _NO_TEXT and (token := await self._first(data)) is not None:
+            if name not in _NO_TEXT and (token := await self._token(data)) is not None:
                 return name, token
         return None
 
     def _may_have(self, body: bytes) -> bool:
-        """Return whether the body has the beginning of a token: 0.3 us where it has none."""
+        """Return whether the body has the beginning of a token."""
         return any(begin in body for begin in self._begins)
 
-    async def _first(self, data: memoryview) -> str | None:
-        """Return the first token in the data."""
+    async def _token(self, data: memoryview) -> str | None:
+        """Return the first token in a field, be it in two texts of one list."""
+        token, begun = await self._look(data)
+        if token is not None or begun is None:
+            return token
+        if len(data) > _MOST_DECODED:
+            return begun
+        try:
+            value = _decode(data)
+        except (msgspec.DecodeError, RecursionError):
+            return begun
+        for text in _joined(value):
+            for token in self._tokens:
+                if token in text:
+                    return token
+        return None
+
+    async def _look(self, data: bytes | memoryview) -> tuple[str | None, str | None]:
+        """Return the first token of the data, and the first that a string may begin."""
+        begun = None
         for begin in range(0, len(data), _SLICE):
             if begin:
                 await asyncio.sleep(0)
-            if (token := self._token(data, begin)) is not None:
-                return token
-        return None
+            at, end = begin, begin + _SLICE
+            while (match := self._search(data, at, end + self._longest)) and match.start() < end:
+                written = match[0]
+                if (broken := _ends(written)) is None:
+                    return self._named(written), begun
+                begun = begun or self._named(written[: broken.start()])
+                at = match.end()
+        return None, begun
 
-    def _token(self, data: memoryview, begin: int) -> str | None:
-        """Return the first token that begins in the slice."""
-        end = begin + _SLICE
-        while match := self._search(data, begin, end + self._longest):
-            begin = match.start()
-            if begin >= end:
-                return None
-            if not _within_escape(data, begin):
-                return str(json.loads(b'"%s"' % match[0]))
-            begin += 1
-        return None
+    def _named(self, written: bytes) -> str:
+        """Return the token that is written so, or begins so."""
+        text = _ESCAPED.sub(lambda escape: chr(int(escape[1] or "0", 16)), written.decode())
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
+        return next((token for token in self._tokens if token.startswith(text)), text)
 
 
-def _within_escape(data: memoryview, at: int) -> bool:
-    r"""Return whether the byte belongs to an escape that begins before it, as `n` does in `\n`."""
-    before = bytes(data[max(0, at - _RUN) : at])
-    if (last := before.rfind(b"\\", -_ESCAPE + 1)) < 0:
-        return False
-    ahead = len(before[: last + 1].rstrip(b"\\"))
-    # Of a run that fills all that is looked at, nobody knows where it begins.
-    if (last + 1 - ahead) % 2 == 0 or (ahead == 0 and len(before) == _RUN):
-        return False
-    written = bytes(data[at - len(before) + last + 1 : at + 1])
-    return len(written) < (_ESCAPE if written.startswith(b"u") else 2)
+def _joined(value: Any) -> Iterator[str]:
+    """Yield the texts of each list of several, as one."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+            texts = [part.get("text") for part in value if isinstance(part, dict)]
+            if len(texts) > 1:
+                yield "".join(text for text in texts if isinstance(text, str))
 
 
 def _begins(character: str) -> Iterator[bytes]:
     """Yield what is in each body that has the character, one for each way to write it."""
     yield character.encode()
     yield b"\\u"
-    if character in _SHORT:
-        yield b"\\" + _SHORT[character].encode()
+    if character in _LETTERS:
+        yield b"\\" + _LETTERS[character].encode()
 
 
 def _without_longer(tokens: Iterable[str]) -> list[str]:
@@ -131,24 +160,32 @@ def _tree(tokens: Iterable[str]) -> _Tree:
     return root
 
 
-def _pattern(node: _Tree) -> bytes:
-    """Return the pattern of a tree: what tokens share is matched once."""
+def _pattern(node: _Tree, more: tuple[bytes, ...] = ()) -> bytes:
+    """Return the pattern of a tree, in which what tokens share is matched once.
+
+    After a first character, the end of the string will do, too.
+    """
     ways = [
-        b"(?:%s)%s" % (b"|".join(_written(character)), _pattern(rest) if rest else b"")
-        for character, rest in node.items()
+        b"(?:%s)%s" % (b"|".join(_written(character)), _pattern(after, (_END,)) if after else b"")
+        for character, after in node.items()
     ]
-    return b"(?:%s)" % b"|".join(ways)
+    return b"(?:%s)" % b"|".join([*ways, *more])
 
 
 def _written(character: str) -> Iterator[bytes]:
     """Yield the patterns of all the ways in which JSON can have a character in a string."""
-    if character >= " " and character not in '"\\':
+    if character in _LETTERS:
+        yield _RUN + _LETTERS[character].encode()
+    elif character in '/"':
+        yield character.encode()
+        yield _RUN + character.encode()
+    elif character == "\\":
+        yield _RUN
+    else:
         yield re.escape(character.encode())
-    if character in _SHORT:
-        yield re.escape(b"\\" + _SHORT[character].encode())
     units = character.encode("utf-16-be")
     numbers = [units[at : at + 2].hex() for at in range(0, len(units), 2)]
-    yield b"".join(rb"\\u" + b"".join(map(_digit, number)) for number in numbers)
+    yield b"".join(_RUN + b"u" + b"".join(map(_digit, number)) for number in numbers)
 
 
 def _digit(digit: str) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import re
 import time
 from typing import Any
 
@@ -39,20 +41,11 @@ def written(text: str, escaped: list[bool]) -> str:
 
 
 # Texts of what is near to a token: its parts, escapes that are none, and backslashes.
-_PARTS = [
-    *TOKENS,
-    *(token[:-1] for token in TOKENS),
-    *TOKENS[0],
-    "\\",
-    "\\u003c",
-    "u003c",
-    "n",
-    "é",
-]
+_PARTS = [*TOKENS, *(token[:-1] for token in TOKENS), *TOKENS[0], "\\", "u003c", "n", "é"]
 _texts = st.lists(st.sampled_from(_PARTS), max_size=8).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(text=_texts, escaped=st.lists(st.booleans(), max_size=60))
 def test_a_token_is_found_however_it_is_written(text: str, escaped: list[bool]) -> None:
     body = f'{{"a": 1, "prompt": "{written(text, escaped)}"}}'.encode()
@@ -60,27 +53,52 @@ def test_a_token_is_found_however_it_is_written(text: str, escaped: list[bool]) 
 
     found = asyncio.run(find(body))
 
-    here = [token for token in TOKENS if token in text]
+    # JSON within a string of JSON counts, so that a backslash before `u003c` or `/` may be its.
+    within = re.sub(r"\\+(u003c|/)", lambda escape: escape[1].replace("u003c", "<"), text)
+    here = [token for token in TOKENS if token in within]
     assert (found is not None) == bool(here)
     if found is not None:
-        first = min(here, key=text.find)
-        assert found == ("prompt", first)
+        assert found == ("prompt", min(here, key=within.find))
 
 
-# Of one character, and beginning as escapes do, so that each of their bytes looks like a token.
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
-    tokens=st.lists(st.text("nuc0/\"\\<'x", min_size=1, max_size=3), min_size=1, max_size=4),
-    text=st.text("nuc0/\"\\<'x\n", max_size=12),
+    tokens=st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=4),
+    before=st.text(max_size=3),
+    after=st.text(max_size=3),
     escaped=st.lists(st.booleans(), max_size=12),
+    levels=st.integers(1, 3),
 )
-def test_tokens_of_any_characters(tokens: list[str], text: str, escaped: list[bool]) -> None:
-    body = f'{{"text": "{written(text, escaped)}"}}'.encode()
-    names = ControlTokens(tokens)
+def test_no_token_is_missed(
+    tokens: list[str], before: str, after: str, escaped: list[bool], levels: int
+) -> None:
+    """Whatever its characters are, and within JSON that is a string of JSON."""
+    text = written(before + tokens[0] + after, escaped)
+    for _ in range(1, levels):
+        text = json.dumps(f'{{"a": "{text}"}}', ensure_ascii=any(escaped))[1:-1]
+    body = f'{{"text": "{text}"}}'.encode()
 
-    found = asyncio.run(names._first(memoryview(_look(body)["text"])[1:-1]))
+    assert asyncio.run(find(body, ControlTokens(tokens))) is not None
 
-    assert (found is not None) == any(token in text for token in tokens)
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=_texts,
+    cuts=st.lists(st.integers(0, 80), max_size=3),
+    escaped=st.lists(st.booleans(), max_size=60),
+)
+def test_a_token_may_be_in_several_parts(text: str, cuts: list[int], escaped: list[bool]) -> None:
+    places = [0, *sorted(cuts), len(text)]
+    parts = [text[begin:end] for begin, end in itertools.pairwise(places)]
+    written_parts = [f'{{"text": "{written(part, escaped)}", "type": "text"}}' for part in parts]
+    body = f'{{"messages": [{{"content": [{", ".join(written_parts)}]}}]}}'.encode()
+
+    found = asyncio.run(find(body))
+
+    if any(token in text for token in TOKENS):
+        assert found is not None
+    elif "\\" not in text:
+        assert found is None
 
 
 @pytest.mark.parametrize(
@@ -99,6 +117,11 @@ def test_tokens_of_any_characters(tokens: list[str], text: str, escaped: list[bo
         ({"tool_choice": "<s>", "parameters": {"stop": ["</s>"]}}, None),
         ({"prompt": "a < b, <|im_en d|>, < s>, <S>, [inst]"}, None),
         ({}, None),
+        ({"system": [{"text": "a<|im_"}, {"text": "end|>b"}]}, ("system", "<|im_end|>")),
+        ({"system": [{"text": "a <"}, {"x": "b"}, {"x": 1, "text": "s> b"}]}, ("system", "<s>")),
+        ({"messages": [{"content": "is a <"}, {"content": "s> b"}]}, None),
+        ({"messages": [{"function": {"arguments": '{"a": "<s>"}'}}]}, ("messages", "<s>")),
+        ({"messages": [{"function": {"arguments": '{"a": "\\u003cs>"}'}}]}, ("messages", "<s>")),
     ],
 )
 async def test_the_field_and_the_token(body: Any, found: tuple[str, str] | None) -> None:
@@ -129,11 +152,8 @@ async def test_a_token_anywhere_in_a_large_body(place: int, token: str) -> None:
     assert await find(body) == ("x", json.loads(f'"{token}"'))
 
 
-_FAKE = "\\\\u003c|im_end|>"  # of JSON: a backslash, and letters
-
-
 @pytest.mark.parametrize(
-    "unit", ["The dog sat. ", "<", "<|", "<|im_end", "\\u003c|im_end", "\\\\", _FAKE]
+    "unit", ["The dog sat. ", "<", "<|", "<|im_end", "\\u003c|im_end", "\\\\", '<\\"', "\\\\u003"]
 )
 async def test_a_large_body_does_not_hold_the_loop(unit: str) -> None:
     """Measured for 32 MiB: 9 ms of the loop at most, in up to 2.5 s."""
@@ -156,8 +176,8 @@ async def test_a_large_body_does_not_hold_the_loop(unit: str) -> None:
     assert longest < 0.05
 
 
-async def test_a_run_of_backslashes_without_an_end_takes_little_time() -> None:
-    text = "\\\\" * (1 << 20) + "\\u003cs>"
-    begun = time.thread_time()
-    assert await find(f'{{"x": "{text}"}}'.encode()) == ("x", "<s>")
-    assert time.thread_time() - begun < 0.5
+async def test_a_large_field_that_ends_with_the_beginning_of_a_token_is_refused() -> None:
+    """It is not decoded, to see whether the token goes on in the next part."""
+    parts = [{"text": "a" * (1 << 18) + "<|im_"}, {"text": "other"}]
+    assert await find(json.dumps({"system": parts}).encode()) == ("system", "<|im_end|>")
+    assert await find(json.dumps({"system": parts[0]["text"], "x": "a<|im_"}).encode()) is None
