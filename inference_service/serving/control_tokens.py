@@ -24,7 +24,7 @@ _NO_TEXT = frozenset(
 
 _SLICE = 1 << 16  # bytes that are looked at before other work has its turn
 _FIELD = 128  # bytes that take as long as a field without any
-_MOST_DECODED = 1 << 18  # bytes of a field, which take 15 ms at most
+_MOST_DECODED = 1 << 17  # bytes of a field, which take 15 ms at most
 
 _LETTERS = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
 _ESCAPED = re.compile(r"\\+(?:u([0-9a-fA-F]{4}))?")
