@@ -49,6 +49,7 @@ def parse_size(value: object) -> int:
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]
+ControlToken = Annotated[str, Field(min_length=2, max_length=200)]
 
 
 class Section(BaseModel):
@@ -91,6 +92,11 @@ class EngineNeeds(Section):
         """The names of the runtimes in which the engine can run, the best one first."""
         return ("docker",)
 
+    @property
+    def generates(self) -> bool:
+        """Whether the model makes text, and not only vectors or scores of texts."""
+        return True
+
     def anchored(self, folder: Path) -> Self:
         """Return the section with paths that do not depend on the folder of the catalog.
 
@@ -114,6 +120,8 @@ class _Entry(Section):
     idle_timeout: float | None = Field(default=None, ge=0)
     pinned: bool = False
     preload: bool = False
+    allow_control_tokens: bool = False
+    control_tokens: list[ControlToken] = Field(default=[], max_length=1000)
 
 
 class _Given(_Entry):
@@ -145,8 +153,9 @@ class ModelSpec(_Entry):
 
     Calls name it by its id, by one of its `aliases`, or by its `hf_name`.
     `idle_timeout` is in seconds and may be `inf`. Only StopModel stops a `pinned` model. A
-    `preload` model starts with the service. `sections` has what each kind of engine needs to run
-    the model, by the name of the kind.
+    `preload` model starts with the service. `control_tokens` are those of the model, for engines
+    that do not name theirs; `allow_control_tokens` lets callers write them. `sections` has what
+    each kind of engine needs to run the model, by the name of the kind.
     """
 
     sections: Mapping[str, EngineNeeds] = {}

@@ -16,7 +16,7 @@ from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Options, Prompt
 from inference_service.engines.exchange import Head, Request, Sink
-from inference_service.engines.llamacpp import GgufWeights, LlamacppNeeds
+from inference_service.engines.llamacpp.section import GgufWeights, LlamacppNeeds
 from inference_service.errors import EngineLost, LaunchError
 from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress
@@ -34,7 +34,7 @@ def spec(model_id: str = "tiny", context_length: int = 128, memory: str = "64MiB
         id=model_id,
         hf_name=f"some/{model_id}",
         context_length=context_length,
-        sections={"llamacpp": needs},
+        sections={"fake": needs},
     )
 
 
@@ -236,6 +236,12 @@ class FakeEngine:
 
     def longest_token(self, log: Sequence[str]) -> int | None:
         return self.longest
+
+    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
+        return None
+
+    def has_chat_template(self, log: Sequence[str]) -> bool | None:
+        return None
 
     async def ready(self, instance: Instance) -> bool:
         return self.may_answer.is_set() and not self._has_died(instance)

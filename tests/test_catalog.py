@@ -9,7 +9,7 @@ import pytest
 
 from inference_service.catalog import Catalog, ContainerOptions, parse_size
 from inference_service.engines import kinds
-from inference_service.engines.llamacpp import LlamacppNeeds
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.engines.tgi.engine import TgiNeeds
 from inference_service.errors import CatalogInvalid, ModelNotFound
 
@@ -128,6 +128,8 @@ def test_an_entry_can_have_every_key(file: Path) -> None:
         idle_timeout = inf
         pinned = true
         preload = true
+        allow_control_tokens = true
+        control_tokens = ["<|im_end|>"]
         [models.tgi]
         memory = "1.5GB"
         image = "x:1"
@@ -139,6 +141,9 @@ def test_an_entry_can_have_every_key(file: Path) -> None:
         memory = "6MiB"
         slots = 64
         threads = 256
+        serves = "embeddings"
+        pooling = "cls"
+        chat_template = "{{ messages }}"
         weights = { repo = "me/mine", file = "q/m.gguf", revision = "v1", sha256 = "%s" }
         """
         % ("0a" * 32)
@@ -152,6 +157,8 @@ def test_an_entry_can_have_every_key(file: Path) -> None:
     assert spec.aliases == ["gpt-4o-mini", "me/mine:latest"]
     assert (spec.idle_timeout, spec.pinned, spec.preload) == (math.inf, True, True)
     assert (tgi.memory, llamacpp.memory) == (1_500_000_000, 6 * 2**20)
+    assert (spec.allow_control_tokens, spec.control_tokens) == (True, ["<|im_end|>"])
+    assert (llamacpp.serves, llamacpp.pooling) == ("embeddings", "cls")
 
 
 def test_the_options_of_a_container(file: Path) -> None:
@@ -310,6 +317,14 @@ def test_the_message_of_a_mistake_has_its_place_and_the_allowed_values(
         ('slots = 65\nweights = { path = "x" }', "key llamacpp.slots: Input should be less than"),
         ('threads = 0\nweights = { path = "x" }', "key llamacpp.threads: Input should be greater"),
         (
+            'serves = "chat"\nweights = { repo = "a/b", file = "c.gguf" }',
+            "llamacpp.serves: Input should be 'text', 'embeddings' or 'rerank', not 'chat'",
+        ),
+        (
+            'pooling = "mean"\nweights = { repo = "a/b", file = "c.gguf" }',
+            'key llamacpp: has `pooling`, which goes with `serves = "embeddings"`',
+        ),
+        (
             'gpus = "all"\nweights = { path = "x" }',
             "key llamacpp.gpus: is not known; known are mem",
         ),
@@ -325,6 +340,49 @@ def test_the_message_of_a_mistake_in_the_section_llamacpp(
 
     assert f"{file}: entry 1 ('mine'), key llamacpp" in str(refused.value)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["chatml", "{{ messages }}", "{% if x %}a{% endif %}"])
+def test_a_chat_template_is_text_or_chatml(file: Path, given: str) -> None:
+    rest = f'chat_template = "{given}"\nweights = {{ repo = "a/b", file = "c.gguf" }}'
+    file.write_text(LLAMACPP + rest)
+
+    assert kinds.catalog(file).find("mine").needs(LlamacppNeeds).chat_template == given
+
+
+def test_a_chat_template_may_be_a_file_beside_the_catalog(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text("{{ messages }}é")
+    rest = 'chat_template = "mine.jinja"\nweights = { repo = "a/b", file = "c.gguf" }'
+    file.write_text(LLAMACPP + rest)
+
+    assert kinds.catalog(file).find("mine").needs(LlamacppNeeds).chat_template == "{{ messages }}é"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("llama2", "must be Jinja with {{ or {%, the name of a"), ("a.jinja", "cannot be read: ")],
+)
+def test_what_is_no_chat_template_is_refused(file: Path, given: str, message: str) -> None:
+    rest = f'chat_template = "{given}"\nweights = {{ repo = "a/b", file = "c.gguf" }}'
+    file.write_text(LLAMACPP + rest)
+
+    with pytest.raises(CatalogInvalid) as refused:
+        kinds.catalog(file)
+
+    assert f"{file}: entry 'mine', key llamacpp.chat_template: " in str(refused.value)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"plain", b"{{ " + b"x" * 30_000, b"{{ \xff }}"])
+def test_a_file_that_is_no_chat_template_is_refused(
+    file: Path, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "mine.jinja").write_bytes(content)
+    rest = 'chat_template = "mine.jinja"\nweights = { repo = "a/b", file = "c.gguf" }'
+    file.write_text(LLAMACPP + rest)
+
+    with pytest.raises(CatalogInvalid, match=r"key llamacpp\.chat_template: .*mine\.jinja"):
+        kinds.catalog(file)
 
 
 def test_an_entry_without_any_engine_is_refused(file: Path) -> None:

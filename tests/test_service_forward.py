@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from inference_service.engines import kinds
-from inference_service.engines.llamacpp import LlamacppNeeds
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.v1 import model_service_pb2 as pb
 from tests.service import PROMPT, Serving, failure, free_ports, serving
 from tests.waiting import PROMPTLY, SLOWLY, until, within
@@ -87,9 +87,9 @@ async def test_the_body_may_use_any_name_of_the_model(service: Serving, name: st
 
 
 async def test_what_the_engine_refuses_comes_as_its_answer(service: Serving) -> None:
-    head, body = await answer(service, request("/v1/embeddings", {"input": "x"}))
+    head, body = await answer(service, request("/infill", {"input_prefix": "a"}))
     assert head.status == 501
-    assert "embeddings" in json.loads(body)["error"]["message"]
+    assert "Infill is not supported" in json.loads(body)["error"]["message"]
 
 
 async def test_other_paths_and_methods_of_the_engine(service: Serving) -> None:

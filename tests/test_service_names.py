@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from inference_service.engines import kinds
-from inference_service.engines.llamacpp import LlamacppNeeds
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.v1 import model_service_pb2 as pb
 from tests.service import PROMPT, Serving, free_ports, serving
 

@@ -14,6 +14,7 @@ from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Prompt
 from inference_service.errors import InvalidParameter
 from inference_service.runtimes.logs import KEPT_LINES
+from inference_service.serving.entry import Entry
 from inference_service.serving.generation import Order
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge.proxies import Proxies
@@ -67,15 +68,19 @@ class Limits:
 def order(
     request: pb.GenerateRequest | pb.GenerateStreamRequest,
     context: Context,
-    spec: ModelSpec,
+    entry: Entry,
     limits: Limits,
 ) -> Order:
     """Return the checked request, with the caller and the deadline of the call.
 
     Raises InvalidParameter.
     """
+    if not entry.generates:
+        others = ", ".join(entry.engine.paths(entry.spec))
+        mistake = f"names {entry.spec.id}, which makes no text: it answers at {others}"
+        raise InvalidParameter({"model_id": mistake}, entry.spec.id)
     return Order(
-        prompt(request, spec),
+        prompt(request, entry.spec),
         limits.generation,
         idle_timeout(request, limits.idle_timeout),
         caller(context, limits.proxies),

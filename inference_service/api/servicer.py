@@ -126,7 +126,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         model = self._models.find(request.model_id)
-        order = requests.order(request, context, model.entry.spec, self._limits)
+        order = requests.order(request, context, model.entry, self._limits)
         generation = Generation(model, order)
         with self._prompts.held(len(order.prompt.text), context):
             text = await generation.whole()
@@ -141,7 +141,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         self, request: pb.GenerateStreamRequest, context: Context
     ) -> None:
         model = self._models.find(request.model_id)
-        order = requests.order(request, context, model.entry.spec, self._limits)
+        order = requests.order(request, context, model.entry, self._limits)
         model.begin()  # raises what is known already: a back-off, memory that can never be enough
         held = self._prompts.held(len(order.prompt.text), context)
         with held, self._readers.reading(model, bounded=_bounded(context)) as reading:

@@ -151,6 +151,18 @@ class Engine(Protocol):
         size of a text says nothing about its tokens.
         """
 
+    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
+        """Return the tokens that in a text are taken for those of the chat template.
+
+        By the log of an engine that serves. None where they are not known.
+        """
+
+    def has_chat_template(self, log: Sequence[str]) -> bool | None:
+        """Return whether the model has a chat template, by the log of an engine that serves.
+
+        None where that is not known. Without one, what the engine makes of messages is wrong.
+        """
+
     async def ready(self, instance: Instance) -> bool:
         """Return whether the engine can answer requests now.
 

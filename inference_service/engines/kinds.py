@@ -9,7 +9,8 @@ from pathlib import Path
 from inference_service import __version__
 from inference_service.catalog import Catalog, EngineNeeds
 from inference_service.engines.base import Engine
-from inference_service.engines.llamacpp import Llamacpp, LlamacppNeeds
+from inference_service.engines.llamacpp.engine import Llamacpp
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.openai.section import OpenaiNeeds
 from inference_service.engines.tgi.engine import Tgi, TgiNeeds

@@ -39,6 +39,11 @@ class Entry:
         return Launch(key, partial(self.engine.command, self.spec))
 
     @property
+    def generates(self) -> bool:
+        """Whether the model makes text in this engine."""
+        return self.spec.sections[self.engine.name].generates
+
+    @property
     def start_key(self) -> str:
         """The key of past starts that took about as long as the next one."""
         return f"{self.runtime.name} {self.command.name} {self.spec.id}"

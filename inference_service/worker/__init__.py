@@ -19,7 +19,10 @@ Environment
     LLAMACPP_CONTEXT        tokens per slot (default 4096), within [64, the context of the model].
     LLAMACPP_SLOTS          requests that generate at once (default 4); others queue.
     LLAMACPP_THREADS        threads that compute (default: by file size and usable cores).
-    LLAMACPP_CHAT_TEMPLATE  Jinja template for a model that carries none, or a wrong one.
+    LLAMACPP_SERVES         text (default), embeddings or rerank: the one thing that it answers.
+    LLAMACPP_POOLING        for embeddings: mean, cls or last (default: what the file names).
+    LLAMACPP_CHAT_TEMPLATE  Jinja template, or `chatml`, for a model that carries none, or a wrong
+                            one.
     LLAMACPP_EXIT_WITH_PARENT  1: stdin is a pipe that the parent holds and never writes to; the
                             end of the pipe stops the worker. Leave it unset in a container.
     HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH  as in huggingface_hub.
@@ -28,9 +31,12 @@ Standard output: one JSON object per line, progress about four times a second
     {"event": "downloading", "file": str, "completed_bytes": int, "total_bytes": int}
     {"event": "verifying", "file": str, "completed_bytes": int, "total_bytes": int}
     {"event": "loading", "file": str, "context": int, "slots": int, "threads": int}
-    {"event": "serving", "host": str, "port": int, "longest_token": int}
+    {"event": "serving", "host": str, "port": int, "longest_token": int,
+     "control_tokens": [str] | null, "chat_template": bool}
         From here on, /health answers 200. The longest token is in bytes; 0 where nothing follows
-        from it, since the tokenizer can drop a part of a text.
+        from it, since the tokenizer can drop a part of a text. A text with a control token in it is
+        taken for that; null where there are too many to list. Without a chat template, llama.cpp
+        answers chats with the template of other models.
     {"event": "failed", "reason": str, "message": str}  one sentence for a person; then the exit
 
 Standard error: llama.cpp's log, errors only. For a model that llama.cpp could not load, the first

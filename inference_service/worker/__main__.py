@@ -64,8 +64,14 @@ def _serve(path: Path, settings: Settings) -> NoReturn:
     signal.set_wakeup_fd(writable)
     _on_stop(lambda *_: None)
     address = urlsplit(server.listening_address)
-    longest = header.longest_token
-    emit("serving", host=address.hostname, port=address.port, longest_token=longest)
+    emit(
+        "serving",
+        host=address.hostname,
+        port=address.port,
+        longest_token=header.longest_token,
+        control_tokens=header.control_tokens,
+        chat_template=header.has_template or settings.chat_template is not None,
+    )
     os.read(readable, 1)
     drain = threading.Thread(target=_drain, args=(server,), daemon=True)
     drain.start()

@@ -13,6 +13,8 @@ from .failure import ExitCode, WorkerError
 from .settings import Settings
 
 _LEAST_CONTEXT = 64  # with a handful of tokens llama.cpp aborts the process
+_SLOT_UNIT = 256  # llama.cpp rounds the context of a slot up to a multiple of it
+_LEAST_BATCH = 512  # llama.cpp's own
 _SMALL_FILE = 64 * 2**20
 # llama.cpp writes its log in a thread, each line in three parts, and goes on after the load has
 # failed. Without a pause, 6 of 60 `failed` events on a busy machine stood inside such a line.
@@ -49,12 +51,16 @@ def load(path: Path, settings: Settings) -> tuple[Any, gguf.Header]:
         parameters.api_keys = [settings.api_key]
     parameters.n_parallel = settings.slots
     parameters.n_ctx = context * settings.slots  # llama.cpp divides it among the slots
-    # Batches keep llama.cpp's size: with 1 to 32 callers, smaller ones changed neither the tokens/s
-    # nor the time to the first token.
+    # Batches of text keep llama.cpp's size: with 1 to 32 callers, smaller ones changed neither the
+    # tokens/s nor the time to the first token.
     parameters.cpuparams.n_threads = threads
     parameters.cpuparams_batch.n_threads = threads
     if settings.chat_template is not None:
         parameters.chat_template = settings.chat_template
+    if settings.serves == "text":
+        _check_text(header, path)
+    else:
+        _embed(parameters, context, _pooling(settings, header, path), xllamacpp.llama_pooling_type)
     _tame(parameters, settings.slots)
     try:
         return _listen_and_load(xllamacpp.Server, parameters, settings), header
@@ -84,6 +90,46 @@ def requests_in_flight(server: Any) -> int:
         if name in ("llamacpp:requests_processing", "llamacpp:requests_deferred"):
             counts += int(float(value))
     return counts
+
+
+def _check_text(header: gguf.Header, path: Path) -> None:
+    if not header.causal:
+        message = (
+            f"{path} makes no text: set LLAMACPP_SERVES (`serves` in the catalog) to embeddings or"
+            " rerank."
+        )
+        raise WorkerError(ExitCode.MODEL, "MODEL_UNUSABLE", message)
+
+
+def _pooling(settings: Settings, header: gguf.Header, path: Path) -> str:
+    """Return how the vectors of all tokens become one. Raises WorkerError, code 4.
+
+    llama.cpp loads a model without a pooling, and then refuses each request; one without a head for
+    scores it loads too, and takes the first number of a vector for the score.
+    """
+    if settings.serves == "rerank":
+        if header.ranks:
+            return "rank"
+        message = f"{path} cannot rerank: it has no tensors `cls.*`, which make scores."
+    else:
+        if (pooling := settings.pooling or header.pooling) is not None:
+            return pooling
+        message = (
+            f"{path} names no pooling for embeddings: set LLAMACPP_POOLING (`pooling` in the"
+            " catalog) to mean, cls or last."
+        )
+    raise WorkerError(ExitCode.MODEL, "MODEL_UNUSABLE", message)
+
+
+def _embed(parameters: Any, context: int, pooling: str, poolings: Any) -> None:
+    """Make vectors or scores, of inputs that fill the context.
+
+    An input has to fit one physical batch, or llama.cpp refuses it, whatever the context.
+    """
+    parameters.embedding = True
+    parameters.pooling_type = getattr(poolings, f"LLAMA_POOLING_TYPE_{pooling.upper()}")
+    batch = max(_LEAST_BATCH, -(-context // _SLOT_UNIT) * _SLOT_UNIT)
+    parameters.n_batch = parameters.n_ubatch = batch
 
 
 def _tame(parameters: Any, slots: int) -> None:

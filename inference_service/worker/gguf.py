@@ -9,22 +9,29 @@ with the numbers in the header nor with the size of the file.
 
 import mmap
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import control
 from .failure import ExitCode, WorkerError
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_INTEGERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
-_STRING, _ARRAY = 8, 9
+_INTEGERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 7: "<?", 10: "<Q", 11: "<q"}
+_INT32, _STRING, _ARRAY = 5, 8, 9
 _LONGEST_STRING = 1 << 16  # of a key, by the format; of the values that are read here, too
 _MOST_KEYS = 1 << 16
 # The largest vocabularies have 262,144 tokens, and up to 514,906 merges (gemma-4).
 _MOST_STRINGS = 1 << 22
+_MOST_TENSORS = 1 << 18
+_LONGEST_CONTROL = 512  # bytes of a control token
 _length = struct.Struct("<Q").unpack_from
 
 _MODEL, _TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.tokens"
+_TYPES, _TEMPLATE = "tokenizer.ggml.token_type", "tokenizer.chat_template"
 _NAME = "general.name"
+_POOLINGS = {1: "mean", 2: "cls", 3: "last"}
+_HEAD = b"cls."  # the tensors of a head that makes scores
 
 # The bytes that UTF-8 has, as GPT-2 writes them in tokens: as themselves where they can be printed,
 # and else, in their order, as the characters from U+0100 on.
@@ -44,10 +51,18 @@ class Header:
     `context_length` is the number of tokens that the model was trained for. `longest_token` is the
     length of the longest token in bytes, so that a text of n bytes has at least n / `longest_token`
     tokens; 0 where the tokenizer can drop a part of a text, for then nothing follows from its size.
+    `control_tokens` is None where there are too many; see `control`. `has_template` says that the
+    file has a chat template. `pooling` is how it makes embeddings, where it says so. `ranks` says
+    that it has a head for scores. `causal` is false for a model that makes no text, as BERT's kin.
     """
 
     context_length: int
     longest_token: int
+    control_tokens: tuple[str, ...] | None = ()
+    has_template: bool = False
+    pooling: str | None = None
+    ranks: bool = False
+    causal: bool = True
 
 
 class _Damaged(Exception):
@@ -66,6 +81,7 @@ def read(path: Path) -> Header:
                 raise _bad(f"{path} is not a GGUF file")
             reader = _Reader(data)
             reader.read()
+            control_tokens = control.control_tokens(reader.special())
     except OSError as error:
         raise _bad(f"{path} cannot be read: {error.strerror}") from error
     except (_Damaged, struct.error, ValueError) as error:  # such as an empty file
@@ -80,22 +96,32 @@ def read(path: Path) -> Header:
             raise _bad(f"{path} has no usable {key} ({value})")
     length = reader.found[f"{architecture}.context_length"]
     assert isinstance(length, int)
-    return Header(length, reader.longest_token)
+    pooling = reader.found.get(f"{architecture}.pooling_type")
+    return Header(
+        length,
+        reader.longest_token,
+        control_tokens,
+        reader.has_template,
+        _POOLINGS.get(pooling) if isinstance(pooling, int) else None,
+        reader.ranks,
+        bool(reader.found.get(f"{architecture}.attention.causal", True)),
+    )
 
 
 class _Reader:
-    """A reader of the keys that hold strings or integers, and of the lengths of all tokens.
-
-    It reads as far as it has to: the merges, half a million in some models, come after the tokens.
-    """
+    """A reader of the keys that hold strings or integers, of the tokens, and of tensors' names."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.found: dict[str, str | int] = {}
+        self.has_template = False
+        self.ranks = False
         self._data = data
         self._at = 4
         self._strings = 0
         self._longest: int | None = None
         self._short: set[bytes] = set()  # the tokens of one or two bytes
+        self._tokens = (0, 0)  # where they begin, and how many there are
+        self._types = b""
 
     @property
     def needed(self) -> tuple[str, str]:
@@ -121,14 +147,26 @@ class _Reader:
         return self._longest or 0
 
     def read(self) -> None:
-        """Read the keys."""
-        _version, _tensors, count = self._numbers("<IQQ")
+        """Read the keys, and the names of the tensors."""
+        _version, tensors, count = self._numbers("<IQQ")
         if count > _MOST_KEYS:
             raise _Damaged(f"has {count} keys")
         for _ in range(count):
             self._key()
-            if self._longest is not None and {_MODEL, _NAME, *self.needed} <= self.found.keys():
-                return
+        for _ in range(min(tensors, _MOST_TENSORS)):
+            self._tensor()
+
+    def special(self) -> Iterator[tuple[str, int]]:
+        """Yield the tokens that can be control tokens, with their types."""
+        data, (at, count) = self._data, self._tokens
+        ends = {token.encode() for token in control.ENDS}
+        types = memoryview(self._types).cast("i") if len(self._types) == 4 * count else [0] * count
+        for kind in types:
+            (size,) = _length(data, at)
+            at += 8
+            if size <= _LONGEST_CONTROL and (kind in control.TYPES or data[at : at + size] in ends):
+                yield data[at : at + size].decode(errors="replace"), kind
+            at += size
 
     def _key(self) -> None:
         key = self._text()
@@ -145,38 +183,57 @@ class _Reader:
     def _string(self, key: str) -> None:
         if key == "general.architecture" or key in (_MODEL, _NAME):
             self.found[key] = self._text()
-        else:  # such as a chat template
-            self._skip(self._numbers("<Q")[0])
+        else:
+            (size,) = self._numbers("<Q")
+            self._skip(size)
+            self.has_template |= key == _TEMPLATE and size > 0
 
     def _array(self, key: str) -> None:
         kind, count = self._numbers("<IQ")
         if kind == _ARRAY:  # llama.cpp reads none either
             raise _Damaged("has an array of arrays")
         if kind != _STRING:
+            begin = self._at
             self._skip(_size(kind) * count)
+            if key == _TYPES and kind == _INT32:
+                self._types = self._data[begin : self._at]
             return
         self._strings += count
         if self._strings > _MOST_STRINGS:
             raise _Damaged(f"has {self._strings} strings")
-        longest = self._walk(count)
+        begin = self._at
+        longest, short = self._walk(count)
         if key == _TOKENS:
-            self._longest = longest
+            self._longest, self._short = longest, short
+            self._tokens = begin, count
 
-    def _walk(self, count: int) -> int:
-        """Pass over strings, and return the length of the longest: 0.06 s for 262,144 tokens."""
+    def _tensor(self) -> None:
+        (size,) = self._numbers("<Q")
+        begin = self._at
+        self._skip(size)
+        self.ranks |= self._data[begin : begin + len(_HEAD)] == _HEAD
+        (dimensions,) = self._numbers("<I")
+        self._skip(8 * dimensions + 12)  # then its type, and its place in the file
+
+    def _walk(self, count: int) -> tuple[int, set[bytes]]:
+        """Pass over strings, and return the length of the longest and those of one or two bytes.
+
+        This takes 0.06 s for 262,144 tokens.
+        """
+        short: set[bytes] = set()
         data, at, end, longest = self._data, self._at, len(self._data), 0
         for _ in range(count):
             (size,) = _length(data, at)
             at += 8
             if size < 3:
-                self._short.add(data[at : at + size])
+                short.add(data[at : at + size])
             if size > longest:
                 longest = size
             at += size
             if at > end:
                 raise _Damaged("ends early")
         self._at = at
-        return longest
+        return longest, short
 
     def _text(self) -> str:
         (length,) = self._numbers("<Q")

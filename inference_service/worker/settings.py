@@ -22,6 +22,8 @@ class Settings:
     context: int
     slots: int
     threads: int | None
+    serves: str
+    pooling: str | None
     chat_template: str | None
     exit_with_parent: bool
 
@@ -57,7 +59,9 @@ class Settings:
             # llama.cpp has room for 256 sequences.
             slots=_integer(values, "LLAMACPP_SLOTS", 4, least=1, most=256),
             threads=threads or None,
-            chat_template=values.get("LLAMACPP_CHAT_TEMPLATE"),
+            serves=_one_of(values, "LLAMACPP_SERVES", ("text", "embeddings", "rerank")) or "text",
+            pooling=_one_of(values, "LLAMACPP_POOLING", ("mean", "cls", "last")),
+            chat_template=_template(values.get("LLAMACPP_CHAT_TEMPLATE")),
             exit_with_parent=values.get("LLAMACPP_EXIT_WITH_PARENT") == "1",
         )
 
@@ -69,6 +73,20 @@ def _integer(values: Mapping[str, str], name: str, default: int, *, least: int, 
     if not re.fullmatch(r"\s*[0-9]{1,10}\s*", text) or not least <= int(text) <= most:
         raise _invalid(f"{name} must be an integer from {least} to {most}, not {text!r}")
     return int(text)
+
+
+def _one_of(values: Mapping[str, str], name: str, known: tuple[str, ...]) -> str | None:
+    text = values.get(name)
+    if text is not None and text not in known:
+        raise _invalid(f"{name} must be one of {', '.join(known)}, not {text[:40]!r}")
+    return text
+
+
+def _template(text: str | None) -> str | None:
+    # llama.cpp would take the name of any other of its templates for a text without a message.
+    if text is not None and text != "chatml" and not re.search(r"\{[{%]", text):
+        raise _invalid(f"LLAMACPP_CHAT_TEMPLATE must be Jinja, or chatml, not {text[:40]!r}")
+    return text
 
 
 def _ports(values: Mapping[str, str]) -> tuple[int, ...]:

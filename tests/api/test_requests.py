@@ -14,10 +14,11 @@ from inference_service.api import callers, requests
 from inference_service.api.requests import Limits
 from inference_service.engines.base import Prompt
 from inference_service.errors import InvalidParameter
+from inference_service.serving.entry import Entry
 from inference_service.serving.generation import Order
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge.proxies import Proxies
-from tests.fakes import spec
+from tests.fakes import FakeEngine, FakeRuntime, spec
 
 REQUESTS: list[Any] = [pb.GenerateRequest, pb.GenerateStreamRequest]
 
@@ -312,7 +313,8 @@ class Context:
 
 def order(kind: Any, context: Any, **fields: Any) -> Order:
     request = kind(model_id="tiny", prompt="once", **fields)
-    return requests.order(request, context, spec(), LIMITS)
+    entry = Entry.of(spec(), FakeRuntime(), FakeEngine())
+    return requests.order(request, context, entry, LIMITS)
 
 
 @pytest.mark.parametrize("kind", [pb.GenerateRequest, pb.GenerateStreamRequest])

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from inference_service.engines import kinds
-from inference_service.engines.llamacpp import LlamacppNeeds
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.attack.report import Row

@@ -21,7 +21,8 @@ from inference_service.catalog import ModelSpec
 from inference_service.engines import kinds
 from inference_service.engines.base import Chunk, Engine, Finish, Prompt
 from inference_service.engines.exchange import Request
-from inference_service.engines.llamacpp import Llamacpp, LlamacppNeeds
+from inference_service.engines.llamacpp.engine import Llamacpp
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.openai.section import OpenaiNeeds
 from inference_service.engines.tgi.engine import Tgi, TgiNeeds

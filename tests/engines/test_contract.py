@@ -15,7 +15,7 @@ import pytest
 
 from inference_service.engines.base import Engine, FinishReason, Prompt
 from inference_service.engines.exchange import Request
-from inference_service.engines.llamacpp import Llamacpp
+from inference_service.engines.llamacpp.engine import Llamacpp
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.tgi import log as tgi_log
 from inference_service.engines.tgi.engine import Tgi

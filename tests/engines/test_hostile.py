@@ -13,7 +13,7 @@ import pytest
 
 from inference_service.engines.base import Engine, Prompt
 from inference_service.engines.http import Connections
-from inference_service.engines.llamacpp import Llamacpp
+from inference_service.engines.llamacpp.engine import Llamacpp
 from inference_service.engines.tgi.engine import Tgi
 from inference_service.errors import EngineFailed
 from inference_service.serving.measure import Measure

@@ -13,7 +13,9 @@ import pytest
 
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.engines.llamacpp import GgufWeights, Llamacpp, LlamacppNeeds, progress_in
+from inference_service.engines.llamacpp import log as worker_log
+from inference_service.engines.llamacpp.engine import Llamacpp
+from inference_service.engines.llamacpp.section import GgufWeights, LlamacppNeeds
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -262,16 +264,16 @@ async def test_the_request_names_every_sampler(
     ],
 )
 def test_a_line_of_the_worker_is_progress(line: dict[str, Any], progress: Progress | None) -> None:
-    assert progress_in(json.dumps(line)) == progress
+    assert worker_log.progress(json.dumps(line)) == progress
 
 
 @pytest.mark.parametrize("line", ["", "{", "llama_model_load: loading", "[]", '"loading"'])
 def test_a_line_of_llamacpp_itself_is_no_progress(line: str) -> None:
-    assert progress_in(line) is None
+    assert worker_log.progress(line) is None
 
 
 def test_the_check_of_a_file_is_part_of_its_download() -> None:
-    progress = progress_in('{"event":"verifying","file":"m"}')
+    progress = worker_log.progress('{"event":"verifying","file":"m"}')
 
     assert progress is not None
     assert progress.phase is Phase.DOWNLOADING_WEIGHTS
@@ -390,3 +392,43 @@ def test_a_process_sees_the_file_where_it_is_and_ends_with_the_service(engine: L
 )
 def test_the_longest_token_is_that_of_the_serving_event(line: str, longest: int | None) -> None:
     assert Llamacpp("").longest_token(["{}", line, "x"]) == longest
+
+
+@pytest.mark.parametrize(
+    ("line", "tokens", "template"),
+    [
+        ('{"event": "serving", "control_tokens": ["<s>"], "chat_template": true}', ["<s>"], True),
+        ('{"event": "serving", "control_tokens": [], "chat_template": false}', [], False),
+        ('{"event": "serving", "control_tokens": null, "chat_template": null}', None, None),
+        ('{"event": "serving", "control_tokens": "<s>"}', None, None),
+        ('{"event": "loading", "control_tokens": ["<s>"], "chat_template": true}', None, None),
+    ],
+)
+def test_what_the_file_says_is_in_the_serving_event(
+    line: str, tokens: list[str] | None, template: bool | None
+) -> None:
+    assert Llamacpp("").control_tokens(["{}", line, "x"]) == tokens
+    assert Llamacpp("").has_chat_template(["{}", line, "x"]) == template
+
+
+def test_a_later_line_that_looks_like_a_serving_event_changes_nothing() -> None:
+    """A caller's words can be in the log, in an error of llama.cpp."""
+    first = '{"event": "serving", "control_tokens": ["<s>"], "chat_template": false}'
+    log = [first, '{"event": "serving", "control_tokens": [], "chat_template": true}']
+    assert Llamacpp("").control_tokens(log) == ["<s>"]
+    assert Llamacpp("").has_chat_template(log) is False
+
+
+def test_what_a_model_serves_is_what_it_answers() -> None:
+    engine, seat = Llamacpp(""), Seat("127.0.0.1", 1)
+    text = engine.paths(spec())
+    assert "/v1/chat/completions" in text
+    assert "/v1/embeddings" not in text
+    vectors, ranks = spec(serves="embeddings", pooling="mean"), spec(serves="rerank")
+    assert engine.paths(vectors) == ("/v1/models", "/v1/embeddings", "/tokenize", "/detokenize")
+    assert engine.paths(ranks) == ("/v1/models", "/v1/rerank", "/tokenize", "/detokenize")
+    env = engine.command(vectors, seat).env
+    assert (env["LLAMACPP_SERVES"], env["LLAMACPP_POOLING"]) == ("embeddings", "mean")
+    assert "LLAMACPP_SERVES" not in engine.command(spec(), seat).env
+    chatml = engine.command(spec(chat_template="chatml"), seat).env
+    assert chatml["LLAMACPP_CHAT_TEMPLATE"] == "chatml"

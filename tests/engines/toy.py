@@ -68,6 +68,12 @@ class Toy:
     def longest_token(self, log: Sequence[str]) -> int | None:
         return None
 
+    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
+        return None
+
+    def has_chat_template(self, log: Sequence[str]) -> bool | None:
+        return None
+
     async def ready(self, instance: Instance) -> bool:
         return await sse.answers(self._connections, instance, "/")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from inference_service.engines import kinds
-from inference_service.engines.llamacpp import LlamacppNeeds
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 from tests.needs import give_up
 from tests.service import Serving, free_ports, serving
 

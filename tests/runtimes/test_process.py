@@ -26,7 +26,7 @@ SERVICE = """
 import asyncio, sys
 from functools import partial
 from inference_service.engines import kinds
-from inference_service.engines.llamacpp import Llamacpp
+from inference_service.engines.llamacpp.engine import Llamacpp
 from inference_service.key import Key
 from inference_service.runtimes.command import Launch
 from inference_service.runtimes.ports import Ports

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 
 from inference_service.capacity.claims import MEMORY
 from inference_service.catalog import Catalog, ModelSpec
-from inference_service.engines.llamacpp import LlamacppNeeds
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.errors import (
     EngineDied,
     EngineFailed,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inference_service.catalog import ModelSpec
-from inference_service.engines.llamacpp import GgufWeights, LlamacppNeeds
+from inference_service.engines.llamacpp.section import GgufWeights, LlamacppNeeds
 from inference_service.engines.tgi.engine import HubWeights, TgiNeeds
 from inference_service.serving.placement import RuntimeSetting, place
 

@@ -9,6 +9,7 @@ import pytest
 from inference_service.worker import gguf
 from inference_service.worker.failure import WorkerError
 
+from .bert import bert
 from .conftest import STORY
 from .gguf import array, tokens
 
@@ -22,7 +23,19 @@ def longest(tmp_path: Path, content: bytes) -> int:
 
 
 def test_the_story_model() -> None:
-    assert gguf.read(STORY) == gguf.Header(context_length=512, longest_token=14)
+    tokens = ("<|assistant|>", "<|bos|>", "<|eos|>", "<|user|>")
+    assert gguf.read(STORY) == gguf.Header(512, 14, tokens, has_template=True)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last", None])
+@pytest.mark.parametrize("head", [True, False])
+def test_an_encoder(tmp_path: Path, pooling: str | None, head: bool) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(bert(pooling, head=head))
+    header = gguf.read(file)
+    assert header.control_tokens == ("[CLS]", "[MASK]", "[PAD]", "[SEP]")
+    assert (header.pooling, header.ranks) == (pooling, head)
+    assert (header.causal, header.has_template) == (False, False)
 
 
 def test_the_longest_token_is_counted_in_bytes(tmp_path: Path) -> None:

@@ -9,9 +9,13 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
+
+from inference_service.engines import kinds
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 
 from .conftest import STORY, Start, Worker
 
@@ -105,6 +109,44 @@ async def test_the_chat_template_can_be_replaced(start: Start, http: aiohttp.Cli
     body = {"messages": [{"role": "user", "content": "hello"}]}
     async with http.post(f"{await worker.url()}/apply-template", json=body) as response:
         assert (await response.json())["prompt"] == "Hear: hello"
+
+
+async def test_a_worker_tells_whether_its_model_has_a_chat_template(
+    start: Start, http: aiohttp.ClientSession, tmp_path: Path, story: bytes
+) -> None:
+    key = b"tokenizer.chat_template"
+    without = tmp_path / "without.gguf"
+    without.write_bytes(story.replace(key, b"tokenizer.chat_templatX"))
+    template = "{{ messages[0].content }}"
+    told = [
+        (await (await start(**changes)).until("serving"))["chat_template"]
+        for changes in (
+            {},
+            {"LLAMACPP_FILE": str(without)},
+            {"LLAMACPP_FILE": str(without), "LLAMACPP_CHAT_TEMPLATE": template},
+        )
+    ]
+    assert told == [True, False, True]
+
+
+async def test_the_template_of_the_built_in_mistral(
+    start: Start, http: aiohttp.ClientSession
+) -> None:
+    needs = kinds.catalog().find("mistral-7b").needs(LlamacppNeeds)
+    assert needs.chat_template is not None
+    worker = await start(LLAMACPP_CHAT_TEMPLATE=needs.chat_template)
+    roles = ("user", "assistant", "user")
+    messages = [{"role": role, "content": role[0]} for role in roles]
+    url = f"{await worker.url()}/apply-template"
+    async with http.post(url, json={"messages": messages}) as response:
+        prompt = (await response.json())["prompt"]
+    assert prompt == "[INST] u [/INST]a<|eos|>[INST] u [/INST]"  # <|bos|> is added to the tokens
+
+
+@pytest.mark.parametrize("name", ["llama2", "nothing"])
+async def test_another_name_than_chatml_is_no_chat_template(start: Start, name: str) -> None:
+    failed = await (await start(LLAMACPP_CHAT_TEMPLATE=name)).until("failed")
+    assert failed["reason"] == "CONFIGURATION"
 
 
 async def test_an_idle_worker_stops_at_once(start: Start) -> None:

@@ -88,6 +88,12 @@ class Openai:
     def longest_token(self, log: Sequence[str]) -> int | None:
         return None
 
+    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
+        return None
+
+    def has_chat_template(self, log: Sequence[str]) -> bool | None:
+        return None
+
     async def ready(self, instance: Instance) -> bool:
         try:
             async with asyncio.timeout(5):

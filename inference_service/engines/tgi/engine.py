@@ -152,6 +152,12 @@ class Tgi:
     def longest_token(self, log: Sequence[str]) -> int | None:
         return None
 
+    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
+        return None
+
+    def has_chat_template(self, log: Sequence[str]) -> bool | None:
+        return None
+
     async def ready(self, instance: Instance) -> bool:
         # Nothing listens before the model is loaded. The log can be wrong, `/health` is not.
         return await sse.answers(self._connections, instance, "/health")

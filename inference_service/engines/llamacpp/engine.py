@@ -7,23 +7,21 @@ Every request streams, because the server notices only as it writes that its cli
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import sys
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
-from pydantic import Field, model_validator
 
-from inference_service.catalog import EngineNeeds, Mistake, ModelSpec, Section
+from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Options, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
+from inference_service.engines.llamacpp import log as worker_log
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -32,7 +30,7 @@ from inference_service.errors import (
     PromptTooLong,
     ServiceError,
 )
-from inference_service.lifecycle import Phase, Progress
+from inference_service.lifecycle import Progress
 from inference_service.runtimes import environment
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import (
@@ -48,10 +46,6 @@ _REASONS = {
     "limit": FinishReason.LENGTH,
     "word": FinishReason.STOP_SEQUENCE,
 }
-
-# An error of llama.cpp, with the text after its clock, level and function:
-# `0.00.012.809 E llama_model_load: error loading model: ...`.
-_ERROR = re.compile(r"[\d.]+ E +(?:\w+: |\w+ +\w+: )?(.+)")
 
 
 class _Error(msgspec.Struct):
@@ -79,48 +73,6 @@ _PROGRAM = (sys.executable, "-P", "-m", "inference_service.worker")
 _decoder = msgspec.json.Decoder(_Event)
 
 
-class GgufWeights(Section):
-    """One GGUF file: in a repository, or at `path`, relative to the catalog."""
-
-    repo: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
-    file: str | None = Field(default=None, pattern=r"^[\w./-]+\.gguf$")
-    revision: str = Field(default="main", pattern=r"^[\w./-]+$")
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    path: Path | None = Field(default=None, strict=False)
-
-    @model_validator(mode="after")
-    def _one_source(self) -> GgufWeights:
-        if (self.path is None) == (self.repo is None) or (self.repo is None) != (self.file is None):
-            raise ValueError("must have either `path`, or `repo` and `file`")
-        return self
-
-
-class LlamacppNeeds(EngineNeeds):
-    """The needs of a model that llama.cpp runs, in a process or in a container.
-
-    `slots` is the number of requests that it works on at once, each with the whole context.
-    `image` replaces that of the settings.
-    """
-
-    weights: GgufWeights
-    image: str | None = None
-    slots: int = Field(default=4, ge=1, le=64)
-    threads: int | None = Field(default=None, ge=1, le=256)
-
-    @property
-    def runtimes(self) -> tuple[str, ...]:
-        return ("docker", "process")
-
-    def anchored(self, folder: Path) -> LlamacppNeeds:
-        if self.weights.path is None:
-            return self
-        path = (folder / self.weights.path.expanduser()).resolve()
-        if not path.is_file():
-            raise Mistake("weights.path", f"there is no file {path}")
-        weights = self.weights.model_copy(update={"path": path})
-        return self.model_copy(update={"weights": weights})
-
-
 class Llamacpp:
     """The engine `llamacpp`, in containers of `image` or in processes."""
 
@@ -132,7 +84,7 @@ class Llamacpp:
         self._connections = connections or Connections(keep_alive=False)
 
     def paths(self, spec: ModelSpec) -> Sequence[str]:
-        return paths.LLAMACPP
+        return paths.LLAMACPP[spec.needs(LlamacppNeeds).serves]
 
     def check(self, spec: ModelSpec, path: str, options: Options) -> None:
         pass
@@ -154,7 +106,7 @@ class Llamacpp:
             mounts=(Mount(path, seat.path(path)),) if path else (),
             needs=Needs(needs.memory, container=needs.container),
             port=seat.port,
-            port_in=None if seat.in_container else _port_in,
+            port_in=None if seat.in_container else worker_log.port,
             headers=bearer(variables.get(_KEY, "")),
             concurrency=needs.slots,
         )
@@ -162,37 +114,20 @@ class Llamacpp:
     async def progress(self, command: Command, running: Running) -> AsyncGenerator[Progress]:
         async with aclosing(running.logs()) as lines:
             async for line in lines:
-                if (progress := progress_in(line)) is not None:
+                if (progress := worker_log.progress(line)) is not None:
                     yield progress
 
     def cause(self, log: Sequence[str]) -> str:
-        """Return the worker's message as it failed, else the last line of llama.cpp.
-
-        For a model that llama.cpp could not load, name llama.cpp's first error instead: its later
-        lines repeat that error in less detail. Docker may list the worker's events, which are on
-        standard output, before or after those lines, which are on standard error.
-        """
-        file, reason, message = "the model", "", ""
-        plain: list[str] = []
-        for line in log:
-            match _object(line):
-                case {"event": "loading", "file": str(path)}:
-                    file = path
-                case {"event": "failed", "reason": str(reason), "message": str(message)}:
-                    pass
-                case None if line.strip():
-                    plain.append(line)
-        errors = (match[1] for line in plain if (match := _ERROR.match(line)))
-        if reason == "MODEL_UNUSABLE" and (error := next(errors, "")):
-            return f"llama.cpp could not load {file}: {error}."
-        return message or (plain[-1] if plain else "")
+        return worker_log.cause(log)
 
     def longest_token(self, log: Sequence[str]) -> int | None:
-        for line in log:
-            match _object(line):
-                case {"event": "serving", "longest_token": int(longest)} if longest >= 0:
-                    return longest
-        return None
+        return worker_log.longest_token(log)
+
+    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
+        return worker_log.control_tokens(log)
+
+    def has_chat_template(self, log: Sequence[str]) -> bool | None:
+        return worker_log.has_chat_template(log)
 
     async def ready(self, instance: Instance) -> bool:
         return await sse.answers(self._connections, instance, "/health")  # 503 as the model loads
@@ -233,33 +168,6 @@ class Llamacpp:
         await self._connections.aclose()
 
 
-def progress_in(line: str) -> Progress | None:
-    """Return the progress that a line reports. Lines of the worker are JSON, others are not."""
-    match _object(line):
-        case {
-            "event": "downloading",
-            "file": str(file),
-            "completed_bytes": int(done),
-            "total_bytes": int(total),
-        } if 0 <= done < 1 << 63 and 0 <= total < 1 << 63:
-            fraction = min(1.0, done / total) if total else None
-            phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
-            return Progress(phase, done, total, "bytes", fraction, message)
-        case {"event": "verifying"}:
-            return Progress(Phase.DOWNLOADING_WEIGHTS, message="checking the file's sha256")
-        case {"event": "loading"}:
-            return Progress(Phase.LOADING_WEIGHTS)
-    return None
-
-
-def _port_in(line: str) -> int | None:
-    """Return the port at which the worker listens, which it says once."""
-    match _object(line):
-        case {"event": "serving", "port": int(port)}:
-            return port
-    return None
-
-
 def _address(seat: Seat) -> dict[str, str]:
     address = {"LLAMACPP_HOST": seat.host, "LLAMACPP_PORT": str(seat.port)}
     if seat.ports is not None:
@@ -288,6 +196,12 @@ def _environment(spec: ModelSpec, needs: LlamacppNeeds, seat: Seat) -> dict[str,
         env["LLAMACPP_SHA256"] = weights.sha256
     if needs.threads is not None:
         env["LLAMACPP_THREADS"] = str(needs.threads)
+    if needs.serves != "text":
+        env["LLAMACPP_SERVES"] = needs.serves
+    if needs.pooling is not None:
+        env["LLAMACPP_POOLING"] = needs.pooling
+    if needs.chat_template is not None:
+        env["LLAMACPP_CHAT_TEMPLATE"] = needs.chat_template
     return env
 
 
@@ -350,12 +264,3 @@ def _failure(spec: ModelSpec, error: _Error) -> ServiceError:
     if error.code == 400:
         return InvalidRequest(f"the engine refused the request: {error.message}")
     return EngineFailed(f"failed: {error.message}")
-
-
-def _object(line: str) -> object:
-    if not line.startswith("{"):
-        return None
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None

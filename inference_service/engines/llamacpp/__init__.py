@@ -1,0 +1,1 @@
+"""The engine `llamacpp`: llama.cpp, as `inference_service.worker` serves it."""

@@ -1,0 +1,96 @@
+"""The log of a worker: its events, which are JSON, and the errors of llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from inference_service.lifecycle import Phase, Progress
+
+# An error of llama.cpp, with the text after its clock, level and function:
+# `0.00.012.809 E llama_model_load: error loading model: ...`.
+_ERROR = re.compile(r"[\d.]+ E +(?:\w+: |\w+ +\w+: )?(.+)")
+
+
+def progress(line: str) -> Progress | None:
+    """Return the progress that a line reports. Lines of the worker are JSON, others are not."""
+    match _object(line):
+        case {
+            "event": "downloading",
+            "file": str(file),
+            "completed_bytes": int(done),
+            "total_bytes": int(total),
+        } if 0 <= done < 1 << 63 and 0 <= total < 1 << 63:
+            fraction = min(1.0, done / total) if total else None
+            phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
+            return Progress(phase, done, total, "bytes", fraction, message)
+        case {"event": "verifying"}:
+            return Progress(Phase.DOWNLOADING_WEIGHTS, message="checking the file's sha256")
+        case {"event": "loading"}:
+            return Progress(Phase.LOADING_WEIGHTS)
+    return None
+
+
+def port(line: str) -> int | None:
+    """Return the port at which the worker listens, which it says once."""
+    match _object(line):
+        case {"event": "serving", "port": int(port)}:
+            return port
+    return None
+
+
+def cause(log: Sequence[str]) -> str:
+    """Return the worker's message as it failed, else the last line of llama.cpp.
+
+    For a model that llama.cpp could not load, name llama.cpp's first error instead: its later
+    lines repeat that error in less detail. Docker may list the worker's events, which are on
+    standard output, before or after those lines, which are on standard error.
+    """
+    file, reason, message = "the model", "", ""
+    plain: list[str] = []
+    for line in log:
+        match _object(line):
+            case {"event": "loading", "file": str(path)}:
+                file = path
+            case {"event": "failed", "reason": str(reason), "message": str(message)}:
+                pass
+            case None if line.strip():
+                plain.append(line)
+    errors = (match[1] for line in plain if (match := _ERROR.match(line)))
+    if reason == "MODEL_UNUSABLE" and (error := next(errors, "")):
+        return f"llama.cpp could not load {file}: {error}."
+    return message or (plain[-1] if plain else "")
+
+
+def longest_token(log: Sequence[str]) -> int | None:
+    for line in log:
+        match _object(line):
+            case {"event": "serving", "longest_token": int(longest)} if longest >= 0:
+                return longest
+    return None
+
+
+def control_tokens(log: Sequence[str]) -> Sequence[str] | None:
+    for line in log:
+        match _object(line):
+            case {"event": "serving", "control_tokens": [*tokens]}:
+                return [token for token in tokens if isinstance(token, str)]
+    return None
+
+
+def has_chat_template(log: Sequence[str]) -> bool | None:
+    for line in log:
+        match _object(line):
+            case {"event": "serving", "chat_template": bool(known)}:
+                return known
+    return None
+
+
+def _object(line: str) -> object:
+    if not line.startswith("{"):
+        return None
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,92 @@
+"""The section `llamacpp` of an entry of the catalog."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from inference_service.catalog import EngineNeeds, Mistake, Section
+
+_JINJA = re.compile(r"\{[{%]")
+_LONGEST_TEMPLATE = 30_000  # characters: Linux takes 128 KiB for a variable
+
+
+class GgufWeights(Section):
+    """One GGUF file: in a repository, or at `path`, relative to the catalog."""
+
+    repo: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    file: str | None = Field(default=None, pattern=r"^[\w./-]+\.gguf$")
+    revision: str = Field(default="main", pattern=r"^[\w./-]+$")
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    path: Path | None = Field(default=None, strict=False)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> GgufWeights:
+        if (self.path is None) == (self.repo is None) or (self.repo is None) != (self.file is None):
+            raise ValueError("must have either `path`, or `repo` and `file`")
+        return self
+
+
+class LlamacppNeeds(EngineNeeds):
+    """The needs of a model that llama.cpp runs, in a process or in a container.
+
+    `slots` is the number of requests that it works on at once, each with the whole context.
+    `image` replaces that of the settings. `serves` is the one thing that the model does. `pooling`
+    is how the vectors of all tokens become that of the text, where the file does not name it.
+    `chat_template` is Jinja, the name of a file `*.jinja` beside the catalog, or `chatml`.
+    """
+
+    weights: GgufWeights
+    image: str | None = None
+    slots: int = Field(default=4, ge=1, le=64)
+    threads: int | None = Field(default=None, ge=1, le=256)
+    serves: Literal["text", "embeddings", "rerank"] = "text"
+    pooling: Literal["mean", "cls", "last"] | None = None
+    chat_template: str | None = Field(default=None, max_length=_LONGEST_TEMPLATE)
+
+    @model_validator(mode="after")
+    def _pools_embeddings(self) -> LlamacppNeeds:
+        if self.pooling is not None and self.serves != "embeddings":
+            raise ValueError('has `pooling`, which goes with `serves = "embeddings"`')
+        return self
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        return ("docker", "process")
+
+    @property
+    def generates(self) -> bool:
+        return self.serves == "text"
+
+    def anchored(self, folder: Path) -> LlamacppNeeds:
+        template = self.chat_template
+        found: dict[str, Any] = {"chat_template": template and _template(folder, template)}
+        if self.weights.path is not None:
+            path = (folder / self.weights.path.expanduser()).resolve()
+            if not path.is_file():
+                raise Mistake("weights.path", f"there is no file {path}")
+            found["weights"] = self.weights.model_copy(update={"path": path})
+        return self.model_copy(update=found)
+
+
+def _template(folder: Path, given: str) -> str:
+    """Return the text of a chat template. Raises Mistake."""
+    if given == "chatml" or _JINJA.search(given):
+        return given
+    if not given.endswith(".jinja"):
+        known = "Jinja with {{ or {%, the name of a file that ends with .jinja, or chatml"
+        raise Mistake("chat_template", f"must be {known}, not {given[:40]!r}")
+    path = (folder / Path(given).expanduser()).resolve()
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST_TEMPLATE + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake("chat_template", f"{path} cannot be read: {error}") from None
+    if not _JINJA.search(text) or len(text) > _LONGEST_TEMPLATE:
+        raise Mistake(
+            "chat_template", f"{path} is no Jinja of up to {_LONGEST_TEMPLATE} characters"
+        )
+    return text
