@@ -24,6 +24,7 @@ from inference_service.engines import paths, relay, sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, Options, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
+from inference_service.engines.options import rules, tables
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -135,7 +136,7 @@ class Llamacpp:
         return paths.LLAMACPP
 
     def check(self, spec: ModelSpec, path: str, options: Options) -> None:
-        pass
+        rules.check(spec.id, tables.rules(tables.LLAMACPP, path), options)
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(LlamacppNeeds)

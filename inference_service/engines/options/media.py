@@ -1,0 +1,67 @@
+"""Images, sounds and files in messages, which an engine may be asked to fetch from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from inference_service.engines.options.rules import NULL, begins
+
+_DATA = b'"data:'
+
+
+class Part(msgspec.Struct):
+    """A part of a message in OpenAI's or Anthropic's form; what it lacks is null."""
+
+    type: str = ""
+    text: msgspec.Raw = NULL
+    image_url: msgspec.Raw = NULL
+    video_url: msgspec.Raw = NULL
+    audio_url: msgspec.Raw = NULL
+    file_url: msgspec.Raw = NULL
+    source: msgspec.Raw = NULL
+    content: msgspec.Raw = NULL  # the parts of a tool's result
+    id: str | None = None
+    tool_use_id: str | None = None
+
+
+class _Where(msgspec.Struct):
+    url: msgspec.Raw = NULL
+    data: msgspec.Raw = NULL
+
+
+_parts = msgspec.json.Decoder(list[Part]).decode
+_where = msgspec.json.Decoder(_Where).decode
+
+
+def parts_of(content: msgspec.Raw) -> Iterator[Part]:
+    """Yield the parts of a content, and those of the results within. A plain text has none."""
+    left = [content]
+    while left:
+        raw = left.pop()
+        if begins(raw, b"["):
+            for part in _parts(raw):
+                yield part
+                left.append(part.content)
+
+
+def fetches(part: Part) -> bool:
+    """Return whether an engine would have to fetch something for this part.
+
+    Data in the request itself is a `data:` URL. Anything else counts as fetched, since programs
+    differ in what they take for an address.
+    """
+    urls = (part.image_url, part.video_url, part.audio_url, part.file_url, part.source)
+    return any(map(_is_elsewhere, urls))
+
+
+def has_data(part: Part) -> bool:
+    """Return whether a part in Anthropic's form has its data in the request."""
+    return begins(part.source, b"{") and begins(_where(part.source).data, b'"')
+
+
+def _is_elsewhere(url: msgspec.Raw) -> bool:
+    if begins(url, b"{"):
+        url = _where(url).url
+    return begins(url, b'"') and not begins(url, _DATA)
