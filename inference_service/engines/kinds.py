@@ -12,7 +12,8 @@ from inference_service.engines.base import Engine
 from inference_service.engines.llamacpp import Llamacpp, LlamacppNeeds
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.openai.section import OpenaiNeeds
-from inference_service.engines.tgi.engine import Tgi, TgiNeeds
+from inference_service.engines.tgi.engine import Tgi
+from inference_service.engines.tgi.section import TgiNeeds
 
 
 @dataclass(frozen=True, slots=True)
