@@ -14,9 +14,12 @@ from inference_service.engines import paths, relay, sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, NoRoom, Options, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
+from inference_service.engines.options import rules
 from inference_service.engines.stops import StopFilter
-from inference_service.engines.tgi import launch, wire
+from inference_service.engines.tgi import asked, launch, wire
 from inference_service.engines.tgi import log as tgi_log
+from inference_service.engines.tgi import options as tgi_options
+from inference_service.engines.tgi.answers import Answer
 from inference_service.engines.tgi.download import Download
 from inference_service.engines.tgi.section import TgiNeeds
 from inference_service.errors import EngineFailed, EngineLost, PromptTooLong
@@ -83,7 +86,7 @@ class Tgi:
         return paths.TGI
 
     def check(self, spec: ModelSpec, path: str, options: Options) -> None:
-        pass
+        rules.check(spec.id, tgi_options.rules(path, spec.needs(TgiNeeds).env), options)
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(TgiNeeds)
@@ -158,7 +161,15 @@ class Tgi:
         yield Chunk(last + stops.rest(), unsent, finish)
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
-        await relay.forward(self._connections, instance, request, sink)
+        """Pass a request on; one in OpenAI's JSON is translated, and so is its answer."""
+        if request.path.partition("?")[0] not in asked.PATHS:
+            await relay.forward(self._connections, instance, request, sink)
+            return
+        request, wanted = asked.translated(request, instance.model)
+        answer = Answer(wanted, sink)
+        await relay.forward(self._connections, instance, request, answer)
+        if answer.failure is not None:
+            raise answer.failure
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
         return self._connections.parting(instance)
