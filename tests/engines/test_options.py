@@ -80,6 +80,8 @@ DROPPED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": 5}}}, "an object"),
     (CHAT, schema(type="integer", multipleOf=1000), "must not have `multipleOf`"),
     (CHAT, schema(type="string", pattern=r"^\d{3}$"), "must have patterns from `^` to `$`"),
+    (CHAT, schema(type="string", pattern=r"^ab\!$"), "must have patterns from `^` to `$`"),
+    (CHAT, schema(type="string", pattern="^a$|^b$"), "must have patterns from `^` to `$`"),
     (CHAT, schema(type="number", minimum=1000), "`minimum` for integers only"),
     (CHAT, schema(type="integer", minimum=1000), "must have a `maximum` beside"),
     (CHAT, {"guided_choice": ["a", "b"]}, "use `response_format`"),

@@ -32,7 +32,7 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _NUMBER = (int, float)
 _LARGEST = 1 << 53
 _LONE = 99  # a lower bound of 20 is kept by itself, one of 1000 is not
-_PATTERN = re.compile(r"\^(?:[^\\(]|\((?!\?)|\\[^a-zA-Z0-9])*\$", re.DOTALL)
+_PATTERN = re.compile(r"\^(?:[^\\($]|\((?!\?)|\\[][\\(){}|.$+*?^-])*\$", re.DOTALL)
 _MAPS = ("properties", "$defs", "definitions")  # names of a caller's own, with schemas
 _DATA = ("const", "enum", "default", "examples", "example")  # no schemas
 
