@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from inference_service.engines.options.rules import NULL, begins
+from inference_service.engines.options.rules import NULL, begins, items_of
 
+_MOST_PARTS = 4096
 _DATA = b'"data:'
 
 
@@ -31,17 +32,35 @@ class _Where(msgspec.Struct):
     data: msgspec.Raw = NULL
 
 
-_parts = msgspec.json.Decoder(list[Part]).decode
+_part = msgspec.json.Decoder(Part).decode
 _where = msgspec.json.Decoder(_Where).decode
 
 
-def parts_of(content: msgspec.Raw) -> Iterator[Part]:
-    """Yield the parts of a content, and those of the results within. A plain text has none."""
-    left = [content]
-    while left:
-        raw = left.pop()
-        if begins(raw, b"["):
-            for part in _parts(raw):
+class Parts:
+    """The parts of all messages of a request, of which there may be some thousands.
+
+    More would hold the loop for too long: each takes some microseconds.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def of(self, content: msgspec.Raw) -> Iterator[Part]:
+        """Yield the parts of a content, and those of the results within; a text has none.
+
+        Raises a ValidationError for too many.
+        """
+        left = [content]
+        while left:
+            raw = left.pop()
+            if not begins(raw, b"["):
+                continue
+            items = items_of(raw)
+            self._count += len(items)
+            if self._count > _MOST_PARTS:
+                raise msgspec.ValidationError(f"they have more than {_MOST_PARTS} parts")
+            for item in items:
+                part = _part(item)
                 yield part
                 left.append(part.content)
 

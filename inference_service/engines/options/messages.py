@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from inference_service.engines.base import Options
-from inference_service.engines.options.media import fetches, has_data, parts_of
-from inference_service.engines.options.rules import NULL, Rule, begins, decode
+from inference_service.engines.options.media import Parts, fetches, has_data
+from inference_service.engines.options.rules import NULL, Rule, begins, decode, items_of
 
 _ELSEWHERE = "an address to fetch from, which the entry of the model does not allow: send the data"
 _EMPTY = "must have at least one item"
+_MOST = 10_000  # items
 _SHORT = 16  # bytes; an empty list may have blanks
 
 _OPENAI_ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -46,29 +49,46 @@ class _Item(msgspec.Struct):
     output: msgspec.Raw = NULL
 
 
-_messages = msgspec.json.Decoder(list[_Message]).decode
-_items = msgspec.json.Decoder(list[_Item]).decode
+_message = msgspec.json.Decoder(_Message).decode
+_item = msgspec.json.Decoder(_Item).decode
+
+Calls = set[str]
+Check = Callable[[_Message, Calls, Parts], str]
 
 
 def openai(raw: msgspec.Raw, options: Options) -> str:
     """Check the `messages` of OpenAI, for an engine that drops what its template does not know."""
-    calls: set[str | None] = set()
-    messages = _messages(raw)
+    return _each(raw, _openai)
+
+
+def anthropic(raw: msgspec.Raw, options: Options) -> str:
+    """Check the `messages` of Anthropic, for an engine that drops what it cannot convert."""
+    return _each(raw, _anthropic)
+
+
+def _each(raw: msgspec.Raw, check: Check) -> str:
+    calls: Calls = set()
+    parts, messages = Parts(), _listed(raw)
     for index, message in enumerate(messages):
-        calls.update(call.id for call in message.tool_calls or ())
-        if mistake := _openai(message, calls):
+        if mistake := check(_message(message), calls, parts):
             return f"{mistake} (item {index})"
     return "" if messages else _EMPTY
 
 
-def _openai(message: _Message, calls: set[str | None]) -> str:
+def _listed(raw: msgspec.Raw) -> list[msgspec.Raw]:
+    items = items_of(raw)
+    if len(items) > _MOST:
+        raise msgspec.ValidationError(f"there are more than {_MOST} items")
+    return items
+
+
+def _openai(message: _Message, calls: Calls, parts: Parts) -> str:
     if message.role not in _OPENAI_ROLES:
         return _role(message.role, _OPENAI_ROLES)
-    if message.role == "tool" and message.tool_call_id not in calls - {None}:
+    calls.update(call.id for call in message.tool_calls or () if call.id is not None)
+    if message.role == "tool" and message.tool_call_id not in calls:
         return _without_call("tool_call_id", message.tool_call_id)
-    if begins(message.content, b'"'):
-        return ""
-    for part in parts_of(message.content):
+    for part in parts.of(message.content):
         if fetches(part):
             return f"must not have {_ELSEWHERE} as a `data:` URL"
         if part.type == "text" and not begins(part.text, b'"'):
@@ -76,20 +96,10 @@ def _openai(message: _Message, calls: set[str | None]) -> str:
     return ""
 
 
-def anthropic(raw: msgspec.Raw, options: Options) -> str:
-    """Check the `messages` of Anthropic, for an engine that drops what it cannot convert."""
-    calls: set[str | None] = set()
-    messages = _messages(raw)
-    for index, message in enumerate(messages):
-        if mistake := _anthropic(message, calls):
-            return f"{mistake} (item {index})"
-    return "" if messages else _EMPTY
-
-
-def _anthropic(message: _Message, calls: set[str | None]) -> str:
+def _anthropic(message: _Message, calls: Calls, parts: Parts) -> str:
     if message.role not in _ANTHROPIC_ROLES:
         return _role(message.role, _ANTHROPIC_ROLES)
-    for part in parts_of(message.content):
+    for part in parts.of(message.content):
         if part.type not in _ANTHROPIC_PARTS:
             known = ", ".join(_ANTHROPIC_PARTS)
             return f"must have parts of the types {known}, and not {part.type[:40]!r}"
@@ -97,7 +107,7 @@ def _anthropic(message: _Message, calls: set[str | None]) -> str:
             return f"must not have {_ELSEWHERE} as base64"
         if part.type == "image" and not has_data(part):
             return "must have images whose `source` is of the type base64"
-        if part.type == "tool_use":
+        if part.type == "tool_use" and part.id is not None:
             calls.add(part.id)
         if part.type == "tool_result" and part.tool_use_id not in calls:
             return _without_call("tool_use_id", part.tool_use_id)
@@ -108,10 +118,11 @@ def responses(raw: msgspec.Raw, options: Options) -> str:
     """Check the `input` of OpenAI's Responses, which is a text or a list of items."""
     if not begins(raw, b"["):
         return ""
-    calls: set[str | None] = set()
-    items = _items(raw)
-    for index, item in enumerate(items):
-        if item.type == "function_call":
+    calls: Calls = set()
+    items = _listed(raw)
+    for index, each in enumerate(items):
+        item = _item(each)
+        if item.type == "function_call" and item.call_id is not None:
             calls.add(item.call_id)
         if item.type == "function_call_output" and item.call_id not in calls:
             return f"{_without_call('call_id', item.call_id)} (item {index})"
@@ -124,12 +135,18 @@ def no_fetching(raw: msgspec.Raw, options: Options) -> str:
     Each key of an address ends with the first of these signs, unless the second hides it. Bodies
     without them are not read.
     """
-    data = bytes(raw)
-    if not begins(raw, b"[") or not (b'url"' in data or b"\\u" in data):
+    if not begins(raw, b"["):
         return ""
-    for index, item in enumerate(_items(raw)):
+    data = bytes(raw)
+    if not (b'url"' in data or b"\\u" in data):
+        return ""
+    parts = Parts()
+    for index, each in enumerate(_listed(raw)):
+        if not begins(each, b"{"):
+            continue
+        item = _item(each)
         for content in (item.content, item.output):
-            if any(map(fetches, parts_of(content))):
+            if any(map(fetches, parts.of(content))):
                 return f"must not have {_ELSEWHERE} as a `data:` URL (item {index})"
     return ""
 

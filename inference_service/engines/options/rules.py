@@ -15,6 +15,10 @@ from inference_service.errors import InvalidParameter
 Rule = Callable[[msgspec.Raw, Options], str]
 Rules = Mapping[str, Rule]
 
+# What rules may decode as a whole: a list of a million numbers holds the loop for a second.
+_LARGEST = 256 << 10
+_LARGE = frozenset(("messages", "input", "prompt"))
+
 NULL = msgspec.Raw(b"null")
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -25,13 +29,15 @@ def check(model_id: str, rules: Rules, options: Options) -> None:
     """Raise InvalidParameter with every option that breaks its rule."""
     wrong = {}
     for name, raw in options.items():
-        if name in rules and (mistake := _mistake(rules[name], raw, options)):
+        if name in rules and (mistake := _mistake(name, rules[name], raw, options)):
             wrong[name] = mistake
     if wrong:
         raise InvalidParameter(wrong, model_id)
 
 
-def _mistake(rule: Rule, raw: msgspec.Raw, options: Options) -> str:
+def _mistake(name: str, rule: Rule, raw: msgspec.Raw, options: Options) -> str:
+    if name not in _LARGE and len(memoryview(raw)) > _LARGEST:
+        return f"must have at most {_LARGEST} bytes"
     try:
         return rule(raw, options)
     except UNREADABLE as error:
@@ -106,7 +112,7 @@ def listed(most: int) -> Rule:
     def rule(raw: msgspec.Raw, options: Options) -> str:
         if not begins(raw, b"["):
             return ""
-        items = _items(raw)
+        items = items_of(raw)
         if len(items) <= most or not bytes(items[0]).startswith((b'"', b"[", b"{")):
             return ""
         return f"must have at most {most} items, not {len(items)}: send several requests"
@@ -129,4 +135,4 @@ def names(fields: Collection[str], rule: Rule) -> dict[str, Rule]:
     return dict.fromkeys(fields, rule)
 
 
-_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+items_of = msgspec.json.Decoder(list[msgspec.Raw]).decode
