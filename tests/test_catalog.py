@@ -10,7 +10,7 @@ import pytest
 from inference_service.catalog import Catalog, ContainerOptions, parse_size
 from inference_service.engines import kinds
 from inference_service.engines.llamacpp.section import LlamacppNeeds
-from inference_service.engines.tgi.engine import TgiNeeds
+from inference_service.engines.tgi.section import TgiNeeds
 from inference_service.errors import CatalogInvalid, ModelNotFound
 
 DOCUMENTED = [

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from inference_service.engines import kinds
-from inference_service.engines.llamacpp import LlamacppNeeds
+from inference_service.engines.llamacpp.section import LlamacppNeeds
 from tests.service import PROMPT, Serving, engines, free_ports, killed_after, serving
 from tests.waiting import PROMPTLY, SLOWLY, until, within
 

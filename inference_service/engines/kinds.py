@@ -13,7 +13,8 @@ from inference_service.engines.llamacpp.engine import Llamacpp
 from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.openai.section import OpenaiNeeds
-from inference_service.engines.tgi.engine import Tgi, TgiNeeds
+from inference_service.engines.tgi.engine import Tgi
+from inference_service.engines.tgi.section import TgiNeeds
 
 
 @dataclass(frozen=True, slots=True)

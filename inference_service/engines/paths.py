@@ -31,4 +31,7 @@ OPENAI = (
     *("/rerank", "/score", "/pooling", "/classify", "/embed"),
     *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech"),
 )
-TGI = ("/generate", "/generate_stream", "/tokenize", "/chat_tokenize", "/info")
+TGI = (
+    *("/v1/models", "/v1/completions", "/v1/chat/completions"),
+    *("/generate", "/generate_stream", "/tokenize", "/chat_tokenize", "/info"),
+)

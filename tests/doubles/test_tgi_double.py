@@ -237,7 +237,7 @@ async def test_routes(tgi: TgiProcess, http: ClientSession) -> None:
     found = {}
     for method, path in [
         *(("GET", path) for path in ("/health", "/generate", "/nope")),
-        *(("POST", path) for path in ("/health", "/v1/chat/completions")),
+        *(("POST", path) for path in ("/health", "/v1/embeddings")),
     ]:
         async with http.request(method, tgi.url + path) as answer:
             found[method, path] = (answer.status, await answer.read())
@@ -247,7 +247,7 @@ async def test_routes(tgi: TgiProcess, http: ClientSession) -> None:
         ("GET", "/generate"): (405, b""),
         ("GET", "/nope"): (404, b""),
         ("POST", "/health"): (405, b""),
-        ("POST", "/v1/chat/completions"): (404, b""),
+        ("POST", "/v1/embeddings"): (404, b""),
     }
 
 
@@ -983,3 +983,87 @@ async def test_the_package_runs_under_another_name(tmp_path: Path) -> None:
 
     assert child.returncode == 2
     assert b"unexpected argument '--model-id=gpt2' found" in errors
+
+
+async def answer_of(
+    http: ClientSession, tgi: TgiProcess, path: str, **body: Any
+) -> tuple[int, str, bytes]:
+    async with http.post(tgi.url + path, json=body) as answer:
+        return answer.status, answer.headers["content-type"], await answer.read()
+
+
+async def test_completions_of_openai_have_the_traps(http: ClientSession, tgi: TgiProcess) -> None:
+    asked: dict[str, Any] = {"prompt": "[[say:One two.]]", "temperature": 0, "model": "x"}
+    _, _, raw = await answer_of(http, tgi, "/v1/completions", **asked)
+    whole = json.loads(raw)
+    _, kind, raw = await answer_of(http, tgi, "/v1/completions", **asked, stream=True)
+    *events, done, end = raw.split(b"\n\n")
+    found = [json.loads(event.removeprefix(b"data: ")) for event in events]
+
+    assert (whole["id"], whole["model"], whole["object"]) == ("", "org/model", "text_completion")
+    assert (whole["choices"][0]["text"], whole["choices"][0]["finish_reason"]) == (
+        "One two.",
+        "stop",
+    )
+    assert (kind, done, end) == ("text/event-stream", b"data: [DONE]", b"")
+    assert [event["choices"][0]["finish_reason"] for event in found][-2:] == ["", "eos_token"]
+    assert (found[-1]["choices"][0]["text"], "usage" in found[-1], "usage" in found[0]) == (
+        "</s>",
+        True,
+        False,
+    )
+
+
+async def test_a_chat_of_openai_has_the_traps(http: ClientSession, tgi: TgiProcess) -> None:
+    asked: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "[[say:One two. Three]]"}],
+        "temperature": 0,
+        "model": "x",
+        "stop": [" two"],
+    }
+    _, _, raw = await answer_of(http, tgi, "/v1/chat/completions", **asked)
+    choice = json.loads(raw)["choices"][0]
+    _, _, raw = await answer_of(http, tgi, "/v1/chat/completions", **asked, presence_penalty=-2)
+    refusal = json.loads(raw)
+    _, _, raw = await answer_of(
+        http, tgi, "/v1/chat/completions", **asked, presence_penalty=-2, stream=True
+    )
+
+    assert json.loads(raw.split(b"\n\n")[0].removeprefix(b"data: "))["error"] == {
+        "message": refusal["error"],
+        "http_status_code": 422,
+    }
+    assert "`repetition_penalty` must be strictly positive" in refusal["error"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("One two", "stop_sequence")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "part"),
+    [
+        ("/v1/completions", {"prompt": "a", "stop": "x"}, "expected a sequence"),
+        ("/v1/completions", {"prompt": [1]}, "PromptDeserializer"),
+        ("/v1/chat/completions", {"messages": [], "logit_bias": {}}, "expected a sequence"),
+        (
+            "/v1/chat/completions",
+            {"messages": [], "max_tokens": 1, "max_completion_tokens": 1},
+            "duplicate field `max_tokens`",
+        ),
+    ],
+)
+async def test_openais_json_of_another_shape(
+    http: ClientSession, tgi: TgiProcess, path: str, body: dict[str, Any], part: str
+) -> None:
+    status, kind, raw = await answer_of(http, tgi, path, **body)
+
+    assert (status, kind) == (422, PLAIN)
+    assert part in raw.decode()
+
+
+async def test_refusals_of_openais_completions(http: ClientSession, tgi: TgiProcess) -> None:
+    for body, kind in (
+        ({"prompt": "a", "suffix": ""}, "suffix not supported"),
+        ({"prompt": ["a"] * 5}, "batch size exceeded"),
+        ({"prompt": "a", "top_p": 1}, "validation"),
+    ):
+        status, _, raw = await answer_of(http, tgi, "/v1/completions", **body)
+        assert (status, json.loads(raw)["error_type"]) == (422, kind)

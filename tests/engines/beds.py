@@ -25,7 +25,8 @@ from inference_service.engines.llamacpp.engine import Llamacpp
 from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.engines.openai.engine import Openai
 from inference_service.engines.openai.section import OpenaiNeeds
-from inference_service.engines.tgi.engine import Tgi, TgiNeeds
+from inference_service.engines.tgi.engine import Tgi
+from inference_service.engines.tgi.section import TgiNeeds
 from inference_service.key import Key
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import Command, Launch, Seat

@@ -6,11 +6,13 @@ The fake engine takes part, but in tests of the context and of stop sequences: i
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from inference_service.engines.base import Engine, FinishReason, Prompt
@@ -333,6 +335,32 @@ async def test_an_answer_in_bytes_is_the_engines_own(bed: Bed) -> None:
             assert (sink.heads[0].status, sink.ends) == (status, [None])
             assert sink.body == sent()
         await idle(bed)
+
+
+async def test_openais_json_is_openais(real: Bed) -> None:
+    """The text of a stream is that of the whole answer, and both name model and reason."""
+    path, model = "/v1/completions", real.instance.model
+    asked = {"prompt": real.opening, "max_tokens": 20, "temperature": 0, "model": model}
+    assert path in real.engine.paths(real.spec)
+    whole, streamed = Kept(), Kept()
+    for sink, more in ((whole, {}), (streamed, {"stream": True, "n": 1, "stop": None})):
+        body = json.dumps(asked | more).encode()
+        options = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        real.engine.check(real.spec, path, options)
+        request = Request("POST", path, body, "application/json")
+        await real.engine.ask(real.instance, request, sink)
+        assert (sink.heads[0].status, sink.ends) == (200, [None])
+
+    answer = json.loads(whole.body)
+    *frames, done, _ = streamed.body.split(b"\n\n")
+    events = [json.loads(frame.removeprefix(b"data: ")) for frame in frames]
+    choices = [choice for event in events for choice in event["choices"]]
+    assert done == b"data: [DONE]"
+    assert "".join(choice["text"] for choice in choices) == answer["choices"][0]["text"]
+    reasons = {choice["finish_reason"] for choice in choices}
+    assert reasons == {None, answer["choices"][0]["finish_reason"]} <= {None, "stop", "length"}
+    assert answer["id"] and answer["usage"]["completion_tokens"]
+    assert {event["model"] for event in events} == {answer["model"]} == {model}
 
 
 async def test_a_sink_holds_its_answer_back(bed: Bed) -> None:

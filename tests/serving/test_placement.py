@@ -8,7 +8,7 @@ import pytest
 
 from inference_service.catalog import ModelSpec
 from inference_service.engines.llamacpp.section import GgufWeights, LlamacppNeeds
-from inference_service.engines.tgi.engine import HubWeights, TgiNeeds
+from inference_service.engines.tgi.section import HubWeights, TgiNeeds
 from inference_service.serving.placement import RuntimeSetting, place
 
 DOCKER_TGI, DOCKER_LLAMACPP = ("docker", "tgi"), ("docker", "llamacpp")

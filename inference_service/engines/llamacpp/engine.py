@@ -22,6 +22,7 @@ from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.engines.llamacpp import log as worker_log
 from inference_service.engines.llamacpp.section import LlamacppNeeds
+from inference_service.engines.options import rules, tables
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -87,7 +88,7 @@ class Llamacpp:
         return paths.LLAMACPP[spec.needs(LlamacppNeeds).serves]
 
     def check(self, spec: ModelSpec, path: str, options: Options) -> None:
-        pass
+        rules.check(spec.id, tables.rules(tables.LLAMACPP, path), options)
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(LlamacppNeeds)

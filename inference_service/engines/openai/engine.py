@@ -16,6 +16,7 @@ from inference_service.engines.http import Connections
 from inference_service.engines.openai import log as program_log
 from inference_service.engines.openai import wire
 from inference_service.engines.openai.section import OpenaiNeeds, fill
+from inference_service.engines.options import rules, tables
 from inference_service.errors import LaunchError
 from inference_service.lifecycle import Progress
 from inference_service.runtimes import environment
@@ -47,7 +48,9 @@ class Openai:
         return paths.OPENAI
 
     def check(self, spec: ModelSpec, path: str, options: Options) -> None:
-        pass
+        needs = spec.needs(OpenaiNeeds)
+        table = tables.OPENAI[needs.url is not None, needs.fetches_media]
+        rules.check(spec.id, tables.rules(table, path), options)
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(OpenaiNeeds)

@@ -70,6 +70,8 @@ class OpenaiNeeds(EngineNeeds):
     - `options` has the engine's own name for an option of a request, or false where the engine has
       none. `body` is added to the JSON of each request.
     - `slots` is the number of requests that the engine works on at once.
+    - `fetches_media` lets the engine fetch images, sounds and films from the addresses in a
+      request, which callers choose.
     """
 
     memory: Size = 0
@@ -88,6 +90,7 @@ class OpenaiNeeds(EngineNeeds):
     weights: LocalWeights | None = None
     options: dict[str, str | Literal[False]] = Field(default={})
     body: dict[str, Any] = Field(default={})
+    fetches_media: bool = False
 
     _key: str = PrivateAttr(default="")
 

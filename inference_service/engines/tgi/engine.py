@@ -4,68 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from itertools import accumulate
 
-from pydantic import Field, model_validator
-
 from inference_service.capacity.claims import GpuNeed
-from inference_service.catalog import EngineNeeds, Gpus, ModelSpec, Section, Size
+from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
 from inference_service.engines.base import Chunk, Finish, FinishReason, NoRoom, Options, Prompt
 from inference_service.engines.exchange import Request, Sink
 from inference_service.engines.http import Connections
+from inference_service.engines.options import rules
 from inference_service.engines.stops import StopFilter
+from inference_service.engines.tgi import asked, launch, wire
 from inference_service.engines.tgi import log as tgi_log
-from inference_service.engines.tgi import wire
+from inference_service.engines.tgi import options as tgi_options
+from inference_service.engines.tgi.answers import Answer
 from inference_service.engines.tgi.download import Download
+from inference_service.engines.tgi.section import TgiNeeds
 from inference_service.errors import EngineFailed, EngineLost, PromptTooLong
 from inference_service.lifecycle import Progress
 from inference_service.runtimes import environment
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import Command, Needs, Seat, bearer
 
-# At SIGTERM the router finishes its requests, then the shards theirs, in up to this time each. It
-# seldom takes a second, because the service has drained the model before. When the router dies, TGI
-# waits for its shards so long before it exits, and texts to be resumed wait 10 s for the exit.
-_DRAIN_SECONDS = 5
-
-# The variables of an engine that gets no GPU.
-_CPU = {"DISABLE_CUSTOM_KERNELS": "true", "CUDA_GRAPHS": "0"}
-
 # The tokens after which TGI goes on in another step of its own; see `Tgi.generate`.
 _LONGEST_STEP = 1024
 
 # Of a token in an answer of `/tokenize`: its id, text, begin and end.
 _TOKEN_BYTES = 128
-
-
-class HubWeights(Section):
-    """Weights in a repository at Hugging Face."""
-
-    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
-    revision: str = Field(default="main", pattern=r"^[\w./-]+$")
-
-
-class TgiNeeds(EngineNeeds):
-    """The needs of a model that Hugging Face TGI runs.
-
-    `image` replaces that of the settings. `gpus`: `auto` uses GPUs where Docker has them.
-    `gpu_memory` is the GPU memory that the model may take for weights, cache and all else; without
-    it the model has all GPUs to itself.
-    """
-
-    weights: HubWeights
-    image: str | None = None
-    gpus: Gpus = "auto"
-    gpu_memory: Size | None = None
-
-    @model_validator(mode="after")
-    def _has_gpu(self) -> TgiNeeds:
-        if self.gpus == "none" and self.gpu_memory is not None:
-            raise ValueError('has `gpu_memory`, but also `gpus = "none"`')
-        return self
 
 
 class _Step:
@@ -119,16 +86,13 @@ class Tgi:
         return paths.TGI
 
     def check(self, spec: ModelSpec, path: str, options: Options) -> None:
-        pass
+        rules.check(spec.id, tgi_options.rules(path, spec.needs(TgiNeeds).env), options)
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
-        # Each flag of TGI's launcher has a variable of the same name.
         needs = spec.needs(TgiNeeds)
-        gpu = GpuNeed(needs.gpu_memory, _shards(needs)) if seat.gives(needs.gpus) else None
-        flash = gpu is not None and _has_flash(needs.env)
-        variables = _environment(needs, spec.context_length, flash=flash)
-        variables |= ({} if gpu else _CPU) | _share(seat) | _key(seat) | needs.env
-        variables |= {"HOSTNAME": seat.host, "PORT": str(seat.port)}
+        gpu = GpuNeed(needs.gpu_memory, launch.shards(needs)) if seat.gives(needs.gpus) else None
+        flash = gpu is not None and launch.has_flash(needs.env)
+        variables = launch.variables(needs, spec.context_length, seat, gpu=gpu is not None)
         env, secrets, hub = environment.variables(variables)
         return Command(
             model=spec.id,
@@ -139,8 +103,8 @@ class Tgi:
             needs=Needs(needs.memory, gpu, needs.container),
             port=seat.port,
             headers=bearer(variables.get("API_KEY", "")),
-            concurrency=_concurrency(needs, flash=flash),
-            stop_grace=2 * _DRAIN_SECONDS + 5,
+            concurrency=launch.concurrency(needs, flash=flash),
+            stop_grace=2 * launch.DRAIN_SECONDS + 5,
         )
 
     def progress(self, command: Command, running: Running) -> AsyncGenerator[Progress]:
@@ -203,7 +167,15 @@ class Tgi:
         yield Chunk(last + stops.rest(), unsent, finish)
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
-        await relay.forward(self._connections, instance, request, sink)
+        """Pass a request on; one in OpenAI's JSON is translated, and so is its answer."""
+        if request.path.partition("?")[0] not in asked.PATHS:
+            await relay.forward(self._connections, instance, request, sink)
+            return
+        request, wanted = asked.translated(request, instance.model)
+        answer = Answer(wanted, sink)
+        await relay.forward(self._connections, instance, request, answer)
+        if answer.failure is not None:
+            raise answer.failure
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
         return self._connections.parting(instance)
@@ -264,94 +236,6 @@ class Tgi:
             raise EngineFailed(f"could not count the prompt's tokens: {cause}") from None
         except sse.UNREADABLE as error:
             raise EngineFailed(f"could not count the prompt's tokens: {error}") from None
-
-
-def _number(env: Mapping[str, str], *names: str) -> int | None:
-    """Return the first of these variables that is a number above 0."""
-    values = (env.get(name, "") for name in names)
-    return next((int(value) for value in values if value.isdecimal() and int(value)), None)
-
-
-def _concurrency(needs: TgiNeeds, *, flash: bool) -> int:
-    """Return the number of requests that TGI works on at once: a batch, or all with flash.
-
-    TGI takes 128 by default, and answers 429 to those above.
-    """
-    most = _number(needs.env, "MAX_CONCURRENT_REQUESTS") or 128
-    return most if flash else min(most, _number(needs.env, "MAX_BATCH_SIZE") or 1)
-
-
-def _shards(needs: TgiNeeds) -> int | None:
-    """Return the number of GPUs that the entry asks for. Without it, TGI takes all it sees."""
-    return _number(needs.env, "NUM_SHARD")
-
-
-def _environment(needs: TgiNeeds, context: int, *, flash: bool) -> dict[str, str]:
-    """Return the variables of the engine, which those of the entry replace.
-
-    `flash` tells whether the model has flash attention, which needs a GPU.
-    """
-    total = _total_tokens(needs.env, context)
-    env = {
-        "MODEL_ID": needs.weights.repo,
-        "REVISION": needs.weights.revision,
-        "HF_HOME": "/data",
-        "JSON_OUTPUT": "true",
-        "USAGE_STATS": "off",
-        "GRACEFUL_TERMINATION_TIMEOUT": str(_DRAIN_SECONDS),
-        # Without it, TGI takes the context of the model's config.json.
-        "MAX_TOTAL_TOKENS": str(total),
-    }
-    if "MAX_INPUT_LENGTH" not in needs.env:  # the old name; TGI refuses both
-        # Without it, the warm-up's prompt can be longer than the total, and TGI subtracts one from
-        # the other without a sign (`warmup` in backends/v3/src/client/grpc_client.rs).
-        env["MAX_INPUT_TOKENS"] = str(total - 1)
-    if not flash:
-        # A batch of two fails at its first decode step, with all its requests: transformers 4.51
-        # refuses the caches that TGI's `models/causal_lm.py` merges.
-        env["MAX_BATCH_SIZE"] = "1"
-    if not (flash and _splits_prompts(needs.env)):
-        env["MAX_BATCH_PREFILL_TOKENS"] = str(total)
-    return env
-
-
-def _total_tokens(env: Mapping[str, str], context: int) -> int:
-    """Return the context in tokens: the entry's variable, or its length with room for its input."""
-    longest = _number(env, "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH") or 0
-    return _number(env, "MAX_TOTAL_TOKENS") or max(context, longest + 1)
-
-
-def _has_flash(env: Mapping[str, str]) -> bool:
-    return env.get("USE_FLASH_ATTENTION", "true").lower() != "false"
-
-
-def _splits_prompts(env: Mapping[str, str]) -> bool:
-    """Tell whether TGI with flash attention prefills a long prompt in parts, as by default.
-
-    Where TGI does not, the router refuses a budget below the longest prompt. Where TGI does, it
-    finds a budget by the speed and the memory of the GPU, which is better than one from here
-    (`support_chunking` in server/text_generation_server/models/model.py).
-    """
-    attention, speculate = env.get("ATTENTION", "flashinfer"), env.get("SPECULATE", "0")
-    splits = env.get("PREFILL_CHUNKING", "1").lower() in ("1", "true")
-    return splits and attention != "paged" and speculate == "0"
-
-
-def _key(seat: Seat) -> dict[str, str]:
-    # The launcher passes it to its router as an argument, and prints it (launcher/src/main.rs).
-    return {"API_KEY": seat.key} if seat.key else {}
-
-
-def _share(seat: Seat) -> dict[str, str]:
-    """Return the GPUs of the seat, as TGI is told of them.
-
-    TGI's cache takes this fraction of a GPU, less the memory that anybody uses there
-    (`get_cuda_free_memory` in server/text_generation_server/utils/import_utils.py).
-    """
-    if seat.gpus is None:
-        return {}
-    count, fraction = len(seat.gpus.ids), seat.gpus.rounded
-    return {"NUM_SHARD": str(count), "CUDA_MEMORY_FRACTION": str(fraction)}
 
 
 def _tokens_to(end: int, tokens: list[str]) -> int:

@@ -31,7 +31,7 @@ _REASONS = {
 
 # The router's messages after a shard has died: those of tonic, through the `ClientError` of
 # `backends/v3/src/client`. The whole of TGI ends soon after that.
-_LOST = ("transport error", "error trying to connect")
+LOST = ("transport error", "error trying to connect")
 
 _NO_ROOM = re.compile(r"must be <= (\d{1,9})\. Given: (\d{1,9}) `inputs` tokens")
 
@@ -152,7 +152,7 @@ def _failure(spec: ModelSpec, message: str, kind: str) -> Exception:
     if kind == "overloaded":
         return EngineOverloaded(spec.id)
     if kind != "validation":
-        lost = any(sign in message for sign in _LOST)
+        lost = any(sign in message for sign in LOST)
         return (EngineLost if lost else EngineFailed)(f"failed: {message}")
     if (match := _NO_ROOM.search(message)) and (room := int(match[1]) - int(match[2])) > 0:
         return NoRoom(room)

@@ -25,7 +25,7 @@ from .schema import Rejection, Request
 from .sse import HEADERS, EventStream, Hangup, dumps
 from .validation import ValidRequest
 
-_STATUS_ERRORS: dict[int, InferError] = {
+STATUS_ERRORS: dict[int, InferError] = {
     error.status: error
     for error in (
         ValidationError("asked for by the prompt"),
@@ -46,9 +46,9 @@ class Generate:
 
     async def whole(self, request: web.Request, asked: Request) -> web.StreamResponse:
         """Answer `/generate`. Raises InferError, Rejection, Hangup."""
-        fault = _early_fault(asked)
+        fault = early_fault(asked)
         if fault and fault.name == "status":
-            raise _STATUS_ERRORS[int(fault.value)]
+            raise STATUS_ERRORS[int(fault.value)]
         generation = await self.infer.generate(asked)
         parameters = asked.parameters
         prompt = asked.inputs if parameters.return_full_text else ""
@@ -75,7 +75,7 @@ class Generate:
 
     async def stream(self, request: web.Request, asked: Request) -> web.StreamResponse:
         """Answer `/generate_stream`. A failure after the request was read is an event too."""
-        fault = _early_fault(asked)
+        fault = early_fault(asked)
         response = web.StreamResponse(headers=HEADERS)
         await response.prepare(request)
         async with aclosing(self._events(asked, fault)) as events:
@@ -93,7 +93,7 @@ class Generate:
             return
         try:
             if fault and fault.name == "status":
-                raise _STATUS_ERRORS[int(fault.value)]
+                raise STATUS_ERRORS[int(fault.value)]
             async with aclosing(self._tokens(asked)) as tokens:
                 async for event in tokens:
                     yield event
@@ -140,14 +140,14 @@ def _stream_refusal(asked: Request) -> InferError | None:
     return None
 
 
-def _early_fault(asked: Request) -> Fault | None:
+def early_fault(asked: Request) -> Fault | None:
     """Return the fault that the prompt orders, or raise one that replaces the whole answer."""
     fault = directives(asked.inputs).fault
     if fault and fault.name == "no_answer":
         raise Hangup
     if fault and fault.name == "plain":
         raise Rejection(502, "Bad Gateway")
-    if fault and fault.name == "status" and int(fault.value) not in _STATUS_ERRORS:
+    if fault and fault.name == "status" and int(fault.value) not in STATUS_ERRORS:
         raise Rejection(int(fault.value), "asked for by the prompt")
     return fault
 

@@ -178,7 +178,7 @@ _FIELDS: dict[str, Callable[[object], object]] = {
 }
 
 
-def _parameters(value: object, end: str) -> Parameters:
+def parameters_of(value: object, end: str) -> Parameters:
     if not isinstance(value, dict):
         mismatch = _wrong(value, "struct GenerateParameters")
         raise Rejection(422, f"{_SHAPE}parameters: {mismatch}{end}")
@@ -219,17 +219,23 @@ def _loads(body: bytes) -> object:
     return value
 
 
-def decode(body: bytes, content_type: str) -> Request:
-    """Read a GenerateRequest. Raises Rejection."""
+def object_of(body: bytes, content_type: str) -> dict[str, Any]:
+    """Read an object of JSON. Raises Rejection."""
     essence = content_type.partition(";")[0].strip().lower()
     if essence != "application/json" and not (
         essence.startswith("application/") and essence.endswith("+json")
     ):
         raise Rejection(415, "Expected request with `Content-Type: application/json`")
     value = _loads(body)
-    end = f" at line 1 column {len(body)}"
     if not isinstance(value, dict):
+        end = f" at line 1 column {len(body)}"
         raise Rejection(422, f"{_SHAPE}{_wrong(value, 'struct GenerateRequest')}{end}")
+    return value
+
+
+def decode(body: bytes, content_type: str) -> Request:
+    """Read a GenerateRequest. Raises Rejection."""
+    value, end = object_of(body, content_type), f" at line 1 column {len(body)}"
     if "inputs" not in value:
         raise Rejection(422, f"{_SHAPE}missing field `inputs`{end}")
     try:
@@ -238,4 +244,4 @@ def decode(body: bytes, content_type: str) -> Request:
         raise Rejection(422, f"{_SHAPE}inputs: {mismatch}{end}") from None
     if "parameters" not in value:
         return Request(inputs, Parameters(do_sample=True))
-    return Request(inputs, _parameters(value["parameters"], end))
+    return Request(inputs, parameters_of(value["parameters"], end))

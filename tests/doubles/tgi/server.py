@@ -11,12 +11,16 @@ from aiohttp import web
 from .errors import InferError
 from .generate import Generate
 from .metrics import Metrics
+from .openai import OpenAi
 from .schema import Rejection, Request, decode
 from .settings import Settings
 from .sse import Hangup, dumps
 from .tokenizer import prompt_ids
 
-_GUARDED = ("/generate", "/generate_stream", "/tokenize")
+_GUARDED = (
+    *("/generate", "/generate_stream", "/tokenize"),
+    *("/v1/completions", "/v1/chat/completions"),
+)
 _JSON, _TEXT = {"content-type": "application/json"}, {"content-type": "text/plain; charset=utf-8"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,6 +45,9 @@ class Server:
                 web.post("/generate", self.generate),
                 web.post("/generate_stream", self.generate_stream),
                 web.post("/tokenize", self.tokenize),
+                web.post("/v1/completions", self.completions),
+                web.post("/v1/chat/completions", self.chat),
+                web.get("/v1/models", OpenAi(self.generation, self.info).models),
                 web.get("/health", self.health),
                 web.get("/info", self.show_info),
                 web.get("/metrics", self.show_metrics),
@@ -92,6 +99,15 @@ class Server:
     async def generate_stream(self, request: web.Request) -> web.StreamResponse:
         """Answer `POST /generate_stream`."""
         return await self.generation.stream(request, await self._request(request))
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        """Answer `POST /v1/completions`."""
+        body = await self._body(request)
+        return await OpenAi(self.generation, self.info).completions(request, body)
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """Answer `POST /v1/chat/completions`."""
+        return await OpenAi(self.generation, self.info).chat(request, await self._body(request))
 
     async def tokenize(self, request: web.Request) -> web.StreamResponse:
         """Answer `POST /tokenize`."""

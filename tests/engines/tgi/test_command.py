@@ -18,7 +18,8 @@ import pytest
 from inference_service.catalog import ModelSpec
 from inference_service.engines import kinds
 from inference_service.engines.base import FinishReason, Prompt
-from inference_service.engines.tgi.engine import Tgi, TgiNeeds
+from inference_service.engines.tgi.engine import Tgi
+from inference_service.engines.tgi.section import TgiNeeds
 from inference_service.errors import EngineFailed, EngineLost, PromptTooLong
 from tests.doubles.tgi.process import TgiProcess, started
 from tests.engines import beds

@@ -12,7 +12,8 @@ import pytest
 from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
-from inference_service.engines.tgi.engine import HubWeights, Tgi, TgiNeeds
+from inference_service.engines.tgi.engine import Tgi
+from inference_service.engines.tgi.section import HubWeights, TgiNeeds
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
