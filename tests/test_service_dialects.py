@@ -265,7 +265,12 @@ async def test_an_engine_that_dies_in_a_stream_is_an_error_event(service: Servin
         (CHAT, {"messages": []}, 400, "model is missing"),
         (CHAT, chat(model=7), 400, "model must be a string"),
         (CHAT, chat(model="nobody"), 404, "no model 'nobody'"),
-        ("/v1/embeddings", {"model": "mine", "input": "x"}, 404, "does not offer"),
+        (
+            "/v1/embeddings",
+            {"model": "mine", "input": "x"},
+            404,
+            "no model offers /v1/embeddings; ",
+        ),
         ("/v1/messages", chat(model="nobody"), 404, "no model 'nobody'"),
     ],
 )

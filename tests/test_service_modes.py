@@ -89,8 +89,8 @@ async def test_a_model_does_one_thing(service: Serving, model: str, path: str) -
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await ask(service, model, path, {"input": "a"})
     failed = failure(error.value)
-    assert failed.reason == "INVALID_PARAMETER"
-    assert f"for {model}, not '{path}'" in failed.message
+    assert failed.reason == "PATH_NOT_OFFERED"
+    assert f"{model} does not offer {path}; models that do: " in failed.message
     assert not await running(service, model)
 
 
