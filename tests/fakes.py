@@ -14,8 +14,8 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import ModelSpec
-from inference_service.engines.base import Chunk, Finish, FinishReason, Options, Prompt
-from inference_service.engines.exchange import Head, Request, Sink
+from inference_service.engines.base import Chunk, Facts, Finish, FinishReason, Prompt
+from inference_service.engines.exchange import Head, Options, Request, Sink
 from inference_service.engines.llamacpp.section import GgufWeights, LlamacppNeeds
 from inference_service.errors import EngineLost, LaunchError
 from inference_service.key import Key
@@ -202,6 +202,8 @@ class FakeEngine:
         self.gpu_needs: dict[str, GpuNeed] = {}
         self.open = 0
         self.longest: int | None = None  # token
+        self.control_tokens: tuple[str, ...] | None = None
+        self.has_chat_template: bool | None = None
         self.left: list[asyncio.Future[None]] = []  # see `Engine.parting`
         self._generates = asyncio.Event()
         self.idle = asyncio.Event()
@@ -234,14 +236,8 @@ class FakeEngine:
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
 
-    def longest_token(self, log: Sequence[str]) -> int | None:
-        return self.longest
-
-    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
-        return None
-
-    def has_chat_template(self, log: Sequence[str]) -> bool | None:
-        return None
+    def facts(self, log: Sequence[str]) -> Facts:
+        return Facts(self.longest, self.control_tokens, self.has_chat_template)
 
     async def ready(self, instance: Instance) -> bool:
         return self.may_answer.is_set() and not self._has_died(instance)

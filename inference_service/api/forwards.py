@@ -72,7 +72,7 @@ async def request(asked: Forwarded, models: Models) -> tuple[Model, Request]:
             await asyncio.sleep(0)
         entry.engine.check(entry.spec, asked.path, options)
         body = _named(body, options, model, models)
-    return model, Request(method, asked.path, body, content_type, asked.accept)
+    return model, Request(method, asked.path, body, content_type, asked.accept, options)
 
 
 def head(head: Head) -> pb.ForwardResponse:

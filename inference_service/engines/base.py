@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-import msgspec
-
 from inference_service.catalog import ModelSpec
-from inference_service.engines.exchange import Request, Sink
+from inference_service.engines.exchange import Options, Request, Sink
 from inference_service.errors import EngineFailed
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Instance, Running
 from inference_service.runtimes.command import Command, Seat
-
-Options = Mapping[str, msgspec.Raw]
 
 
 class FinishReason(IntEnum):
@@ -62,6 +58,24 @@ class Chunk:
     text: str
     token_count: int
     finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an engine that serves has said of its model; None is not known.
+
+    `longest_token` is its length in bytes, and 0 where the tokenizer can drop a part of a text, so
+    that the size of a text says nothing about its tokens. `control_tokens` are those that in a text
+    are taken for those of the chat template. Without a chat template, what the engine makes of
+    messages is wrong.
+    """
+
+    longest_token: int | None = None
+    control_tokens: tuple[str, ...] | None = None
+    has_chat_template: bool | None = None
+
+
+NO_FACTS = Facts()
 
 
 class NoRoom(Exception):
@@ -144,24 +158,8 @@ class Engine(Protocol):
         person must be able to act on it. Empty where no line explains the end.
         """
 
-    def longest_token(self, log: Sequence[str]) -> int | None:
-        """Return the length of the longest token in bytes, by the log of an engine that serves.
-
-        None where that is not known. 0 where the tokenizer can drop a part of a text, so that the
-        size of a text says nothing about its tokens.
-        """
-
-    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
-        """Return the tokens that in a text are taken for those of the chat template.
-
-        By the log of an engine that serves. None where they are not known.
-        """
-
-    def has_chat_template(self, log: Sequence[str]) -> bool | None:
-        """Return whether the model has a chat template, by the log of an engine that serves.
-
-        None where that is not known. Without one, what the engine makes of messages is wrong.
-        """
+    def facts(self, log: Sequence[str]) -> Facts:
+        """Return what is known of the model by the log of an engine that serves."""
 
     async def ready(self, instance: Instance) -> bool:
         """Return whether the engine can answer requests now.

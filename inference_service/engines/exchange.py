@@ -12,6 +12,8 @@ import msgspec
 
 from inference_service.errors import InvalidRequest
 
+Options = Mapping[str, msgspec.Raw]  # by name
+
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 # A fragment is never sent, and some servers take a backslash for a slash.
@@ -21,7 +23,8 @@ _PATH = re.compile(r"/[!-\"$-\[\]-~]*")
 class Request(msgspec.Struct, frozen=True):
     """A request as a caller made it, for a path below the URL of an instance.
 
-    `accept` and `content_type` are the only headers of a caller that reach an engine. Raises
+    `accept` and `content_type` are the only headers of a caller that reach an engine. `options` are
+    the values at the top of a body that is a JSON object, as its caller wrote them. Raises
     InvalidRequest for what would be another request on the wire than it is here: another method
     than `METHODS`, a path that leaves the URL of the instance by `..`, or a line break.
     """
@@ -31,6 +34,7 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes = b""
     content_type: str = ""
     accept: str = ""
+    options: Options = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self.method, self.path)

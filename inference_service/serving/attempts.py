@@ -61,6 +61,8 @@ class Attempts:
         """
 
         async def work(lease: Lease, limit: SilenceLimit) -> None:
+            if request.options:
+                await lease.checks.body(request, lease.entry)
             watched = _Watched(self, limit, sink, reading)
             await lease.entry.engine.ask(lease.instance, request, watched)
 

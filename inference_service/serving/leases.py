@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference_service.runtimes.base import Instance
+from inference_service.serving.checks import Checks
 from inference_service.serving.entry import Entry
 from inference_service.serving.slots import Slots
 
@@ -20,12 +21,13 @@ log = logging.getLogger(__name__)
 class Lease:
     """The right to use an instance, which was made from an entry.
 
-    `cut` is the event that ends the right before its holder does: it ends the holder's block
-    `async with lease.cut` with TimeoutError.
+    `checks` are those of the requests to it. `cut` is the event that ends the right before its
+    holder does: it ends the holder's block `async with lease.cut` with TimeoutError.
     """
 
     entry: Entry
     instance: Instance
+    checks: Checks
     cut: asyncio.Timeout
 
 
@@ -90,9 +92,9 @@ class Leases:
         """Return whether a lease is out."""
         return lease in self._out
 
-    def take(self, instance: Instance) -> Lease:
+    def take(self, instance: Instance, checks: Checks) -> Lease:
         """Return a new lease, to be given back by `give`."""
-        lease = Lease(self._entry, instance, asyncio.timeout(None))
+        lease = Lease(self._entry, instance, checks, asyncio.timeout(None))
         self._out.add(lease)
         return lease
 

@@ -22,10 +22,9 @@ from inference_service.errors import (
 from inference_service.key import Key
 from inference_service.lifecycle import State
 from inference_service.runtimes.base import Exit, Instance, Running
-from inference_service.runtimes.logs import KEPT_LINES
 from inference_service.serving.back_off import BackOff
+from inference_service.serving.checks import Checks
 from inference_service.serving.entry import Entry
-from inference_service.serving.fitting import refuse_what_cannot_fit
 from inference_service.serving.leases import Lease, Leases
 from inference_service.serving.race import race
 from inference_service.serving.report import Report
@@ -90,7 +89,7 @@ class Run:
         self._back_off = back_off
         self._timing = timing
         self._adopts = adopts
-        self._longest_token: int | None = None  # see `Engine.longest_token`
+        self._checks: Checks | None = None  # since READY
         self._left: set[asyncio.Future[None]] = set()  # see `Engine.parting`
         self._dying = False  # the engine has ended, and is being removed
         self._serving = False  # from READY to the death of the engine
@@ -127,18 +126,13 @@ class Run:
 
     def refuse_what_cannot_fit(self, prompt: str) -> None:
         """Raise PromptTooLong for a prompt that surely has more tokens than the context."""
-        most = len(prompt) if prompt.isascii() else 4 * len(prompt)  # bytes
-        if most <= self.entry.spec.context_length:  # a token has one at least
-            return  # before the log is looked at, which would cost each request
-        if self._longest_token is None and self.running is not None:
-            log_lines = self.running.tail(KEPT_LINES)
-            self._longest_token = self.entry.engine.longest_token(log_lines)
-        refuse_what_cannot_fit(prompt, self.entry.spec, self._longest_token)
+        if self._checks is not None:
+            self._checks.prompt(prompt, self.entry)
 
     def take(self) -> Lease:
         """Return a lease on a run that is `free`."""
-        assert self.running is not None, "the engine of a free run runs"
-        return self.leases.take(self.running.instance)
+        assert self.running is not None and self._checks is not None, "a free run is READY"
+        return self.leases.take(self.running.instance, self._checks)
 
     def give(self, lease: Lease, freed: Callable[[], None]) -> None:
         """Take a lease back; `freed` is called when a slot of the engine is free later than that.
@@ -233,18 +227,19 @@ class Run:
                 async with runtime.run(launch, claim.gpus) as running:
                     self.running = running
                     await start.healthy(running, self._dies(running))
-                    self._becomes_ready(running.instance)
+                    self._becomes_ready(running)
                     await self._until_dead(running)
             except LaunchError as error:
                 raise StartFailed(self.key.model_id, self.report.phase, str(error)) from None
 
-    def _becomes_ready(self, instance: Instance) -> None:
+    def _becomes_ready(self, running: Running) -> None:
         self._ready_at = _now()
+        self._checks = Checks(running)
         if not self.leases.ended:
             self._serving = True
             self.leases.ready()
             self._peers.ready()
-            self.report.ready(instance, learns=not self._adopts)
+            self.report.ready(running.instance, learns=not self._adopts)
             self._peers.slots.serve()
 
     async def _until_dead(self, running: Running) -> None:

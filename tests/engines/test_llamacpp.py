@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from inference_service.catalog import ModelSpec
-from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
+from inference_service.engines.base import Chunk, Facts, Finish, FinishReason, Prompt
 from inference_service.engines.llamacpp import log as worker_log
 from inference_service.engines.llamacpp.engine import Llamacpp
 from inference_service.engines.llamacpp.section import GgufWeights, LlamacppNeeds
@@ -391,7 +391,7 @@ def test_a_process_sees_the_file_where_it_is_and_ends_with_the_service(engine: L
     ],
 )
 def test_the_longest_token_is_that_of_the_serving_event(line: str, longest: int | None) -> None:
-    assert Llamacpp("").longest_token(["{}", line, "x"]) == longest
+    assert Llamacpp("").facts(["{}", line, "x"]).longest_token == longest
 
 
 @pytest.mark.parametrize(
@@ -407,16 +407,16 @@ def test_the_longest_token_is_that_of_the_serving_event(line: str, longest: int 
 def test_what_the_file_says_is_in_the_serving_event(
     line: str, tokens: list[str] | None, template: bool | None
 ) -> None:
-    assert Llamacpp("").control_tokens(["{}", line, "x"]) == tokens
-    assert Llamacpp("").has_chat_template(["{}", line, "x"]) == template
+    facts = Llamacpp("").facts(["{}", line, "x"])
+    assert facts.control_tokens == (None if tokens is None else tuple(tokens))
+    assert facts.has_chat_template == template
 
 
 def test_a_later_line_that_looks_like_a_serving_event_changes_nothing() -> None:
     """A caller's words can be in the log, in an error of llama.cpp."""
     first = '{"event": "serving", "control_tokens": ["<s>"], "chat_template": false}'
     log = [first, '{"event": "serving", "control_tokens": [], "chat_template": true}']
-    assert Llamacpp("").control_tokens(log) == ["<s>"]
-    assert Llamacpp("").has_chat_template(log) is False
+    assert Llamacpp("").facts(log) == Facts(None, ("<s>",), False)
 
 
 def test_what_a_model_serves_is_what_it_answers() -> None:

@@ -11,8 +11,15 @@ import msgspec
 
 from inference_service.catalog import EngineNeeds, ModelSpec
 from inference_service.engines import relay, sse
-from inference_service.engines.base import Chunk, Finish, FinishReason, Options, Prompt
-from inference_service.engines.exchange import Request, Sink
+from inference_service.engines.base import (
+    NO_FACTS,
+    Chunk,
+    Facts,
+    Finish,
+    FinishReason,
+    Prompt,
+)
+from inference_service.engines.exchange import Options, Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Instance, Running
@@ -65,14 +72,8 @@ class Toy:
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
 
-    def longest_token(self, log: Sequence[str]) -> int | None:
-        return None
-
-    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
-        return None
-
-    def has_chat_template(self, log: Sequence[str]) -> bool | None:
-        return None
+    def facts(self, log: Sequence[str]) -> Facts:
+        return NO_FACTS
 
     async def ready(self, instance: Instance) -> bool:
         return await sse.answers(self._connections, instance, "/")

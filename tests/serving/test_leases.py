@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from inference_service.serving.checks import Checks
 from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Lease, Leases
 from inference_service.serving.slots import Slots
@@ -34,7 +35,8 @@ class Bed:
         )
         self.cuts = 0
         self.entry = entry()
-        self.instance = FakeRunning("tgi-tiny", 8080).instance
+        running = FakeRunning("tgi-tiny", 8080)
+        self.instance, self.checks = running.instance, Checks(running)
         self.leases = Leases(self.entry, self.slots, idle, self._release, self._cut)
         self.released = 0
         self.may_leave = asyncio.Event()
@@ -55,7 +57,7 @@ class Bed:
 
     async def use(self) -> None:
         """Use the run until the lease is cut, and leave when `may_leave` is set."""
-        lease = self.leases.take(self.instance)
+        lease = self.leases.take(self.instance, self.checks)
         try:
             async with lease.cut:
                 try:
@@ -83,7 +85,7 @@ async def test_the_idle_timeout_has_no_end_while_the_run_is_in_use() -> None:
     leases = bed.leases
     assert 890 < (leases.idle_in or 0) <= 900
 
-    lease = leases.take(bed.instance)
+    lease = leases.take(bed.instance, bed.checks)
     assert (leases.in_use, leases.idle_in, leases.idle_at) == (True, None, math.inf)
     with bed.slots.waiting():
         bed.give(lease)
@@ -111,7 +113,7 @@ async def test_the_end_of_each_use_is_noted() -> None:
     for end in (
         bed.leases.ready,
         lambda: bed.leases.use(None),
-        lambda: bed.give(bed.leases.take(bed.instance)),
+        lambda: bed.give(bed.leases.take(bed.instance, bed.checks)),
     ):
         await asyncio.sleep(0.001)
         before = asyncio.get_running_loop().time()
@@ -121,7 +123,10 @@ async def test_the_end_of_each_use_is_noted() -> None:
 
 async def test_a_run_is_released_each_time_that_it_becomes_unused() -> None:
     bed = Bed()
-    first, second = bed.leases.take(bed.instance), bed.leases.take(bed.instance)
+    first, second = (
+        bed.leases.take(bed.instance, bed.checks),
+        bed.leases.take(bed.instance, bed.checks),
+    )
 
     bed.give(first)
     assert bed.released == 0
@@ -138,7 +143,7 @@ async def test_a_run_that_is_in_use_when_its_idle_timeout_ends_is_idle_after_tha
 ) -> None:
     bed = Bed(idle=0)
     with bed.slots.waiting():
-        lease = bed.leases.take(bed.instance)
+        lease = bed.leases.take(bed.instance, bed.checks)
         over = await begun(bed.leases.over())
         if use == "wait":
             bed.give(lease)
@@ -164,11 +169,11 @@ async def test_the_idle_timeout_of_a_request_is_in_force_until_the_next_request(
 async def test_another_entry_is_in_force_for_the_idle_timer_and_for_new_leases() -> None:
     bed = Bed()
     over = await begun(bed.leases.over())
-    old = bed.leases.take(bed.instance)
+    old = bed.leases.take(bed.instance, bed.checks)
     other = entry(idle_timeout=1800.0)
 
     bed.leases.replace_entry(other)
-    new = bed.leases.take(bed.instance)
+    new = bed.leases.take(bed.instance, bed.checks)
     assert old.entry is bed.entry
     assert new.entry is other
     for lease in (old, new):
@@ -181,7 +186,7 @@ async def test_another_entry_is_in_force_for_the_idle_timer_and_for_new_leases()
 
 async def test_a_drain_is_over_when_the_last_lease_is_back() -> None:
     bed = Bed()
-    lease = bed.leases.take(bed.instance)
+    lease = bed.leases.take(bed.instance, bed.checks)
     over = await begun(bed.leases.over())
     bed.leases.end(3600)
     await ended(over, "a run that has to end was not over")

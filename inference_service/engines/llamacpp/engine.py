@@ -17,8 +17,8 @@ import msgspec
 
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
-from inference_service.engines.base import Chunk, Finish, FinishReason, Options, Prompt
-from inference_service.engines.exchange import Request, Sink
+from inference_service.engines.base import Chunk, Facts, Finish, FinishReason, Prompt
+from inference_service.engines.exchange import Options, Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.engines.llamacpp import log as worker_log
 from inference_service.engines.llamacpp.section import LlamacppNeeds
@@ -121,14 +121,8 @@ class Llamacpp:
     def cause(self, log: Sequence[str]) -> str:
         return worker_log.cause(log)
 
-    def longest_token(self, log: Sequence[str]) -> int | None:
-        return worker_log.longest_token(log)
-
-    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
-        return worker_log.control_tokens(log)
-
-    def has_chat_template(self, log: Sequence[str]) -> bool | None:
-        return worker_log.has_chat_template(log)
+    def facts(self, log: Sequence[str]) -> Facts:
+        return worker_log.facts(log)
 
     async def ready(self, instance: Instance) -> bool:
         return await sse.answers(self._connections, instance, "/health")  # 503 as the model loads

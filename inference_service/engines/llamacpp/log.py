@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from inference_service.engines.base import NO_FACTS, Facts
 from inference_service.lifecycle import Phase, Progress
 
 # An error of llama.cpp, with the text after its clock, level and function:
@@ -63,28 +65,23 @@ def cause(log: Sequence[str]) -> str:
     return message or (plain[-1] if plain else "")
 
 
-def longest_token(log: Sequence[str]) -> int | None:
+def facts(log: Sequence[str]) -> Facts:
+    """Return what the worker has said of the model as it began to serve."""
     for line in log:
         match _object(line):
-            case {"event": "serving", "longest_token": int(longest)} if longest >= 0:
-                return longest
-    return None
+            case {"event": "serving", **said}:
+                return _facts(said)
+    return NO_FACTS
 
 
-def control_tokens(log: Sequence[str]) -> Sequence[str] | None:
-    for line in log:
-        match _object(line):
-            case {"event": "serving", "control_tokens": [*tokens]}:
-                return [token for token in tokens if isinstance(token, str)]
-    return None
-
-
-def has_chat_template(log: Sequence[str]) -> bool | None:
-    for line in log:
-        match _object(line):
-            case {"event": "serving", "chat_template": bool(known)}:
-                return known
-    return None
+def _facts(said: Mapping[Any, Any]) -> Facts:
+    longest, tokens = said.get("longest_token"), said.get("control_tokens")
+    template = said.get("chat_template")
+    return Facts(
+        longest if isinstance(longest, int) and longest >= 0 else None,
+        tuple(t for t in tokens if isinstance(t, str)) if isinstance(tokens, list) else None,
+        template if isinstance(template, bool) else None,
+    )
 
 
 def _object(line: str) -> object:

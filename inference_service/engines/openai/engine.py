@@ -10,8 +10,8 @@ from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
 from inference_service.engines.answer import Answer
-from inference_service.engines.base import Chunk, NoRoom, Options, Prompt
-from inference_service.engines.exchange import Request, Sink
+from inference_service.engines.base import NO_FACTS, Chunk, Facts, NoRoom, Prompt
+from inference_service.engines.exchange import Options, Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.engines.openai import log as program_log
 from inference_service.engines.openai import wire
@@ -88,14 +88,8 @@ class Openai:
     def cause(self, log: Sequence[str]) -> str:
         return program_log.cause(log)
 
-    def longest_token(self, log: Sequence[str]) -> int | None:
-        return None
-
-    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
-        return None
-
-    def has_chat_template(self, log: Sequence[str]) -> bool | None:
-        return None
+    def facts(self, log: Sequence[str]) -> Facts:
+        return NO_FACTS
 
     async def ready(self, instance: Instance) -> bool:
         try:

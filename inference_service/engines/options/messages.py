@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from inference_service.engines.base import Options
+from inference_service.engines.exchange import Options
 from inference_service.engines.options.media import Parts, fetches, has_data
 from inference_service.engines.options.rules import NULL, Rule, begins, decode, items_of
 

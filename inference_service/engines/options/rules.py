@@ -7,7 +7,7 @@ from math import inf
 
 import msgspec
 
-from inference_service.engines.base import Options
+from inference_service.engines.exchange import Options
 from inference_service.errors import InvalidParameter
 
 # Returns what is wrong with a field, as the end of a sentence, or nothing. The options are there

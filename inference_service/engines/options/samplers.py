@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from inference_service.engines.base import Options
+from inference_service.engines.exchange import Options
 from inference_service.engines.options.rules import NULL, decode
 
 _MOST_BIASES = 1024

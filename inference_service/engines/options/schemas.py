@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from inference_service.engines.base import Options
+from inference_service.engines.exchange import Options
 from inference_service.engines.options.rules import decode, unset
 
 _DROPPED = (

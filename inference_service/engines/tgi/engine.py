@@ -11,8 +11,16 @@ from itertools import accumulate
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
-from inference_service.engines.base import Chunk, Finish, FinishReason, NoRoom, Options, Prompt
-from inference_service.engines.exchange import Request, Sink
+from inference_service.engines.base import (
+    NO_FACTS,
+    Chunk,
+    Facts,
+    Finish,
+    FinishReason,
+    NoRoom,
+    Prompt,
+)
+from inference_service.engines.exchange import Options, Request, Sink
 from inference_service.engines.http import Connections
 from inference_service.engines.options import rules
 from inference_service.engines.stops import StopFilter
@@ -113,14 +121,8 @@ class Tgi:
     def cause(self, log: Sequence[str]) -> str:
         return tgi_log.cause(log)
 
-    def longest_token(self, log: Sequence[str]) -> int | None:
-        return None
-
-    def control_tokens(self, log: Sequence[str]) -> Sequence[str] | None:
-        return None
-
-    def has_chat_template(self, log: Sequence[str]) -> bool | None:
-        return None
+    def facts(self, log: Sequence[str]) -> Facts:
+        return NO_FACTS
 
     async def ready(self, instance: Instance) -> bool:
         # Nothing listens before the model is loaded. The log can be wrong, `/health` is not.

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import msgspec
 
-from inference_service.engines.base import Options
+from inference_service.engines.exchange import Options
 from inference_service.engines.options import messages, samplers
 from inference_service.engines.options.rules import (
     NULL,
