@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Union
 
 import msgspec
 
-from inference_service.engines.options.rules import NULL, begins, items_of
+from inference_service.engines.options.rules import NULL, begins
 
 _MOST_PARTS = 4096
 _DATA = b'"data:'
 
 
-class Part(msgspec.Struct):
-    """A part of a message in OpenAI's or Anthropic's form; what it lacks is null."""
+class Where(msgspec.Struct):
+    """An address, or the data themselves in Anthropic's form."""
 
-    type: str = ""
-    text: msgspec.Raw = NULL
-    image_url: msgspec.Raw = NULL
-    video_url: msgspec.Raw = NULL
-    audio_url: msgspec.Raw = NULL
-    file_url: msgspec.Raw = NULL
-    source: msgspec.Raw = NULL
-    content: msgspec.Raw = NULL  # the parts of a tool's result
-    id: str | None = None
-    tool_use_id: str | None = None
-
-
-class _Where(msgspec.Struct):
     url: msgspec.Raw = NULL
     data: msgspec.Raw = NULL
 
 
+class Part(msgspec.Struct):
+    """A part of a message in OpenAI's or Anthropic's form.
+
+    Of an address only the beginning is looked at, for it can be an image of 30 MiB. `content` has
+    the parts of a tool's result.
+    """
+
+    type: str = ""
+    text: msgspec.Raw = NULL
+    image_url: Where | str | None = None
+    video_url: Where | str | None = None
+    audio_url: Where | str | None = None
+    file_url: Where | str | None = None
+    source: Where | str | None = None
+    content: Content = None
+    id: str | None = None
+    tool_use_id: str | None = None
+
+
+# Items as they came, so that a million of them are no million objects.
+Content = Union[list[msgspec.Raw], Part, str, None]  # noqa: UP007  # a name that is not there yet
+
 _part = msgspec.json.Decoder(Part).decode
-_where = msgspec.json.Decoder(_Where).decode
 
 
 class Parts:
@@ -45,24 +54,27 @@ class Parts:
     def __init__(self) -> None:
         self._count = 0
 
-    def of(self, content: msgspec.Raw) -> Iterator[Part]:
+    def of(self, content: Content) -> Iterator[Part]:
         """Yield the parts of a content, and those of the results within; a text has none.
 
         Raises a ValidationError for too many.
         """
         left = [content]
         while left:
-            raw = left.pop()
-            if not begins(raw, b"["):
-                continue
-            items = items_of(raw)
-            self._count += len(items)
-            if self._count > _MOST_PARTS:
-                raise msgspec.ValidationError(f"they have more than {_MOST_PARTS} parts")
-            for item in items:
-                part = _part(item)
+            each = left.pop()
+            for part in self._parts(each):
                 yield part
                 left.append(part.content)
+
+    def _parts(self, content: Content) -> Iterator[Part]:
+        if isinstance(content, Part):
+            yield content
+        if not isinstance(content, list):
+            return
+        self._count += len(content)
+        if self._count > _MOST_PARTS:
+            raise msgspec.ValidationError(f"they have more than {_MOST_PARTS} parts")
+        yield from map(_part, content)
 
 
 def fetches(part: Part) -> bool:
@@ -77,10 +89,10 @@ def fetches(part: Part) -> bool:
 
 def has_data(part: Part) -> bool:
     """Return whether a part in Anthropic's form has its data in the request."""
-    return begins(part.source, b"{") and begins(_where(part.source).data, b'"')
+    return isinstance(part.source, Where) and begins(part.source.data, b'"')
 
 
-def _is_elsewhere(url: msgspec.Raw) -> bool:
-    if begins(url, b"{"):
-        url = _where(url).url
-    return begins(url, b'"') and not begins(url, _DATA)
+def _is_elsewhere(url: Where | str | None) -> bool:
+    if isinstance(url, Where):
+        return begins(url.url, b'"') and not begins(url.url, _DATA)
+    return url is not None and not url.startswith("data:")

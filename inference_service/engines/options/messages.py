@@ -7,8 +7,8 @@ from collections.abc import Callable
 import msgspec
 
 from inference_service.engines.exchange import Options
-from inference_service.engines.options.media import Parts, fetches, has_data
-from inference_service.engines.options.rules import NULL, Rule, begins, decode, items_of
+from inference_service.engines.options.media import Content, Parts, fetches, has_data
+from inference_service.engines.options.rules import Rule, begins, decode, items_of
 
 _ELSEWHERE = "an address to fetch from, which the entry of the model does not allow: send the data"
 _EMPTY = "must have at least one item"
@@ -35,7 +35,7 @@ class _Call(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     role: str
-    content: msgspec.Raw = NULL
+    content: Content = None
     tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
 
@@ -45,8 +45,8 @@ class _Item(msgspec.Struct):
 
     type: str = ""
     call_id: str | None = None
-    content: msgspec.Raw = NULL
-    output: msgspec.Raw = NULL
+    content: Content = None
+    output: Content = None
 
 
 _message = msgspec.json.Decoder(_Message).decode

@@ -17,7 +17,7 @@ Rules = Mapping[str, Rule]
 
 # What rules may decode as a whole: a list of a million numbers holds the loop for a second.
 _LARGEST = 256 << 10
-_LARGE = frozenset(("messages", "input", "prompt"))
+_LARGE = frozenset(("messages", "input", "prompt", "documents"))
 
 NULL = msgspec.Raw(b"null")
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

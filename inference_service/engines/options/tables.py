@@ -166,6 +166,7 @@ LLAMACPP: Table = {
     "/v1/messages": {**_LLAMACPP, **_ANTHROPIC},
     "/v1/messages/count_tokens": _ANTHROPIC,
     "/v1/embeddings": _EMBEDDINGS,
+    "/v1/rerank": {"documents": listed(_MOST_INPUTS)},
 }
 
 
