@@ -10,7 +10,7 @@ from rest_bridge.errors import BridgeError, rule
 
 _TAG = "Dialects"
 
-_REASONS = {*openapi.GENERATING, *openapi.EVERY_CALL, "PATH_NOT_OFFERED"}
+_REASONS = (*openapi.GENERATING, "PATH_NOT_OFFERED")
 _HEADS = {
     403: "Forbidden to pages of other origins",
     405: "Another method than POST",
@@ -32,10 +32,11 @@ def paths() -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    model = {"type": "string", "minLength": 1, "example": openapi.MODEL_TO_TRY}
     schema = {
         "type": "object",
-        "properties": {"model": {"type": "string", "example": openapi.MODEL_TO_TRY}},
-        "required": ["model"],
+        "properties": {"model": model, **endpoint.fields},
+        "required": ["model", *endpoint.fields],
         "additionalProperties": True,
     }
     return {
@@ -44,7 +45,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "description": _ABOUT,
         "operationId": endpoint.path.strip("/").replace("/", "_").replace("-", "_"),
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {"200": _success()} | _failures(endpoint.shape),
+        "responses": {"200": _success()} | errors(endpoint.shape, *_REASONS),
     }
 
 
@@ -53,13 +54,14 @@ def _success() -> dict[str, Any]:
     return {"description": "The engine's answer", "content": content}
 
 
-def _failures(shape: Shape) -> dict[str, Any]:
+def errors(shape: Shape, *reasons: str) -> dict[int | str, dict[str, Any]]:
+    """Describe the errors of a path in a dialect that can fail for these reasons."""
     examples: dict[int, dict[str, Any]] = {status: {} for status in _HEADS}
-    for reason in sorted(_REASONS):
+    for reason in sorted({*reasons, *openapi.EVERY_CALL}):
         error = BridgeError(reason, rule(reason).action)
         value = {"value": json.loads(of_service(shape, error))}
         examples.setdefault(status_of(error), {})[reason] = value
-    found = {
+    found: dict[int | str, dict[str, Any]] = {
         str(status): _failure(_HEADS.get(status, "An error"), of_status)
         for status, of_status in sorted(examples.items())
     }

@@ -1,7 +1,7 @@
 """The paths of engines that REST has too, each with the dialect of its errors."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from rest_bridge.dialects.manners import AsIs, Manner
 from rest_bridge.dialects.ollama import manners
@@ -14,6 +14,7 @@ class Endpoint(NamedTuple):
     path: str
     shape: Shape
     summary: str
+    fields: Mapping[str, Any]  # that a request must have beside `model`, by JSON schema
     translate: Callable[[bytes], Manner] | None = None
 
     def manner(self, body: bytes) -> Manner:
@@ -28,21 +29,51 @@ class Endpoint(NamedTuple):
         return self.shape is OLLAMA
 
 
+_TEXT = {"type": "string", "minLength": 1}
+_MESSAGES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "properties": {"role": {"enum": ["user"]}, "content": _TEXT},
+        "required": ["role", "content"],
+    },
+}
+_CHAT = {"messages": _MESSAGES}
+_DOCUMENTS = {"type": "array", "minItems": 1, "items": _TEXT}
+_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+
 _ALL = (
-    Endpoint("/v1/chat/completions", OPENAI, "Chat, in OpenAI's JSON"),
-    Endpoint("/v1/completions", OPENAI, "Complete a text, in OpenAI's JSON"),
-    Endpoint("/v1/responses", RESPONSES, "Make a response, in OpenAI's JSON"),
-    Endpoint("/v1/embeddings", OPENAI, "Embed texts, in OpenAI's JSON"),
-    Endpoint("/v1/rerank", OPENAI, "Rank documents by a query"),
-    Endpoint("/v1/messages", ANTHROPIC, "Chat, in Anthropic's JSON"),
-    Endpoint("/v1/messages/count_tokens", ANTHROPIC, "Count the tokens of a chat"),
-    Endpoint("/tokenize", OPENAI, "Turn a text into tokens"),
-    Endpoint("/detokenize", OPENAI, "Turn tokens into a text"),
-    Endpoint("/apply-template", OPENAI, "Turn a chat into the text that its model gets"),
-    Endpoint("/api/chat", OLLAMA, "Chat, in Ollama's JSON", manners.chat),
-    Endpoint("/api/generate", OLLAMA, "Generate a text, in Ollama's JSON", manners.generate),
-    Endpoint("/api/embed", OLLAMA, "Embed texts, in Ollama's JSON", manners.Embed),
-    Endpoint("/api/embeddings", OLLAMA, "Embed a text, in Ollama's JSON", manners.embed_one),
+    Endpoint("/v1/chat/completions", OPENAI, "Chat, in OpenAI's JSON", _CHAT),
+    Endpoint("/v1/completions", OPENAI, "Complete a text, in OpenAI's JSON", {"prompt": _TEXT}),
+    Endpoint("/v1/responses", RESPONSES, "Make a response, in OpenAI's JSON", {"input": _TEXT}),
+    Endpoint("/v1/embeddings", OPENAI, "Embed texts, in OpenAI's JSON", {"input": _TEXT}),
+    Endpoint(
+        "/v1/rerank", OPENAI, "Rank documents by a query", {"query": _TEXT, "documents": _DOCUMENTS}
+    ),
+    Endpoint("/v1/messages", ANTHROPIC, "Chat, in Anthropic's JSON", _CHAT),
+    Endpoint("/v1/messages/count_tokens", ANTHROPIC, "Count the tokens of a chat", _CHAT),
+    Endpoint("/tokenize", OPENAI, "Turn a text into tokens", {"content": _TEXT}),
+    Endpoint("/detokenize", OPENAI, "Turn tokens into a text", {"tokens": _TOKENS}),
+    Endpoint("/apply-template", OPENAI, "Turn a chat into the text that its model gets", _CHAT),
+    Endpoint("/api/chat", OLLAMA, "Chat, in Ollama's JSON", _CHAT, manners.chat),
+    Endpoint(
+        "/api/generate",
+        OLLAMA,
+        "Generate a text, in Ollama's JSON",
+        {"prompt": _TEXT},
+        manners.generate,
+    ),
+    Endpoint(
+        "/api/embed", OLLAMA, "Embed texts, in Ollama's JSON", {"input": _TEXT}, manners.Embed
+    ),
+    Endpoint(
+        "/api/embeddings",
+        OLLAMA,
+        "Embed a text, in Ollama's JSON",
+        {"prompt": _TEXT},
+        manners.embed_one,
+    ),
 )
 
 ENDPOINTS = {endpoint.path.encode(): endpoint for endpoint in _ALL}

@@ -6,7 +6,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from inference_service.v1 import model_service_pb2 as pb
-from rest_bridge import openapi
+from rest_bridge.dialects import document
+from rest_bridge.dialects.shapes import OPENAI
 from rest_bridge.routes.request import ModelId, answer
 from rest_bridge.service import GET_MODEL, LIST_MODELS
 
@@ -20,7 +21,7 @@ _EPOCH = "1970-01-01T00:00:00Z"  # nothing knows when a model was made
     "/v1/models",
     summary="List models, in OpenAI's JSON",
     tags=["Dialects"],
-    responses=openapi.errors(),
+    responses=document.errors(OPENAI),
 )
 async def list_named(request: Request) -> dict[str, Any]:
     """List the models, each by its id. With the header `anthropic-version`, in Anthropic's JSON."""
@@ -36,7 +37,7 @@ async def list_named(request: Request) -> dict[str, Any]:
     "/v1/models/{model_id:path}",
     summary="Get a model, in OpenAI's JSON",
     tags=["Dialects"],
-    responses=openapi.errors("MODEL_NOT_FOUND"),
+    responses=document.errors(OPENAI, "MODEL_NOT_FOUND"),
 )
 async def get_named(request: Request, model_id: ModelId) -> dict[str, Any]:
     """Show one model. With the header `anthropic-version`, in Anthropic's JSON."""

@@ -6,8 +6,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 
 from inference_service.v1 import model_service_pb2 as pb
-from rest_bridge import body, openapi
+from rest_bridge import body
+from rest_bridge.dialects import document
 from rest_bridge.dialects.ollama.requests import Show, read
+from rest_bridge.dialects.shapes import OLLAMA
 from rest_bridge.routes.request import answer
 from rest_bridge.service import GET_MODEL, LIST_MODELS
 
@@ -31,7 +33,7 @@ Json = dict[str, Any]
     "/api/version",
     summary="Get the version of Ollama's API",
     tags=["Dialects"],
-    responses=openapi.errors(),
+    responses=document.errors(OLLAMA),
 )
 async def get_version() -> Json:
     """Show which version of Ollama's API is followed."""
@@ -42,7 +44,7 @@ async def get_version() -> Json:
     "/api/tags",
     summary="List models, in Ollama's JSON",
     tags=["Dialects"],
-    responses=openapi.errors(),
+    responses=document.errors(OLLAMA),
 )
 async def list_tags(request: Request) -> Json:
     """List the models of the catalog. What is not known of a model is empty or 0."""
@@ -53,7 +55,7 @@ async def list_tags(request: Request) -> Json:
     "/api/ps",
     summary="List models that run, in Ollama's JSON",
     tags=["Dialects"],
-    responses=openapi.errors(),
+    responses=document.errors(OLLAMA),
 )
 async def list_running(request: Request) -> Json:
     """List the models that run."""
@@ -64,7 +66,7 @@ async def list_running(request: Request) -> Json:
     "/api/show",
     summary="Show a model, in Ollama's JSON",
     tags=["Dialects"],
-    responses=openapi.errors("MODEL_NOT_FOUND", "INVALID_PARAMETER"),
+    responses=document.errors(OLLAMA, "MODEL_NOT_FOUND", "INVALID_PARAMETER"),
     openapi_extra={
         "requestBody": {
             "required": True,
