@@ -13,13 +13,14 @@ class Row(NamedTuple):
     """A client that has done what its program says."""
 
     client: str
+    language: str
     version: str
     seconds: str
     what: str
 
 
 ROWS = pytest.StashKey[list[Row]]()
-_HEAD = Row("client", "version", "seconds", "what it did")
+_HEAD = Row("client", "language", "version", "seconds", "what it did")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,12 @@ _BUILT = _FOLDER.parents[1] / "build" / "clients"
 # Nothing but this machine can be reached: everything else is asked of a proxy that is not there.
 _NO_PROXY = "http://127.0.0.1:9"
 
+_VERSIONS = {
+    "python": ("requirements.txt", r"^{}==(\S+)"),
+    "node": ("package.json", r'"{}": "(\S+)"'),
+    "go": ("go.mod", r"/{}/\S+ v(\S+)"),
+}
+
 
 @dataclass(frozen=True)
 class Program:
@@ -26,7 +31,12 @@ class Program:
     file: str
 
     def __str__(self) -> str:
-        return f"{self.file.partition('/')[0]}-{self.client.rpartition('/')[2]}"
+        return f"{self.client}-{self.language}"
+
+    @property
+    def language(self) -> str:
+        """The folder of the program, which is that of its packages too."""
+        return self.file.partition("/")[0]
 
     @property
     def what(self) -> str:
@@ -36,29 +46,23 @@ class Program:
 
     def words(self, folder: Path) -> Sequence[str | Path]:
         """Return the command without arguments. `folder` is for files of the program."""
-        language = self.file.partition("/")[0]
-        if not (_BUILT / language).exists():
-            give_up(f"`make test-clients` installs the clients for {language}")
-        if language == "python":
-            return (_BUILT / "python" / "bin" / "python", _FOLDER / self.file)
-        if language == "go":
-            return (_BUILT / "go",)
+        built = _BUILT / self.language
+        if not built.exists():
+            give_up(f"`make test-clients` installs the clients for {self.language}")
+        if self.language == "python":
+            return (built / "bin" / "python", _FOLDER / self.file)
+        if self.language == "go":
+            return (built,)
         # Node looks for packages in the folder of the program and in those above it.
-        (folder / "node_modules").symlink_to(_BUILT / "node" / "node_modules")
+        (folder / "node_modules").symlink_to(built / "node_modules")
         return (require_program("node"), shutil.copy(_FOLDER / self.file, folder))
 
     def version(self) -> str:
         """Return the version of the client."""
-        if self.file.startswith("node/"):
-            package = json.loads((_FOLDER / "node" / "package.json").read_text())
-            return str(package["dependencies"][self.client])
-        if self.file.startswith("go/"):
-            module = (_FOLDER / "go" / "go.mod").read_text()
-            match = re.search(rf"{re.escape(self.client)} v(\S+)", module)
-        else:
-            lock = (_FOLDER / "python" / "requirements.txt").read_text()
-            match = re.search(rf"^{re.escape(self.client)}==(\S+)", lock, re.MULTILINE)
-        assert match is not None, f"no version of {self.client}"
+        file, pattern = _VERSIONS[self.language]
+        text = (_FOLDER / self.language / file).read_text()
+        match = re.search(pattern.format(re.escape(self.client)), text, re.MULTILINE)
+        assert match is not None, f"{file} has no {self.client}"
         return match[1]
 
 
@@ -72,8 +76,8 @@ PROGRAMS = (
     Program("instructor", "python/instructor_client.py"),
     Program("huggingface-hub", "python/huggingface_hub_client.py"),
     Program("openai", "node/openai_sdk.mjs"),
-    Program("@ai-sdk/openai-compatible", "node/ai_sdk.mjs"),
-    Program("github.com/openai/openai-go/v3", "go/main.go"),
+    Program("ai", "node/ai_sdk.mjs"),
+    Program("openai-go", "go/main.go"),
 )
 
 

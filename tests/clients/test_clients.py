@@ -84,5 +84,5 @@ async def test_a_client(
     last = "\n".join(out.decode(errors="replace").splitlines()[-_LINES:])
     assert run.returncode == 0, last
     seconds = f"{time.monotonic() - start:.1f}"
-    row = Row(str(program), program.version(), seconds, program.what)
+    row = Row(program.client, program.language, program.version(), seconds, program.what)
     pytestconfig.stash[ROWS].append(row)

@@ -73,9 +73,7 @@ def chat_stream(client: openai.OpenAI, whole: str) -> None:
 async def concurrently() -> None:
     async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key=KEY) as many:
         asked = {"model": MODEL, "messages": ASK, "max_tokens": 16}
-        answers = await asyncio.gather(
-            *(many.chat.completions.create(**asked) for _ in range(8))
-        )
+        answers = await asyncio.gather(*(many.chat.completions.create(**asked) for _ in range(8)))
         assert all(answer.choices[0].message.content for answer in answers)
         stream = await many.chat.completions.create(**asked, stream=True)
         assert [chunk async for chunk in stream]
