@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -21,6 +22,9 @@ from tests.service import free_ports
 CHAT, EMBEDDER = "chat", "embedder"
 SECONDS = 100  # for a program; the largest take 10 s on a busy machine, for their imports alone
 _LINES = 30  # of a program that fails
+
+# By client; a fault that is mended fails its test, until it is taken from here.
+FAULTS = {"instructor": "its mode TOOLS names the tool to call, which is refused for llama.cpp"}
 
 CATALOG = """
 [[models]]
@@ -60,7 +64,13 @@ async def urls(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple
         yield service.url, cold_url
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+def marked(program: Program) -> Any:
+    """Return a program as a parameter, with the fault that it meets."""
+    fault = FAULTS.get(program.client)
+    return pytest.param(program, marks=[pytest.mark.xfail(reason=fault)] if fault else [])
+
+
+@pytest.mark.parametrize("program", [marked(each) for each in PROGRAMS], ids=str)
 async def test_a_client(
     program: Program, urls: tuple[str, str], tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
