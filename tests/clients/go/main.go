@@ -59,8 +59,9 @@ func asked(model string) openai.ChatCompletionNewParams {
 	}
 }
 
-func text(stream *ssestream.Stream[openai.ChatCompletionChunk]) (openai.ChatCompletionAccumulator, string) {
-	var all openai.ChatCompletionAccumulator
+type chunks = ssestream.Stream[openai.ChatCompletionChunk]
+
+func text(stream *chunks) (all openai.ChatCompletionAccumulator, whole string) {
 	var parts strings.Builder
 	for stream.Next() {
 		chunk := stream.Current()

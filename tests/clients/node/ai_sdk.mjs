@@ -28,7 +28,7 @@ for (const each of [service, at(coldUrl)]) {
   assert((await stream.usage).outputTokens > 0);
 }
 
-const schema = z.object({ name: z.string(), legs: z.number().int() });
+const schema = z.object({ name: z.string().max(16), legs: z.number().int() });
 const made = await generateText({
   model: service(model),
   ...asked,

@@ -52,14 +52,13 @@ for (const each of [client, cold]) {
   const chunks = await collect(await each.chat.completions.create({ ...asked, stream: true }));
   assert.equal(chunks[0].choices[0].delta.role, "assistant");
   assert.equal(chunks.map((chunk) => chunk.choices[0].delta.content ?? "").join(""), text);
-  const events = await collect(
-    await each.responses.create({ model, input: "Once", max_output_tokens: 8, stream: true }),
-  );
+  const spoken = { model, input: "Once", max_output_tokens: 8, temperature: 0, stream: true };
+  const events = await collect(await each.responses.create(spoken));
   assert.equal(events[0].type, "response.created");
   assert.equal(events.at(-1).type, "response.completed");
 }
 
-const animal = z.object({ name: z.string(), legs: z.number().int() });
+const animal = z.object({ name: z.string().max(16), legs: z.number().int() });
 const parsed = await client.chat.completions.parse({
   model,
   messages,

@@ -1,11 +1,12 @@
 """LangChain's `langchain-openai`: chat, streams, batches, structured output, tools, embeddings."""
 
 import sys
+from typing import Annotated
 
 import openai
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 URL, MODEL, EMBEDDER, COLD = sys.argv[1:5]
 BASE = {"base_url": f"{URL}/v1", "api_key": "sk-any", "max_retries": 0}
@@ -17,12 +18,12 @@ ASK = "Tell a story about a dog."
 class Animal(BaseModel):
     """An animal."""
 
-    name: str
+    name: str = Field(max_length=16)
     legs: int
 
 
 @tool
-def count_legs(animal: str) -> int:
+def count_legs(animal: Annotated[str, Field(max_length=8)]) -> int:
     """Count the legs of an animal."""
     return len(animal)
 
@@ -42,7 +43,7 @@ assert isinstance(long.with_structured_output(Animal).invoke("Tell of a dog."), 
 assert call["name"] == "count_legs"
 assert list(call["args"]) == ["animal"]
 
-assert OpenAI(model=MODEL, max_tokens=8, **BASE).invoke("Once upon a time")
+assert OpenAI(model=MODEL, max_tokens=8, temperature=0, **BASE).invoke("Once upon a time")
 embedder = OpenAIEmbeddings(model=EMBEDDER, check_embedding_ctx_length=False, **BASE)
 assert len(embedder.embed_documents(["a dog", "a cat"])) == 2
 

@@ -37,7 +37,7 @@ calling = {**asked, "max_tokens": 200, "tools": [TOOL], "tool_choice": "required
 assert call.function.name == "count_legs"
 assert len(litellm.embedding(model=f"openai/{EMBEDDER}", input=["a dog"], **BASE).data) == 1
 
-asked = {"model": f"anthropic/{MODEL}", "messages": ASK, "max_tokens": 16}
+asked = {"model": f"anthropic/{MODEL}", "messages": ASK, "max_tokens": 16, "temperature": 0}
 assert litellm.completion(**asked, api_base=URL, **KEY).choices[0].message.content
 stream = litellm.completion(**asked, api_base=COLD, stream=True, **KEY)
 assert "".join(chunk.choices[0].delta.content or "" for chunk in stream)

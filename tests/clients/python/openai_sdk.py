@@ -5,7 +5,7 @@ import json
 import sys
 
 import openai
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 URL, MODEL, EMBEDDER, COLD = sys.argv[1:5]
 KEY = "sk-any"
@@ -18,7 +18,7 @@ cold = openai.OpenAI(base_url=f"{COLD}/v1", api_key=KEY, max_retries=0)
 
 
 class Animal(BaseModel):
-    name: str
+    name: str = Field(max_length=16)
     legs: int
 
 
@@ -72,7 +72,7 @@ def chat_stream(client: openai.OpenAI, whole: str) -> None:
 
 async def concurrently() -> None:
     async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key=KEY) as many:
-        asked = {"model": MODEL, "messages": ASK, "max_tokens": 16}
+        asked = {"model": MODEL, "messages": ASK, "max_tokens": 16, "temperature": 0}
         answers = await asyncio.gather(*(many.chat.completions.create(**asked) for _ in range(8)))
         assert all(answer.choices[0].message.content for answer in answers)
         stream = await many.chat.completions.create(**asked, stream=True)
@@ -121,14 +121,14 @@ def tools() -> None:
 
 
 def responses() -> None:
-    asked = {"model": MODEL, "input": "Once upon a time", "max_output_tokens": 16}
+    asked = {"model": MODEL, "input": "Once upon a time", "max_output_tokens": 16, "temperature": 0}
     answer = client.responses.create(**asked)
     assert answer.output_text
     assert answer.usage.output_tokens > 0
 
 
 def responses_stream(client: openai.OpenAI) -> None:
-    asked = {"model": MODEL, "input": "Once upon a time", "max_output_tokens": 16}
+    asked = {"model": MODEL, "input": "Once upon a time", "max_output_tokens": 16, "temperature": 0}
     *events, last = list(client.responses.create(**asked, stream=True))
     assert events[0].type == "response.created"
     assert last.type == "response.completed"
