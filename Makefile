@@ -12,9 +12,11 @@ BENCH := build/bench
 ENGINES := build/engines
 ENVOY := build/envoy
 SCHEMATHESIS := build/schemathesis
+CLIENTS := build/clients
+GO ?= go
 LITELLM := litellm[proxy]==1.106.2
 
-.PHONY: run test test-engines test-envoy test-schema attack chaos soak bench lint format protos protos-check docs lock image clean help
+.PHONY: run test test-clients test-engines test-envoy test-schema attack chaos soak bench lint format protos protos-check docs lock image clean help
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,6 +26,9 @@ run: $(VENV)/run ## serve gRPC on 127.0.0.1:50051 and REST on 127.0.0.1:8000 (AR
 
 test: $(VENV)/dev ## run every test that this machine can run
 	$(BIN)/python -m pytest $(ARGS)
+
+test-clients: $(VENV)/dev $(CLIENTS)/python $(if $(shell command -v npm),$(CLIENTS)/node) $(if $(shell command -v $(firstword $(GO))),$(CLIENTS)/go) ## test the service with the clients of other people, and print the table
+	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
 test-engines: $(ENGINES) ## test the contract of engines on the real vLLM, transformers and llama-server
 	$(BIN)/python -m pytest -m engines --timeout 900 tests/engines $(ARGS)
@@ -76,6 +81,7 @@ docs: $(VENV)/dev $(GOOGLEAPIS) ## write docs/errors.md from the contract
 lock: $(VENV)/dev ## pin the newest versions, with hashes
 	$(LOCK) requirements.in -o requirements.txt
 	$(LOCK) requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	$(filter-out --no-emit-package numpy,$(LOCK)) tests/clients/python/requirements.in -o tests/clients/python/requirements.txt
 
 image: ## build the Docker image of the llama.cpp engine
 	docker build -t inference-service/llamacpp:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' inference_service/__init__.py) -f deploy/llamacpp/Dockerfile .
@@ -113,6 +119,21 @@ $(SCHEMATHESIS): $(VENV)/dev
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip --disable-pip-version-check install --quiet schemathesis==4.32.5
 	@touch $@
+
+$(CLIENTS)/python: tests/clients/python/requirements.txt | $(VENV)/dev
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $@
+	$(BIN)/uv pip install --quiet --python $@/bin/python --require-hashes --no-deps -r $<
+	@touch $@
+
+# No lock names a registry: `npm install --package-lock-only --omit-lockfile-registry-resolved`.
+$(CLIENTS)/node: tests/clients/node/package.json tests/clients/node/package-lock.json
+	@mkdir -p $@ && cp $^ $@
+	npm ci --prefix $@ --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# Without optimisation, which would take a third of the time. An older Go fetches the one of go.mod.
+$(CLIENTS)/go: tests/clients/go/main.go tests/clients/go/go.mod tests/clients/go/go.sum
+	cd tests/clients/go && GOTOOLCHAIN=auto $(GO) build -gcflags='all=-N -l' -o $(CURDIR)/$@ .
 
 # A peer of the benchmark, which reports it as absent when it cannot be installed.
 $(BENCH)/litellm:

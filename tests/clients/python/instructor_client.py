@@ -4,7 +4,7 @@ import sys
 
 import instructor
 import openai
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 URL, MODEL = sys.argv[1:3]
 
@@ -12,7 +12,7 @@ URL, MODEL = sys.argv[1:3]
 class Animal(BaseModel):
     """An animal."""
 
-    name: str
+    name: str = Field(max_length=16)
     legs: int
 
 

@@ -5,17 +5,20 @@ import json
 import sys
 
 import openai
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-URL, MODEL, EMBEDDER = sys.argv[1:4]
+URL, MODEL, EMBEDDER, COLD = sys.argv[1:5]
 KEY = "sk-any"
 ASK = [{"role": "user", "content": "Tell a story about a dog."}]
+# Two texts of llama.cpp are the same when neither uses what is left of the other.
+SAME = {"temperature": 0, "extra_body": {"cache_prompt": False}}
 
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY, max_retries=0)
+cold = openai.OpenAI(base_url=f"{COLD}/v1", api_key=KEY, max_retries=0)
 
 
 class Animal(BaseModel):
-    name: str
+    name: str = Field(max_length=16)
     legs: int
 
 
@@ -40,55 +43,48 @@ def models() -> None:
 
 
 def chat() -> str:
-    answer = client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=16, temperature=0)
+    answer = client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=16, **SAME)
     assert answer.model == MODEL
+    assert isinstance(answer.created, int)
     assert answer.usage.completion_tokens > 0
-    assert answer.choices[0].finish_reason in ("length", "stop")
-    return answer.choices[0].message.content
+    [choice] = answer.choices
+    assert choice.finish_reason in ("length", "stop")
+    assert choice.message.tool_calls is None
+    return choice.message.content
 
 
-def chat_stream(whole: str) -> None:
-    stream = client.chat.completions.create(
-        model=MODEL,
-        messages=ASK,
-        max_tokens=16,
-        temperature=0,
-        stream=True,
-        stream_options={"include_usage": True},
-    )
-    chunks = list(stream)
-    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+def chat_stream(client: openai.OpenAI, whole: str) -> None:
+    asked = {"model": MODEL, "messages": ASK, "max_tokens": 16, "stream": True, **SAME}
+    chunks = list(client.chat.completions.create(**asked))
+    assert all(len(chunk.choices) == 1 for chunk in chunks), "no usage was asked for"
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].choices[0].finish_reason in ("length", "stop")
+    assert len({chunk.id for chunk in chunks}) == 1
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert text == whole, (text, whole)
-    assert chunks[-1].usage.completion_tokens > 0
+
+    chunks = list(client.chat.completions.create(**asked, stream_options={"include_usage": True}))
+    *texts, last = chunks
+    assert last.choices == []
+    assert last.usage.completion_tokens > 0
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in texts) == whole
 
 
-async def concurrently(whole: str) -> None:
+async def concurrently() -> None:
     async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key=KEY) as many:
-        answers = await asyncio.gather(
-            *(
-                many.chat.completions.create(
-                    model=MODEL, messages=ASK, max_tokens=16, temperature=0
-                )
-                for _ in range(8)
-            )
-        )
-        assert {answer.choices[0].message.content for answer in answers} == {whole}
-        text = ""
-        stream = await many.chat.completions.create(
-            model=MODEL, messages=ASK, max_tokens=16, temperature=0, stream=True
-        )
-        async for chunk in stream:
-            text += chunk.choices[0].delta.content or "" if chunk.choices else ""
-        assert text == whole
+        asked = {"model": MODEL, "messages": ASK, "max_tokens": 16, "temperature": 0}
+        answers = await asyncio.gather(*(many.chat.completions.create(**asked) for _ in range(8)))
+        assert all(answer.choices[0].message.content for answer in answers)
+        stream = await many.chat.completions.create(**asked, stream=True)
+        assert [chunk async for chunk in stream]
 
 
 def completions() -> None:
-    answer = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=8)
+    asked = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 8, **SAME}
+    answer = client.completions.create(**asked)
     assert answer.choices[0].text
-    stream = client.completions.create(
-        model=MODEL, prompt="Once upon a time", max_tokens=8, stream=True
-    )
-    assert "".join(chunk.choices[0].text for chunk in stream)
+    stream = client.completions.create(**asked, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == answer.choices[0].text
 
 
 def structured() -> None:
@@ -99,50 +95,58 @@ def structured() -> None:
 
 
 def tools() -> None:
-    asked = {"model": MODEL, "messages": ASK, "max_tokens": 200, "temperature": 0}
-    answer = client.chat.completions.create(**asked, tools=[TOOL], tool_choice="required")
+    asked = {"model": MODEL, "messages": ASK, "max_tokens": 200, "tools": [TOOL], **SAME}
+    answer = client.chat.completions.create(**asked, tool_choice="required")
     [call] = answer.choices[0].message.tool_calls
     assert answer.choices[0].finish_reason == "tool_calls"
+    assert call.id
     assert call.function.name == "count_legs"
     arguments = json.loads(call.function.arguments)
     assert list(arguments) == ["animal"]
-    stream = client.chat.completions.create(
-        **asked, tools=[TOOL], tool_choice="required", stream=True
-    )
-    text = ""
-    for chunk in stream:
-        for choice in chunk.choices:
-            for part in choice.delta.tool_calls or ():
-                text += part.function.arguments or ""
-    assert json.loads(text) == arguments
+
+    with client.chat.completions.stream(**asked, tool_choice="required") as stream:
+        [streamed] = stream.get_final_completion().choices[0].message.tool_calls
+    assert streamed.function.name == "count_legs"
+    assert json.loads(streamed.function.arguments) == arguments
+
     messages = [
         *ASK,
         answer.choices[0].message.model_dump(exclude_none=True),
         {"role": "tool", "tool_call_id": call.id, "content": "4"},
     ]
     again = client.chat.completions.create(
-        model=MODEL, messages=messages, max_tokens=16, tools=[TOOL]
+        model=MODEL, messages=messages, max_tokens=16, tools=[TOOL], tool_choice="none"
     )
-    assert again.choices[0].message.role == "assistant"
+    assert again.choices[0].message.content
 
 
 def responses() -> None:
-    answer = client.responses.create(model=MODEL, input="Once upon a time", max_output_tokens=16)
+    asked = {"model": MODEL, "input": "Once upon a time", "max_output_tokens": 16, "temperature": 0}
+    answer = client.responses.create(**asked)
     assert answer.output_text
     assert answer.usage.output_tokens > 0
-    with client.responses.stream(
-        model=MODEL, input="Once upon a time", max_output_tokens=16
-    ) as stream:
-        kinds = [event.type for event in stream]
-    assert kinds[0] == "response.created"
-    assert kinds[-1] == "response.completed"
+
+
+def responses_stream(client: openai.OpenAI) -> None:
+    asked = {"model": MODEL, "input": "Once upon a time", "max_output_tokens": 16, "temperature": 0}
+    *events, last = list(client.responses.create(**asked, stream=True))
+    assert events[0].type == "response.created"
+    assert last.type == "response.completed"
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == last.response.output_text != ""
 
 
 def embeddings() -> None:
-    answer = client.embeddings.create(model=EMBEDDER, input=["a dog", "a cat"])
-    assert len(answer.data) == 2
-    assert len(answer.data[0].embedding) == len(answer.data[1].embedding) > 8
+    answer = client.embeddings.create(model=EMBEDDER, input=["a dog", "a cat"])  # in base64
     assert answer.usage.prompt_tokens > 0
+    plain = client.embeddings.create(
+        model=EMBEDDER, input=["a dog", "a cat"], encoding_format="float"
+    )
+    for coded, item in zip(answer.data, plain.data, strict=True):
+        assert len(coded.embedding) == len(item.embedding) > 8
+        pairs = zip(coded.embedding, item.embedding, strict=True)
+        assert max(abs(one - other) for one, other in pairs) < 1e-3
+    assert answer.data[0].embedding != answer.data[1].embedding
 
 
 def errors() -> None:
@@ -167,13 +171,34 @@ def errors() -> None:
     stream.close()
 
 
+def failure_in_a_stream() -> None:
+    asked = {"model": "broken", "stream": True}
+    for create, words in (
+        (cold.chat.completions.create, {"messages": ASK}),
+        (cold.completions.create, {"prompt": "Once"}),
+    ):
+        try:
+            list(create(**asked, **words))
+            raise AssertionError
+        except openai.APIError as error:
+            assert error.code == "start_failed"
+            assert "the weights are damaged" in error.message
+    [event] = cold.responses.create(**asked, input="Once")  # its SDK raises nothing here
+    assert event.type == "error"
+    assert event.code == "start_failed"
+    assert "the weights are damaged" in event.message
+
+
 models()
 text = chat()
-chat_stream(text)
-asyncio.run(concurrently(text))
+for each in (client, cold):
+    chat_stream(each, text)
+    responses_stream(each)
+asyncio.run(concurrently())
 completions()
 structured()
 tools()
 responses()
 embeddings()
 errors()
+failure_in_a_stream()
