@@ -13,7 +13,7 @@ from rest_bridge import health, openapi, pages, routes
 from rest_bridge.access import Access, Guarded
 from rest_bridge.dialects import document
 from rest_bridge.dialects.call import Terms
-from rest_bridge.dialects.endpoints import shape_at
+from rest_bridge.dialects.endpoints import likely, shape_at
 from rest_bridge.dialects.front import Front
 from rest_bridge.dialects.shapes import of_service, status_of
 from rest_bridge.errors import BridgeError
@@ -95,7 +95,8 @@ async def show_routing_error(request: Request, error: Exception) -> Response:
     """Answer the router's 404 and 405 in the form of this API."""
     assert isinstance(error, HTTPException)
     path = request.url.path[:MAX_SHOWN_CHARACTERS]
-    detail = f"no endpoint {request.method} {path}; GET /docs shows all"
+    advice = f"is it {meant}?" if (meant := likely(path)) else "GET /docs shows all"
+    detail = f"no endpoint {request.method} {path}; {advice}"
     headers = dict(error.headers or {})
     return await show_error(
         request,

@@ -36,7 +36,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     schema = {
         "type": "object",
         "properties": {"model": model, **endpoint.fields},
-        "required": ["model", *endpoint.fields],
+        "required": ["model", *(endpoint.fields if endpoint.needs_fields else ())],
         "additionalProperties": True,
     }
     return {
@@ -45,12 +45,13 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "description": _ABOUT,
         "operationId": endpoint.path.strip("/").replace("/", "_").replace("-", "_"),
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {"200": _success()} | errors(endpoint.shape, *_REASONS),
+        "responses": {"200": _success(endpoint)} | errors(endpoint.shape, *_REASONS),
     }
 
 
-def _success() -> dict[str, Any]:
-    content = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}
+def _success(endpoint: Endpoint) -> dict[str, Any]:
+    stream = "text/event-stream" if endpoint.translate is None else "application/x-ndjson"
+    content = {"application/json": {"schema": {"type": "object"}}, stream: {}}
     return {"description": "The engine's answer", "content": content}
 
 

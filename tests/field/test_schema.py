@@ -6,13 +6,11 @@ import asyncio
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from inference_service.engines import kinds
 from inference_service.engines.llamacpp.section import LlamacppNeeds
-from rest_bridge.dialects.endpoints import ENDPOINTS
 from tests.needs import give_up
 from tests.service import Serving, free_ports, serving
 
@@ -42,22 +40,7 @@ async def write_description(service: Serving, path: Path) -> None:
         operation = description["paths"][route]["post"]
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         schema["properties"]["max_new_tokens"]["maximum"] = CONTEXT
-    for endpoint in ENDPOINTS.values():
-        shorten(description["paths"][endpoint.path]["post"]["requestBody"])
     path.write_text(json.dumps(description))
-
-
-def shorten(schema: Any) -> None:
-    """Bound the texts and lists of a schema, so that what is made by it fits the context."""
-    if isinstance(schema, dict):
-        if schema.get("type") == "string":
-            schema["maxLength"] = 20
-        if schema.get("type") == "array":
-            schema["maxItems"] = 3
-        if schema.get("type") == "integer":
-            schema["maximum"] = CONTEXT
-        for each in schema.values():
-            shorten(each)
 
 
 @pytest.mark.schemathesis
@@ -72,6 +55,7 @@ async def test_every_answer_is_as_described(tmp_path: Path) -> None:
             *(PROGRAM, "run", tmp_path / "openapi.json", "--url", str(service.service.rest_url)),
             *("--checks", "all", "--seed", "1", "--max-examples", "50", "--no-color"),
             *("--exclude-path", "/models:watch"),  # it has no end
+            *("--exclude-path", "/detokenize"),  # which tokens there are is the model's affair
             *("--request-timeout", "60"),
             cwd=tmp_path,
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},

@@ -343,6 +343,23 @@ async def test_other_methods(script: Scripted, client: httpx.AsyncClient) -> Non
     assert answer.json()["error"]["message"].startswith("no endpoint GET /v1/nonsense")
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/messages", "/v1/messages"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/v1/models", "/v1/models"),
+    ],
+)
+async def test_a_base_url_with_or_without_v1_is_told(
+    client: httpx.AsyncClient, path: str, meant: str
+) -> None:
+    answer = await client.post(path, json=BODY)
+    assert answer.status_code == 404
+    assert f"no endpoint POST {path}; is it {meant}?" in answer.text
+
+
 async def test_pages_of_allowed_origins(script: Scripted, client: httpx.AsyncClient) -> None:
     script.play = whole(script)
     headers = {"origin": "http://page.example"}
