@@ -85,5 +85,7 @@ def verdict(ratio: Ratio, goal: float, noise: float, *, at_least: bool = False) 
 
 def change(ratio: Ratio, noise: float, *, at_least: bool = False) -> Change:
     """Judge new / old by the goal 1: less is better, or more with `at_least`."""
+    if 1 / noise <= ratio.middle <= noise:
+        return "within noise"
     found = verdict(ratio, 1, noise, at_least=at_least)
     return "better" if found == "met" else "worse" if found == "missed" else "within noise"
