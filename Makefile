@@ -143,7 +143,7 @@ $(PEERS): $(BENCH)/%:
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip --disable-pip-version-check install --quiet '$(PEER_$*)' || rm -r $@
 
-$(BENCH)/uvloop: $(VENV)/dev
+$(BENCH)/uvloop: | $(VENV)/dev
 	$(PIP) install --quiet --no-deps --target $@ uvloop==0.23.0 || rm -rf $@
 
 # buf and protoc read google/api and google/rpc from the package that carries them.
