@@ -14,7 +14,11 @@ ENVOY := build/envoy
 SCHEMATHESIS := build/schemathesis
 CLIENTS := build/clients
 GO ?= go
-LITELLM := litellm[proxy]==1.106.2
+# Peers of the benchmark, which reports each as absent that cannot be installed.
+PEERS := $(addprefix $(BENCH)/,litellm vllm-router sglang-router)
+PEER_litellm := litellm[proxy]==1.106.2
+PEER_vllm-router := vllm-router==0.1.17
+PEER_sglang-router := sglang-router==0.3.2
 
 .PHONY: run test test-clients test-engines test-envoy test-schema attack chaos soak bench lint format protos protos-check docs lock image clean help
 
@@ -48,7 +52,7 @@ chaos: $(VENV)/dev ## kill, starve and cut the service on a real Docker Engine, 
 soak: $(VENV)/dev ## work on a service for SOAK_SECONDS (600), and see whether it grows
 	$(BIN)/python -m pytest -m soak tests/soak $(ARGS)
 
-bench: $(VENV)/dev $(BENCH)/engine $(BENCH)/load $(if $(findstring --against,$(ARGS)),,$(BENCH)/litellm) ## measure the service and its peers (QUICK=1: in three minutes; ARGS="--against FOLDER": new against old)
+bench: $(VENV)/dev $(BENCH)/engine $(BENCH)/load $(if $(findstring --against,$(ARGS)),,$(PEERS) $(BENCH)/uvloop) ## measure the service and its peers (QUICK=1: in three minutes; ARGS="--against FOLDER": new against old)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 lint: $(VENV)/dev protos-check ## check style, types, layers and the contract
@@ -135,10 +139,12 @@ $(CLIENTS)/node: tests/clients/node/package.json tests/clients/node/package-lock
 $(CLIENTS)/go: tests/clients/go/main.go tests/clients/go/go.mod tests/clients/go/go.sum
 	cd tests/clients/go && GOTOOLCHAIN=auto $(GO) build -gcflags='all=-N -l' -o $(CURDIR)/$@ .
 
-# A peer of the benchmark, which reports it as absent when it cannot be installed.
-$(BENCH)/litellm:
+$(PEERS): $(BENCH)/%:
 	$(PYTHON) -m venv $@
-	$@/bin/python -m pip --disable-pip-version-check install --quiet '$(LITELLM)' || rm -r $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet '$(PEER_$*)' || rm -r $@
+
+$(BENCH)/uvloop: | $(VENV)/dev
+	$(PIP) install --quiet --no-deps --target $@ uvloop==0.23.0 || rm -rf $@
 
 # buf and protoc read google/api and google/rpc from the package that carries them.
 $(GOOGLEAPIS): $(VENV)/dev

@@ -1,10 +1,11 @@
 /* An engine that makes tokens as fast as one core can: the common ground of the benchmark.
  *
  * It speaks what Hugging Face TGI does (/health, /generate, /generate_stream) and what OpenAI's
- * completions API does (/v1/completions), over HTTP/1.1 on 127.0.0.1:PORT. One thread, one loop.
+ * API does (/v1/models, /v1/completions, /v1/chat/completions), over HTTP/1.1 on 127.0.0.1:PORT.
+ * One thread, one loop. Any other path is answered with 200 and an empty body.
  *
- * How many tokens a request gets is its `max_new_tokens` or `max_tokens`; how they come stands in
- * its prompt: `pace=MS` writes one token every MS milliseconds, all streams in the same moment, as
+ * How many tokens a request gets is its `max_new_tokens`, `max_tokens` or `max_completion_tokens`;
+ * how they come stands in its prompt: `pace=MS` writes one token every MS milliseconds, all streams in the same moment, as
  * the batch of a real engine does; `pace=0` writes as fast as it can, in turn between the streams,
  * `step=N` tokens in each write (default 1).
  *
@@ -29,7 +30,7 @@
 
 enum { MAX_FILES = 16384, LARGEST_REQUEST = 1 << 23, REPLY_SIZE = 1 << 17, LARGEST_EVENT = 512 };
 
-enum face { TGI, OPENAI };
+enum face { TGI, COMPLETIONS, CHAT, MODELS };
 
 struct connection {
     int fd;
@@ -111,6 +112,7 @@ static void put_event(struct connection *c) {
     int size;
     token(text, c);
     bool last = ++c->made == c->count;
+    const char *reason = last ? "\"length\"" : "null";
     if (c->face == TGI)
         size = last ? sprintf(event,
                               "data: {\"index\":%d,\"token\":{\"id\":%d,\"text\":\"%s\",\"logprob\":-0.5,"
@@ -121,14 +123,20 @@ static void put_event(struct connection *c) {
                               "data: {\"index\":%d,\"token\":{\"id\":%d,\"text\":\"%s\",\"logprob\":-0.5,"
                               "\"special\":false},\"generated_text\":null,\"details\":null}\n\n",
                               c->made, c->made, text);
+    else if (c->face == CHAT)
+        size = sprintf(event,
+                       "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"bench\","
+                       "\"choices\":[{\"index\":0,\"delta\":{%s\"content\":\"%s\"},\"logprobs\":null,"
+                       "\"finish_reason\":%s}]}\n\n",
+                       c->made == 1 ? "\"role\":\"assistant\"," : "", text, reason);
     else
         size = sprintf(event,
                        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"bench\","
                        "\"choices\":[{\"index\":0,\"text\":\"%s\",\"logprobs\":null,\"finish_reason\":%s}]}\n\n",
-                       text, last ? "\"length\"" : "null");
+                       text, reason);
     put_chunk(c, event, size);
     if (!last) return;
-    if (c->face == OPENAI) put_chunk(c, "data: [DONE]\n\n", 14);
+    if (c->face != TGI) put_chunk(c, "data: [DONE]\n\n", 14);
     put(c, "0\r\n\r\n");
 }
 
@@ -160,28 +168,46 @@ static void put_text(struct connection *c) {
     }
 }
 
-static void answer_whole(struct connection *c, bool details) {
+static void put_tgi(struct connection *c, bool details) {
+    put(c, "{\"generated_text\":\"");
+    put_text(c);
+    put(c, "\"");
+    if (details) put_details(c);
+    put(c, "}");
+}
+
+static void put_openai(struct connection *c) {
+    bool chat = c->face == CHAT;
+    put(c, "{\"id\":\"c\",\"object\":\"%s\",\"created\":1,\"model\":\"bench\",\"choices\":[{\"index\":0,",
+        chat ? "chat.completion" : "text_completion");
+    put(c, chat ? "\"message\":{\"role\":\"assistant\",\"content\":\"" : "\"text\":\"");
+    put_text(c);
+    put(c, "\"%s,\"logprobs\":null,\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":4,"
+           "\"completion_tokens\":%d,\"total_tokens\":%d}}", chat ? "}" : "", c->count, c->count + 4);
+}
+
+static void put_models(struct connection *c) {
+    put(c, "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\",\"created\":1,"
+           "\"owned_by\":\"bench\"}]}");
+}
+
+static bool answer_whole(struct connection *c, bool details) {
     static const char head[] = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
                                "x-prompt-tokens: 4\r\ncontent-length: %6zu\r\n\r\n";
     size_t begin = c->filled;
     put(c, head, (size_t)0);
     size_t body = c->filled;
-    if (c->face == TGI) {
-        put(c, "{\"generated_text\":\"");
-        put_text(c);
-        put(c, "\"");
-        if (details) put_details(c);
-        put(c, "}");
-    } else {
-        put(c, "{\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"bench\",\"choices\":"
-               "[{\"index\":0,\"text\":\"");
-        put_text(c);
-        put(c, "\",\"logprobs\":null,\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":4,"
-               "\"completion_tokens\":%d,\"total_tokens\":%d}}", c->count, c->count + 4);
-    }
+    if (c->face == MODELS) put_models(c);
+    else if (c->face == TGI) put_tgi(c, details);
+    else put_openai(c);
     char first = c->reply[body];
     sprintf(c->reply + begin, head, c->filled - body); /* it writes a zero behind itself */
     c->reply[body] = first;
+    return flush_reply(c);
+}
+
+static bool asks(const struct connection *c, const char *line) {
+    return !strncmp(c->request, line, strlen(line));
 }
 
 static long number(const char *body, const char *key, long otherwise) {
@@ -191,24 +217,23 @@ static long number(const char *body, const char *key, long otherwise) {
 
 /* Begin the answer to a whole request; false when the peer has gone. */
 static bool answer(struct connection *c, const char *body) {
-    bool whole = false;
-    c->face = strstr(c->request, " /v1/") ? OPENAI : TGI;
-    if (!strncmp(c->request, "POST /generate_stream ", 22)) whole = false;
-    else if (!strncmp(c->request, "POST /generate ", 15)) whole = true;
-    else if (!strncmp(c->request, "POST /v1/completions ", 21))
-        whole = !strstr(body, "\"stream\":true") && !strstr(body, "\"stream\": true");
+    bool whole = !strstr(body, "\"stream\":true") && !strstr(body, "\"stream\": true");
+    c->face = TGI;
+    if (asks(c, "POST /generate_stream ")) whole = false;
+    else if (asks(c, "POST /generate ")) whole = true;
+    else if (asks(c, "POST /v1/completions ")) c->face = COMPLETIONS;
+    else if (asks(c, "POST /v1/chat/completions ")) c->face = CHAT;
+    else if (asks(c, "GET /v1/models ")) c->face = MODELS;
     else {
-        put(c, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"); /* /health */
+        put(c, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"); /* /health, and what routers ask */
         return flush_reply(c);
     }
     c->count = number(body, "max_new_tokens\":", number(body, "max_tokens\":", 20));
+    c->count = number(body, "max_completion_tokens\":", c->count);
     c->pace = number(body, "pace=", 0) * 1000;
     c->step = number(body, "step=", 1);
     c->made = 0;
-    if (whole) {
-        answer_whole(c, strstr(body, "\"details\":true"));
-        return flush_reply(c);
-    }
+    if (whole) return answer_whole(c, strstr(body, "\"details\":true"));
     put(c, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n");
     c->streams = true;
     return c->pace ? flush_reply(c) : proceed(c);

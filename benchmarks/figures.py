@@ -67,15 +67,15 @@ def _left_out(rounds: int) -> int:
 def verdict(ratio: Ratio, goal: float, noise: float, *, at_least: bool = False) -> Verdict:
     """Judge the goal that a ratio is at most `goal`, or at least.
 
-    `noise` is a factor, 1 for none. A ratio within the noise around 1 is void. A verdict that the
-    noise or the worst round could turn is "within noise".
+    `noise` is a factor, 1 for none. A ratio within the noise around 1 is void, unless 1 is as much
+    as the goal asks for. A verdict that the noise or the worst round could turn is "within noise".
     """
-    if 1 / noise <= ratio.middle <= noise:
-        return "void"
 
     def reaches(value: float) -> bool:
         return value >= goal if at_least else value <= goal
 
+    if 1 / noise <= ratio.middle <= noise and not reaches(1):
+        return "void"
     met = reaches(ratio.middle)
     extremes = (ratio.lowest, ratio.highest, ratio.middle / noise, ratio.middle * noise)
     if all(reaches(value) is met for value in extremes):
@@ -85,5 +85,7 @@ def verdict(ratio: Ratio, goal: float, noise: float, *, at_least: bool = False) 
 
 def change(ratio: Ratio, noise: float, *, at_least: bool = False) -> Change:
     """Judge new / old by the goal 1: less is better, or more with `at_least`."""
+    if 1 / noise <= ratio.middle <= noise:
+        return "within noise"
     found = verdict(ratio, 1, noise, at_least=at_least)
     return "better" if found == "met" else "worse" if found == "missed" else "within noise"

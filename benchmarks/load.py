@@ -87,6 +87,12 @@ def _openai(work: Work) -> _Asked:
     return "http", "/v1/completions", body, "[DONE]" if work.streamed else "finish_reason"
 
 
+def _chat(work: Work) -> _Asked:
+    messages = [{"role": "user", "content": work.prompt}]
+    body = _json(model="bench", messages=messages, max_tokens=work.tokens, stream=work.streamed)
+    return "http", "/v1/chat/completions", body, "[DONE]" if work.streamed else "finish_reason"
+
+
 def _rest(work: Work) -> _Asked:
     body = _json(model_id="bench", prompt=work.prompt, max_new_tokens=work.tokens)
     if work.streamed:
@@ -110,4 +116,4 @@ def _json(**fields: Any) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-_FACES = {"tgi": _tgi, "openai": _openai, "rest": _rest, "grpc": _grpc}
+_FACES = {"tgi": _tgi, "openai": _openai, "chat": _chat, "rest": _rest, "grpc": _grpc}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from statistics import mean
+from dataclasses import asdict, dataclass, replace
+from statistics import mean, median
 
 from benchmarks.figures import palindrome
 from benchmarks.load import Reading, Work, ask
@@ -16,7 +16,7 @@ UNARY_64 = Work("unary, 64 callers", 64, 16, streamed=False, step=16)
 BURST = Work("burst, 64 streams", 64, 200, streamed=True)
 PACED = Work("paced, 16 streams of 20 tokens/s", 16, 60, streamed=True, pace=50, skip=20)
 
-CONTROL = "control"  # the second name of the system `grpc`, for the noise
+CONTROL = "control"  # the second name of a system, for the noise
 
 LATENCY_LIMIT_US = 50_000
 
@@ -59,21 +59,42 @@ class Figures:
             memory_mb=memory / 2**20,
         )
 
+    def rounded(self) -> dict[str, float | None]:
+        """Return the figures for a file; None stands for one that was not measured."""
+        return {
+            name: round(value, 3) if value == value and value >= 0 else None
+            for name, value in asdict(self).items()
+        }
+
 
 Round = dict[str, Figures]  # by the name of the system
 
 
-def measure(systems: Mapping[str, Running], work: Work, rounds: int, seconds: float) -> list[Round]:
+def middles(rounds: list[Round]) -> Round:
+    """Return the median of each figure over the rounds."""
+    return {name: _middle([measured[name] for measured in rounds]) for name in rounds[0]}
+
+
+def _middle(figures: list[Figures]) -> Figures:
+    names = Figures.__slots__
+    return replace(
+        figures[0], **{name: median(getattr(figure, name) for figure in figures) for name in names}
+    )
+
+
+def measure(
+    systems: Mapping[str, Running], work: Work, rounds: int, seconds: float, control: str = "grpc"
+) -> list[Round]:
     """Visit each system twice in each round, for about `seconds` each time.
 
-    Paced work takes its own time. LiteLLM is slow, so a round visits it once, in the middle.
-    Raises WrongAnswer.
+    The system `control` is visited under its second name, too. Paced work takes its own time.
+    LiteLLM is slow, so a round visits it once, in the middle. Raises WrongAnswer.
     """
     names = [name for name in systems if name != "litellm"]
-    names.insert(len(names) // 2, CONTROL)  # far from `grpc`, so that drift counts as noise
+    names.insert(len(names) // 2, CONTROL)  # far from the last, so that drift counts as noise
     if "litellm" in systems:
         names.append("litellm")
-    named = {**systems, CONTROL: systems["grpc"]}
+    named = {**systems, CONTROL: systems[control]}
     ordered = {name: named[name] for name in names}
     requests = {name: enough(system, work, seconds) for name, system in ordered.items()}
     return [one_round(ordered, work, requests) for _ in range(rounds)]

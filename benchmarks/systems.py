@@ -1,9 +1,9 @@
-"""The systems that are measured: how each runs in front of the engine."""
+"""The processes that are measured, each in front of the engine: start, clocks, memory, end."""
 
 from __future__ import annotations
 
+import http.client
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,18 +11,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 BUILD = Path("build/bench")
-LITELLM = BUILD / "litellm/bin/litellm"
+RUNS = BUILD / "run"  # has a folder for the files of each system
 
-_OWN = (sys.executable, "-m", "benchmarks.service")
 _START_PATIENCE = 120.0  # seconds; LiteLLM alone needs more than ten
 
 # The system under test has a core of its own; engine and load share another.
 _CORES = sorted(os.sched_getaffinity(0))
 PINNED = len(_CORES) > 1
+
+
+CommandLine = Callable[[int, int, Path], list[str]]
 
 
 class Absent(Exception):
@@ -34,14 +35,16 @@ class System:
     """A kind of system. `face` names the protocol of `load.py` for requests to the system.
 
     `command` makes the command line from the system's port, the engine's port, and a folder for
-    files of the system. It raises Absent.
+    files of the system. It raises Absent. A system with a path `ready` listens before it can serve:
+    the path is answered with 200 when it can.
     """
 
     name: str
     face: str
     version: str
-    command: Callable[[int, int, Path], list[str]]
+    command: CommandLine
     cwd: Path | None = None  # None for the current folder
+    ready: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,9 @@ def pinned(core: int, command: list[str]) -> list[str]:
 
 
 @contextmanager
-def engine() -> Iterator[Running]:
-    """Run the engine, which is also the system `direct`."""
-    direct = System(
-        "direct", "tgi", "engine.c", lambda port, *_: [str(BUILD / "engine"), str(port)]
-    )
+def engine(face: str = "tgi") -> Iterator[Running]:
+    """Run the engine, which is also the system `direct`, asked by this face."""
+    direct = System("direct", face, "engine.c", lambda port, *_: [str(BUILD / "engine"), str(port)])
     with _process(direct, 1, free_port(), 0) as running:
         yield running
 
@@ -95,25 +96,6 @@ def running(
         yield found, absent
 
 
-def peers() -> list[System]:
-    """Return the service and its peers, LiteLLM first, because its start takes longest."""
-    ours = f"{metadata.version('grpcio')} (grpcio)"
-    return [
-        System("litellm", "openai", _litellm_version(), _litellm),
-        System("nginx", "tgi", _nginx_version(), _nginx),
-        System("httpx", "tgi", f"{metadata.version('httpx')} (httpx)", _python("naive_proxy")),
-        System("relay", "grpc", ours, _python("naive_relay")),
-        System("grpc", "grpc", metadata.version("inference-service"), _service("--no-rest", *_OWN)),
-        System("rest", "rest", metadata.version("inference-service"), _service("--rest", *_OWN)),
-    ]
-
-
-def _python(module: str) -> Callable[[int, int, Path], list[str]]:
-    return lambda port, engine, _: [
-        *(sys.executable, "-m", f"benchmarks.{module}", str(port), str(engine))
-    ]
-
-
 def checkout(folder: Path, *names: str) -> list[System]:
     """Return the service of a checkout, once for each name, which begins with its face."""
     python = folder / ".venv/bin/python"
@@ -122,7 +104,7 @@ def checkout(folder: Path, *names: str) -> list[System]:
     flags = {"grpc": "--no-rest", "rest": "--rest"}
     faces = {name: name.partition("-")[0] for name in names}
     return [
-        System(name, face, version(folder), _service(flags[face], *program), folder)
+        System(name, face, version(folder), service(flags[face], *program), folder)
         for name, face in faces.items()
     ]
 
@@ -136,7 +118,12 @@ def version(folder: Path) -> str:
         return ""
 
 
-def _service(rest: str, *program: str) -> Callable[[int, int, Path], list[str]]:
+def service(rest: str, *program: str) -> CommandLine:
+    """Return the command line of the service with one face: `rest` is `--rest` or `--no-rest`.
+
+    `program` is followed by the engine's port and by flags of `inference-service`.
+    """
+
     def command(port: int, engine: int, folder: Path) -> list[str]:
         ports = {"--grpc-port": port, "--rest-port": 0}
         if rest == "--rest":
@@ -147,47 +134,9 @@ def _service(rest: str, *program: str) -> Callable[[int, int, Path], list[str]]:
     return command
 
 
-def _nginx(port: int, engine: int, folder: Path) -> list[str]:
-    program = _nginx_program()
-    if program is None:
-        raise Absent("nginx is not installed: apt-get install nginx")
-    template = Path(__file__).with_name("nginx.conf").read_text()
-    config = folder / "nginx.conf"
-    config.write_text(template.replace("PORT", str(port)).replace("ENGINE", str(engine)))
-    return [program, "-p", str(folder), "-c", str(config), "-e", "stderr"]
-
-
-def _nginx_program() -> str | None:
-    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-
-def _nginx_version() -> str:
-    if (program := _nginx_program()) is None:
-        return ""
-    output = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
-    return output.strip().rpartition("/")[2]
-
-
-def _litellm(port: int, engine: int, folder: Path) -> list[str]:
-    if not LITELLM.exists():
-        raise Absent("LiteLLM could not be installed; `make bench` says why")
-    template = Path(__file__).with_name("litellm.yaml").read_text()
-    config = folder / "litellm.yaml"
-    config.write_text(template.replace("ENGINE", str(engine)))
-    flags = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    return [str(LITELLM.absolute()), *flags, "--num_workers", "1"]
-
-
-def _litellm_version() -> str:
-    found = LITELLM.parent.parent.glob("lib/python*/site-packages/litellm-*.dist-info")
-    return next((path.name.split("-")[1].removesuffix(".dist") for path in found), "")
-
-
 @contextmanager
 def _process(system: System, core: int, port: int, engine_port: int) -> Iterator[Running]:
-    folder = BUILD / system.name
-    if system.name == "litellm":
-        folder = BUILD / "litellm-run"  # `litellm` is its virtual environment
+    folder = RUNS / system.name
     folder.mkdir(parents=True, exist_ok=True)
     command = pinned(core, system.command(port, engine_port, folder.absolute()))
     environment = {**os.environ, "NO_PROXY": "127.0.0.1", "LITELLM_LOCAL_MODEL_COST_MAP": "true"}
@@ -215,16 +164,25 @@ def _process(system: System, core: int, port: int, engine_port: int) -> Iterator
 
 def _await_listener(system: System, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + _START_PATIENCE
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            if process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.1)
-                continue
-        last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise Absent(f"{system.name} does not come up: {''.join(last)[:200]}")
+    while not _serves(system, port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise Absent(f"{system.name} does not come up: {''.join(last)[:200]}")
+        time.sleep(0.1)
+
+
+def _serves(system: System, port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.connect()
+        if not system.ready:
+            return True
+        connection.request("GET", system.ready)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def free_port() -> int:

@@ -63,6 +63,23 @@ def test_at_least(ratio: float, noise: float, expected: Verdict) -> None:
     assert verdict(Ratio(ratio, ratio, ratio), 40, noise, at_least=True) == expected
 
 
+@pytest.mark.parametrize(
+    "ratio, goal, expected",
+    [
+        (0.8, 1, "met"),
+        (0.98, 1, "met, within noise"),
+        (1.02, 1, "missed, within noise"),
+        (1.2, 1, "missed"),
+        (1.0, 1.15, "met"),
+        (1.1, 1.15, "met, within noise"),
+    ],
+)
+def test_a_goal_that_asks_for_no_more_than_the_same_is_not_void(
+    ratio: float, goal: float, expected: Verdict
+) -> None:
+    assert verdict(Ratio(ratio, ratio, ratio), goal, 1.1) == expected
+
+
 def test_a_goal_that_one_round_misses_is_not_simply_met() -> None:
     assert verdict(Ratio(0.33, 0.25, 0.41), 0.4, 1.01) == "met, within noise"
     assert verdict(Ratio(0.45, 0.39, 0.6), 0.4, 1.01) == "missed, within noise"

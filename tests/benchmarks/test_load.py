@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.command import request
 from benchmarks.load import Work, WrongAnswer, ask
 from benchmarks.rounds import BURST, PACED, UNARY
 from benchmarks.systems import Running
@@ -15,7 +16,7 @@ FEW = replace(BURST, callers=3, tokens=20)
 
 
 @pytest.mark.parametrize("work", [UNARY, FEW], ids=lambda work: work.name)
-@pytest.mark.parametrize("face", ["tgi", "openai"])
+@pytest.mark.parametrize("face", ["tgi", "openai", "chat"])
 def test_counts_the_tokens_of_the_engine(engine: Running, work: Work, face: str) -> None:
     asked = replace(engine, system=replace(engine.system, face=face))
 
@@ -32,6 +33,21 @@ def test_times_paced_tokens(engine: Running) -> None:
 
     assert 0 <= reading.token_p50_us <= reading.token_p99_us < 5_000_000
     assert reading.request_p50_us >= 5 * 10_000
+
+
+def test_the_engine_takes_the_name_that_a_router_has_for_the_number_of_tokens(
+    engine: Running,
+) -> None:
+    body = b'{"model":"bench","max_completion_tokens":2,"messages":[]}'
+
+    answer = request(engine.port, "POST", "/v1/chat/completions", body)
+
+    assert answer["choices"][0]["message"]["content"] == " @0000 @0001"
+    assert answer["usage"]["completion_tokens"] == 2
+
+
+def test_the_engine_names_its_model(engine: Running) -> None:
+    assert request(engine.port, "GET", "/v1/models")["data"][0]["id"] == "bench"
 
 
 @asynccontextmanager
