@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from inference_service.runtimes.base import Instance
@@ -17,18 +18,66 @@ from inference_service.serving.slots import Slots
 log = logging.getLogger(__name__)
 
 
+class WasCut(Exception):
+    """The end of a block by the cut of its lease."""
+
+
+class Cut:
+    """The event that ends a lease before its holder does.
+
+    A holder with a task makes its use a block `with lease.cut`, which the event ends with WasCut.
+    Another one says by `then` what is to be done.
+    """
+
+    __slots__ = ("_act", "_task", "happened")
+
+    def __init__(self) -> None:
+        self.happened = False
+        self._act: Callable[[], object] | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def then(self, act: Callable[[], object]) -> None:
+        """Call `act` at the event, which is still to come."""
+        self._act = act
+
+    def happen(self) -> None:
+        """Be the event, once."""
+        if not self.happened:
+            self.happened = True
+            if self._act is not None:
+                self._act()
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._act = self._task.cancel
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self._act = None
+        # Else the holder has been cancelled too, or its block had another end at the same moment.
+        if self.happened and not _uncancelled(self._task) and kind is asyncio.CancelledError:
+            raise WasCut from None
+
+
+def _uncancelled(task: asyncio.Task[Any] | None) -> int:
+    """Take one cancel of a task back, and return how many are left."""
+    assert task is not None, "a block has a task"
+    return task.uncancel()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Lease:
     """The right to use an instance, which was made from an entry.
 
-    `checks` are those of the requests to it. `cut` is the event that ends the right before its
-    holder does: it ends the holder's block `async with lease.cut` with TimeoutError.
+    `checks` are those of the requests to it, and `cut` is the end of the right by a stop.
     """
 
     entry: Entry
     instance: Instance
     checks: Checks
-    cut: asyncio.Timeout
+    cut: Cut
 
 
 class Leases:
@@ -94,7 +143,7 @@ class Leases:
 
     def take(self, instance: Instance, checks: Checks) -> Lease:
         """Return a new lease, to be given back by `give`."""
-        lease = Lease(self._entry, instance, checks, asyncio.timeout(None))
+        lease = Lease(self._entry, instance, checks, Cut())
         self._out.add(lease)
         return lease
 
@@ -155,9 +204,8 @@ class Leases:
 
     def _cut(self) -> None:
         self._notify_cut()
-        for lease in self._out:
-            if not lease.cut.expired():  # else its holder is on the way out
-                lease.cut.reschedule(self._clock())
+        for lease in [*self._out]:
+            lease.cut.happen()
 
     def check_released(self) -> None:
         """Look whether the run has become unused."""

@@ -22,7 +22,7 @@ from inference_service.lifecycle import Status
 from inference_service.runtimes.base import Instance
 from inference_service.serving.changes import Changes, Notify
 from inference_service.serving.entry import Entry
-from inference_service.serving.leases import Lease
+from inference_service.serving.leases import Lease, WasCut
 from inference_service.serving.queue import Caller
 from inference_service.serving.run import Run
 from inference_service.serving.runs import Runs
@@ -32,6 +32,21 @@ from inference_service.serving.start_times import Forecast, StartTimes
 from inference_service.serving.supervisor import Supervisor
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import View
+
+
+class Taken:
+    """A lease that was there without a wait, with the run whose it is."""
+
+    __slots__ = ("_run", "_runs", "lease")
+
+    def __init__(self, runs: Runs, run: Run, lease: Lease) -> None:
+        self.lease = lease
+        self._runs = runs
+        self._run = run
+
+    def give(self) -> None:
+        """Give the lease back."""
+        self._runs.give(self._run, self.lease, None)
 
 
 class Model:
@@ -116,17 +131,28 @@ class Model:
             runs.refuse_what_cannot_fit(prompt)
             run, lease = await self._slot(runs, caller, deadline, notify)
             try:
-                async with lease.cut:
+                with lease.cut:
                     yield lease
-            except TimeoutError:
-                if not lease.cut.expired():
-                    raise
+            except WasCut:
                 raise self.stopped() from None
             finally:
                 runs.give(run, lease, idle_timeout)
         except ServiceError as error:
             error.metadata.setdefault("model_id", self.id)
             raise
+
+    def take_now(self) -> Taken | None:
+        """Return a lease that needs no wait, which its holder gives back; None where there is none.
+
+        Its holder has to look after its `cut`, and nothing else ends it.
+        """
+        runs = self._supervisor.runs
+        if runs is None or self._closed or self._removed or runs.replaced:
+            return None
+        if not (runs.started.done() and runs.serves):
+            return None
+        free = runs.slots.take_now()
+        return None if free is None else Taken(runs, *free)
 
     def release(self, lease: Lease, idle_timeout: float | None) -> None:
         """Take a lease back before the end of its block: its holder needs the engine no more."""

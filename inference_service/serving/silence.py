@@ -17,6 +17,7 @@ class SilenceLimit:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._limit = asyncio.timeout(None)
+        self._loop = asyncio.get_running_loop()  # to ask for it costs as much as a token
         self._since = math.inf  # while paused
 
     async def __aenter__(self) -> Self:
@@ -31,7 +32,7 @@ class SilenceLimit:
 
     def reset(self) -> None:
         """Count from now on."""
-        self._since = asyncio.get_running_loop().time()
+        self._since = self._loop.time()
 
     def pause(self) -> None:
         """Stop counting until the next reset."""
@@ -42,7 +43,7 @@ class SilenceLimit:
         return self._limit.expired()
 
     def _check(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         left = min(self._since + self._seconds - loop.time(), self._seconds)
         if left > 0:
             self._timer = loop.call_later(left, self._check)
