@@ -7,13 +7,13 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from inference_service.api import listener
 from inference_service.api.calls import Calls
+from inference_service.api.forwarder import Forwarder
 from inference_service.api.health import Health
 from inference_service.api.listener import SERVICE
-from inference_service.api.methods import Handle, Handlers, by_path, gate
+from inference_service.api.methods import Handlers, by_path
 from inference_service.api.prompts import Prompts
 from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
@@ -107,9 +107,10 @@ async def running(
         port = await stack.enter_async_context(serving)
         target = listener.address(settings.host, port)
         rest_url = None
-        forward = partial(gate, "Forward", servicer.forwarder.pass_on)
         if settings.rest:
-            rest_url = await stack.enter_async_context(_rest(settings, services, forward, target))
+            rest_url = await stack.enter_async_context(
+                _rest(settings, services, servicer.forwarder, target)
+            )
         stack.push_async_callback(models.close, settings.drain_timeout)
         if settings.leave_containers:
             for runtime in runtimes.by_name.values():
@@ -202,7 +203,7 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
 
 @asynccontextmanager
 async def _rest(
-    settings: Settings, services: Mapping[str, Handlers], forward: Handle, target: str
+    settings: Settings, services: Mapping[str, Handlers], forwarder: Forwarder, target: str
 ) -> AsyncGenerator[str]:
     """Serve REST for the time of the block, and give the URL. Raises BindError."""
     # Imported here: FastAPI has 10 MB, which a service without REST need not hold.
@@ -218,7 +219,7 @@ async def _rest(
         trusted_proxy=settings.trusted_proxy,
         max_body=settings.max_body,
     )
-    app = create_app(LocalService(by_path(services), forward, target), bridge)
+    app = create_app(LocalService(by_path(services), forwarder, target), bridge)
     limits = Limits(idle_seconds=settings.idle_connection_timeout)
     server = Server(app, limits, route=front(app).route)
     with listener.bound("REST", settings.host, settings.rest_port) as socket:

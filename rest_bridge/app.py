@@ -16,6 +16,7 @@ from rest_bridge.dialects.call import Terms
 from rest_bridge.dialects.endpoints import likely, shape_at
 from rest_bridge.dialects.front import Front
 from rest_bridge.dialects.shapes import of_service, status_of
+from rest_bridge.dialects.ticker import Ticker
 from rest_bridge.errors import BridgeError
 from rest_bridge.hosts import Hosts
 from rest_bridge.origins import Origins
@@ -24,6 +25,8 @@ from rest_bridge.service import Service
 from rest_bridge.settings import Settings
 
 MAX_SHOWN_CHARACTERS = 80
+
+_LOOK = 1.0  # seconds between two looks at the calls that are open
 
 
 class Api(FastAPI):
@@ -79,7 +82,8 @@ def front(app: FastAPI, early: float = 10.0) -> Front:
     The head of a stream leaves after `early` seconds, although the engine has not answered.
     """
     state, settings = app.state, app.state.settings
-    terms = Terms(state.service, settings.max_body, settings.keep_alive_seconds, early)
+    ticker = Ticker(min(_LOOK, early, settings.keep_alive_seconds))
+    terms = Terms(state.service, settings.max_body, settings.keep_alive_seconds, early, ticker)
     return Front(state.access, state.proxies, terms)
 
 

@@ -6,7 +6,7 @@ changes a message that was passed.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
@@ -15,6 +15,7 @@ from rest_bridge.service import (
     Accepted,
     Answer,
     Forwarded,
+    Forwarding,
     Metadata,
     Method,
     Question,
@@ -26,17 +27,27 @@ Handle = Callable[[Any, Any], Awaitable[Any]]
 Trailers = Iterable[tuple[str, str | bytes]]
 
 
+class Forwarder(Protocol):
+    """What passes requests on in this process."""
+
+    def begin(self, request: Any, context: Any, sink: Any) -> Forwarding:
+        """Pass a request on; the sink gets an end, be it an error of the service."""
+
+    def status(self, error: Exception) -> grpc.Status:
+        """Return the status of such an error."""
+
+
 class LocalService:
     """The service whose methods are handled by `handlers`, by path.
 
-    A handler takes a request and a context, and returns the answer or writes a stream. `forward`
-    takes a request and its sink as one.
+    A handler takes a request and a context, and returns the answer or writes a stream. `forwarder`
+    passes requests on.
     """
 
-    def __init__(self, handlers: Mapping[str, Handle], forward: Handle, target: str) -> None:
+    def __init__(self, handlers: Mapping[str, Handle], forwarder: Forwarder, target: str) -> None:
         self.target = target
         self._handlers = handlers
-        self._forward = forward
+        self._forwarder = forwarder
 
     async def answer(
         self, method: Method[Question, Answer], request: Question, metadata: Metadata
@@ -56,12 +67,28 @@ class LocalService:
         context = _Context(metadata, self.target, accepted, write)
         await _handled(self._handlers[method.path], request, context)
 
-    async def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> None:
+    def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> Forwarding:
         context = _Context(metadata, self.target, _accept_nothing, _write_no_answer)
-        try:
-            await self._forward((request, sink), context)
-        except grpc.aio.AbortError:
-            raise context.taken_error() from None
+        return self._forwarder.begin(request, context, _Ended(sink, self._forwarder, self.target))
+
+
+class _Ended:
+    """A sink that gets errors of the service, for one that gets those of the bridge."""
+
+    __slots__ = ("_forwarder", "_sink", "_target", "data", "head", "waits")
+
+    def __init__(self, sink: Sink, forwarder: Forwarder, target: str) -> None:
+        self.data, self.head, self.waits = sink.data, sink.head, sink.waits
+        self._sink = sink
+        self._forwarder = forwarder
+        self._target = target
+
+    def end(self, error: Exception | None) -> None:
+        if error is not None:
+            status = self._forwarder.status(error)
+            trailers = status.trailing_metadata or ()
+            error = from_status(status.code, status.details, trailers, self._target)
+        self._sink.end(error)
 
 
 async def _handled(handle: Handle, request: Any, context: "_Context") -> Any:

@@ -66,7 +66,10 @@ class RemoteService:
         finally:
             call.cancel()
 
-    async def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> None:
+    def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(self._forward(request, metadata, sink))
+
+    async def _forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> None:
         start = self._starter(self._channel.unary_stream, FORWARD)
         message = pb.ForwardRequest(**request._asdict(), status_events=True)
         call = start(message, timeout=metadata.timeout, metadata=metadata.entries)
@@ -76,10 +79,11 @@ class RemoteService:
                 _pass(event, sink, source)
                 await source.open.wait()
         except grpc.aio.AioRpcError as error:
-            raise self._failure(error) from error
+            sink.end(self._failure(error))
+        else:
+            sink.end(None)
         finally:
             call.cancel()
-        sink.end(None)
 
     def _starter(self, kind: Any, method: Method[Any, Any]) -> Any:
         """Return the multi-callable of a method; `kind` is the constructor of the channel."""

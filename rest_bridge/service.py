@@ -1,5 +1,7 @@
 """The seam between the bridge and the service: an answer, or a stream that is pushed."""
 
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -80,7 +82,14 @@ class Sink(Protocol):
         """Take the next bytes of the body."""
 
     def end(self, error: Exception | None) -> None:
-        """Take the end; with an error, the call raises too."""
+        """Take the end, with a BridgeError where the answer is not whole or has not begun."""
+
+
+class Forwarding(Protocol):
+    """A request that is passed on."""
+
+    def cancel(self) -> object:
+        """End it; the sink gets nothing more."""
 
 
 class Service(Protocol):
@@ -111,8 +120,8 @@ class Service(Protocol):
         Then `write` is awaited for each message, and the service is held back meanwhile.
         """
 
-    async def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> None:
-        """Pass a request on to an engine; return when the sink has the end of the answer."""
+    def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> Forwarding:
+        """Pass a request on to an engine. The sink has an end in any case, which can be now."""
 
 
 _SERVICE = f"/{pb.DESCRIPTOR.services_by_name['ModelService'].full_name}"

@@ -15,7 +15,7 @@ from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Facts, Finish, FinishReason, Prompt
-from inference_service.engines.exchange import Head, Options, Request, Sink
+from inference_service.engines.exchange import Head, Options, Request, Sink, Source
 from inference_service.engines.llamacpp.section import GgufWeights, LlamacppNeeds
 from inference_service.errors import EngineLost, LaunchError
 from inference_service.key import Key
@@ -300,6 +300,9 @@ class FakeEngine:
         """Return as soon as the first text or answer has been asked for."""
         async with within(SLOWLY, "no text was asked for"):
             await self._generates.wait()
+
+    def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
+        return None
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
         return self.left

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import Protocol
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import grpc
+from grpc_status import rpc_status
 
 from inference_service.api import forwards, replies, requests
 from inference_service.api.callers import caller
 from inference_service.api.methods import Context, accept
 from inference_service.api.prompts import Prompts
 from inference_service.api.requests import Limits
-from inference_service.engines.exchange import Sink
+from inference_service.api.statuses import status_of
+from inference_service.api.texts import LARGEST
+from inference_service.engines.exchange import Request, Sink
+from inference_service.errors import ServiceError
 from inference_service.lifecycle import Status
-from inference_service.serving.attempts import Attempts
+from inference_service.serving.attempts import Attempts, Lost
 from inference_service.serving.changes import Notify
 from inference_service.serving.forwarding import forward
 from inference_service.serving.model import Model
 from inference_service.serving.models import Models
+from inference_service.serving.passing import Passing
 from inference_service.serving.reading import Readers
 from inference_service.v1 import model_service_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 
 class Waiting(Sink, Protocol):
@@ -60,19 +72,49 @@ class Forwarder:
                 notify if asked.status_events else None,
             )
 
-    async def pass_on(self, passed: tuple[forwards.Forwarded, Waiting], context: Context) -> None:
+    def begin(self, asked: forwards.Forwarded, context: Context, sink: Waiting) -> Passing:
         """Have the sink get the answer, straight from the loop that reads the engine.
 
-        The sink has a limit of its own for a client that takes no byte.
+        Its end comes with an error where there is one, for `status`.
         """
-        asked, sink = passed
+        passing = Passing(self._readers, sink, self._limits.answer)
+        try:
+            if len(asked.body) > LARGEST:
+                passing.wait(self._begin_large(passing, asked, context, sink))
+            else:
+                found = forwards.request_now(asked, self._models)
+                self._pass(passing, *found, context, sink)
+        except Exception as error:
+            passing.fail(error)
+        return passing
+
+    @staticmethod
+    def status(error: Exception) -> grpc.Status:
+        """Return the status of an error, and log one that is a fault."""
+        if not isinstance(error, ServiceError):
+            log.exception("fault in a request that is passed on", exc_info=error)
+            error = ServiceError()
+        status: grpc.Status = rpc_status.to_status(status_of(error))
+        return status
+
+    def _pass(
+        self, passing: Passing, model: Model, request: Request, context: Context, sink: Waiting
+    ) -> None:
+        def ask(lost: Lost | None) -> Coroutine[Any, Any, None]:
+            attempts = self._attempts(model, context)
+            return attempts.ask(request, passing, _notify(sink), passing, lost)
+
+        held = ExitStack()
+        held.enter_context(self._prompts.held(len(request.body), context))
+        passing.begin(model, request, ask, held.close)
+
+    async def _begin_large(
+        self, passing: Passing, asked: forwards.Forwarded, context: Context, sink: Waiting
+    ) -> None:
         model, request = await forwards.request(asked, self._models)
-        attempts = self._attempts(model, context)
-        with (
-            self._prompts.held(len(request.body), context),
-            self._readers.reading(model, bounded=True) as reading,
-        ):
-            await attempts.ask(request, sink, _notify(sink), reading)
+        with self._prompts.held(len(request.body), context):
+            attempts = self._attempts(model, context)
+            await attempts.ask(request, passing, _notify(sink), passing)
 
     def _attempts(
         self, model: Model, context: Context, idle_timeout: float | None = None

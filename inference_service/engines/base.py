@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from inference_service.catalog import ModelSpec
-from inference_service.engines.exchange import Options, Request, Sink
+from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.errors import EngineFailed
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Instance, Running
@@ -218,6 +218,13 @@ class Engine(Protocol):
         Raises EngineLost where the engine cannot be reached, breaks off, or sends something else
         than HTTP. If the sink has got nothing by then, another engine may repeat the request;
         otherwise the sink gets that end, too.
+        """
+
+    def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
+        """Pass a request on as `ask` does, where nothing has to be waited for; None elsewhere.
+
+        The sink gets the end in any case, be it an error before the head, such as the OSError of a
+        connection. Closing the source ends the request.
         """
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:

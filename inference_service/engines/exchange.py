@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from inference_service.errors import InvalidRequest
+from inference_service.errors import EngineLost, InvalidRequest
 
 Options = Mapping[str, msgspec.Raw]  # by name
 
@@ -101,3 +101,8 @@ class Sink(Protocol):
 
     def end(self, error: Exception | None) -> None:
         """Take the end. With an error the answer was broken off, and is not whole."""
+
+
+def lost(error: Exception) -> EngineLost:
+    """Return the error of an engine that cannot be reached, breaks off, or sends no HTTP."""
+    return EngineLost(f"broke the connection: {error or type(error).__name__}")

@@ -61,9 +61,7 @@ class Connections:
         connection.
         """
         origin, base = parts_of(instance.url)
-        added = tuple(instance.headers.items()) if instance.headers else ()
-        fields = fields_of(origin, self._keep_alive, request.accept, request.content_type, added)
-        payload = payload_of(base, fields, request)
+        payload = self._payload(instance, origin, base, request)
         works = request.method != "GET"
         while idle := self._idle.get(origin):
             connection = idle.pop()
@@ -76,6 +74,27 @@ class Connections:
                 if exchange.answered:
                     raise
         return await Exchange(self, await self._connect(origin), sink, works).begun(payload)
+
+    def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Exchange | None:
+        """Send a request on a connection that is there already, and return; None without one.
+
+        The sink gets the end in any case. It is a ConnectionResetError where the engine has closed
+        the connection and has read nothing.
+        """
+        origin, base = parts_of(instance.url)
+        while idle := self._idle.get(origin):
+            connection = idle.pop()
+            if connection.transport.is_closing():
+                continue
+            exchange = Exchange(self, connection, sink, request.method != "GET", alone=True)
+            connection.transport.write(self._payload(instance, origin, base, request))
+            return exchange
+        return None
+
+    def _payload(self, instance: Instance, origin: Origin, base: str, request: Request) -> bytes:
+        added = tuple(instance.headers.items()) if instance.headers else ()
+        fields = fields_of(origin, self._keep_alive, request.accept, request.content_type, added)
+        return payload_of(base, fields, request)
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
         """Return an end to wait for of each request that was left and may still be worked on."""
@@ -169,9 +188,16 @@ class Exchange:
     """A request and its answer on one connection: the source of the sink that gets the answer."""
 
     def __init__(
-        self, connections: Connections, connection: _Connection, sink: Sink, works: bool
+        self,
+        connections: Connections,
+        connection: _Connection,
+        sink: Sink,
+        works: bool,
+        *,
+        alone: bool = False,
     ) -> None:
         self._connections = connections
+        self._alone = alone  # no caller waits, and the sink gets an end without a head too
         self._works = works  # the engine, on this request
         self._connection = connection
         self._sink = sink
@@ -303,7 +329,7 @@ class Exchange:
         sink = self._sink
         self._error = error
         self._leave(reusable=reusable)
-        if self._begun:
+        if self._begun or self._alone:
             sink.end(error)
         self._wake()
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from inference_service.engines.answer import Answer
-from inference_service.engines.exchange import Request, Sink
+from inference_service.engines.exchange import Request, Sink, lost
 from inference_service.engines.http import Connections
-from inference_service.errors import EngineLost
 from inference_service.runtimes.base import Instance
 
 
@@ -25,8 +24,3 @@ async def answer(connections: Connections, instance: Instance, request: Request)
     answer = Answer()
     await connections.ask(instance, request, answer)
     return answer
-
-
-def lost(error: OSError) -> EngineLost:
-    """Return the error of an engine that cannot be reached, breaks off, or sends no HTTP."""
-    return EngineLost(f"broke the connection: {error or type(error).__name__}")

@@ -15,7 +15,7 @@ import msgspec
 
 from inference_service.engines import relay
 from inference_service.engines.answer import Answer
-from inference_service.engines.exchange import Request
+from inference_service.engines.exchange import Request, lost
 from inference_service.engines.http import Connections
 from inference_service.errors import EngineFailed
 from inference_service.runtimes.base import Instance
@@ -98,7 +98,7 @@ async def post(
                     if lines := parser.feed(data[at : at + _SLICE]):
                         yield lines
     except OSError as error:
-        raise relay.lost(error) from error
+        raise lost(error) from error
 
 
 async def fetch(
@@ -116,7 +116,7 @@ async def fetch(
                 raise EngineFailed(f"sent an answer of more than {most} bytes")
             return content, answer.headers
     except OSError as error:
-        raise relay.lost(error) from error
+        raise lost(error) from error
 
 
 async def _asked(

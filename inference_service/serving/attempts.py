@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from inference_service.engines.exchange import Head, Request, Sink, Source
 from inference_service.errors import EngineDied, EngineLost, GenerationTimeout, ServiceError
@@ -17,10 +18,17 @@ from inference_service.serving.changes import Notify
 from inference_service.serving.leases import Lease
 from inference_service.serving.model import Model
 from inference_service.serving.queue import Caller
-from inference_service.serving.reading import FREE, Reading
+from inference_service.serving.reading import FREE, Reader
 from inference_service.serving.silence import SilenceLimit
 
 Work = Callable[[Lease, SilenceLimit], Awaitable[None]]
+
+
+class Lost(NamedTuple):
+    """An attempt whose engine was lost before the caller has seen a byte."""
+
+    error: ServiceError
+    instance: Instance
 
 
 class Attempts:
@@ -51,13 +59,19 @@ class Attempts:
         self._instance: Instance | None = None  # the last one
 
     async def ask(
-        self, request: Request, sink: Sink, notify: Notify | None = None, reading: Reading = FREE
+        self,
+        request: Request,
+        sink: Sink,
+        notify: Notify | None = None,
+        reading: Reader = FREE,
+        lost: Lost | None = None,
     ) -> None:
         """Pass a request on as it is; see `Engine.ask`.
 
         A silence counts from the lease or the last read, and not while the sink holds its source
-        back: then `reading` waits for its reader. Raises what `run` raises. After an error that is
-        not the engine's, such as a timeout or a stop of the model, the sink gets no end.
+        back: then `reading` waits for its reader. With `lost`, the request has had one attempt
+        already. Raises what `run` raises. After an error that is not the engine's, such as a
+        timeout or a stop of the model, the sink gets no end.
         """
 
         async def work(lease: Lease, limit: SilenceLimit) -> None:
@@ -66,7 +80,12 @@ class Attempts:
             watched = _Watched(self, limit, sink, reading)
             await lease.entry.engine.ask(lease.instance, request, watched)
 
-        await self.run(work, notify)
+        if lost is None:
+            await self.run(work, notify)
+        else:
+            self._instance = lost.instance
+            await self.recovery(lost.error)
+            await self.once(work, notify)
 
     async def run(self, work: Work, notify: Notify | None = None) -> None:
         """Do the work, and once more if its engine is lost before the caller has seen a byte.
@@ -121,7 +140,7 @@ class _Watched:
     _source: Source
 
     def __init__(
-        self, attempts: Attempts, limit: SilenceLimit, sink: Sink, reading: Reading
+        self, attempts: Attempts, limit: SilenceLimit, sink: Sink, reading: Reader
     ) -> None:
         self._attempts = attempts
         self._limit = limit
@@ -151,7 +170,7 @@ class _Watched:
 
     def resume(self) -> None:
         self._held = False
-        self._reading.resume()
+        self._reading.written()
         self._limit.reset()
         self._source.resume()
 

@@ -45,6 +45,17 @@ class Checks:
         if most > entry.spec.context_length:  # a token has one at least
             refuse_what_cannot_fit(prompt, entry.spec, self._of_engine(entry).longest_token)
 
+    def passes(self, request: Request, entry: Entry) -> bool:
+        """Return whether it is known at once that `body` refuses nothing."""
+        if not request.options:
+            return True
+        if not self._known or self._facts.has_chat_template is False:
+            return False
+        if entry.spec.allow_control_tokens or request.path in _READS:
+            return True
+        tokens = self._tokens
+        return tokens is not None and tokens.done() and tokens.result().surely_not_in(request.body)
+
     async def body(self, request: Request, entry: Entry) -> None:
         """Raise InvalidParameter for messages that the engine would take for others."""
         facts = self._of_engine(entry)

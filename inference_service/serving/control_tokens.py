@@ -61,7 +61,7 @@ class ControlTokens:
         `options` are the fields of the body by name, each as its caller wrote it. Other work of the
         loop has its turn while a large body is looked at.
         """
-        if not self._tokens or (len(body) <= _SLICE and not self._may_have(body)):
+        if self.surely_not_in(body):
             return None
         if await self._look(body) == (None, None):
             return None
@@ -75,6 +75,10 @@ class ControlTokens:
             if name not in _NO_TEXT and (token := await self._token(data)) is not None:
                 return name, token
         return None
+
+    def surely_not_in(self, body: bytes) -> bool:
+        """Return whether a short look says that a body has no token."""
+        return not self._tokens or (len(body) <= _SLICE and not self._may_have(body))
 
     def _may_have(self, body: bytes) -> bool:
         """Return whether the body has the beginning of a token."""

@@ -35,7 +35,7 @@ async def forward(
         async for data in answer:
             reading.began = reading.readers.now
             await write(data)
-            reading.resume()
+            reading.written()
         await asking
     finally:
         answer.close()

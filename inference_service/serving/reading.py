@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Protocol
 
-from inference_service.errors import NotRead
+from inference_service.errors import NotRead, ServiceError
 from inference_service.serving.ahead import Ahead, Store
 
 LOOK = 1.0  # seconds between two looks
@@ -37,7 +37,7 @@ class _Free:
     contended = False
 
 
-_FREE = _Free()
+NOTHING: Wanted = _Free()
 
 
 class Readers:
@@ -47,7 +47,7 @@ class Readers:
         self.now = 0.0  # the time of the last look
         self.store = Store()
         self._timeout = timeout
-        self._readings: set[Reading] = set()
+        self._readers: set[Reader] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def reading(self, held: Wanted | None = None, *, bounded: bool = False) -> Reading:
@@ -55,74 +55,88 @@ class Readers:
 
         `bounded`: who writes has a limit of its own, and sees more than whole messages.
         """
-        return Reading(self, held or _FREE, math.inf if bounded else self._timeout)
+        return Reading(self, held or NOTHING, math.inf if bounded else self._timeout)
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reader: Reader) -> None:
         """Begin to look at a stream."""
-        self._readings.add(reading)
+        self._readers.add(reader)
         if self._timer is None:
             self._look()
 
-    def remove(self, reading: Reading) -> None:
+    def remove(self, reader: Reader) -> None:
         """Look at a stream no more."""
-        self._readings.discard(reading)
+        self._readers.discard(reader)
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         self.now = loop.time()
-        for reading in self._readings:
-            if (began := reading.began) is not None:
-                self._judge(reading, self.now - began)
-        self._timer = loop.call_later(LOOK, self._look) if self._readings else None
-
-    def _judge(self, reading: Reading, blocked: float) -> None:
-        """End a stream whose write has waited for so long, if that is too long."""
-        waited = reading.waited + blocked
-        if blocked >= reading.timeout:
-            reading.end(NotRead(blocked, others=False))
-        elif waited < SOON or not reading.held.contended:
-            return
-        elif reading.ahead is None and reading.take is not None and not self.store.full:
-            reading.ahead = reading.take(self.store)
-        elif waited >= reading.patience and (reading.ahead is None or reading.ahead.waits):
-            reading.end(NotRead(waited, others=True))
+        for reader in [*self._readers]:
+            reader.look()
+        self._timer = loop.call_later(LOOK, self._look) if self._readers else None
 
 
-class Reading:
-    """One stream, as its reader reads it: the block in which all of it is written.
+class Reader:
+    """One stream, as its reader reads it; a subclass stops it.
 
-    `write` notes its beginning in `began` (the `now` of `readers`) and adds the time to `waited`;
-    where there is a write for each token, the writer does that itself. While others wait for what
-    the stream holds, `take` makes the rest of the text be `ahead`. The block ends with NotRead
-    where a write takes too long; `sent_token_count` goes with it.
+    A write notes its beginning in `began` (the `now` of `readers`), and its end adds the time to
+    `waited`. While others wait for what the stream holds, `take` makes the rest of the text be
+    `ahead`. The stream is stopped with NotRead where a write takes too long.
     """
 
-    __slots__ = (
-        "_error",
-        "_task",
-        "_whole",
-        "ahead",
-        "began",
-        "held",
-        "patience",
-        "readers",
-        "sent_token_count",
-        "take",
-        "timeout",
-        "waited",
-    )
+    __slots__ = ("ahead", "began", "held", "patience", "readers", "take", "timeout", "waited")
 
     def __init__(self, readers: Readers, held: Wanted, timeout: float) -> None:
         self.readers = readers
-        self.held = self._whole = held
+        self.held = held
         self.timeout = timeout
         self.began: float | None = None
         self.waited = 0.0
-        self.sent_token_count = 0
         self.patience = PATIENCE
         self.take: Callable[[Store], Ahead] | None = None
         self.ahead: Ahead | None = None
-        self._error: NotRead | None = None
+
+    def written(self) -> None:
+        """Note the end of a write, and the time that it has taken."""
+        if self.began is not None:
+            self.waited += self.readers.now - self.began
+            self.began = None
+
+    def look(self) -> None:
+        """Stop the stream if a write has waited for too long."""
+        if self.began is not None:
+            self._judge(self.readers.now - self.began)
+
+    def stop(self, error: ServiceError) -> None:
+        """End the stream with an error."""
+        raise NotImplementedError
+
+    def _judge(self, blocked: float) -> None:
+        waited = self.waited + blocked
+        store = self.readers.store
+        if blocked >= self.timeout:
+            self.stop(NotRead(blocked, others=False))
+        elif waited < SOON or not self.held.contended:
+            return
+        elif self.ahead is None and self.take is not None and not store.full:
+            self.ahead = self.take(store)
+        elif waited >= self.patience and (self.ahead is None or self.ahead.waits):
+            self.stop(NotRead(waited, others=True))
+
+
+class Reading(Reader):
+    """The block in which all of a stream is written, where a task does that.
+
+    Where there is a write for each token, the writer notes it itself. `sent_token_count` goes with
+    the error.
+    """
+
+    __slots__ = ("_error", "_task", "_whole", "sent_token_count")
+
+    def __init__(self, readers: Readers, held: Wanted, timeout: float) -> None:
+        super().__init__(readers, held, timeout)
+        self._whole = held
+        self.sent_token_count = 0
+        self._error: ServiceError | None = None
         self._task: asyncio.Task[object] | None = None
 
     def __enter__(self) -> Reading:
@@ -149,13 +163,7 @@ class Reading:
         self.patience = SHORT_PATIENCE
         await write(message)
         self.patience = PATIENCE
-        self.resume()
-
-    def resume(self) -> None:
-        """Note the end of a write, and the time that it has taken."""
-        if self.began is not None:
-            self.waited += self.readers.now - self.began
-            self.began = None
+        self.written()
 
     def hold(self) -> None:
         """Hold what the stream is for."""
@@ -163,9 +171,9 @@ class Reading:
 
     def let_go(self) -> None:
         """Hold nothing any more for which others could wait."""
-        self.held = _FREE
+        self.held = NOTHING
 
-    def end(self, error: NotRead) -> None:
+    def stop(self, error: ServiceError) -> None:
         """End the block, in the write that it waits for."""
         if self._error is None and self._task is not None:
             self._error = error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import math
 from typing import NamedTuple
 
 from inference_service.v1 import model_service_pb2 as pb
@@ -12,9 +12,10 @@ from rest_bridge.dialects.endpoints import Endpoint
 from rest_bridge.dialects.manners import Manner
 from rest_bridge.dialects.progress import words
 from rest_bridge.dialects.shapes import of_service, status_of
+from rest_bridge.dialects.ticker import Ticker
 from rest_bridge.errors import BridgeError
 from rest_bridge.http.exchange import Exchange
-from rest_bridge.service import Head, Metadata, Service, Source
+from rest_bridge.service import Forwarding, Head, Metadata, Service, Source
 
 log = logging.getLogger(__name__)
 
@@ -30,25 +31,15 @@ class Terms(NamedTuple):
     largest: int
     keep_alive: float
     early: float  # after which the head of a stream leaves, although the engine has not answered
+    ticker: Ticker
 
 
 class Call:
     """The call of one request, which ends with the answer or when the client has left."""
 
     __slots__ = (
-        "_added",
-        "_answer",
-        "_endpoint",
-        "_exchange",
-        "_manner",
-        "_metadata",
-        "_parts",
-        "_progress",
-        "_source",
-        "_stream",
-        "_task",
-        "_terms",
-        "_timer",
+        "_added", "_answer", "_endpoint", "_exchange", "_manner", "_metadata", "_parts",
+        "_passing", "_progress", "_since", "_source", "_stream", "_terms",
     )  # fmt: skip
 
     def __init__(
@@ -70,8 +61,8 @@ class Call:
         self._answer: Answer | None = None
         self._stream: Streaming | None = None
         self._source: Source | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._passing: Forwarding | None = None
+        self._since = math.inf  # of the silence, or of the call
 
     # The exchange calls these.
 
@@ -93,10 +84,11 @@ class Call:
 
     def on_closed(self, by_server: bool) -> None:
         """End the call."""
-        if self._task is not None:
-            self._task.cancel()
-        elif by_server:
-            self.refuse(_shutting_down())
+        self._terms.ticker.remove(self)
+        if self._passing is not None:
+            self._passing.cancel()
+        if by_server:
+            self._fail(_shutting_down())
 
     def refuse(self, error: BridgeError) -> None:
         """Answer with an error."""
@@ -133,9 +125,29 @@ class Call:
             self._source.pause()
 
     def end(self, error: Exception | None) -> None:
-        """End the answer; after an error, the call of the service raises it."""
-        if error is None and self._answer is not None:
+        """End the answer."""
+        self._terms.ticker.remove(self)
+        if error is not None:
+            self._fail(error)
+        elif self._answer is not None:
             self._answer.end()
+        else:
+            self._fail(BridgeError("ENGINE_FAILED", "the engine has sent no answer"))
+
+    # The ticker calls this.
+
+    def look(self, now: float) -> None:
+        """Send what shows that the call goes on, where a stream can show that."""
+        if (stream := self._stream) is None:
+            waits = self._answer is None and self._manner is not None and self._manner.streams
+            if waits and now - self._since >= self._terms.early:
+                self._stream = self._streams()
+                self._show(now)
+        elif not stream.silent:
+            stream.silent = True
+            self._since = now
+        elif now - self._since >= self._terms.keep_alive:
+            self._show(now)
 
     # The call itself.
 
@@ -146,31 +158,18 @@ class Call:
         except BridgeError as error:
             self.refuse(error)
             return
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._terms.early, self._tick)
-        self._task = loop.create_task(self._run(manner))
+        ticker = self._terms.ticker
+        ticker.add(self)
+        self._since = ticker.now
+        self._passing = self._terms.service.forward(manner.asked, self._metadata, self)
 
-    async def _run(self, manner: Manner) -> None:
-        try:
-            await self._terms.service.forward(manner.asked, self._metadata, self)
-            if not (self._exchange.answer.done or self._exchange.left):
-                self._fail(BridgeError("ENGINE_FAILED", "the engine has sent no answer"))
-        except BridgeError as error:
-            self._fail(error)
-        except asyncio.CancelledError:  # by the client, who has left, or by the server, which ends
-            self._fail(_shutting_down())
-        except Exception:
-            log.exception("a fault in a call of %s", self._endpoint.path)
-            self._fail(BridgeError("INTERNAL", "a fault of the service; its log has the details"))
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._manner = None
-
-    def _fail(self, error: BridgeError) -> None:
+    def _fail(self, error: Exception) -> None:
         exchange = self._exchange
         if exchange.left or exchange.answer.done:
             return
+        if not isinstance(error, BridgeError):
+            log.error("a fault in a call of %s", self._endpoint.path, exc_info=error)
+            error = BridgeError("INTERNAL", "a fault of the service; its log has the details")
         if exchange.answer.started:
             answer = self._stream or self._answer
             assert answer is not None, "what has a head has an answer"
@@ -178,18 +177,11 @@ class Call:
         else:
             self.refuse(error)
 
-    def _tick(self) -> None:
-        """Send what shows that the call goes on, where a stream can show that."""
-        waits = self._stream is None and self._answer is None
-        if waits and self._manner is not None and self._manner.streams:
-            self._stream = self._streams()
-        if self._stream is None or self._exchange.answer.done:
-            return
-        if self._stream.silent:
-            self._stream.comment(self._progress if self._answer is None else "keep-alive")
+    def _show(self, now: float) -> None:
+        assert self._stream is not None
+        self._stream.comment(self._progress if self._answer is None else "keep-alive")
         self._stream.silent = True
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._terms.keep_alive, self._tick)
+        self._since = now
 
     def _streams(self) -> Streaming:
         assert self._manner is not None

@@ -19,7 +19,7 @@ from inference_service.engines.base import (
     FinishReason,
     Prompt,
 )
-from inference_service.engines.exchange import Options, Request, Sink
+from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
 from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Instance, Running
@@ -91,6 +91,9 @@ class Toy:
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)
+
+    def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
+        return None
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
         return self._connections.parting(instance)

@@ -20,6 +20,7 @@ from rest_bridge.cli import CHANNEL_OPTIONS
 from rest_bridge.http import Limits, Server
 from rest_bridge.local import LocalService
 from rest_bridge.remote import RemoteService
+from rest_bridge.service import Forwarding
 
 
 def methods_of(
@@ -56,11 +57,17 @@ async def open_remote(target: str) -> AsyncIterator[RemoteService]:
 
 def local(services: dict[str, Handlers], target: str) -> LocalService:
     """Return the service in this process, as the service does for its own bridge."""
-    return LocalService(by_path(services), _no_forward, target)
+    return LocalService(by_path(services), NoForwarder(), target)
 
 
-async def _no_forward(request: object, context: object) -> None:
-    raise NotImplementedError
+class NoForwarder:
+    """What passes no requests on."""
+
+    def begin(self, request: object, context: object, sink: object) -> Forwarding:
+        raise NotImplementedError
+
+    def status(self, error: Exception) -> grpc.Status:
+        raise NotImplementedError
 
 
 @asynccontextmanager

@@ -98,7 +98,7 @@ async def test_who_leaves_at_the_same_moment_has_left() -> None:
     reading_of: list[Reading] = []
     task = asyncio.create_task(stream())
     await asyncio.sleep(0)
-    reading_of[0].end(NotRead(1, others=False))
+    reading_of[0].stop(NotRead(1, others=False))
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
@@ -108,7 +108,7 @@ async def test_another_end_at_the_same_moment_wins() -> None:
     readers = Readers(60)
     with pytest.raises(ModelStopped), readers.reading() as reading:
         try:
-            reading.end(NotRead(1, others=False))
+            reading.stop(NotRead(1, others=False))
             await asyncio.sleep(1)
         except asyncio.CancelledError:
             raise ModelStopped("m") from None

@@ -18,7 +18,7 @@ import msgspec
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
 from inference_service.engines.base import Chunk, Facts, Finish, FinishReason, Prompt
-from inference_service.engines.exchange import Options, Request, Sink
+from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
 from inference_service.engines.llamacpp import log as worker_log
 from inference_service.engines.llamacpp.section import LlamacppNeeds
@@ -155,6 +155,9 @@ class Llamacpp:
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)
+
+    def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
+        return None  # each request has a connection of its own
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
         return self._connections.parting(instance)

@@ -11,7 +11,7 @@ from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
 from inference_service.engines.answer import Answer
 from inference_service.engines.base import NO_FACTS, Chunk, Facts, NoRoom, Prompt
-from inference_service.engines.exchange import Options, Request, Sink
+from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
 from inference_service.engines.openai import log as program_log
 from inference_service.engines.openai import wire
@@ -121,6 +121,9 @@ class Openai:
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         await relay.forward(self._connections, instance, request, sink)
+
+    def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
+        return self._connections.ask_now(instance, request, sink)
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
         return self._connections.parting(instance)

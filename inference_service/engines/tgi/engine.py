@@ -20,7 +20,7 @@ from inference_service.engines.base import (
     NoRoom,
     Prompt,
 )
-from inference_service.engines.exchange import Options, Request, Sink
+from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
 from inference_service.engines.options import rules
 from inference_service.engines.stops import StopFilter
@@ -178,6 +178,11 @@ class Tgi:
         await relay.forward(self._connections, instance, request, answer)
         if answer.failure is not None:
             raise answer.failure
+
+    def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
+        if request.path.partition("?")[0] in asked.PATHS:
+            return None
+        return self._connections.ask_now(instance, request, sink)
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
         return self._connections.parting(instance)

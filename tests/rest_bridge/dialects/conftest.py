@@ -44,15 +44,20 @@ class Scripted:
     async def stream(self, *_: Any) -> None:
         raise NotImplementedError
 
-    async def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> None:
+    def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> asyncio.Task[None]:
         self.asked.append((request, metadata))
         self.entered.set()
+        return asyncio.create_task(self._forward(request, sink))
+
+    async def _forward(self, request: Forwarded, sink: Sink) -> None:
         assert self.play is not None
         try:
             await self.play(request, sink)
         except asyncio.CancelledError:
             self.left.set()
             raise
+        except Exception as error:
+            sink.end(error)
 
     def pause(self) -> None:
         self.paused.set()
