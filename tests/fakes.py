@@ -236,8 +236,9 @@ class FakeEngine:
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
 
-    def facts(self, log: Sequence[str]) -> Facts:
-        return Facts(self.longest, self.control_tokens, self.has_chat_template)
+    def facts(self, log: Sequence[str]) -> Facts | None:
+        facts = Facts(self.longest, self.control_tokens, self.has_chat_template)
+        return None if facts == Facts() else facts
 
     async def ready(self, instance: Instance) -> bool:
         return self.may_answer.is_set() and not self._has_died(instance)

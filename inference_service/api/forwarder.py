@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Coroutine
-from contextlib import ExitStack
 from typing import Any, Protocol
 
 import grpc
@@ -104,9 +103,8 @@ class Forwarder:
             attempts = self._attempts(model, context)
             return attempts.ask(request, passing, _notify(sink), passing, lost)
 
-        held = ExitStack()
-        held.enter_context(self._prompts.held(len(request.body), context))
-        passing.begin(model, request, ask, held.close)
+        release = self._prompts.hold(len(request.body), context)
+        passing.begin(model, request, ask, release)
 
     async def _begin_large(
         self, passing: Passing, asked: forwards.Forwarded, context: Context, sink: Waiting

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
-from inference_service.api.callers import NO_PROXIES, Addresses, addresses
+from inference_service.api.callers import NO_PROXIES, addresses
 from inference_service.api.shares import Shares, TooMuch
 from inference_service.errors import TooLargePrompts
 from rest_bridge.proxies import Proxies
@@ -26,17 +27,24 @@ class Prompts:
 
     def held(self, size: int, context: Any) -> AbstractContextManager[None]:
         """Hold a prompt of this size for the time of a block. Raises TooLargePrompts."""
-        if size <= _SMALL:
-            return _NOTHING
-        return self._held(addresses(context, self._proxies), size)
+        return _NOTHING if size <= _SMALL else self._held(size, context)
 
-    @contextmanager
-    def _held(self, caller: Addresses, size: int) -> Iterator[None]:
+    def hold(self, size: int, context: Any) -> Callable[[], None] | None:
+        """Hold a prompt of this size until what is returned is called. Raises TooLargePrompts."""
+        if size <= _SMALL:
+            return None
+        caller = addresses(context, self._proxies)
         try:
             self._shares.take(caller, size)
         except TooMuch as taken:
             raise TooLargePrompts(taken.args[0]) from None
+        return partial(self._shares.give, caller, size)
+
+    @contextmanager
+    def _held(self, size: int, context: Any) -> Iterator[None]:
+        release = self.hold(size, context)
+        assert release is not None, "a small prompt is not held"
         try:
             yield
         finally:
-            self._shares.give(caller, size)
+            release()

@@ -158,8 +158,8 @@ class Engine(Protocol):
         person must be able to act on it. Empty where no line explains the end.
         """
 
-    def facts(self, log: Sequence[str]) -> Facts:
-        """Return what is known of the model by the log of an engine that serves."""
+    def facts(self, log: Sequence[str]) -> Facts | None:
+        """Return what the log of an engine that serves says of its model; None: nothing yet."""
 
     async def ready(self, instance: Instance) -> bool:
         """Return whether the engine can answer requests now.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Collection
 from typing import Self
 
@@ -109,10 +110,10 @@ class Connections:
         if self._closed or not self._keep_alive:
             connection.transport.abort()
             return
-        loop = asyncio.get_running_loop()
-        connection.used_at = loop.time()
+        connection.used_at = time.monotonic()
         self._idle.setdefault(connection.origin, []).append(connection)
         if self._sweeper is None:
+            loop = asyncio.get_running_loop()
             self._sweeper = loop.call_later(self._kept_for, self._sweep)
 
     async def aclose(self) -> None:
@@ -150,7 +151,7 @@ class Connections:
     def _sweep(self) -> None:
         self._sweeper = None
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._kept_for
+        oldest = time.monotonic() - self._kept_for
         for origin, connections in [*self._idle.items()]:
             while connections and connections[0].used_at <= oldest:
                 connections.pop(0).transport.abort()

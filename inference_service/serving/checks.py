@@ -71,9 +71,10 @@ class Checks:
     def _of_engine(self, entry: Entry) -> Facts:
         """Return what the engine has said, which is read until it is there."""
         if not self._known:
-            self._facts = entry.engine.facts(self._running.tail(KEPT_LINES))
+            facts = entry.engine.facts(self._running.tail(KEPT_LINES))
             late = asyncio.get_running_loop().time() - self._began > _SOON
-            self._known = late or self._facts != NO_FACTS
+            self._known = late or facts is not None
+            self._facts = facts or NO_FACTS
         return self._facts
 
     async def _control_tokens(self, facts: Facts, entry: Entry) -> ControlTokens:

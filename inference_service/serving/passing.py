@@ -52,7 +52,9 @@ class Passing(Reader):
 
     # The caller calls these.
 
-    def begin(self, model: Model, request: Request, ask: Ask, release: Callable[[], None]) -> None:
+    def begin(
+        self, model: Model, request: Request, ask: Ask, release: Callable[[], None] | None
+    ) -> None:
         """Pass a request on, now or after a wait; `release` is called at its end."""
         self._model = self.held = model
         self._ask = ask

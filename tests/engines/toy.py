@@ -72,7 +72,7 @@ class Toy:
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
 
-    def facts(self, log: Sequence[str]) -> Facts:
+    def facts(self, log: Sequence[str]) -> Facts | None:
         return NO_FACTS
 
     async def ready(self, instance: Instance) -> bool:

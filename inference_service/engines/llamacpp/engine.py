@@ -121,7 +121,7 @@ class Llamacpp:
     def cause(self, log: Sequence[str]) -> str:
         return worker_log.cause(log)
 
-    def facts(self, log: Sequence[str]) -> Facts:
+    def facts(self, log: Sequence[str]) -> Facts | None:
         return worker_log.facts(log)
 
     async def ready(self, instance: Instance) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inference_service.engines.base import NO_FACTS, Facts
+from inference_service.engines.base import Facts
 from inference_service.lifecycle import Phase, Progress
 
 # An error of llama.cpp, with the text after its clock, level and function:
@@ -65,13 +65,13 @@ def cause(log: Sequence[str]) -> str:
     return message or (plain[-1] if plain else "")
 
 
-def facts(log: Sequence[str]) -> Facts:
+def facts(log: Sequence[str]) -> Facts | None:
     """Return what the worker has said of the model as it began to serve."""
     for line in log:
         match _object(line):
             case {"event": "serving", **said}:
                 return _facts(said)
-    return NO_FACTS
+    return None
 
 
 def _facts(said: Mapping[Any, Any]) -> Facts:

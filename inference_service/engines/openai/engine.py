@@ -88,7 +88,7 @@ class Openai:
     def cause(self, log: Sequence[str]) -> str:
         return program_log.cause(log)
 
-    def facts(self, log: Sequence[str]) -> Facts:
+    def facts(self, log: Sequence[str]) -> Facts | None:
         return NO_FACTS
 
     async def ready(self, instance: Instance) -> bool:

@@ -121,7 +121,7 @@ class Tgi:
     def cause(self, log: Sequence[str]) -> str:
         return tgi_log.cause(log)
 
-    def facts(self, log: Sequence[str]) -> Facts:
+    def facts(self, log: Sequence[str]) -> Facts | None:
         return NO_FACTS
 
     async def ready(self, instance: Instance) -> bool:
