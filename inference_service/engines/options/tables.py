@@ -97,12 +97,13 @@ _LLAMACPP: Rules = {
     "chat_template": refused("the template is that of the model"),
 }
 
+_TOOLS: Rules = {"tools": schemas.tools, "tool_choice": samplers.tool_choice}
+
 _CHAT: Rules = {
     "logprobs": one_of(True, False, 0, 1, why="it is a switch (the number is `top_logprobs`)"),
     "top_logprobs": whole(1, _MOST_LOGPROBS, "llama.cpp sends none for 0"),
     "response_format": schemas.response_format,
-    "tools": schemas.tools,
-    "tool_choice": samplers.tool_choice,
+    **_TOOLS,
     "functions": refused("it is an old name (use `tools`)"),
     "function_call": refused("it is an old name (use `tools` and `tool_choice`)", "none", "auto"),
     "modalities": one_of(["text"], [], why="llama.cpp speaks no audio"),
@@ -165,6 +166,7 @@ LLAMACPP: Table = {
     "/v1/responses": {**_LLAMACPP, **_RESPONSES},
     "/v1/messages": {**_LLAMACPP, **_ANTHROPIC},
     "/v1/messages/count_tokens": _ANTHROPIC,
+    "/apply-template": {**_LLAMACPP, **_TOOLS},
     "/v1/embeddings": _EMBEDDINGS,
     "/v1/rerank": {"documents": listed(_MOST_INPUTS)},
 }
