@@ -90,7 +90,8 @@ class Llamacpp:
         return paths.LLAMACPP[spec.needs(LlamacppNeeds).serves]
 
     def check(self, spec: ModelSpec, path: str, options: Options) -> None:
-        rules.check(spec.id, tables.rules(tables.LLAMACPP, path), options)
+        required = tables.REQUIRED.get(path, ())
+        rules.check(spec.id, tables.rules(tables.LLAMACPP, path), options, required)
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(LlamacppNeeds)

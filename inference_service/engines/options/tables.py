@@ -6,7 +6,7 @@ bits: 2**32 + 2 tokens are two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import inf
 
 from inference_service.engines.options import messages, samplers, schemas
@@ -21,6 +21,7 @@ from inference_service.engines.options.rules import (
     refused,
     whole,
 )
+from inference_service.engines.paths import CHAT
 
 Table = Mapping[str, Rules]  # by path; "" is for all others
 
@@ -168,7 +169,17 @@ LLAMACPP: Table = {
     "/v1/messages/count_tokens": _ANTHROPIC,
     "/apply-template": {**_LLAMACPP, **_TOOLS},
     "/v1/embeddings": _EMBEDDINGS,
-    "/v1/rerank": {"documents": listed(_MOST_INPUTS)},
+    "/v1/rerank": {"documents": listed(_MOST_INPUTS), "top_n": whole(0, _INT)},
+}
+
+# What a request to llama.cpp must have, lest a start is paid for a refusal.
+REQUIRED: Mapping[str, Collection[str]] = {
+    **dict.fromkeys(CHAT, ("messages",)),
+    "/v1/responses": ("input",),
+    "/v1/completions": ("prompt",),
+    "/v1/rerank": ("query",),  # the documents have another name in TEI
+    "/detokenize": ("tokens",),
+    "/tokenize": ("content",),
 }
 
 
