@@ -151,7 +151,9 @@ def responses_stream(client: openai.OpenAI) -> None:
 def responses_tool() -> None:
     function = {**TOOL["function"], "strict": True}
     function["parameters"] = {**function["parameters"], "additionalProperties": False}
-    tools = [{"type": "function", **function, "name": name} for name in ("count_legs", "count_eyes")]
+    tools = [
+        {"type": "function", **function, "name": name} for name in ("count_legs", "count_eyes")
+    ]
     asked = {"model": MODEL, "input": ASK, "max_output_tokens": 200, "temperature": 0}
     choice = {"type": "function", "name": "count_eyes"}
     with client.responses.stream(**asked, tools=tools, tool_choice=choice) as stream:
