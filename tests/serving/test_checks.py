@@ -67,8 +67,8 @@ async def test_tools_need_a_template_that_shows_them(made: Checks) -> None:
     for path in (CHAT, "/v1/messages", "/v1/responses", "/apply-template"):
         with pytest.raises(InvalidParameter, match="tools would be dropped, because the chat"):
             await made.body(request(path, tools=[{"name": "f"}]), entry(engine))
-        for none in (None, []):
-            await made.body(request(path, tools=none), entry(engine))
+        await made.body(request(path, tools=None), entry(engine))
+        await made.body(request(path, tools=[]), entry(engine))
     await made.body(request("/v1/completions", tools=[{"name": "f"}]), entry(engine))
 
 

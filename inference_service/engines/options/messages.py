@@ -110,6 +110,8 @@ def _unread(part: Part) -> str:
 def _anthropic(message: _Message, calls: Calls, parts: Parts) -> str:
     if message.role not in _ANTHROPIC_ROLES:
         return _role(message.role, _ANTHROPIC_ROLES)
+    if message.content is None:
+        return "must have a `content` in each message"
     for part in parts.of(message.content):
         if part.type not in _ANTHROPIC_PARTS:
             known = ", ".join(_ANTHROPIC_PARTS)

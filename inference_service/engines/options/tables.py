@@ -176,10 +176,6 @@ LLAMACPP: Table = {
 REQUIRED: Mapping[str, Collection[str]] = {
     **dict.fromkeys(CHAT, ("messages",)),
     "/v1/responses": ("input",),
-    "/v1/completions": ("prompt",),
-    "/v1/rerank": ("query",),  # the documents have another name in TEI
-    "/detokenize": ("tokens",),
-    "/tokenize": ("content",),
 }
 
 
