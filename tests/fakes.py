@@ -204,6 +204,7 @@ class FakeEngine:
         self.longest: int | None = None  # token
         self.control_tokens: tuple[str, ...] | None = None
         self.has_chat_template: bool | None = None
+        self.takes_tools: bool | None = None
         self.left: list[asyncio.Future[None]] = []  # see `Engine.parting`
         self._generates = asyncio.Event()
         self.idle = asyncio.Event()
@@ -237,7 +238,7 @@ class FakeEngine:
         return log[-1] if log else ""
 
     def facts(self, log: Sequence[str]) -> Facts | None:
-        facts = Facts(self.longest, self.control_tokens, self.has_chat_template)
+        facts = Facts(self.longest, self.control_tokens, self.has_chat_template, self.takes_tools)
         return None if facts == Facts() else facts
 
     async def ready(self, instance: Instance) -> bool:

@@ -33,13 +33,17 @@ context_length = 512
 slots = {slots}
 memory = "256MiB"
 weights.path = "{path}"
+chat_template = "{template}"
 """
+
+# Without one that shows tools, `tools` are refused.
+TEMPLATE = Path(__file__).parent / "clients" / "chat.jinja"
 
 
 def catalog(folder: Path, slots: int = 2) -> Path:
     weights = kinds.catalog().find("story-mini").needs(LlamacppNeeds).weights.path
     path = folder / "catalog.toml"
-    path.write_text(ENTRY.format(path=weights, slots=slots))
+    path.write_text(ENTRY.format(path=weights, slots=slots, template=TEMPLATE))
     return path
 
 
@@ -130,7 +134,18 @@ async def test_a_stream_is_that_of_the_engine(
 ) -> None:
     asked = body | {"stream": True}
     ours, own = await service.http.post(path, json=asked), await engine.post(path, json=asked)
-    assert events(ours) == events(own)
+    if path == "/v1/responses":  # its events get what they lack
+        pairs = zip(events(ours), events(own), strict=True)
+        assert all(has(event, of_engine) for event, of_engine in pairs)
+    else:
+        assert events(ours) == events(own)
+
+
+def has(ours: Any, own: Any) -> bool:
+    """Return whether a value has all that another has."""
+    if isinstance(ours, dict):
+        return all(name in ours and has(ours[name], value) for name, value in own.items())
+    return bool(ours == own)
 
 
 async def test_any_request_has_the_answer_of_the_engine(
@@ -145,7 +160,7 @@ async def test_any_request_has_the_answer_of_the_engine(
             more["stop"] = [chance.choice("abe, ")]
         if chance.random() < 0.5:
             more["tools"] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-        body = chat(words, **more)
+        body = chat(words, cache_prompt=False, **more)
         ours, own = await service.http.post(CHAT, json=body), await engine.post(CHAT, json=body)
         assert plain(ours.json()) == plain(own.json()), body
         streamed = events(await service.http.post(CHAT, json=body | {"stream": True}))

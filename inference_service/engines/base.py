@@ -67,12 +67,13 @@ class Facts:
     `longest_token` is its length in bytes, and 0 where the tokenizer can drop a part of a text, so
     that the size of a text says nothing about its tokens. `control_tokens` are those that in a text
     are taken for those of the chat template. Without a chat template, what the engine makes of
-    messages is wrong.
+    messages is wrong. Tools are dropped where a model does not take them.
     """
 
     longest_token: int | None = None
     control_tokens: tuple[str, ...] | None = None
     has_chat_template: bool | None = None
+    takes_tools: bool | None = None
 
 
 NO_FACTS = Facts()

@@ -21,6 +21,7 @@ _CHATS = frozenset(
      "/apply-template")
 )  # fmt: skip
 
+_NO_TOOLS = (b"", b"null", b"[]")  # which SDKs send for none
 
 # Those that make no text of a text.
 _READS = frozenset(
@@ -49,7 +50,8 @@ class Checks:
         """Return whether it is known at once that `body` refuses nothing."""
         if not request.options:
             return True
-        if not self._known or self._facts.has_chat_template is False:
+        facts = self._facts
+        if not self._known or facts.has_chat_template is False or facts.takes_tools is False:
             return False
         if entry.spec.allow_control_tokens or request.path in _READS:
             return True
@@ -61,6 +63,8 @@ class Checks:
         facts = self._of_engine(entry)
         if facts.has_chat_template is False and request.path in _CHATS:
             raise InvalidParameter({"messages": _no_template(entry)}, entry.spec.id)
+        if facts.takes_tools is False and request.path in _CHATS and _has_tools(request):
+            raise InvalidParameter({"tools": _no_tools(entry)}, entry.spec.id)
         if entry.spec.allow_control_tokens or request.path in _READS:
             return
         tokens = await self._control_tokens(facts, entry)
@@ -87,6 +91,17 @@ class Checks:
         if self._tokens.done():
             return self._tokens.result()
         return await asyncio.shield(self._tokens)
+
+
+def _has_tools(request: Request) -> bool:
+    return bytes(request.options.get("tools", b"")) not in _NO_TOOLS
+
+
+def _no_tools(entry: Entry) -> str:
+    return (
+        f"would be dropped, because the chat template of {entry.spec.id} shows no tools: give its "
+        f"entry in the catalog one that does (`chat_template` of `{entry.engine.name}`)"
+    )
 
 
 def _no_template(entry: Entry) -> str:

@@ -32,11 +32,12 @@ Standard output: one JSON object per line, progress about four times a second
     {"event": "verifying", "file": str, "completed_bytes": int, "total_bytes": int}
     {"event": "loading", "file": str, "context": int, "slots": int, "threads": int}
     {"event": "serving", "host": str, "port": int, "longest_token": int,
-     "control_tokens": [str] | null, "chat_template": bool}
+     "control_tokens": [str] | null, "chat_template": bool, "takes_tools": bool | null}
         From here on, /health answers 200. The longest token is in bytes; 0 where nothing follows
         from it, since the tokenizer can drop a part of a text. A text with a control token in it is
         taken for that; null where there are too many to list. Without a chat template, llama.cpp
-        answers chats with the template of other models.
+        answers chats with the template of other models. With one that shows neither tools nor calls
+        (false), it drops the tools of a request.
     {"event": "failed", "reason": str, "message": str}  one sentence for a person; then the exit
 
 Standard error: llama.cpp's log, errors only. For a model that llama.cpp could not load, the first

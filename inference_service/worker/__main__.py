@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from . import checksum, engine, machine, parent
+from . import checksum, engine, machine, parent, props
 from .events import emit
 from .failure import ExitCode, WorkerError
 from .settings import Settings
@@ -64,13 +64,16 @@ def _serve(path: Path, settings: Settings) -> NoReturn:
     signal.set_wakeup_fd(writable)
     _on_stop(lambda *_: None)
     address = urlsplit(server.listening_address)
+    host, port = str(address.hostname), int(address.port or 0)
+    text = settings.serves == "text"
     emit(
         "serving",
-        host=address.hostname,
-        port=address.port,
+        host=host,
+        port=port,
         longest_token=header.longest_token,
         control_tokens=header.control_tokens,
         chat_template=header.has_template or settings.chat_template is not None,
+        takes_tools=props.takes_tools(host, port, settings.api_key) if text else None,
     )
     os.read(readable, 1)
     drain = threading.Thread(target=_drain, args=(server,), daemon=True)

@@ -413,6 +413,17 @@ def test_what_the_file_says_is_in_the_serving_event(
     assert (facts and facts.has_chat_template) == template
 
 
+@pytest.mark.parametrize(
+    ("said", "takes"),
+    [("true", True), ("false", False), ("null", None), ('"no"', None)],
+)
+def test_the_serving_event_tells_whether_tools_are_taken(said: str, takes: bool | None) -> None:
+    line = f'{{"event": "serving", "takes_tools": {said}}}'
+    facts = Llamacpp("").facts([line])
+    assert facts is not None
+    assert facts.takes_tools is takes
+
+
 def test_a_later_line_that_looks_like_a_serving_event_changes_nothing() -> None:
     """A caller's words can be in the log, in an error of llama.cpp."""
     first = '{"event": "serving", "control_tokens": ["<s>"], "chat_template": false}'

@@ -28,6 +28,8 @@ CALL = {
 }
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 IMAGE = {"type": "image_url", "image_url": {"url": "http://10.0.0.1/x.png"}}
+BASE64 = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aa"}}
+NAMED = {"type": "function", "function": {"name": "g"}}
 DATA = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
 look = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -64,11 +66,6 @@ def schema(**schema: Any) -> dict[str, Any]:
 DROPPED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"functions": [{"name": "f"}]}, "functions must be left out: it is an old name (use"),
     (CHAT, {"function_call": {"name": "f"}}, "use `tools`"),
-    (
-        CHAT,
-        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
-        "one",
-    ),
     (CHAT, {"tool_choice": "required"}, "tool_choice must not be required without `tools`"),
     (CHAT, {"modalities": ["text", "audio"]}, "modalities must be ['text']"),
     (CHAT, {"audio": {"voice": "alloy", "format": "wav"}}, "audio must be left out"),
@@ -126,6 +123,52 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"messages": [CALL, {"role": "tool", "tool_call_id": "c2", "content": ""}]}, "'c2'"),
     (CHAT, {"messages": [{"role": "tool", "content": ""}]}, "`tool_call_id` is none"),
     (CHAT, parts({"type": "text"}), "a string as the `text`"),
+    (RESPONSES, {"input": parts({"type": "input_text"})["messages"]}, "a string as the `text`"),
+    (MESSAGES, parts({"type": "text", "text": 7}), "a string as the `text`"),
+    (CHAT, parts(DATA), "no images and no sounds"),
+    (CHAT, parts({"type": "input_audio", "input_audio": {"data": "aa"}}), "no images and no"),
+    (
+        RESPONSES,
+        {"input": parts({"type": "input_image", "image_url": "data:x"})["messages"]},
+        "no images and no sounds",
+    ),
+    (MESSAGES, parts(BASE64), "no images and no sounds"),
+    (
+        CHAT,
+        {"tools": [{"type": "function", "function": {"name": "f", "description": 5}}]},
+        "a string as the `description` of item 0",
+    ),
+    (RESPONSES, {"tools": [{"type": "function", "name": "f", "parameters": 5}]}, "an object in"),
+    (CHAT, {"tools": [TOOL], "tool_choice": NAMED}, "'g' is none of them"),
+    (CHAT, {"tool_choice": NAMED}, "must name one of the `tools`"),
+    (CHAT, {"tools": [TOOL], "tool_choice": 5}, 'tool_choice must be "auto", "none", "required"'),
+    (CHAT, {"tools": [TOOL], "tool_choice": "any"}, 'tool_choice must be "auto"'),
+    (CHAT, {"tools": [TOOL], "tool_choice": {"type": "custom"}}, 'tool_choice must be "auto"'),
+    (
+        CHAT,
+        {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}},
+        'tool_choice must be "auto"',
+    ),
+    ("/apply-template", {"tools": [TOOL], "tool_choice": NAMED}, "'g' is none of them"),
+    (
+        RESPONSES,
+        {
+            "tools": [{"type": "function", "name": "f"}],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "mode": "auto",
+                "tools": [{"type": "function", "name": "g"}],
+            },
+        },
+        "'g' is none of them",
+    ),
+    (
+        MESSAGES,
+        {"tools": [{"name": "f"}], "tool_choice": {"type": "tool", "name": "g"}},
+        "'g' is none of them",
+    ),
+    (MESSAGES, {"tools": [{"name": "f"}], "tool_choice": {"type": "tool"}}, "must have the `name`"),
+    ("/v1/rerank", {"query": "x", "top_n": -1}, "top_n must be a whole number"),
     (CHAT, {"tools": "x"}, "tools cannot be read: must be a list"),
     (CHAT, {"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "must have functions only"),
     (CHAT, schema(type="string", minLength=5, maxLength=1), "`minLength` above `maxLength`"),
@@ -169,6 +212,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         "'x'",
     ),
     (MESSAGES, {"messages": None}, "messages cannot be read: Expected `array`"),
+    (MESSAGES, {"messages": [{"role": "user", "content": None}]}, "must have a `content`"),
     (MESSAGES, {"messages": "x"}, "messages cannot be read: Expected `array`"),
     (MESSAGES, parts({"type": "document", "source": {"type": "text", "data": "x"}}), "'document'"),
     (MESSAGES, parts({"type": "image", "source": {"type": "file", "file_id": "x"}}), "base64"),
@@ -209,7 +253,8 @@ PASSING: list[tuple[str, dict[str, Any]]] = [
     (CHAT, schema(type="string", pattern=r"^[a-c]{2}(x|y)\.$")),
     (CHAT, {"messages": [USER, CALL, {"role": "tool", "tool_call_id": "c1", "content": "5"}]}),
     (CHAT, {"messages": [{"role": "developer", "content": "Be short."}, USER]}),
-    (CHAT, parts(DATA, {"type": "text", "text": "see http://host/image_url"})),
+    (CHAT, parts({"type": "text", "text": "see http://host/image_url"})),
+    (CHAT, {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}),
     (CHAT, {"logprobs": False, "max_completion_tokens": 5, "max_tokens": None}),
     (COMPLETIONS, {"echo": False, "suffix": None, "best_of": 1, "logprobs": None, "n": 3}),
     (COMPLETIONS, {"best_of": 3, "n": 3, "prompt": list(range(5000))}),
@@ -267,8 +312,22 @@ def test_an_image_of_anthropic_is_in_the_request() -> None:
     for part in (image, result):
         with pytest.raises(InvalidParameter, match="an address to fetch from"):
             check(MESSAGES, body_of(MESSAGES, **parts(part)), Openai())
-    data = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aa"}}
-    check(MESSAGES, body_of(MESSAGES, **parts(data)))
+    check(MESSAGES, body_of(MESSAGES, **parts(BASE64)), Openai())
+
+
+def test_images_pass_where_an_engine_may_have_eyes() -> None:
+    check(CHAT, body_of(CHAT, **parts(DATA)), Openai())
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, f"{MESSAGES}/count_tokens", "/apply-template"])
+def test_messages_must_be_there(path: str) -> None:
+    with pytest.raises(InvalidParameter, match="messages is missing"):
+        check(path, {"max_tokens": 4})
+
+
+def test_the_input_must_be_there() -> None:
+    with pytest.raises(InvalidParameter, match="input is missing"):
+        check(RESPONSES, {"max_output_tokens": 4})
 
 
 def test_no_escape_hides_an_address() -> None:

@@ -61,6 +61,26 @@ async def test_messages_need_a_chat_template(made: Checks) -> None:
     await made.body(request("/v1/completions"), entry(engine))
 
 
+async def test_tools_need_a_template_that_shows_them(made: Checks) -> None:
+    engine = FakeEngine()
+    engine.takes_tools = False
+    for path in (CHAT, "/v1/messages", "/v1/responses", "/apply-template"):
+        with pytest.raises(InvalidParameter, match="tools would be dropped, because the chat"):
+            await made.body(request(path, tools=[{"name": "f"}]), entry(engine))
+        await made.body(request(path, tools=None), entry(engine))
+        await made.body(request(path, tools=[]), entry(engine))
+    await made.body(request("/v1/completions", tools=[{"name": "f"}]), entry(engine))
+
+
+@pytest.mark.parametrize("known", [None, True])
+async def test_tools_pass_where_nothing_says_that_they_are_dropped(
+    made: Checks, known: bool | None
+) -> None:
+    engine = FakeEngine()
+    engine.takes_tools = known
+    await made.body(request(CHAT, tools=[{"name": "f"}]), entry(engine))
+
+
 async def test_the_log_is_read_until_it_says_something(made: Checks) -> None:
     engine = FakeEngine()
     await made.body(request(content="</s>"), entry(engine))

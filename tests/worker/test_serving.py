@@ -129,6 +129,52 @@ async def test_a_worker_tells_whether_its_model_has_a_chat_template(
     assert told == [True, False, True]
 
 
+SHOWS_TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}{{ messages[0].content }}"
+SHOWS_CALLS = """{% for each in messages %}{{ each.content }}{% for call in each.tool_calls or [] %}
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+{% endfor %}{% endfor %}"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, False),
+        ({"LLAMACPP_CHAT_TEMPLATE": "chatml"}, False),
+        ({"LLAMACPP_CHAT_TEMPLATE": "{# tools #}{{ messages[0].content }}"}, False),
+        ({"LLAMACPP_CHAT_TEMPLATE": SHOWS_TOOLS}, True),
+        ({"LLAMACPP_CHAT_TEMPLATE": SHOWS_CALLS}, True),
+        ({"LLAMACPP_CHAT_TEMPLATE": SHOWS_TOOLS, "LLAMACPP_API_KEY": "secret"}, True),
+        ({"LLAMACPP_SERVES": "embeddings", "LLAMACPP_POOLING": "mean"}, None),
+    ],
+)
+async def test_a_worker_tells_whether_its_model_takes_tools(
+    start: Start, changes: dict[str, str], told: bool | None
+) -> None:
+    assert (await (await start(**changes)).until("serving"))["takes_tools"] is told
+
+
+async def test_tools_are_dropped_where_a_worker_says_so(
+    start: Start, http: aiohttp.ClientSession
+) -> None:
+    """The reason why they are refused; if this fails, llama.cpp has a way of its own for them."""
+    tool = {"type": "function", "function": {"name": "count_legs", "parameters": {}}}
+    body = {
+        "messages": [{"role": "user", "content": "Tell a story."}],
+        "max_tokens": 200,
+        "temperature": 0,
+    }
+    url = await (await start()).url()
+    prompts, texts = [], []
+    for more in ({}, {"tools": [tool], "tool_choice": "required"}):
+        async with http.post(f"{url}/apply-template", json=body | more) as response:
+            prompts.append((await response.json())["prompt"])
+        async with http.post(f"{url}/v1/chat/completions", json=body | more) as response:
+            texts.append((await response.json())["choices"][0]["message"])
+    assert prompts[0] == prompts[1]
+    assert texts[0] == texts[1]
+    assert "tool_calls" not in texts[1]
+
+
 async def test_the_template_of_the_built_in_mistral(
     start: Start, http: aiohttp.ClientSession
 ) -> None:

@@ -20,7 +20,9 @@ from inference_service.engines import paths, relay, sse
 from inference_service.engines.base import Chunk, Facts, Finish, FinishReason, Prompt
 from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
+from inference_service.engines.llamacpp import asked
 from inference_service.engines.llamacpp import log as worker_log
+from inference_service.engines.llamacpp.answers import Answer
 from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.engines.options import rules, tables
 from inference_service.errors import (
@@ -88,7 +90,8 @@ class Llamacpp:
         return paths.LLAMACPP[spec.needs(LlamacppNeeds).serves]
 
     def check(self, spec: ModelSpec, path: str, options: Options) -> None:
-        rules.check(spec.id, tables.rules(tables.LLAMACPP, path), options)
+        required = tables.REQUIRED.get(path, ())
+        rules.check(spec.id, tables.rules(tables.LLAMACPP, path), options, required)
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(LlamacppNeeds)
@@ -154,7 +157,11 @@ class Llamacpp:
         raise EngineLost("ended its answer before the text was finished")
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
-        await relay.forward(self._connections, instance, request, sink)
+        """Pass a request on; see `asked` and `answers` for what is mended of it and its answer."""
+        if asked.CHOICE in request.options:
+            request = asked.chosen(request)
+        answer = Answer(request, instance.model, sink)
+        await relay.forward(self._connections, instance, request, answer)
 
     def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
         return None  # each request has a connection of its own

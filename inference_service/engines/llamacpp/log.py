@@ -76,11 +76,12 @@ def facts(log: Sequence[str]) -> Facts | None:
 
 def _facts(said: Mapping[Any, Any]) -> Facts:
     longest, tokens = said.get("longest_token"), said.get("control_tokens")
-    template = said.get("chat_template")
+    template, tools = said.get("chat_template"), said.get("takes_tools")
     return Facts(
         longest if isinstance(longest, int) and longest >= 0 else None,
         tuple(t for t in tokens if isinstance(t, str)) if isinstance(tokens, list) else None,
         template if isinstance(template, bool) else None,
+        tools if isinstance(tools, bool) else None,
     )
 
 

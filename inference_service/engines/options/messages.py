@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from inference_service.engines.exchange import Options
-from inference_service.engines.options.media import Content, Parts, fetches, has_data
+from inference_service.engines.options.media import Content, Part, Parts, fetches, has_data
 from inference_service.engines.options.rules import Rule, begins, decode, items_of
 
 _ELSEWHERE = "an address to fetch from, which the entry of the model does not allow: send the data"
@@ -21,6 +21,8 @@ _ANTHROPIC_PARTS = (
     *("text", "image", "tool_use", "tool_result"),
     *("thinking", "redacted_thinking"),
 )
+_TEXTS = ("text", "input_text", "output_text")
+_MEDIA = ("image", "image_url", "input_image", "video_url", "input_video", "input_audio")
 
 
 class _Function(msgspec.Struct):
@@ -91,14 +93,25 @@ def _openai(message: _Message, calls: Calls, parts: Parts) -> str:
     for part in parts.of(message.content):
         if fetches(part):
             return f"must not have {_ELSEWHERE} as a `data:` URL"
-        if part.type == "text" and not begins(part.text, b'"'):
-            return "must have a string as the `text` of each text part"
+        if mistake := _unread(part):
+            return mistake
+    return ""
+
+
+def _unread(part: Part) -> str:
+    """Return why llama.cpp cannot read a part, for which it has a 500."""
+    if part.type in _TEXTS and not begins(part.text, b'"'):
+        return "must have a string as the `text` of each text part"
+    if part.type in _MEDIA:
+        return "must have no images and no sounds: llama.cpp has no file (mmproj) for them here"
     return ""
 
 
 def _anthropic(message: _Message, calls: Calls, parts: Parts) -> str:
     if message.role not in _ANTHROPIC_ROLES:
         return _role(message.role, _ANTHROPIC_ROLES)
+    if message.content is None:
+        return "must have a `content` in each message"
     for part in parts.of(message.content):
         if part.type not in _ANTHROPIC_PARTS:
             known = ", ".join(_ANTHROPIC_PARTS)
@@ -107,6 +120,8 @@ def _anthropic(message: _Message, calls: Calls, parts: Parts) -> str:
             return f"must not have {_ELSEWHERE} as base64"
         if part.type == "image" and not has_data(part):
             return "must have images whose `source` is of the type base64"
+        if mistake := _unread(part):
+            return mistake
         if part.type == "tool_use" and part.id is not None:
             calls.add(part.id)
         if part.type == "tool_result" and part.tool_use_id not in calls:
@@ -126,7 +141,15 @@ def responses(raw: msgspec.Raw, options: Options) -> str:
             calls.add(item.call_id)
         if item.type == "function_call_output" and item.call_id not in calls:
             return f"{_without_call('call_id', item.call_id)} (item {index})"
-    return no_fetching(raw, options) if items else _EMPTY
+    return (no_fetching(raw, options) or _unread_in(items)) if items else _EMPTY
+
+
+def _unread_in(items: list[msgspec.Raw]) -> str:
+    parts = Parts()
+    for index, each in enumerate(items):
+        if mistake := next(filter(None, map(_unread, parts.of(_item(each).content))), ""):
+            return f"{mistake} (item {index})"
+    return ""
 
 
 def no_fetching(raw: msgspec.Raw, options: Options) -> str:

@@ -25,9 +25,9 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 decode = msgspec.json.decode
 
 
-def check(model_id: str, rules: Rules, options: Options) -> None:
-    """Raise InvalidParameter with every option that breaks its rule."""
-    wrong = {}
+def check(model_id: str, rules: Rules, options: Options, required: Collection[str] = ()) -> None:
+    """Raise InvalidParameter with every option that is missing or breaks its rule."""
+    wrong = {name: "is missing" for name in required if name not in options}
     for name, raw in options.items():
         if name in rules and (mistake := _mistake(name, rules[name], raw, options)):
             wrong[name] = mistake

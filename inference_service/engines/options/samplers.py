@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from inference_service.engines.exchange import Options
+from inference_service.engines.options import choices
 from inference_service.engines.options.rules import NULL, decode
 
 _MOST_BIASES = 1024
+_CHOICES = (
+    '"auto", "none", "required", a tool such as {"type": "function", ...} with its name, '
+    "or `allowed_tools` with their mode and names"
+)
 
 
 def length(raw: msgspec.Raw, options: Options) -> str:
@@ -66,17 +73,31 @@ def best_of(raw: msgspec.Raw, options: Options) -> str:
 
 
 def tool_choice(raw: msgspec.Raw, options: Options) -> str:
-    """Refuse the choice of one tool, which is taken for `auto`, and a tool where there is none."""
+    """Refuse a tool that is not there. Other tools than those that are named are not sent."""
     value = decode(raw)
     if isinstance(value, dict):
-        return 'must be "auto", "none" or "required" (for one tool, send that alone and )"required"'
+        return _named(value, options)
+    if value not in (None, "auto", "none", "required"):
+        return f"must be {_CHOICES}"
     if value == "required" and not decode(options.get("tools", NULL)):
         return "must not be required without `tools`"
     return ""
 
 
+def _named(value: dict[str, Any], options: Options) -> str:
+    choice = choices.named(value)
+    if choice is None or value.get("type") == "tool":
+        return f"must be {_CHOICES}"
+    name = choice.missing(decode(options.get("tools", NULL)))
+    return "" if name is None else _without_tool(name)
+
+
+def _without_tool(name: str) -> str:
+    return f"must name one of the `tools`, and {name[:80]!r} is none of them"
+
+
 def anthropic_tool_choice(raw: msgspec.Raw, options: Options) -> str:
-    """Refuse the choice of no tool, which is taken for `auto`, and that of one among several."""
+    """Refuse the choice of no tool, which is taken for `auto`, and a tool that is not there."""
     value = decode(raw)
     kind = value.get("type") if isinstance(value, dict) else None
     tools = decode(options.get("tools", NULL))
@@ -88,9 +109,13 @@ def anthropic_tool_choice(raw: msgspec.Raw, options: Options) -> str:
         return "must have the type auto, any or tool"
     if not isinstance(tools, list) or not tools:
         return "must have `tools` beside it"
-    if kind == "tool" and [tool.get("name") for tool in tools] != [value.get("name")]:
-        return "must not name one of several tools: send that tool alone"
-    return ""
+    if kind == "any":
+        return ""
+    choice = choices.named(value)
+    if choice is None:
+        return "must have the `name` of a tool"
+    name = choice.missing(tools)
+    return "" if name is None else _without_tool(name)
 
 
 def thinking(raw: msgspec.Raw, options: Options) -> str:

@@ -106,6 +106,10 @@ def _function(function: dict[str, Any], parameters: object, index: int) -> str:
     """Check a function. Its schema only advises: a keyword that is dropped breaks no word."""
     if not isinstance(function.get("name"), str):
         return f"must have a `name` in item {index}"
+    if not isinstance(function.get("description", ""), str | None):
+        return f"must have a string as the `description` of item {index}"
+    if not isinstance(parameters, dict | None):
+        return f"must have a schema that is an object in item {index}"
     for schema in _walk(parameters):
         if mistake := _contradiction(schema):
             return f"{mistake} (item {index})"

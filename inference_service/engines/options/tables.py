@@ -6,7 +6,7 @@ bits: 2**32 + 2 tokens are two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import inf
 
 from inference_service.engines.options import messages, samplers, schemas
@@ -21,6 +21,7 @@ from inference_service.engines.options.rules import (
     refused,
     whole,
 )
+from inference_service.engines.paths import CHAT
 
 Table = Mapping[str, Rules]  # by path; "" is for all others
 
@@ -97,12 +98,13 @@ _LLAMACPP: Rules = {
     "chat_template": refused("the template is that of the model"),
 }
 
+_TOOLS: Rules = {"tools": schemas.tools, "tool_choice": samplers.tool_choice}
+
 _CHAT: Rules = {
     "logprobs": one_of(True, False, 0, 1, why="it is a switch (the number is `top_logprobs`)"),
     "top_logprobs": whole(1, _MOST_LOGPROBS, "llama.cpp sends none for 0"),
     "response_format": schemas.response_format,
-    "tools": schemas.tools,
-    "tool_choice": samplers.tool_choice,
+    **_TOOLS,
     "functions": refused("it is an old name (use `tools`)"),
     "function_call": refused("it is an old name (use `tools` and `tool_choice`)", "none", "auto"),
     "modalities": one_of(["text"], [], why="llama.cpp speaks no audio"),
@@ -165,8 +167,15 @@ LLAMACPP: Table = {
     "/v1/responses": {**_LLAMACPP, **_RESPONSES},
     "/v1/messages": {**_LLAMACPP, **_ANTHROPIC},
     "/v1/messages/count_tokens": _ANTHROPIC,
+    "/apply-template": {**_LLAMACPP, **_TOOLS},
     "/v1/embeddings": _EMBEDDINGS,
-    "/v1/rerank": {"documents": listed(_MOST_INPUTS)},
+    "/v1/rerank": {"documents": listed(_MOST_INPUTS), "top_n": whole(0, _INT)},
+}
+
+# What a request to llama.cpp must have, lest a start is paid for a refusal.
+REQUIRED: Mapping[str, Collection[str]] = {
+    **dict.fromkeys(CHAT, ("messages",)),
+    "/v1/responses": ("input",),
 }
 
 

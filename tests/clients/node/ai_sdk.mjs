@@ -54,6 +54,10 @@ assert.deepEqual(
   toolCalls.map((call) => call.input),
 );
 
+const toolChoice = { type: "tool", toolName: "count_legs" };
+const named = await generateText({ model: service(model), ...calling, toolChoice });
+assert.equal(named.toolCalls[0].toolName, "count_legs");
+
 const { embeddings } = await embedMany({
   model: service.embeddingModel(embedder),
   values: ["a dog", "a cat"],

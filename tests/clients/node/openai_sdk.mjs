@@ -52,10 +52,15 @@ for (const each of [client, cold]) {
   const chunks = await collect(await each.chat.completions.create({ ...asked, stream: true }));
   assert.equal(chunks[0].choices[0].delta.role, "assistant");
   assert.equal(chunks.map((chunk) => chunk.choices[0].delta.content ?? "").join(""), text);
-  const spoken = { model, input: "Once", max_output_tokens: 8, temperature: 0, stream: true };
-  const events = await collect(await each.responses.create(spoken));
+  const spoken = { model, input: "Once", max_output_tokens: 8, temperature: 0 };
+  const told = each.responses.stream(spoken);
+  const events = await collect(told);
   assert.equal(events[0].type, "response.created");
   assert.equal(events.at(-1).type, "response.completed");
+  const deltas = events.filter((event) => event.type === "response.output_text.delta");
+  const { output_text: whole } = await told.finalResponse();
+  assert(whole);
+  assert.equal(deltas.map((event) => event.delta).join(""), whole);
 }
 
 const animal = z.object({ name: z.string().max(16), legs: z.number().int() });

@@ -22,7 +22,7 @@ for mode in (instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS):
     )
     animal = client.chat.completions.create(
         model=MODEL,
-        messages=[{"role": "user", "content": "Tell of a dog."}],
+        messages=[{"role": "user", "content": "Tell a story about a dog."}],
         response_model=Animal,
         max_tokens=200,
         temperature=0,

@@ -39,6 +39,8 @@ for each in (chat, cold):
 
 long = ChatOpenAI(model=MODEL, max_tokens=200, temperature=0, **BASE)
 assert isinstance(long.with_structured_output(Animal).invoke("Tell of a dog."), Animal)
+by_tool = long.with_structured_output(Animal, method="function_calling")
+assert isinstance(by_tool.invoke(ASK), Animal)
 [call] = long.bind_tools([count_legs], tool_choice="any").invoke(ASK).tool_calls
 assert call["name"] == "count_legs"
 assert list(call["args"]) == ["animal"]

@@ -109,6 +109,14 @@ def tools() -> None:
     assert streamed.function.name == "count_legs"
     assert json.loads(streamed.function.arguments) == arguments
 
+    other = {"type": "function", "function": {**TOOL["function"], "name": "count_eyes"}}
+    answer_of_one = client.chat.completions.create(
+        **{**asked, "tools": [TOOL, other]},
+        tool_choice={"type": "function", "function": {"name": "count_eyes"}},
+    )
+    [named] = answer_of_one.choices[0].message.tool_calls
+    assert named.function.name == "count_eyes"
+
     messages = [
         *ASK,
         answer.choices[0].message.model_dump(exclude_none=True),
@@ -129,11 +137,31 @@ def responses() -> None:
 
 def responses_stream(client: openai.OpenAI) -> None:
     asked = {"model": MODEL, "input": "Once upon a time", "max_output_tokens": 16, "temperature": 0}
-    *events, last = list(client.responses.create(**asked, stream=True))
+    with client.responses.stream(**asked) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
     assert events[0].type == "response.created"
-    assert last.type == "response.completed"
-    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
-    assert text == last.response.output_text != ""
+    assert events[-1].type == "response.completed"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    texts = [event for event in events if event.type == "response.output_text.delta"]
+    assert "".join(event.delta for event in texts) == final.output_text != ""
+    assert texts[-1].snapshot == final.output_text
+
+
+def responses_tool() -> None:
+    function = {**TOOL["function"], "strict": True}
+    function["parameters"] = {**function["parameters"], "additionalProperties": False}
+    tools = [
+        {"type": "function", **function, "name": name} for name in ("count_legs", "count_eyes")
+    ]
+    asked = {"model": MODEL, "input": ASK, "max_output_tokens": 200, "temperature": 0}
+    choice = {"type": "function", "name": "count_eyes"}
+    with client.responses.stream(**asked, tools=tools, tool_choice=choice) as stream:
+        *_, last = (event for event in stream if event.type.endswith("arguments.delta"))
+        [call] = stream.get_final_response().output
+    assert call.name == "count_eyes"
+    assert last.snapshot == call.arguments
+    assert list(call.parsed_arguments) == ["animal"]
 
 
 def embeddings() -> None:
@@ -166,6 +194,12 @@ def errors() -> None:
         raise AssertionError
     except openai.BadRequestError as error:
         assert error.param == "n", error
+    try:
+        long = [{"role": "user", "content": "a dog " * 2000}]
+        client.chat.completions.create(model=MODEL, messages=long)
+        raise AssertionError
+    except openai.BadRequestError as error:
+        assert error.code == "context_length_exceeded", error
     stream = client.chat.completions.create(model=MODEL, messages=ASK, stream=True)
     next(iter(stream))
     stream.close()
@@ -199,6 +233,7 @@ completions()
 structured()
 tools()
 responses()
+responses_tool()
 embeddings()
 errors()
 failure_in_a_stream()

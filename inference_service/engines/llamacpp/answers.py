@@ -1,0 +1,123 @@
+"""llama.cpp's answers, mended for clients: a sink around the sink.
+
+Two kinds are mended: errors, which `mistakes` explains, and streams of OpenAI's Responses, which
+`responses` does. Any other answer goes straight to the sink of the caller.
+"""
+
+from __future__ import annotations
+
+from inference_service.engines.exchange import Head, Request, Sink, Source
+from inference_service.engines.llamacpp import mistakes
+from inference_service.engines.llamacpp.responses import RESPONSES, Events
+
+_LARGEST = 64 << 10  # bytes of an error
+_EVENTS = "text/event-stream"
+
+
+class Answer:
+    """A sink that stands back when it has seen the head of an answer that needs no mend.
+
+    `data` and `end` are then those of the caller's sink itself.
+    """
+
+    def __init__(self, request: Request, model: str, sink: Sink) -> None:
+        self._path = request.path
+        self._model = model
+        self._sink = sink
+        self.data = sink.data
+        self.end = sink.end
+
+    def head(self, head: Head, source: Source) -> None:
+        if head.status == 200 and self._path != RESPONSES:
+            self._sink.head(head, source)
+        else:
+            self._mend(head, source)
+
+    def _mend(self, head: Head, source: Source) -> None:
+        mended: _Error | _Stream
+        if head.status in mistakes.STATUSES:
+            mended = _Error(head, source, self._sink)
+        elif head.status == 200 and head.content_type == _EVENTS:
+            mended = _Stream(Events(self._model), source, self._sink)
+        else:
+            self._sink.head(head, source)
+            return
+        self.data, self.end = mended.data, mended.end
+        mended.begin(head)
+
+
+class _Mended:
+    """The source of a sink that gets something else than the engine has sent."""
+
+    def __init__(self, source: Source, sink: Sink) -> None:
+        self._source = source
+        self._sink = sink
+        self._left = False
+
+    def pause(self) -> None:
+        self._source.pause()
+
+    def resume(self) -> None:
+        self._source.resume()
+
+    def close(self) -> None:
+        """End the request for the sink that has left."""
+        self._left = True
+        self._source.close()
+
+
+class _Error(_Mended):
+    """An error, which is gathered first, since its status may be another."""
+
+    def __init__(self, head: Head, source: Source, sink: Sink) -> None:
+        super().__init__(source, sink)
+        self._head = head
+        self._body = bytearray()
+        self._begun = False  # the sink has the head
+
+    def begin(self, head: Head) -> None:
+        """Wait for the body."""
+
+    def data(self, data: bytes) -> None:
+        if self._begun:
+            self._sink.data(data)
+            return
+        self._body += data
+        if len(self._body) > _LARGEST:  # no error of llama.cpp's
+            self._send(self._head, bytes(self._body))
+
+    def end(self, error: Exception | None) -> None:
+        if not self._begun:
+            if error is not None:  # the sink has got nothing: another engine may be asked
+                return
+            self._send(*mistakes.mended(self._head, bytes(self._body)))
+        if not self._left:
+            self._sink.end(error)
+
+    def _send(self, head: Head, body: bytes) -> None:
+        self._begun = True
+        self._sink.head(head, self)
+        if body and not self._left:
+            self._sink.data(body)
+
+
+class _Stream(_Mended):
+    """A stream of events."""
+
+    def __init__(self, events: Events, source: Source, sink: Sink) -> None:
+        super().__init__(source, sink)
+        self._events = events
+
+    def begin(self, head: Head) -> None:
+        """Send the head."""
+        self._sink.head(head, self)
+
+    def data(self, data: bytes) -> None:
+        if mended := self._events.feed(data):
+            self._sink.data(mended)
+
+    def end(self, error: Exception | None) -> None:
+        if rest := self._events.rest():
+            self._sink.data(rest)
+        if not self._left:
+            self._sink.end(error)
