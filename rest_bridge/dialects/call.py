@@ -84,11 +84,11 @@ class Call:
 
     def on_closed(self, by_server: bool) -> None:
         """End the call."""
-        self._terms.ticker.remove(self)
         if self._passing is not None:
             self._passing.cancel()
         if by_server:
             self._fail(_shutting_down())
+        self._let_go()
 
     def refuse(self, error: BridgeError) -> None:
         """Answer with an error."""
@@ -126,13 +126,13 @@ class Call:
 
     def end(self, error: Exception | None) -> None:
         """End the answer."""
-        self._terms.ticker.remove(self)
         if error is not None:
             self._fail(error)
         elif self._answer is not None:
             self._answer.end()
         else:
             self._fail(BridgeError("ENGINE_FAILED", "the engine has sent no answer"))
+        self._let_go()
 
     # The ticker calls this.
 
@@ -161,7 +161,14 @@ class Call:
         ticker = self._terms.ticker
         ticker.add(self)
         self._since = ticker.now
-        self._passing = self._terms.service.forward(manner.asked, self._metadata, self)
+        passing = self._terms.service.forward(manner.asked, self._metadata, self)
+        if self._manner is not None:  # else it has ended already
+            self._passing = passing
+
+    def _let_go(self) -> None:
+        """Break cycles with the body in them, which would wait for the collector."""
+        self._terms.ticker.remove(self)
+        self._manner = self._passing = self._source = self._answer = self._stream = None
 
     def _fail(self, error: Exception) -> None:
         exchange = self._exchange

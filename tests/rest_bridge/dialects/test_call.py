@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge import Settings
+from rest_bridge.dialects.call import Call
 from rest_bridge.errors import BridgeError
 from rest_bridge.http import Server
 from rest_bridge.service import Forwarded, Sink
@@ -393,3 +395,27 @@ async def test_requests_in_a_pipeline_are_answered_in_order(
     assert numbers == list(range(20))
     writer.close()
     await until(lambda: server[0].connections == 0, "the connection is left")
+
+
+async def test_a_call_that_has_ended_is_not_left_to_the_collector(
+    script: Scripted, client: httpx.AsyncClient
+) -> None:
+    async def refuses(request: Forwarded, sink: Sink) -> None:
+        script.head(sink, 400)
+        sink.data(b"no")
+        sink.end(None)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for play in (whole(script), refuses):
+            script.play = play
+            await client.post(CHAT, json=BODY)
+        del play
+        script.play = None
+        script.asked.clear()
+        await until(
+            lambda: not [o for o in gc.get_objects() if isinstance(o, Call)], "a call is left"
+        )
+    finally:
+        gc.enable()
