@@ -8,9 +8,11 @@ import random
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
+from rest_bridge.dialects.endpoints import ENDPOINTS
 from tests.attack.conftest import Attacked
 from tests.attack.target import ATTACKED, ATTACKER, Target
 from tests.field.test_large_prompts import CATALOG
@@ -47,8 +49,12 @@ _PATHS = [
     b"/generate", b"/generate_stream", b"/models", b"/models/x/start", b"/models/x/stop",
     b"/models/attacked", b"/models/attacked/logs", b"/models:watch", b"/catalog:reload",
     b"/healthz", b"/readyz", b"/docs", b"/redoc", b"/openapi.json",
-    b"/static/../../etc/passwd", b"/",
+    b"/static/../../etc/passwd", b"/", b"/v1/models", b"/v1/models/x", b"/api/tags", b"/api/show",
+    *ENDPOINTS,
 ]  # fmt: skip
+
+
+_OPTIONS = ["\0", "tools", "tool_choice", "response_format", "n", "logprobs", "input", "documents"]
 
 
 async def test_half_requests(attack: Attacked) -> None:
@@ -80,10 +86,33 @@ async def _never_read(target: Target, dice: random.Random) -> None:
     async with _connected(target, limit=1) as (_, writer):
         for _ in range(dice.randrange(1, 20)):
             target.row.tried["request"] += 1
-            writer.write(_request(b"/generate_stream", json.dumps(body).encode()))
+            writer.write(_streamed(dice, body))
         with suppress(ConnectionError, TimeoutError):
             await asyncio.wait_for(writer.drain(), 1)
         await asyncio.sleep(dice.choice([0.1, 3]))
+
+
+def _streamed(dice: random.Random, body: dict[str, Any]) -> bytes:
+    """Return a request for a stream, by the service's own route or in a dialect."""
+    if dice.random() < 0.5:
+        return _request(b"/generate_stream", json.dumps(body).encode())
+    return _of_openai(body, stream=True)
+
+
+def _whole(dice: random.Random, body: dict[str, Any]) -> bytes:
+    if dice.random() < 0.5:
+        return _request(b"/generate", json.dumps(body).encode())
+    return _of_openai(body, stream=False)
+
+
+def _of_openai(body: dict[str, Any], *, stream: bool) -> bytes:
+    asked = {
+        "model": body["model_id"],
+        "prompt": body["prompt"],
+        "max_tokens": body["max_new_tokens"],
+        "stream": stream,
+    }
+    return _request(b"/v1/completions", json.dumps(asked).encode())
 
 
 async def test_clients_that_vanish(attack: Attacked) -> None:
@@ -91,12 +120,11 @@ async def test_clients_that_vanish(attack: Attacked) -> None:
 
 
 async def _vanish(target: Target, dice: random.Random) -> None:
-    path = dice.choice([b"/generate", b"/generate_stream"])
     prompt = "Once" * dice.choice([1, 1, 1, 100_000])
     body = {"model_id": ATTACKED, "prompt": prompt, "max_new_tokens": 300}
     target.row.tried["request"] += 1
     async with _connected(target) as (reader, writer):
-        writer.write(_request(path, json.dumps(body).encode()))
+        writer.write(_streamed(dice, body) if dice.random() < 0.7 else _whole(dice, body))
         await writer.drain()
         await _read(reader, dice.choice([0, 0.01, 0.1]))
 
@@ -109,7 +137,7 @@ async def test_large_prompts_that_wait(attack: Attacked) -> None:
 async def _wait_with_large_prompts(target: Target, dice: random.Random) -> None:
     """Have 200 prompts of 4 MiB in the queue, then vanish."""
     body = {"model_id": "slow", "prompt": "x" * ((4 << 20) - 100), "max_new_tokens": 300}
-    data = _request(b"/generate", json.dumps(body).encode())
+    data = _whole(dice, body)
     held = []
     try:
         for _ in range(200):
@@ -130,7 +158,11 @@ def _request(path: bytes, body: bytes) -> bytes:
 
 
 def _post(dice: random.Random) -> bytes:
-    body: dict[str, object] = {"model_id": ATTACKED, "prompt": "Once", "max_new_tokens": 3}
+    if own := dice.random() < 0.5:
+        body: dict[str, object] = {"model_id": ATTACKED, "prompt": "Once", "max_new_tokens": 3}
+    else:
+        messages = [{"role": "user", "content": "Once"}]
+        body = {"model": ATTACKED, "prompt": "Once", "messages": messages, "max_tokens": 3}
     wrong: list[object] = [
         None,
         True,
@@ -146,9 +178,11 @@ def _post(dice: random.Random) -> bytes:
         "\u2028\r\n",
     ]
     for _ in range(dice.randrange(3)):
-        name = dice.choice([*body, "stop", "temperature", "seed", "idle_timeout", "stream", "\0"])
+        name = dice.choice(
+            [*body, "stop", "temperature", "seed", "idle_timeout", "stream", *_OPTIONS]
+        )
         body[name] = dice.choice(wrong)
-    path = dice.choice([b"/generate", b"/generate_stream"])
+    path = dice.choice([b"/generate", b"/generate_stream"] if own else [*ENDPOINTS])
     return _request(path, json.dumps(body).encode())
 
 
