@@ -58,6 +58,8 @@ VALUES = [
     ("volume", "v", "v"),
     ("service_name", "a.b_c-1", "a.b_c-1"),
     ("generation_timeout", "0.5", 0.5),
+    ("answer_timeout", "0.5", 0.5),
+    ("max_body", "64MiB", 64 << 20),
     ("start_stall_timeout", "1", 1.0),
     ("hang_timeout", "inf", math.inf),
     ("drain_timeout", "0", 0.0),

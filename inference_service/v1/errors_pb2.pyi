@@ -43,8 +43,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PROMPT_TOO_LONG: _ErrorReason.ValueType  # 4
     """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 5
-    """The request is larger than what is read: 4 MiB, or what the setting `max_body` says for a request
-    that is forwarded (32 MiB by default). Over gRPC the library refuses what is larger than all of
+    """The request is larger than what is read: 4 MiB with a prompt, 64 KiB without one, or what the
+    setting `max_body` says for a request that is forwarded (32 MiB by default). Over gRPC the library refuses what is larger than all of
     that before the service sees it, with the same code and no ErrorInfo.
     """
     ERROR_REASON_START_FAILED: _ErrorReason.ValueType  # 6
@@ -157,8 +157,8 @@ request cannot be read, or its engine refuses it.
 ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 4
 """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 5
-"""The request is larger than what is read: 4 MiB, or what the setting `max_body` says for a request
-that is forwarded (32 MiB by default). Over gRPC the library refuses what is larger than all of
+"""The request is larger than what is read: 4 MiB with a prompt, 64 KiB without one, or what the
+setting `max_body` says for a request that is forwarded (32 MiB by default). Over gRPC the library refuses what is larger than all of
 that before the service sees it, with the same code and no ErrorInfo.
 """
 ERROR_REASON_START_FAILED: ErrorReason.ValueType  # 6

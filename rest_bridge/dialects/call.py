@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from typing import NamedTuple
@@ -73,7 +74,12 @@ class Call:
             self.refuse(too_large(self._terms.largest))
         elif exchange.whole:
             body = exchange.take()
-            self._begin(b"".join((*self._parts, body)) if self._parts else body)
+            if not self._parts:
+                self._begin(body)
+                return
+            body = b"".join((*self._parts, body))
+            # To put 32 MiB together takes 10 ms, and so does a look at them.
+            asyncio.get_running_loop().call_soon(self._begin, body)
         elif exchange.waiting > _HELD or exchange.awaits_invitation:
             self._parts.append(exchange.take())
 
@@ -153,6 +159,8 @@ class Call:
 
     def _begin(self, body: bytes) -> None:
         self._parts.clear()
+        if self._exchange.left or self._exchange.answer.done:
+            return
         try:
             manner = self._manner = self._endpoint.manner(body)
         except BridgeError as error:

@@ -109,8 +109,8 @@ def shape_at(path: str) -> Shape | None:
 
 def likely(path: str) -> str | None:
     """Return the path that a client means whose base URL has no `/v1`, or one too many."""
-    tail = path.removeprefix("/v1")
-    if (tail := tail.removeprefix("/v1").removesuffix("/")) == "/models":
+    tail = path.removeprefix("/v1").removeprefix("/v1").removesuffix("/")
+    if tail == "/models" and path.startswith("/v1/v1/"):
         return "/v1/models"
     meant = f"/v1{tail}"
     return meant if meant != path and meant.encode("utf-8", "replace") in ENDPOINTS else None

@@ -171,7 +171,7 @@ async def test_a_large_request_of_a_watch_is_not_kept(small: Serving) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             async for _ in stub.WatchModels(pb.WatchModelsRequest(model_id="m" * 100_000)):
                 pass
-    assert failure(error.value).reason == "INVALID_PARAMETER"
+    assert failure(error.value).reason == "REQUEST_TOO_LARGE"
 
 
 async def test_a_connection_without_a_call_is_closed_and_its_client_does_not_notice(

@@ -29,6 +29,7 @@ _OF_THE_START = frozenset(
 
 # Values in a large body, such as one with images: so many take the decoder a few milliseconds.
 _MOST_VALUES = 100_000
+_MOST_ESCAPES = 1_000_000
 _LARGE = 1 << 20  # bytes
 
 _IMAGES = {"iVBOR": "png", "R0lGO": "gif", "UklGR": "webp"}  # by how the base64 begins
@@ -107,9 +108,14 @@ class Show(msgspec.Struct):
 
 def read(body: bytes, shape: type[Shape]) -> Shape:
     """Read a body. Raises BridgeError, which names the field."""
-    if len(body) > _LARGE and body.count(b",") > _MOST_VALUES:
-        detail = f"the body has more than {_MOST_VALUES} commas; send fewer values"
-        raise BridgeError("REQUEST_TOO_LARGE", detail)
+    if len(body) > _LARGE:
+        for mark, name, most in (
+            (b",", "commas", _MOST_VALUES),
+            (b"\\", "backslashes", _MOST_ESCAPES),
+        ):
+            if body.count(mark) > most:
+                detail = f"the body has more than {most} {name}; send less"
+                raise BridgeError("REQUEST_TOO_LARGE", detail)
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
