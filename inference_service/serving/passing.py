@@ -17,6 +17,22 @@ from inference_service.serving.reading import NOTHING, Reader, Readers
 Ask = Callable[[Lost | None], Coroutine[Any, Any, None]]
 
 
+class _Deaf:
+    """A sink that drops all."""
+
+    def head(self, head: Head, source: Source) -> None:
+        pass
+
+    def data(self, data: bytes) -> None:
+        pass
+
+    def end(self, error: Exception | None) -> None:
+        pass
+
+
+_DEAF = _Deaf()
+
+
 class Passing(Reader):
     """The way of one request to an engine, and of the answer to the sink.
 
@@ -70,8 +86,7 @@ class Passing(Reader):
     def fail(self, error: Exception) -> None:
         """End with an error, unless there was an end."""
         if not self.over:
-            self._leave()
-            self._sink.end(error)
+            self._leave().end(error)
 
     def cancel(self) -> None:
         """End without a word to the sink."""
@@ -105,8 +120,7 @@ class Passing(Reader):
         self._give()
         if error is None:
             if not self.over:
-                self._leave()
-                self._sink.end(None)
+                self._leave().end(None)
         elif self._begun or self._ask is None or taken is None:
             self.fail(self._known(lost(error)))
         elif not self.over:
@@ -189,14 +203,17 @@ class Passing(Reader):
             taken, self._taken = self._taken, None
             taken.give()
 
-    def _leave(self) -> None:
-        """Note the end, and let go of what is held."""
+    def _leave(self) -> Sink:
+        """Note the end, let go of what is held, and return the sink, which gets no more later."""
         self.over = True
+        # A task that is cancelled ends later, and bytes can come before that.
+        sink, self._sink = self._sink, _DEAF
         self.readers.remove(self)
         self._ask = None
         if self._release is not None:
             release, self._release = self._release, None
             release()
+        return sink
 
 
 def unread(error: Exception) -> bool:

@@ -183,6 +183,17 @@ async def test_a_cancel_ends_the_task(bed: Bed) -> None:
     bed.free()
 
 
+async def test_what_still_comes_after_a_cancel_is_dropped(bed: Bed) -> None:
+    passing, sink = bed.begin()
+    engine = bed.engine.sinks[0]
+    passing.cancel()
+    engine.head(HEAD, bed.engine.sources[0])
+    engine.data(b"late")
+    engine.end(None)
+    assert (sink.head_, sink.body, sink.ends) == (None, b"", [])
+    bed.free()
+
+
 async def test_a_stop_of_the_model_ends_the_request(bed: Bed) -> None:
     _, sink = bed.begin()
     bed.engine.sinks[0].head(HEAD, bed.engine.sources[0])
