@@ -15,7 +15,8 @@ it, which can take minutes. `POST /generate_stream` with `status_events` reports
 
 Every error has the body `{"detail": "<one sentence>"}`. The header `X-Error-Reason` has the reason
 for programs, and `Retry-After` the seconds to wait, where they are known. The examples of errors
-show what to do; a real `detail` also says what happened.
+show what to do; a real `detail` also says what happened. The paths below Dialects are those of
+OpenAI, Anthropic and Ollama, and have their errors.
 """
 
 MODEL_TO_TRY = "story-mini"  # every service has it, and it runs without Docker or a download
