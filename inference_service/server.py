@@ -90,14 +90,7 @@ async def running(
                 return await models.reload(catalog)
 
         proxies = Proxies(settings.trusted_proxy)
-        limits = Limits(
-            settings.generation_timeout,
-            settings.max_idle_timeout,
-            settings.answer_timeout,
-            proxies,
-        )
-        readers = Readers(settings.write_timeout)
-        servicer = ModelService(models, runtimes.choice, limits, reload, readers, Prompts(proxies))
+        servicer = _servicer(settings, models, runtimes.choice, reload, proxies)
         services = listener.services(servicer, health)
         health.up(("", SERVICE), [spec.id for spec in catalog])
         calls = Calls(proxies)
@@ -119,6 +112,20 @@ async def running(
         await models.adopt()
         models.preload()
         yield Service(models, runtimes.choice, target, rest_url, reload)
+
+
+def _servicer(
+    settings: Settings,
+    models: Models,
+    choice: RuntimeChoice,
+    reload: Callable[[], Awaitable[Reload]],
+    proxies: Proxies,
+) -> ModelService:
+    limits = Limits(
+        settings.generation_timeout, settings.max_idle_timeout, settings.answer_timeout, proxies
+    )
+    readers = Readers(settings.write_timeout)
+    return ModelService(models, choice, limits, reload, readers, Prompts(proxies))
 
 
 def _models(
