@@ -53,8 +53,11 @@ async def request(asked: Forwarded, models: Models) -> tuple[Model, Request]:
     """
     if len(asked.body) <= LARGEST:
         return request_now(asked, models)
-    options = _looked(asked)
+    if _is_json(asked):
+        _refuse_many_marks(asked.body)
     await asyncio.sleep(0)  # each look at 32 MiB takes 10 to 20 ms
+    options = _looked(asked)
+    await asyncio.sleep(0)
     refuse_large_text(asked.body, options)
     await asyncio.sleep(0)
     return _made(asked, options, models)
@@ -62,16 +65,31 @@ async def request(asked: Forwarded, models: Models) -> tuple[Model, Request]:
 
 def request_now(asked: Forwarded, models: Models) -> tuple[Model, Request]:
     """Return what `request` does, without others of the loop in between."""
+    if len(asked.body) > _LARGE and _is_json(asked):
+        _refuse_many_marks(asked.body)
     return _made(asked, _looked(asked), models)
 
 
 def _looked(asked: Forwarded) -> Options:
-    if not asked.body:
+    """Return the values at the top of a JSON object, as they came, by name."""
+    if not asked.body or not _is_json(asked):
         return _NOTHING
-    content_type = asked.content_type or _JSON
-    if content_type != _JSON and content_type.partition(";")[0].strip().lower() != _JSON:
-        return _NOTHING
-    return _options(asked.body)
+    try:
+        return _look(asked.body)
+    except _UNREADABLE as error:
+        reason = str(error).removeprefix("JSON is malformed: ")
+        raise InvalidParameter({"body": f"must be a JSON object: {reason}"}) from None
+
+
+def _is_json(asked: Forwarded) -> bool:
+    given = asked.content_type or _JSON
+    return given == _JSON or given.partition(";")[0].strip().lower() == _JSON
+
+
+def _refuse_many_marks(body: bytes) -> None:
+    for mark, name in ((b",", "commas"), (b"\\", "backslashes")):
+        if body.count(mark) > _MOST_MARKS:
+            raise RequestTooLarge(f"the body has more than {_MOST_MARKS} {name}; send less")
 
 
 def _made(asked: Forwarded, options: Options, models: Models) -> tuple[Model, Request]:
@@ -95,19 +113,6 @@ def head(head: Head) -> pb.ForwardResponse:
     """Return the event that carries the head of an answer."""
     content_type = head.headers.get(b"content-type", b"").decode("latin-1")
     return pb.ForwardResponse(head=pb.ForwardHead(status=head.status, content_type=content_type))
-
-
-def _options(body: bytes) -> Options:
-    """Return the values at the top of a JSON object, as they came, by name."""
-    if len(body) > _LARGE:
-        for mark, name in ((b",", "commas"), (b"\\", "backslashes")):
-            if body.count(mark) > _MOST_MARKS:
-                raise RequestTooLarge(f"the body has more than {_MOST_MARKS} {name}; send less")
-    try:
-        return _look(body)
-    except _UNREADABLE as error:
-        reason = str(error).removeprefix("JSON is malformed: ")
-        raise InvalidParameter({"body": f"must be a JSON object: {reason}"}) from None
 
 
 def _name(options: Options) -> str:

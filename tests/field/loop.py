@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 LONGEST = 0.050  # seconds
-_ATTEMPTS = 4  # another program on the same core can make one slower, and none makes one faster
+_ATTEMPTS = 8  # another program on the same core can make one slower, and none makes one faster
 
 
 class Watch:
