@@ -167,7 +167,10 @@ class ModelSpec(_Entry):
 
     def needs(self, kind: type[Kind]) -> Kind:
         """Return the section of this type. It is there for each engine that is chosen."""
-        return next(needs for needs in self.sections.values() if isinstance(needs, kind))
+        for needs in self.sections.values():
+            if isinstance(needs, kind):
+                return needs
+        raise LookupError(f"{self.id} has no section of {kind.__name__}")
 
 
 Sections = Mapping[str, type[EngineNeeds]]  # by kind of engine
@@ -209,11 +212,13 @@ class Catalog:
 
         Clients of Ollama add `:latest` to a name.
         """
-        for name in (model_id, model_id.removesuffix(":latest")):
-            if (spec := self._models.get(name) or self._others.get(name)) is not None:
-                return spec
+        if spec := self._named(model_id) or self._named(model_id.removesuffix(":latest")):
+            return spec
         shown = model_id if len(model_id) <= 80 else f"{model_id[:80]}..."
         raise ModelNotFound(shown, self._nearest(model_id[:80].lower()), self._models)
+
+    def _named(self, name: str) -> ModelSpec | None:
+        return self._models.get(name) or self._others.get(name)
 
     def _nearest(self, model_id: str) -> str | None:
         """Return the most similar id, if there is one."""

@@ -1,5 +1,7 @@
 """The one check of who may call, before the routing, for every path of this API."""
 
+from collections.abc import Iterable
+
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +17,7 @@ WANTED_METHOD = b"access-control-request-method"
 WANTED_HEADERS = b"access-control-request-headers"
 WANTED_NETWORK = b"access-control-request-private-network"
 FACTS = {b"origin", b"sec-fetch-site", WANTED_METHOD, WANTED_HEADERS, WANTED_NETWORK}
+LOOKED_AT = FACTS | {b"host"}
 
 METHODS = b"GET, POST"
 EXPOSED = b"X-Error-Reason, Retry-After"
@@ -23,6 +26,7 @@ MAX_SHOWN_CHARACTERS = 80
 MAX_KNOWN_HOSTS = 100
 
 Headers = list[tuple[bytes, bytes]]
+Lines = Iterable[tuple[bytes, bytes]]
 
 
 class Guarded:
@@ -113,7 +117,7 @@ class Head:
 
     __slots__ = ("facts", "hosts", "method", "origin", "version")
 
-    def __init__(self, method: str, version: str, headers: Headers) -> None:
+    def __init__(self, method: str, version: str, headers: Lines) -> None:
         self.method = method
         self.version = version
         self.hosts: list[bytes] = []

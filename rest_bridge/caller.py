@@ -11,6 +11,7 @@ _KEYS = ("authorization", "x-api-key")
 _CARRIED = ("authorization", "x-request-id")  # headers that go on to the service
 _LIST = "x-forwarded-for"  # each proxy may add one
 _READ = {name.encode(): name for name in (*_KEYS, *_CARRIED, "x-caller", _LIST)}
+LOOKED_AT = frozenset(_READ)
 
 _LONG = 400  # characters of a key, more than which are not kept
 

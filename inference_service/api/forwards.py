@@ -94,7 +94,8 @@ def _refuse_many_marks(body: bytes) -> None:
 
 def _made(asked: Forwarded, options: Options, models: Models) -> tuple[Model, Request]:
     body = asked.body
-    model = models.find(asked.model_id or _name(options))
+    name = _name(options) if "model" in options or not asked.model_id else None
+    model = models.find(asked.model_id or name or "")
     entry = model.entry
     if asked.path not in entry.engine.paths(entry.spec):
         raise _not_offered(asked.path, model, models)
@@ -104,7 +105,8 @@ def _made(asked: Forwarded, options: Options, models: Models) -> tuple[Model, Re
         raise InvalidParameter(wrong, model.id)
     if options:
         entry.engine.check(entry.spec, asked.path, options)
-        body = _named(body, options, model, models)
+        if name is not None and name != entry.command.model:
+            body = _renamed(name, options, model, models)
     content_type = asked.content_type or (_JSON if body else "")
     return model, Request(method, asked.path, body, content_type, asked.accept, options)
 
@@ -125,19 +127,15 @@ def _name(options: Options) -> str:
         raise InvalidParameter({"model": "must be a string"}) from None
 
 
-def _named(body: bytes, options: Options, model: Model, models: Models) -> bytes:
-    """Return a body whose `model` is the engine's own name of it.
+def _renamed(name: str, options: Options, model: Model, models: Models) -> bytes:
+    """Return a body whose `model` is the engine's own name, in place of this one.
 
     The values at the top stay as they came, byte for byte.
     """
-    if "model" not in options:
-        return body
-    name, own = _name(options), model.entry.command.model
-    if name == own:
-        return body
     if models.find(name) is not model:
         raise InvalidParameter({"model": f"{name[:80]!r} is not a name of {model.id}"}, model.id)
-    return msgspec.json.encode({**options, "model": msgspec.Raw(msgspec.json.encode(own))})
+    own = msgspec.json.encode(model.entry.command.model)
+    return msgspec.json.encode({**options, "model": msgspec.Raw(own)})
 
 
 def _not_offered(path: str, model: Model, models: Models) -> PathNotOffered:

@@ -106,7 +106,7 @@ class Leases:
         self._clock = asyncio.get_running_loop().time
         self._out: set[Lease] = set()
         self._idle_timeout = entry.idle_timeout(idle_timeout)
-        self._ended = False
+        self.ended = False  # the run has to end
         self._cut_at = math.inf
         self._change = asyncio.Event()  # `over` and `drained` have to look again
         self._parked = False  # `over` waits without a timer, since the run is in use
@@ -120,11 +120,6 @@ class Leases:
     def in_use(self) -> bool:
         """Whether a caller has a lease, or waits for one."""
         return bool(self._out) or self._slots.wanted
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run has to end."""
-        return self._ended
 
     @property
     def idle_at(self) -> float:
@@ -173,13 +168,13 @@ class Leases:
 
         A second call can only shorten the drain.
         """
-        self._ended = True
+        self.ended = True
         self._cut_at = min(self._cut_at, self._clock() + drain)
         self._change.set()
 
     async def over(self) -> None:
         """Return when the run has to end, by a call of `end` or unused."""
-        while not self._ended:
+        while not self.ended:
             self._change.clear()
             self._parked = self.in_use
             try:
@@ -209,7 +204,7 @@ class Leases:
 
     def check_released(self) -> None:
         """Look whether the run has become unused."""
-        if self._ended:
+        if self.ended:
             self._change.set()
         if not self.in_use:
             self._released()

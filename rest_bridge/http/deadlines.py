@@ -43,7 +43,8 @@ class Deadlines:
     def expect_request(self) -> None:
         """Wait for the first byte of the next request."""
         self._since = 0.0
-        self._set(self._loop.time() + self._limits.idle_seconds)
+        self._read_by = by = self._loop.time() + self._limits.idle_seconds
+        self._timer.set(by if by < self._write_by else self._write_by)
 
     def expect_head(self) -> None:
         """Wait for the end of a head."""
@@ -59,7 +60,8 @@ class Deadlines:
     def expect_nothing(self) -> None:
         """Wait for the server."""
         self._since = 0.0
-        self._set(NEVER)
+        self._read_by = NEVER
+        self._timer.by = self._write_by
 
     def expect_end(self, hurry: bool) -> None:
         """Wait until the client has closed."""

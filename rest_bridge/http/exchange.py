@@ -70,13 +70,14 @@ class Exchange:
     """One request and its answer."""
 
     __slots__ = ("_body", "_held", "_wire", "answer", "handler", "left", "received", "request",
-                 "whole")  # fmt: skip
+                 "waiting", "whole")  # fmt: skip
 
     def __init__(self, wire: Wire, request: Request) -> None:
         self.request = request
         self.answer = Answer(request)
         self.handler: Handler | None = None  # before its turn in a pipeline
         self.received = 0  # bytes of the body
+        self.waiting = 0  # those that the handler has not taken
         self.whole = False  # the end of the body has come
         self.left = False  # nobody waits for the answer
         self._wire = wire
@@ -103,6 +104,7 @@ class Exchange:
             return b""
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
+        self.waiting = 0
         if not self.whole:
             self._wire.read_on()
         return body
@@ -156,11 +158,6 @@ class Exchange:
         return self.answer.started and not self._held
 
     @property
-    def waiting(self) -> int:
-        """How many bytes of the body the handler has not taken."""
-        return sum(map(len, self._body))
-
-    @property
     def awaits_invitation(self) -> bool:
         """Whether the client sends no body before an interim answer (100 Continue)."""
         return self.request.expects_continue and not (self.received or self.whole)
@@ -176,12 +173,15 @@ class Exchange:
         """Forget a head that has not left, and what has come of the body."""
         self._held = b""
         self._body.clear()
+        self.waiting = 0
 
     def came(self, data: bytes) -> None:
         """Take a part of the body."""
-        self.received += len(data)
+        size = len(data)
+        self.received += size
         if not (self.left or self.answer.done):
             self._body.append(data)
+            self.waiting += size
             if self.handler is not None:
                 self.handler.on_body()
 

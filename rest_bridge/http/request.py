@@ -52,12 +52,14 @@ def checked(
         if not authority or not _HOST.fullmatch(authority):
             raise Refusal(400, "the URL in the request line must have a host, and no user")
         headers = [(b"host", authority), *(pair for pair in headers if pair[0] != b"host")]
-    expects = _expects(found.get(b"expect")) and version == "1.1"
+    expect = found.get(b"expect")
+    expects = expect is not None and _expects(expect) and version == "1.1"
     return Request(
         method, path, query, version, headers, keep_alive, expects, _length(found, version)
     )
 
 
+@lru_cache(maxsize=64)  # and paths; each has at most 64 KiB
 def _split(method: str, target: bytes) -> tuple[bytes, bytes, bytes | None]:
     """Return path, query, and the host and port of an absolute URL."""
     if method == "CONNECT":
@@ -88,9 +90,7 @@ def _check_host(host: bytes | None, version: str) -> None:
         raise Refusal(400, "the Host header must be a name or an address, with or without a port")
 
 
-def _expects(expect: bytes | None) -> bool:
-    if expect is None:
-        return False
+def _expects(expect: bytes) -> bool:
     if expect.lower() != b"100-continue":
         raise Refusal(417, "leave out the Expect header; the server knows 100-continue alone")
     return True

@@ -311,11 +311,14 @@ async def test_heads_that_no_call_can_follow(
     words: str,
     path: str,
 ) -> None:
+    script.play = whole(script)
+    assert (await client.post(path, json=BODY)).status_code == 200  # what is known is not mixed up
     headers = {"content-type": "application/json"} | change.get("headers", {})
-    answer = await client.post(path, content=change.get("content", b"{}"), headers=headers)
-    assert answer.status_code == status
-    assert words in answer.json()["error"]["message"]
-    assert not script.asked
+    for _ in range(2):
+        answer = await client.post(path, content=change.get("content", b"{}"), headers=headers)
+        assert answer.status_code == status
+        assert words in answer.json()["error"]["message"]
+    assert len(script.asked) == 1
 
 
 async def test_a_body_in_chunks_has_the_same_limit(
