@@ -3,7 +3,7 @@
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -37,7 +37,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_AFTER_ID = b": keep-alive\n"
 FIRST_SILENCE_SECONDS = 0.05  # long enough for a first event to come before a comment
 
-Call = Callable[[Accepted, Write], Awaitable[None]]
+Call = Callable[[Accepted, Write], Coroutine[Any, Any, None]]
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -90,8 +90,10 @@ class EventStream(Response):
                 # A write waits only for a slow reader, and a snapshot can have a thousand events.
                 await asyncio.sleep(0)
 
+        # A task of its own: each event would wake all layers of the application otherwise.
+        call = asyncio.create_task(self._call(accepted, write_event))
         try:
-            await while_connected(receive, self._call(accepted, write_event))
+            await while_connected(receive, call)
             if self._keeping_alive is None:  # a log may be empty
                 await self._start(send)
         except BridgeError as error:
