@@ -7,7 +7,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-header --no-annotate --no-emit-package numpy
 GENERATED := inference_service/v1
-GOOGLEAPIS := build/googleapis
 BENCH := build/bench
 ENGINES := build/engines
 ENVOY := build/envoy
@@ -69,17 +68,18 @@ format: $(VENV)/dev ## rewrite the sources in the one style
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write protos
 
-protos: $(VENV)/dev $(GOOGLEAPIS) ## generate the Python code of the contract
-	$(BIN)/python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) \
+protos: $(VENV)/dev ## generate the Python code and the descriptors of the contract
+	$(BIN)/python -m grpc_tools.protoc -I protos \
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
 	  $(wildcard protos/inference_service/v1/*.proto)
+	$(BIN)/python protos/descriptors.py $(GENERATED)/descriptors.binpb
 
-protos-check: protos docs ## fail when what is committed is not what the sources give
+protos-check: docs ## fail when what is committed is not what the sources give
 	git diff --exit-code -- $(GENERATED) docs/errors.md
 
-docs: $(VENV)/dev $(GOOGLEAPIS) ## write docs/errors.md from the contract
+docs: protos ## write docs/errors.md from the contract
 	$(BIN)/python docs/errors.py > docs/errors.md
 
 lock: $(VENV)/dev ## pin the newest versions, with hashes
@@ -145,9 +145,3 @@ $(PEERS): $(BENCH)/%:
 
 $(BENCH)/uvloop: | $(VENV)/dev
 	$(PIP) install --quiet --no-deps --target $@ uvloop==0.23.0 || rm -rf $@
-
-# buf and protoc read google/api and google/rpc from the package that carries them.
-$(GOOGLEAPIS): $(VENV)/dev
-	@mkdir -p $@
-	@cd $$($(BIN)/python -c 'import google.api.annotations_pb2 as m; print(m.__file__.rsplit("/google/", 1)[0])') && \
-	  cp --parents google/api/annotations.proto google/api/http.proto google/rpc/code.proto google/rpc/status.proto $(CURDIR)/$@
