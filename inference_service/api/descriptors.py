@@ -27,6 +27,7 @@ class Descriptors:
         self._imports: dict[str, list[str]] = {}
         for proto in files.file:
             self._add(proto)
+        self.services.sort()
 
     def _add(self, proto: FileDescriptorProto) -> None:
         self._files[proto.name] = proto.SerializeToString()
