@@ -12,6 +12,9 @@ import pytest
 from google.protobuf import descriptor_database, descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 from grpc_reflection.v1alpha.reflection_pb2 import ExtensionRequest
 
 from inference_service.api.methods import gated
@@ -158,6 +161,22 @@ async def test_what_is_not_there_is_an_answer_and_the_stream_goes_on(
     assert refused.error_response.error_message.endswith(named)
     assert refused.original_request == asked
     assert listed.list_services_response.service
+
+
+async def test_the_client_of_the_library_finds_all_that_it_asks_for() -> None:
+    def look(target: str) -> None:
+        with grpc.insecure_channel(target) as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            pool = descriptor_pool.DescriptorPool(database)
+            service = pool.FindServiceByName("inference_service.v1.ModelService")
+            assert {*NAMES, service.full_name} < set(database.get_services())
+            assert service.methods_by_name["Generate"].input_type.fields_by_name["prompt"]
+            values = pool.FindMessageTypeByName("google.protobuf.EnumValueOptions")
+            [rule] = pool.FindAllExtensions(values)
+            assert pool.FindExtensionByNumber(values, rule.number).name == "error_rule"
+
+    async with serve_grpc({NAMES[1]: gated(NAMES[1], ADD, Reflection())}) as target:
+        await asyncio.to_thread(look, target)
 
 
 async def test_bytes_that_are_no_message_end_the_stream_with_a_reason(
