@@ -7,12 +7,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-header --no-annotate --no-emit-package numpy
 GENERATED := inference_service/v1
-GOOGLEAPIS := build/googleapis
 BENCH := build/bench
 ENGINES := build/engines
 ENVOY := build/envoy
 SCHEMATHESIS := build/schemathesis
 CLIENTS := build/clients
+GRPC := build/grpc
 GO ?= go
 # Peers of the benchmark, which reports each as absent that cannot be installed.
 PEERS := $(addprefix $(BENCH)/,litellm vllm-router sglang-router)
@@ -20,7 +20,7 @@ PEER_litellm := litellm[proxy]==1.106.2
 PEER_vllm-router := vllm-router==0.1.17
 PEER_sglang-router := sglang-router==0.3.2
 
-.PHONY: run test test-clients test-engines test-envoy test-schema attack chaos soak bench lint format protos protos-check docs lock image clean help
+.PHONY: run test test-clients test-engines test-envoy test-schema test-grpc attack chaos soak bench lint format protos protos-check docs lock image clean help
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ test-envoy: $(ENVOY) ## test the service behind the real Envoy, with the configu
 
 test-schema: $(SCHEMATHESIS) ## test REST against its own description with schemathesis
 	$(BIN)/python -m pytest -m schemathesis tests/field $(ARGS)
+
+test-grpc: $(VENV)/dev $(GRPC)/grpcurl $(GRPC)/ghz $(GRPC)/client ## test the service with grpcurl, ghz, and a client in Go
+	$(BIN)/python -m pytest -m grpc tests/grpc $(ARGS)
 
 attack: $(VENV)/dev $(SCHEMATHESIS) ## attack a service, each way for ATTACK_SECONDS (10), and print the table
 	$(BIN)/python -m pytest -m "attack or schemathesis" --timeout $$((600 + 10 * $${ATTACK_SECONDS:-10})) tests/attack tests/field/test_schema.py $(ARGS)
@@ -69,17 +72,18 @@ format: $(VENV)/dev ## rewrite the sources in the one style
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write protos
 
-protos: $(VENV)/dev $(GOOGLEAPIS) ## generate the Python code of the contract
-	$(BIN)/python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) \
+protos: $(VENV)/dev ## generate the Python code and the descriptors of the contract
+	$(BIN)/python -m grpc_tools.protoc -I protos \
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
 	  $(wildcard protos/inference_service/v1/*.proto)
+	$(BIN)/python protos/descriptors.py $(GENERATED)/descriptors.binpb
 
-protos-check: protos docs ## fail when what is committed is not what the sources give
+protos-check: docs ## fail when what is committed is not what the sources give
 	git diff --exit-code -- $(GENERATED) docs/errors.md
 
-docs: $(VENV)/dev $(GOOGLEAPIS) ## write docs/errors.md from the contract
+docs: protos ## write docs/errors.md from the contract
 	$(BIN)/python docs/errors.py > docs/errors.md
 
 lock: $(VENV)/dev ## pin the newest versions, with hashes
@@ -139,15 +143,25 @@ $(CLIENTS)/node: tests/clients/node/package.json tests/clients/node/package-lock
 $(CLIENTS)/go: tests/clients/go/main.go tests/clients/go/go.mod tests/clients/go/go.sum
 	cd tests/clients/go && GOTOOLCHAIN=auto $(GO) build -gcflags='all=-N -l' -o $(CURDIR)/$@ .
 
+# As above: without optimisation, and with a newer Go where one is needed.
+GO_INSTALL = GOBIN=$(CURDIR)/$(GRPC) GOTOOLCHAIN=auto $(GO) install -gcflags='all=-N -l'
+
+$(GRPC)/grpcurl:
+	$(GO_INSTALL) github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+
+$(GRPC)/ghz:
+	$(GO_INSTALL) github.com/bojand/ghz/cmd/ghz@v0.121.0
+
+# `buf generate` runs the plugins of buf.gen.yaml with the `go` of the path.
+$(GRPC)/client: $(wildcard tests/grpc/go/* protos/inference_service/v1/*.proto) buf.gen.yaml | $(VENV)/dev
+	GOTOOLCHAIN=auto $(BIN)/buf generate
+	rm -rf $(GRPC)/go && mkdir -p $(GRPC)/go
+	cp -r tests/grpc/go/. build/go/inference_service $(GRPC)/go
+	cd $(GRPC)/go && GOTOOLCHAIN=auto $(GO) build -gcflags='all=-N -l' -o $(CURDIR)/$@ .
+
 $(PEERS): $(BENCH)/%:
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip --disable-pip-version-check install --quiet '$(PEER_$*)' || rm -r $@
 
 $(BENCH)/uvloop: | $(VENV)/dev
 	$(PIP) install --quiet --no-deps --target $@ uvloop==0.23.0 || rm -rf $@
-
-# buf and protoc read google/api and google/rpc from the package that carries them.
-$(GOOGLEAPIS): $(VENV)/dev
-	@mkdir -p $@
-	@cd $$($(BIN)/python -c 'import google.api.annotations_pb2 as m; print(m.__file__.rsplit("/google/", 1)[0])') && \
-	  cp --parents google/api/annotations.proto google/api/http.proto google/rpc/code.proto google/rpc/status.proto $(CURDIR)/$@

@@ -13,7 +13,7 @@ from pathlib import Path
 
 PACKAGES = (
     *("asyncio", "google.protobuf", "grpc.aio", "grpc_health.v1.health"),
-    *("grpc_reflection.v1alpha.reflection", "grpc_status.rpc_status", "pydantic_settings"),
+    *("grpc_reflection.v1alpha.reflection_pb2_grpc", "grpc_status.rpc_status", "pydantic_settings"),
     *("msgspec", "aiohttp", "docker", "inference_service.cli", "fastapi"),
     "rest_bridge.app",
 )

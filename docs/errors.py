@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2
-from google.rpc import code_pb2
 
-from inference_service.v1 import errors_pb2
+from inference_service.v1 import error_code_pb2, errors_pb2
 
-ROOT = Path(__file__).parents[1]
+DESCRIPTORS = Path(errors_pb2.__file__).with_name("descriptors.binpb")
 
 HEAD = """# Errors
 
@@ -30,13 +26,9 @@ with `detail` and `reason`.
 
 
 def comments() -> dict[str, str]:
-    """Return the comment of each reason, from protoc: Python's descriptors have no comments."""
-    with tempfile.NamedTemporaryFile() as file:
-        command = [sys.executable, "-m", "grpc_tools.protoc", "--include_source_info"]
-        command += ["-I", "protos", "-I", "build/googleapis", f"--descriptor_set_out={file.name}"]
-        subprocess.run([*command, "protos/inference_service/v1/errors.proto"], cwd=ROOT, check=True)
-        described = descriptor_pb2.FileDescriptorSet.FromString(Path(file.name).read_bytes())
-    [proto] = described.file
+    """Return the comment of each reason. Python's own descriptors have no comments."""
+    described = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes())
+    [proto] = (f for f in described.file if f.name == errors_pb2.DESCRIPTOR.name)
     reasons = next(i for i, e in enumerate(proto.enum_type) if e.name == "ErrorReason")
     enum_type, value = 5, 2  # the field numbers that make up a path in source_code_info
     return {
@@ -46,6 +38,11 @@ def comments() -> dict[str, str]:
     }
 
 
+def code_of(number: int) -> str:
+    """Return the name that gRPC has for a code."""
+    return error_code_pb2.ErrorCode.Name(number).removeprefix("ERROR_CODE_")
+
+
 def main() -> None:
     """Print the page."""
     rows, texts = [], []
@@ -53,8 +50,8 @@ def main() -> None:
     for value in errors_pb2.ErrorReason.DESCRIPTOR.values[1:]:
         rule = value.GetOptions().Extensions[errors_pb2.error_rule]
         reason = value.name.removeprefix("ERROR_REASON_")
-        code, later = code_pb2.Code.Name(rule.code), rule.code_after_first_token
-        after = code_pb2.Code.Name(later) if later else ""
+        code, later = code_of(rule.code), rule.code_after_first_token
+        after = code_of(later) if later else ""
         rows.append(f"| `{reason}` | {code} | {after} | {rule.http_status} | {rule.action} |")
         lines = (line.strip() for line in explained[value.name].splitlines())
         texts.append(f"**`{reason}`** — {' '.join(lines).strip()}")

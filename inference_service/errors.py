@@ -24,7 +24,7 @@ protos/inference_service/v1/errors.proto, whose `error_rule` has the gRPC code a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from inference_service.printable import printable, without_passwords
 
@@ -32,6 +32,13 @@ Facts = Mapping[str, object]
 _LONGEST = 4000  # characters of a text; a caller can send megabytes, and each has to be looked at
 
 Log = Iterable[str]  # the last lines of an engine's log, oldest first
+
+
+class Phase(Protocol):
+    """A phase of a start: its name is that of a `StartPhase`, and its text is for people."""
+
+    @property
+    def name(self) -> str: ...
 
 
 class ServiceError(Exception):
@@ -144,18 +151,18 @@ class StartFailed(ServiceError):
 
     reason = "START_FAILED"
 
-    def __init__(self, model_id: str, phase: str, cause: str) -> None:
+    def __init__(self, model_id: str, phase: Phase, cause: str) -> None:
         message = f"{model_id} could not be started ({phase}): {cause}"
-        super().__init__(message, metadata={"model_id": model_id, "phase": phase})
+        super().__init__(message, metadata={"model_id": model_id, "phase": _named(phase)})
 
 
 class EngineExited(StartFailed):
     """An engine that ended before it was ready; see EngineDied for `end` and `facts`."""
 
     def __init__(
-        self, model_id: str, phase: str, end: str, facts: Facts, cause: str, log: Log
+        self, model_id: str, phase: Phase, end: str, facts: Facts, cause: str, log: Log
     ) -> None:
-        metadata = {"model_id": model_id, "phase": phase, **facts}
+        metadata = {"model_id": model_id, "phase": _named(phase), **facts}
         message = f"{model_id} {end} ({phase}){_because(cause)}"
         ServiceError.__init__(self, message, metadata=metadata, log=log)
 
@@ -173,10 +180,12 @@ class StartStalled(ServiceError):
 
     reason = "START_STALLED"
 
-    def __init__(self, model_id: str, phase: str, seconds: float, log: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model_id: str, phase: Phase, seconds: float, log: Sequence[str] = ()
+    ) -> None:
         last = f"; its last line was: {log[-1]}" if log else ""
         message = f"{model_id} was given up ({phase}): nothing moved for {seconds:g} s{last}"
-        super().__init__(message, metadata={"model_id": model_id, "phase": phase}, log=log)
+        super().__init__(message, metadata={"model_id": model_id, "phase": _named(phase)}, log=log)
 
 
 class StartBackingOff(ServiceError):
@@ -439,6 +448,10 @@ class StopFailed(ServiceError):
 
 class LaunchError(Exception):
     """The reason for which a runtime could not run an engine; callers see StartFailed."""
+
+
+def _named(phase: Phase) -> str:
+    return f"START_PHASE_{phase.name}"
 
 
 def _because(cause: str) -> str:

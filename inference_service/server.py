@@ -15,6 +15,7 @@ from inference_service.api.health import Health
 from inference_service.api.listener import SERVICE
 from inference_service.api.methods import Handlers, by_path
 from inference_service.api.prompts import Prompts
+from inference_service.api.reflection import Reflection
 from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
 from inference_service.capacity.admission import Admission
@@ -91,13 +92,15 @@ async def running(
 
         proxies = Proxies(settings.trusted_proxy)
         servicer = _servicer(settings, models, runtimes.choice, reload, proxies)
-        services = listener.services(servicer, health)
+        reflection = Reflection()
+        services = listener.services(servicer, health, reflection)
         health.up(("", SERVICE), [spec.id for spec in catalog])
         calls = Calls(proxies)
         serving = listener.serving(
             settings.host, settings.grpc_port, services, calls, settings.max_body
         )
         port = await stack.enter_async_context(serving)
+        stack.callback(reflection.down)
         target = listener.address(settings.host, port)
         rest_url = None
         if settings.rest:

@@ -158,7 +158,8 @@ class ModelDetails(ModelResponse):
         None, description="Only of a model that starts: the phase, what of it is done, a message."
     )
     last_error: dict[str, Any] | None = Field(
-        None, description="Only of a model that has failed: why, as a status of gRPC."
+        None,
+        description="Only of a model that has failed: why: reason, message, metadata, log lines.",
     )
     retry_time: str | None = Field(
         None, description="Only of a model that has failed: when the next start is allowed."

@@ -11,9 +11,11 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2
 
 from inference_service import __version__
 from inference_service.settings import Settings
@@ -265,6 +267,28 @@ async def test_a_second_signal_cuts_the_requests_that_the_first_lets_finish() ->
 
     assert failure(error.value).reason == "SHUTTING_DOWN"
     assert (process.returncode, err.decode()) == (143, "")
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_a_signal_ends_a_stream_of_reflection_with_a_reason(version: str) -> None:
+    async with (
+        serving() as (process, banner),
+        grpc.aio.insecure_channel(target(banner)) as channel,
+    ):
+        path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+        stream: Any = channel.stream_stream(path)()
+        await stream.write(
+            reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+        )
+        assert b"inference_service.v1.ModelService" in await stream.read()
+
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stream.read()
+        _, err = await end(process)
+
+    assert failure(error.value).reason == "SHUTTING_DOWN"
+    assert (process.returncode, err.decode()) == (0, "")
 
 
 @pytest.mark.parametrize("signals", [1, 2], ids=["once", "twice"])

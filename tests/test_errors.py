@@ -12,6 +12,7 @@ import pytest
 import inference_service
 from inference_service import errors
 from inference_service.errors import ServiceError
+from inference_service.lifecycle import Phase
 
 DIED = {"exit_code": 1, "oom_killed": "false"}
 
@@ -36,17 +37,17 @@ EXAMPLES: dict[str, ServiceError] = {
         "m", 8, "it has 9 tokens"
     ),
     "m could not be started (pulling image): no space": errors.StartFailed(
-        "m", "pulling image", "no space"
+        "m", Phase.PULLING_IMAGE, "no space"
     ),
     "m exited with code 1 (warming up): CUDA error": errors.EngineExited(
-        "m", "warming up", "exited with code 1", DIED, "CUDA error", ["a", "b"]
+        "m", Phase.WARMING_UP, "exited with code 1", DIED, "CUDA error", ["a", "b"]
     ),
     "m failed by a fault of the service: KeyError('x')": errors.StartFault("m", KeyError("x")),
     "m was given up (pulling image): nothing moved for 600 s": errors.StartStalled(
-        "m", "pulling image", 600.0
+        "m", Phase.PULLING_IMAGE, 600.0
     ),
     "m was given up (warming up): nothing moved for 1.5 s; its last line was: b": (
-        errors.StartStalled("m", "warming up", 1.5, ["a", "b"])
+        errors.StartStalled("m", Phase.WARMING_UP, 1.5, ["a", "b"])
     ),
     "m is not started again before 8 s have passed: m is not running": errors.StartBackingOff(
         "m", 8.2, errors.NotRunning("m")

@@ -41,7 +41,7 @@ def test_no_other_transition_is_allowed(old: State, new: State) -> None:
 FULL = Status(
     since=1.0,
     progress=Progress(Phase.WARMING_UP),
-    failure=StartFailed("tiny", "pulling image", "no"),
+    failure=StartFailed("tiny", Phase.PULLING_IMAGE, "no"),
     retry_at=9.0,
     container="tgi-tiny",
     port=8080,

@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from inference_service.api.calls import MOST, Calls, counted
 from inference_service.api.health import Health
 from inference_service.api.methods import Handlers, gated
+from inference_service.api.reflection import NAMES, Reflection
 from inference_service.api.servicer import ModelService
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
@@ -49,19 +50,14 @@ class BindError(Exception):
     """An address of the settings that cannot be listened on."""
 
 
-def services(servicer: ModelService, beacon: Health) -> dict[str, Handlers]:
-    """Return the methods of each service, by its full name.
-
-    Reflection is there as v1alpha, which the library has, and as v1, which has the same messages.
-    """
-    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflector = reflection.aio.ReflectionServicer(names)
+def services(servicer: ModelService, beacon: Health, reflection: Reflection) -> dict[str, Handlers]:
+    """Return the methods of each service, by its full name."""
     added: list[tuple[str, Callable[..., None], object]] = [
         (SERVICE, pb_grpc.add_ModelServiceServicer_to_server, servicer),
         (health.SERVICE_NAME, health_pb2_grpc.add_HealthServicer_to_server, beacon),
         *(
-            (name, reflection_pb2_grpc.add_ServerReflectionServicer_to_server, reflector)
-            for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
+            (name, reflection_pb2_grpc.add_ServerReflectionServicer_to_server, reflection)
+            for name in NAMES
         ),
     ]
     return {name: gated(name, add, servicer) for name, add, servicer in added}

@@ -6,15 +6,17 @@ import math
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from inference_service.api.statuses import status_of
+from inference_service.api.statuses import log_of, message_of
 from inference_service.capacity.claims import MEMORY, Quote
 from inference_service.engines.base import Chunk
+from inference_service.errors import ServiceError
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.printable import printable
 from inference_service.serving.generation import Outcome, Resumption
 from inference_service.serving.history import Change
 from inference_service.serving.models import Reload, Shown
 from inference_service.serving.view import InstanceView, Removed, View
+from inference_service.v1 import errors_pb2, model_error_pb2
 from inference_service.v1 import model_service_pb2 as pb
 
 _STATES = {
@@ -59,10 +61,19 @@ def model(view: View) -> pb.Model:
     if status.state is State.STARTING:
         message.start_progress.CopyFrom(_progress(status, view.seen))
     if status.failure is not None:
-        message.last_error.CopyFrom(status_of(status.failure))
+        message.last_error.CopyFrom(_error(status.failure))
     if status.retry_at is not None:
         message.retry_time.CopyFrom(_timestamp(status.retry_at))
     return message
+
+
+def _error(failure: ServiceError) -> model_error_pb2.ModelError:
+    return model_error_pb2.ModelError(
+        reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{failure.reason}"),
+        message=message_of(failure),
+        metadata=failure.metadata,
+        log_lines=log_of(failure),
+    )
 
 
 def _instance(view: InstanceView) -> pb.Instance:

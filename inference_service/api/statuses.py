@@ -29,7 +29,7 @@ def status_of(error: ServiceError) -> status_pb2.Status:
     shown = rule(error.reason)
     sent = "sent_token_count" in error.metadata
     code = shown.code_after_first_token if sent and shown.code_after_first_token else shown.code
-    message = _shortened(error.message, _LONGEST_MESSAGE)
+    message = message_of(error)
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     ]
@@ -43,7 +43,7 @@ def status_of(error: ServiceError) -> status_pb2.Status:
         delay = duration_pb2.Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if error.log:
-        details.append(error_details_pb2.DebugInfo(stack_entries=_last(error.log)))
+        details.append(error_details_pb2.DebugInfo(stack_entries=log_of(error)))
     status = status_pb2.Status(code=code, message=message)
     for detail in details:
         packed = any_pb2.Any()
@@ -52,21 +52,26 @@ def status_of(error: ServiceError) -> status_pb2.Status:
     return status
 
 
-def _shortened(text: str, size: int) -> str:
-    """Return the text, cut to at most `size` bytes."""
-    if len(data := text.encode()) <= size:
-        return text
-    return data[: size - 3].decode(errors="ignore") + "..."
+def message_of(error: ServiceError) -> str:
+    """Return the message, as far as it has room in a status."""
+    return _shortened(error.message, _LONGEST_MESSAGE)
 
 
-def _last(log: tuple[str, ...]) -> list[str]:
-    """Return the last lines that fit, oldest first; the very last one in any case."""
+def log_of(error: ServiceError) -> list[str]:
+    """Return the last lines that have room, oldest first; the very last one in any case."""
     lines: list[str] = []
     room = _LONGEST_LOG
-    for line in reversed(log):
+    for line in reversed(error.log):
         line = _shortened(line, _LONGEST_LOG // 2)
         room -= len(line.encode())
         if room < 0:
             break
         lines.insert(0, line)
     return lines
+
+
+def _shortened(text: str, size: int) -> str:
+    """Return the text, cut to at most `size` bytes."""
+    if len(data := text.encode()) <= size:
+        return text
+    return data[: size - 3].decode(errors="ignore") + "..."

@@ -31,9 +31,9 @@ class Report:
         self._forecast = Forecast({}, 0.0)
 
     @property
-    def phase(self) -> str:
-        """The phase of a start, for people."""
-        return str(self.status.progress.phase if self.status.progress else Phase.WAITING)
+    def phase(self) -> Phase:
+        """The phase of a start."""
+        return self.status.progress.phase if self.status.progress else Phase.WAITING
 
     def now(self) -> Status:
         """Return the status with the forecast of this moment."""

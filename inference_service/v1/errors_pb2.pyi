@@ -8,7 +8,7 @@ from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
-from google.rpc import code_pb2 as _code_pb2
+from inference_service.v1 import error_code_pb2 as _error_code_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -49,8 +49,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_START_FAILED: _ErrorReason.ValueType  # 6
     """The model could not be started. The message has the phase and the cause; DebugInfo has the last
-    log lines. Metadata: `model_id`, `phase`, and `exit_code` and `oom_killed` where the engine had
-    started.
+    log lines. Metadata: `model_id`, `phase` (the name of a `StartPhase`), and `exit_code` and
+    `oom_killed` where the engine had started.
     """
     ERROR_REASON_START_BACKING_OFF: _ErrorReason.ValueType  # 7
     """The last start failed or the engine died, and the back-off is not over. The message repeats the
@@ -58,7 +58,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_START_STALLED: _ErrorReason.ValueType  # 8
     """A start was given up because nothing moved: no byte of the image or of the weights, no new
-    phase, no log line that shows progress. Metadata: `model_id`, `phase`.
+    phase, no log line that shows progress. Metadata: `model_id`, `phase` (the name of a `StartPhase`).
     """
     ERROR_REASON_RUNTIME_UNAVAILABLE: _ErrorReason.ValueType  # 9
     """Docker does not answer. Metadata: `cause`."""
@@ -136,6 +136,8 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     table is the only one: the service, the REST bridge, docs/errors.md and the tests read the
     `error_rule` of each value.
 
+    The `last_error` of a model has its reason as a value of this enum.
+
     Further details, where they help: `google.rpc.BadRequest` names the field, `google.rpc.RetryInfo`
     says when a retry can succeed, `google.rpc.DebugInfo` has the last log lines of an engine.
     """
@@ -163,8 +165,8 @@ that before the service sees it, with the same code and no ErrorInfo.
 """
 ERROR_REASON_START_FAILED: ErrorReason.ValueType  # 6
 """The model could not be started. The message has the phase and the cause; DebugInfo has the last
-log lines. Metadata: `model_id`, `phase`, and `exit_code` and `oom_killed` where the engine had
-started.
+log lines. Metadata: `model_id`, `phase` (the name of a `StartPhase`), and `exit_code` and
+`oom_killed` where the engine had started.
 """
 ERROR_REASON_START_BACKING_OFF: ErrorReason.ValueType  # 7
 """The last start failed or the engine died, and the back-off is not over. The message repeats the
@@ -172,7 +174,7 @@ cause; RetryInfo has the time that is left. Metadata: `model_id`.
 """
 ERROR_REASON_START_STALLED: ErrorReason.ValueType  # 8
 """A start was given up because nothing moved: no byte of the image or of the weights, no new
-phase, no log line that shows progress. Metadata: `model_id`, `phase`.
+phase, no log line that shows progress. Metadata: `model_id`, `phase` (the name of a `StartPhase`).
 """
 ERROR_REASON_RUNTIME_UNAVAILABLE: ErrorReason.ValueType  # 9
 """Docker does not answer. Metadata: `cause`."""
@@ -254,9 +256,9 @@ class ErrorRule(_message.Message):
     CODE_AFTER_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     HTTP_STATUS_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
-    code: _code_pb2.Code.ValueType
+    code: _error_code_pb2.ErrorCode.ValueType
     """The gRPC status code."""
-    code_after_first_token: _code_pb2.Code.ValueType
+    code_after_first_token: _error_code_pb2.ErrorCode.ValueType
     """The code in a stream that has sent tokens already. Unset: the same as `code`."""
     http_status: _builtins.int
     """The HTTP status on REST. Once a stream has begun, the error is an event instead."""
@@ -265,8 +267,8 @@ class ErrorRule(_message.Message):
     def __init__(
         self,
         *,
-        code: _code_pb2.Code.ValueType = ...,
-        code_after_first_token: _code_pb2.Code.ValueType = ...,
+        code: _error_code_pb2.ErrorCode.ValueType = ...,
+        code_after_first_token: _error_code_pb2.ErrorCode.ValueType = ...,
         http_status: _builtins.int = ...,
         action: _builtins.str = ...,
     ) -> None: ...

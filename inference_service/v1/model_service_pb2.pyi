@@ -10,7 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from google.rpc import status_pb2 as _status_pb2
+from inference_service.v1 import model_error_pb2 as _model_error_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -219,8 +219,8 @@ class Model(_message.Message):
         """The progress of the start. Set only while STARTING."""
 
     @_builtins.property
-    def last_error(self) -> _status_pb2.Status:
-        """Why the model is FAILED, with the details that the failed calls got. Set only while FAILED."""
+    def last_error(self) -> _model_error_pb2.ModelError:
+        """Why the model is FAILED, as the failed calls were told. Set only while FAILED."""
 
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
@@ -264,7 +264,7 @@ class Model(_message.Message):
         state: Global___ModelState.ValueType = ...,
         state_change_time: _timestamp_pb2.Timestamp | None = ...,
         start_progress: Global___StartProgress | None = ...,
-        last_error: _status_pb2.Status | None = ...,
+        last_error: _model_error_pb2.ModelError | None = ...,
         retry_time: _timestamp_pb2.Timestamp | None = ...,
         engine: _builtins.str = ...,
         runtime: _builtins.str = ...,

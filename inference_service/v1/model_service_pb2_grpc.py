@@ -41,8 +41,9 @@ class ModelServiceStub:
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
     (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
 
-    The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
-    documented JSON, which is a part of the response message.
+    The REST path of an RPC is the last line of its comment, and a rule in http.yaml, the API
+    configuration that transcoders read. The bridge answers there with the documented JSON, which is
+    a part of the response message. Forward has none: the bridge asks it for each path of an engine.
     """
 
     def __init__(self, channel):
@@ -124,14 +125,17 @@ class ModelServiceServicer:
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
     (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
 
-    The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
-    documented JSON, which is a part of the response message.
+    The REST path of an RPC is the last line of its comment, and a rule in http.yaml, the API
+    configuration that transcoders read. The bridge answers there with the documented JSON, which is
+    a part of the response message. Forward has none: the bridge asks it for each path of an engine.
     """
 
     def GetInfo(self, request, context):
         """Returns what this service is and which models run. Never waits.
 
         Errors: none of its own.
+
+        REST: `GET /`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +145,8 @@ class ModelServiceServicer:
         """Lists the models of the catalog, in the order of the catalog. Never waits.
 
         Errors: none of its own.
+
+        REST: `GET /models`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,6 +156,8 @@ class ModelServiceServicer:
         """Returns one model: its state, the progress of its start, its last error. Never waits.
 
         Errors: MODEL_NOT_FOUND.
+
+        REST: `GET /models/{model_id}`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +177,8 @@ class ModelServiceServicer:
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
         RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
         start).
+
+        REST: `POST /models/{model_id}/start`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +190,8 @@ class ModelServiceServicer:
         is cancelled. A later request starts the model again.
 
         Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, INVALID_PARAMETER, STOP_FAILED.
+
+        REST: `POST /models/{model_id}/stop`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,6 +212,8 @@ class ModelServiceServicer:
         replaces all that the caller knew: a model that it does not contain is no longer there.
 
         Errors: MODEL_NOT_FOUND.
+
+        REST: `GET /models:watch`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,6 +227,8 @@ class ModelServiceServicer:
         meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
 
         Errors: CATALOG_INVALID; the old catalog then stays in force.
+
+        REST: `POST /catalog:reload`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,6 +241,8 @@ class ModelServiceServicer:
 
         Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (the model has never been started),
         INVALID_PARAMETER.
+
+        REST: `GET /models/{model_id}/logs`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,6 +270,8 @@ class ModelServiceServicer:
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
         DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT,
         MODEL_STOPPED.
+
+        REST: `POST /generate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -273,6 +293,8 @@ class ModelServiceServicer:
 
         Errors: those of Generate. After the first chunk each has the metadata `sent_token_count`, and
         ENGINE_FAILED, MODEL_STOPPED and SHUTTING_DOWN have the code ABORTED.
+
+        REST: `POST /generate_stream`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -379,8 +401,9 @@ class ModelService:
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
     (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
 
-    The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
-    documented JSON, which is a part of the response message.
+    The REST path of an RPC is the last line of its comment, and a rule in http.yaml, the API
+    configuration that transcoders read. The bridge answers there with the documented JSON, which is
+    a part of the response message. Forward has none: the bridge asks it for each path of an engine.
     """
 
     @staticmethod

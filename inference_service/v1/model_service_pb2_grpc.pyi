@@ -42,8 +42,9 @@ class ModelServiceStub:
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
     (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
 
-    The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
-    documented JSON, which is a part of the response message.
+    The REST path of an RPC is the last line of its comment, and a rule in http.yaml, the API
+    configuration that transcoders read. The bridge answers there with the documented JSON, which is
+    a part of the response message. Forward has none: the bridge asks it for each path of an engine.
     """
 
     @_typing.overload
@@ -54,16 +55,22 @@ class ModelServiceStub:
     """Returns what this service is and which models run. Never waits.
 
     Errors: none of its own.
+
+    REST: `GET /`.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
     """Lists the models of the catalog, in the order of the catalog. Never waits.
 
     Errors: none of its own.
+
+    REST: `GET /models`.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """Returns one model: its state, the progress of its start, its last error. Never waits.
 
     Errors: MODEL_NOT_FOUND.
+
+    REST: `GET /models/{model_id}`.
     """
     StartModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.StartModelRequest, _model_service_pb2.StartModelResponse]
     """Starts a model and waits until it is READY; with `no_wait`, returns at once. Idempotent: a
@@ -79,6 +86,8 @@ class ModelServiceStub:
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
     RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
     start).
+
+    REST: `POST /models/{model_id}/start`.
     """
     StopModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]
     """Stops a model and waits until its container is gone and its name, port and memory are free.
@@ -86,6 +95,8 @@ class ModelServiceStub:
     is cancelled. A later request starts the model again.
 
     Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, INVALID_PARAMETER, STOP_FAILED.
+
+    REST: `POST /models/{model_id}/stop`.
     """
     WatchModels: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]
     """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
@@ -102,6 +113,8 @@ class ModelServiceStub:
     replaces all that the caller knew: a model that it does not contain is no longer there.
 
     Errors: MODEL_NOT_FOUND.
+
+    REST: `GET /models:watch`.
     """
     ReloadCatalog: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReloadCatalogRequest, _model_service_pb2.ReloadCatalogResponse]
     """Reads the file of the catalog again, as SIGHUP does, and returns as soon as the new catalog is
@@ -111,6 +124,8 @@ class ModelServiceStub:
     meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
 
     Errors: CATALOG_INVALID; the old catalog then stays in force.
+
+    REST: `POST /catalog:reload`.
     """
     StreamLogs: _grpc.UnaryStreamMultiCallable[_model_service_pb2.StreamLogsRequest, _model_service_pb2.StreamLogsResponse]
     """Streams the log lines of a model's engine: the one that runs, or the last one that ran or
@@ -119,6 +134,8 @@ class ModelServiceStub:
 
     Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (the model has never been started),
     INVALID_PARAMETER.
+
+    REST: `GET /models/{model_id}/logs`.
     """
     Generate: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GenerateRequest, _model_service_pb2.GenerateResponse]
     """Generates the whole text and returns it in one message. Waits until the model is READY (it
@@ -142,6 +159,8 @@ class ModelServiceStub:
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
     DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT,
     MODEL_STOPPED.
+
+    REST: `POST /generate`.
     """
     GenerateStream: _grpc.UnaryStreamMultiCallable[_model_service_pb2.GenerateStreamRequest, _model_service_pb2.GenerateStreamResponse]
     """Generates text and streams it: status events (with `status_events`) until the request has a
@@ -159,6 +178,8 @@ class ModelServiceStub:
 
     Errors: those of Generate. After the first chunk each has the metadata `sent_token_count`, and
     ENGINE_FAILED, MODEL_STOPPED and SHUTTING_DOWN have the code ABORTED.
+
+    REST: `POST /generate_stream`.
     """
     Forward: _grpc.UnaryStreamMultiCallable[_model_service_pb2.ForwardRequest, _model_service_pb2.ForwardResponse]
     """Passes a request on to the engine of a model as it is, and the bytes of the answer back: whatever
@@ -193,8 +214,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
     (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
 
-    The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
-    documented JSON, which is a part of the response message.
+    The REST path of an RPC is the last line of its comment, and a rule in http.yaml, the API
+    configuration that transcoders read. The bridge answers there with the documented JSON, which is
+    a part of the response message. Forward has none: the bridge asks it for each path of an engine.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -202,16 +224,22 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Returns what this service is and which models run. Never waits.
 
     Errors: none of its own.
+
+    REST: `GET /`.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models of the catalog, in the order of the catalog. Never waits.
 
     Errors: none of its own.
+
+    REST: `GET /models`.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Returns one model: its state, the progress of its start, its last error. Never waits.
 
     Errors: MODEL_NOT_FOUND.
+
+    REST: `GET /models/{model_id}`.
     """
     StartModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.StartModelRequest, _model_service_pb2.StartModelResponse]  # type: ignore[assignment]
     """Starts a model and waits until it is READY; with `no_wait`, returns at once. Idempotent: a
@@ -227,6 +255,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
     RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
     start).
+
+    REST: `POST /models/{model_id}/start`.
     """
     StopModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]  # type: ignore[assignment]
     """Stops a model and waits until its container is gone and its name, port and memory are free.
@@ -234,6 +264,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     is cancelled. A later request starts the model again.
 
     Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, INVALID_PARAMETER, STOP_FAILED.
+
+    REST: `POST /models/{model_id}/stop`.
     """
     WatchModels: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]  # type: ignore[assignment]
     """Reports changes of the models: first a snapshot of each model as it is, then `snapshot_done`,
@@ -250,6 +282,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     replaces all that the caller knew: a model that it does not contain is no longer there.
 
     Errors: MODEL_NOT_FOUND.
+
+    REST: `GET /models:watch`.
     """
     ReloadCatalog: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReloadCatalogRequest, _model_service_pb2.ReloadCatalogResponse]  # type: ignore[assignment]
     """Reads the file of the catalog again, as SIGHUP does, and returns as soon as the new catalog is
@@ -259,6 +293,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
 
     Errors: CATALOG_INVALID; the old catalog then stays in force.
+
+    REST: `POST /catalog:reload`.
     """
     StreamLogs: _aio.UnaryStreamMultiCallable[_model_service_pb2.StreamLogsRequest, _model_service_pb2.StreamLogsResponse]  # type: ignore[assignment]
     """Streams the log lines of a model's engine: the one that runs, or the last one that ran or
@@ -267,6 +303,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (the model has never been started),
     INVALID_PARAMETER.
+
+    REST: `GET /models/{model_id}/logs`.
     """
     Generate: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GenerateRequest, _model_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates the whole text and returns it in one message. Waits until the model is READY (it
@@ -290,6 +328,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
     DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT,
     MODEL_STOPPED.
+
+    REST: `POST /generate`.
     """
     GenerateStream: _aio.UnaryStreamMultiCallable[_model_service_pb2.GenerateStreamRequest, _model_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """Generates text and streams it: status events (with `status_events`) until the request has a
@@ -307,6 +347,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Errors: those of Generate. After the first chunk each has the metadata `sent_token_count`, and
     ENGINE_FAILED, MODEL_STOPPED and SHUTTING_DOWN have the code ABORTED.
+
+    REST: `POST /generate_stream`.
     """
     Forward: _aio.UnaryStreamMultiCallable[_model_service_pb2.ForwardRequest, _model_service_pb2.ForwardResponse]  # type: ignore[assignment]
     """Passes a request on to the engine of a model as it is, and the bytes of the answer back: whatever
@@ -340,8 +382,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
     (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
 
-    The REST paths of an RPC are in its `google.api.http` rule. The bridge answers there with the
-    documented JSON, which is a part of the response message.
+    The REST path of an RPC is the last line of its comment, and a rule in http.yaml, the API
+    configuration that transcoders read. The bridge answers there with the documented JSON, which is
+    a part of the response message. Forward has none: the bridge asks it for each path of an engine.
     """
 
     @_abc_1.abstractmethod
@@ -353,6 +396,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns what this service is and which models run. Never waits.
 
         Errors: none of its own.
+
+        REST: `GET /`.
         """
 
     @_abc_1.abstractmethod
@@ -364,6 +409,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the models of the catalog, in the order of the catalog. Never waits.
 
         Errors: none of its own.
+
+        REST: `GET /models`.
         """
 
     @_abc_1.abstractmethod
@@ -375,6 +422,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns one model: its state, the progress of its start, its last error. Never waits.
 
         Errors: MODEL_NOT_FOUND.
+
+        REST: `GET /models/{model_id}`.
         """
 
     @_abc_1.abstractmethod
@@ -396,6 +445,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
         RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
         start).
+
+        REST: `POST /models/{model_id}/start`.
         """
 
     @_abc_1.abstractmethod
@@ -409,6 +460,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         is cancelled. A later request starts the model again.
 
         Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, INVALID_PARAMETER, STOP_FAILED.
+
+        REST: `POST /models/{model_id}/stop`.
         """
 
     @_abc_1.abstractmethod
@@ -431,6 +484,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         replaces all that the caller knew: a model that it does not contain is no longer there.
 
         Errors: MODEL_NOT_FOUND.
+
+        REST: `GET /models:watch`.
         """
 
     @_abc_1.abstractmethod
@@ -446,6 +501,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         meanwhile wait for that. A model that is gone from the catalog is drained and stopped.
 
         Errors: CATALOG_INVALID; the old catalog then stays in force.
+
+        REST: `POST /catalog:reload`.
         """
 
     @_abc_1.abstractmethod
@@ -460,6 +517,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING (the model has never been started),
         INVALID_PARAMETER.
+
+        REST: `GET /models/{model_id}/logs`.
         """
 
     @_abc_1.abstractmethod
@@ -489,6 +548,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, PROMPT_TOO_LONG, those of StartModel, QUEUE_FULL,
         DEADLINE_TOO_SHORT, ENGINE_OVERLOADED, ENGINE_FAILED, ENGINE_DIED, GENERATION_TIMEOUT,
         MODEL_STOPPED.
+
+        REST: `POST /generate`.
         """
 
     @_abc_1.abstractmethod
@@ -512,6 +573,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: those of Generate. After the first chunk each has the metadata `sent_token_count`, and
         ENGINE_FAILED, MODEL_STOPPED and SHUTTING_DOWN have the code ABORTED.
+
+        REST: `POST /generate_stream`.
         """
 
     @_abc_1.abstractmethod

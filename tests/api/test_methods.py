@@ -18,6 +18,7 @@ from inference_service import errors
 from inference_service.api.health import Health
 from inference_service.api.listener import SERVICE, services
 from inference_service.api.methods import Handlers, accept, gated
+from inference_service.api.reflection import Reflection
 from inference_service.errors import ServiceError
 from inference_service.printable import printable
 from inference_service.v1 import model_service_pb2 as pb
@@ -288,7 +289,7 @@ class TestLibraries:
         servicer: Any = Raising()  # type: ignore[abstract]
         health = Health()
         health.up([""], [])
-        async with serving(services(servicer, health)) as channel:
+        async with serving(services(servicer, health, Reflection())) as channel:
             yield channel
 
     async def test_a_name_without_health_is_not_found_and_no_fault(

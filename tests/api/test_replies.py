@@ -6,22 +6,30 @@ import math
 from typing import Any
 
 import pytest
-from google.protobuf import duration_pb2
+from google.protobuf import descriptor_pool, duration_pb2, json_format
+from google.rpc import error_details_pb2
 
 from inference_service.api import replies
+from inference_service.api.statuses import status_of
 from inference_service.capacity.claims import GpuNeed
 from inference_service.capacity.gpus import Gpu
 from inference_service.engines.base import Chunk, Finish, FinishReason
-from inference_service.errors import InsufficientMemory, StartFailed
+from inference_service.errors import EngineExited, InsufficientMemory, StartFailed
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.serving.generation import Outcome, Resumption
 from inference_service.serving.history import Change
 from inference_service.serving.model import Model
 from inference_service.serving.view import Removed, View
 from inference_service.v1 import model_service_pb2 as pb
+from inference_service.v1.errors_pb2 import ErrorReason
+from inference_service.v1.model_error_pb2 import ModelError
+from rest_bridge.errors import unpacked
 from tests.build import machine, timing
 from tests.build import model as make_model
 from tests.fakes import FakeEngine, FakeRuntime, spec
+from tests.test_errors import EXAMPLES
+
+ERRORS = {type(error).__name__: error for error in EXAMPLES.values()}
 
 
 def view(status: Status | None = None, **changes: Any) -> View:
@@ -114,16 +122,44 @@ def test_a_start_without_progress_is_in_the_phase_waiting() -> None:
 
 
 def test_a_failed_model_is_shown_with_its_cause() -> None:
-    failure = StartFailed("tiny", "pulling image", "no such image")
+    log = ["loading", "no memory"]
+    failure = EngineExited("tiny", Phase.LOADING_WEIGHTS, "was killed", {}, "no memory", log)
     status = Status(State.FAILED, since=1.0, failure=failure, retry_at=2.25)
 
     model = replies.model(view(status))
 
-    assert model.last_error.message == failure.message
-    assert [any_.type_url for any_ in model.last_error.details] == [
-        "type.googleapis.com/google.rpc.ErrorInfo"
-    ]
+    assert model.last_error == ModelError(
+        reason=ErrorReason.ERROR_REASON_START_FAILED,
+        message="tiny was killed (loading weights): no memory",
+        metadata={"model_id": "tiny", "phase": "START_PHASE_LOADING_WEIGHTS"},
+        log_lines=log,
+    )
     assert model.retry_time.ToMilliseconds() == 2250
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_failed_model_is_told_of_as_its_callers_were(name: str) -> None:
+    """And as JSON without a registry of types, so also in languages that load none."""
+    error = ERRORS[name]
+    known = descriptor_pool.DescriptorPool()  # without the types of google.rpc
+
+    shown = replies.model(view(Status(State.FAILED, since=1.0, failure=error)))
+    printed = json_format.MessageToDict(shown, descriptor_pool=known)["lastError"]
+
+    status = status_of(error)
+    info = unpacked(status, error_details_pb2.ErrorInfo())
+    assert info and printed["reason"] == f"ERROR_REASON_{info.reason}"
+    assert printed["message"] == status.message
+    assert printed.get("metadata", {}) == dict(info.metadata)
+    log = unpacked(status, error_details_pb2.DebugInfo())
+    assert printed.get("logLines", []) == (list(log.stack_entries) if log else [])
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_the_phase_of_a_failure_is_one_of_the_proto(phase: Phase) -> None:
+    failure = StartFailed("tiny", phase, "no")
+
+    assert int(pb.StartPhase.Value(failure.metadata["phase"])) == phase
 
 
 def test_a_ready_model_is_shown_with_its_address() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from inference_service.api.statuses import DOMAIN, rule, status_of
 from inference_service.errors import ServiceError
+from inference_service.v1.error_code_pb2 import ErrorCode
 from inference_service.v1.errors_pb2 import ErrorReason
 from tests.test_errors import EXAMPLES, kinds
 
@@ -23,10 +25,21 @@ ERRORS = {type(error).__name__: error for error in EXAMPLES.values()}
 def test_every_reason_has_a_rule(reason: str) -> None:
     found = rule(reason)
 
-    assert found.code in {code for code in code_pb2.Code.values() if code}
+    assert found.code in {code for code in ErrorCode.values() if code}
     assert 400 <= found.http_status < 600
     assert found.action.endswith(".")
-    assert found.code_after_first_token in (code_pb2.OK, code_pb2.ABORTED)
+    assert found.code_after_first_token in (
+        ErrorCode.ERROR_CODE_UNSPECIFIED,
+        ErrorCode.ERROR_CODE_ABORTED,
+    )
+
+
+def test_the_codes_are_those_of_grpc() -> None:
+    ours = {name.removeprefix("ERROR_CODE_"): number for name, number in ErrorCode.items()}
+
+    assert ours == {"UNSPECIFIED": 0} | {
+        code.name: code.value[0] for code in grpc.StatusCode if code is not grpc.StatusCode.OK
+    }
 
 
 def test_an_unknown_reason_has_no_rule() -> None:
@@ -105,7 +118,7 @@ def test_the_code_after_the_first_token_is_that_of_the_rule(
     assert status_of(error).code == code
     for sent in ("1", "0"):  # 0 where the chunks of the engine have no counts
         monkeypatch.setitem(error.metadata, "sent_token_count", sent)
-        assert status_of(error).code == (code_pb2.ABORTED if aborts else code)
+        assert status_of(error).code == (ErrorCode.ERROR_CODE_ABORTED if aborts else code)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tests.waiting import SLOWLY, until
 
 ROOT = Path(__file__).parents[2]
 ENVOY = ROOT / "build" / "envoy" / "envoy" / "_bin" / "envoy"  # of `make test-envoy`
+DESCRIPTORS = ROOT / "inference_service" / "v1" / "descriptors.binpb"
 
 # What a system has around the snippet. One process, which runs as whoever runs the tests.
 NGINX = """
@@ -90,7 +91,9 @@ async def nginx(rest: int, rpc: int, folder: Path) -> AsyncGenerator[Proxy]:
 
 
 @asynccontextmanager
-async def envoy(rest: int, rpc: int, folder: Path) -> AsyncGenerator[Proxy]:
+async def envoy(
+    rest: int, rpc: int, folder: Path, *changes: tuple[str, str]
+) -> AsyncGenerator[Proxy]:
     """Run Envoy before a service that listens at two ports of 127.0.0.1."""
     if not ENVOY.exists():
         give_up("Envoy is not there: make test-envoy installs it")
@@ -102,6 +105,7 @@ async def envoy(rest: int, rpc: int, folder: Path) -> AsyncGenerator[Proxy]:
             ("address: 0.0.0.0, port_value: 8080", f"address: 127.0.0.1, port_value: {port}"),
             ("port_value: 8000", f"port_value: {rest}"),
             ("port_value: 50051", f"port_value: {rpc}"),
+            *changes,
         )
     )
     flags = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "error")
@@ -109,10 +113,19 @@ async def envoy(rest: int, rpc: int, folder: Path) -> AsyncGenerator[Proxy]:
         yield Proxy(port, None)
 
 
-def _changed(language: str, *changes: tuple[str, str]) -> str:
+@asynccontextmanager
+async def transcoder(rest: int, rpc: int, folder: Path) -> AsyncGenerator[Proxy]:
+    """Run Envoy with the filter that answers the REST paths of the contract by itself."""
+    router = "          - name: envoy.filters.http.router\n"
+    added = _changed("yaml", ("/etc/envoy/descriptors.binpb", str(DESCRIPTORS)), which=1)
+    async with envoy(rest, rpc, folder, (router, added + router)) as proxy:
+        yield proxy
+
+
+def _changed(language: str, *changes: tuple[str, str], which: int = 0) -> str:
     """Return a snippet of the documentation, with each text replaced that occurs once."""
     text = (ROOT / "docs" / "proxies.md").read_text()
-    [snippet] = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    snippet = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[which]
     for old, new in changes:
         assert snippet.count(old) == 1, f"{old} is in docs/proxies.md {snippet.count(old)} times"
         snippet = snippet.replace(old, new)

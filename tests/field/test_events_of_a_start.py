@@ -38,5 +38,5 @@ async def test_a_failed_start_is_explained_by_the_model(tmp_path: Path) -> None:
 
     assert model["state"] == "MODEL_STATE_FAILED"
     assert "ValueError: no such layer" in model["last_error"]["message"]
-    assert model["last_error"]["details"][0]["reason"] == "START_FAILED"
+    assert model["last_error"]["reason"] == "ERROR_REASON_START_FAILED"
     assert model["retry_time"].startswith("20")

@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import pytest
-from google.api import annotations_pb2
 from google.protobuf import json_format
 
 from inference_service.v1 import model_service_pb2 as pb
@@ -66,17 +65,6 @@ async def test_operations(document: dict[str, Any]) -> None:
     for key, operation in operations.items():
         assert operation["summary"] and operation["description"]
         assert DOCUMENTED_ERRORS.get(key, set()) <= set(operation["responses"])
-
-
-def test_routes_are_those_of_the_http_rules(bridge: Bridge) -> None:
-    rules = {
-        rule.WhichOneof("pattern").upper() + " " + getattr(rule, rule.WhichOneof("pattern"))
-        for method in pb.DESCRIPTOR.services_by_name["ModelService"].methods
-        if (rule := method.GetOptions().Extensions[annotations_pb2.http]).WhichOneof("pattern")
-    }
-    paths = own(bridge.app.openapi()["paths"])
-    assert {f"{m.upper()} {path}" for path, methods in paths.items() for m in methods} == rules
-    assert len(rules) == 10
 
 
 async def test_successes_have_the_documented_example(document: dict[str, Any]) -> None:

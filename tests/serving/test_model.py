@@ -257,7 +257,7 @@ async def test_invariant_8_a_failed_start_backs_off_and_names_its_cause() -> Non
 
         assert failed.value.metadata == {
             "model_id": "tiny",
-            "phase": "loading weights",
+            "phase": "START_PHASE_LOADING_WEIGHTS",
             "exit_code": "137",
             "oom_killed": "true",
         }

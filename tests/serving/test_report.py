@@ -14,7 +14,7 @@ from inference_service.serving.report import Report
 from inference_service.serving.start_times import StartTimes
 from tests.fakes import FakeEngine, FakeRunning, FakeRuntime, spec
 
-FAILURE = StartFailed("tiny", "pulling image", "no")
+FAILURE = StartFailed("tiny", Phase.PULLING_IMAGE, "no")
 
 
 class Bed:
@@ -84,7 +84,7 @@ async def test_a_start_moves_when_its_progress_does() -> None:
     assert len(bed.shown) == shown
     assert report.status.progress == half
     assert report.progress(Progress(Phase.LOADING_WEIGHTS))
-    assert report.phase == "loading weights"
+    assert report.phase is Phase.LOADING_WEIGHTS
 
 
 async def test_progress_after_the_start_is_none() -> None:

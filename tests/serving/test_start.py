@@ -39,7 +39,7 @@ class Bed:
 
     async def lives(self) -> None:
         await self.instance.wait()
-        raise StartFailed("tiny", "loading weights", "dead")
+        raise StartFailed("tiny", Phase.LOADING_WEIGHTS, "dead")
 
 
 async def test_a_start_is_created_after_its_pull() -> None:
@@ -47,7 +47,7 @@ async def test_a_start_is_created_after_its_pull() -> None:
 
     await bed.start.pulled()
 
-    assert bed.report.phase == "creating container"
+    assert bed.report.phase is Phase.CREATING_CONTAINER
 
 
 async def test_a_pull_in_which_nothing_moves_is_given_up() -> None:
@@ -100,7 +100,7 @@ async def test_the_end_of_a_log_is_not_the_end_of_a_start() -> None:
     bed.instance.log.close()
     healthy = asyncio.create_task(bed.healthy())
     await asyncio.sleep(0.01)
-    assert bed.report.phase == "loading weights"
+    assert bed.report.phase is Phase.LOADING_WEIGHTS
     assert not healthy.done()
 
     bed.engine.may_answer.set()
