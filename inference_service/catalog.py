@@ -246,7 +246,8 @@ def _clashes(models: Iterable[ModelSpec]) -> Iterator[str]:
 def _read(path: Path, sections: Sections) -> list[ModelSpec]:
     file = _file(sections)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Editors of Windows write a byte order mark, which TOML does not know.
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         entries: list[_Given] = getattr(file.model_validate(data), "models")  # noqa: B009
     except OSError as error:
         raise CatalogInvalid(f"{path}: cannot be read: {error.strerror}") from None

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from inference_service.catalog import parse_size
 from inference_service.engines.kinds import KINDS
 from inference_service.runtimes import identity
+from rest_bridge.environment import FromEnvironment
 from rest_bridge.settings import AllowedHosts, CorsOrigins, TrustedProxies
 
 
@@ -19,7 +20,7 @@ def _size(value: object) -> int:
     return value if isinstance(value, int) else parse_size(value)
 
 
-class _Settings(BaseSettings):
+class _Settings(FromEnvironment, BaseSettings):
     """A service that runs language models on demand, behind gRPC and REST.
 
     Each flag has a variable of the same name with the prefix INFERENCE_, such as

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rest_bridge.environment import FromEnvironment
 from rest_bridge.hosts import allowed_host
 from rest_bridge.origins import allowed_origin
 from rest_bridge.proxies import trusted_proxy
@@ -51,7 +52,7 @@ TrustedProxies = Annotated[
 ]
 
 
-class Settings(BaseSettings):
+class Settings(FromEnvironment, BaseSettings):
     """Serve the REST API. Each option is also read from the environment, as REST_BRIDGE_PORT."""
 
     model_config = SettingsConfigDict(

@@ -481,6 +481,12 @@ def test_weights_that_are_no_file_are_reported(file: Path, tmp_path: Path, exist
     )
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
+    file.write_text(GOOD, encoding="utf-8-sig")
+
+    assert "mine" in kinds.catalog(file)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

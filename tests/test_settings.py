@@ -120,6 +120,14 @@ def test_a_flag_wins_over_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert flags("--grpc-port", "2").grpc_port == 2
 
 
+def test_the_variables_of_kubernetes_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sets them in each container, for a service with the name `inference-grpc`."""
+    monkeypatch.setenv("INFERENCE_GRPC_PORT", "tcp://10.96.0.12:50051")
+    monkeypatch.setenv("INFERENCE_REST_PORT", "tcp://10.96.0.12:8000")
+
+    assert (flags().grpc_port, flags().rest_port) == (50051, 8000)
+
+
 def test_the_memory_of_gpus_is_one_size_or_one_for_each() -> None:
     assert flags().gpu_limits == ()
     assert flags("--gpu-memory", "24GiB").gpu_limits == (24 * 2**30,)
