@@ -99,7 +99,7 @@ clean: ## remove what the other commands made
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; } # Debian's may lack ensurepip, and leaves a half
 
 $(VENV)/run: $(VENV)/bin/python requirements.txt pyproject.toml
 	$(PIP) install --quiet --require-hashes --no-deps -r requirements.txt
