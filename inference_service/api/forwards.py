@@ -103,7 +103,7 @@ def _made(asked: Forwarded, options: Options, models: Models) -> tuple[Model, Re
     if method not in METHODS:
         wrong = {"method": f"must be POST or GET, not {method[:20]!r}"}
         raise InvalidParameter(wrong, model.id)
-    if options:
+    if options or (method == "POST" and _is_json(asked)):
         entry.engine.check(entry.spec, asked.path, options)
         if name is not None and name != entry.command.model:
             body = _renamed(name, options, model, models)

@@ -97,16 +97,14 @@ def _without_tool(name: str) -> str:
 
 
 def anthropic_tool_choice(raw: msgspec.Raw, options: Options) -> str:
-    """Refuse the choice of no tool, which is taken for `auto`, and a tool that is not there."""
+    """Refuse other types than Anthropic's, and a tool that is not there."""
     value = decode(raw)
     kind = value.get("type") if isinstance(value, dict) else None
     tools = decode(options.get("tools", NULL))
-    if value is None or (kind == "auto") or (kind == "none" and not tools):
+    if value is None or kind in ("auto", choices.NONE):
         return ""
-    if kind == "none":
-        return "must be left out, together with the `tools`: llama.cpp drops the type none"
     if kind not in ("any", "tool"):
-        return "must have the type auto, any or tool"
+        return "must have the type auto, any, tool or none"
     if not isinstance(tools, list) or not tools:
         return "must have `tools` beside it"
     if kind == "any":

@@ -128,6 +128,7 @@ _COMPLETIONS: Rules = {
 
 _RESPONSES: Rules = {
     "input": messages.responses,
+    "instructions": messages.text,
     "tools": schemas.responses_tools,
     "tool_choice": samplers.tool_choice,
     "text": samplers.text,
@@ -142,6 +143,7 @@ _RESPONSES: Rules = {
 
 _ANTHROPIC: Rules = {
     "messages": messages.anthropic,
+    "system": messages.system,
     "tools": schemas.anthropic_tools,
     "tool_choice": samplers.anthropic_tool_choice,
     "stop_sequences": samplers.stop,
@@ -176,6 +178,12 @@ LLAMACPP: Table = {
 REQUIRED: Mapping[str, Collection[str]] = {
     **dict.fromkeys(CHAT, ("messages",)),
     "/v1/responses": ("input",),
+    "/v1/completions": ("prompt",),
+    "/completion": ("prompt",),
+    "/v1/embeddings": ("input",),
+    "/v1/rerank": ("query",),
+    "/tokenize": ("content",),
+    "/detokenize": ("tokens",),
 }
 
 
