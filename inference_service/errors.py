@@ -46,7 +46,8 @@ class ServiceError(Exception):
 
     The message is one sentence that a person can act on, in which control characters of callers and
     engines stand as escapes; `metadata` holds its changing parts as they are, for programs.
-    `retry_after` is in seconds; `field` is the request field at fault.
+    `retry_after` is in seconds; `violations` has a sentence for each field of the request at fault,
+    of which `field` is the first.
     """
 
     reason: ClassVar[str] = "INTERNAL"
@@ -58,16 +59,23 @@ class ServiceError(Exception):
         metadata: Facts | None = None,
         retry_after: float | None = None,
         field: str | None = None,
+        violations: Mapping[str, str] | None = None,
         log: Log = (),
     ) -> None:
-        self.message = printable(without_passwords(message[: 2 * _LONGEST])[:_LONGEST])
+        self.message = _shown(message)
         super().__init__(self.message)
         self.metadata = {
             key: without_passwords(str(value)) for key, value in (metadata or {}).items()
         }
         self.retry_after = retry_after
-        self.field = field
+        given = {field: self.message} if field is not None else violations or {}
+        self.violations = {name: _shown(sentence) for name, sentence in given.items()}
         self.log = tuple(printable(line[:_LONGEST]) for line in log)
+
+    @property
+    def field(self) -> str | None:
+        """The first field of the request that is at fault."""
+        return next(iter(self.violations), None)
 
 
 class ModelNotFound(ServiceError):
@@ -104,9 +112,9 @@ class InvalidParameter(ServiceError):
     reason = "INVALID_PARAMETER"
 
     def __init__(self, mistakes: Mapping[str, str], model_id: str | None = None) -> None:
-        message = "; ".join(f"{field} {mistake}" for field, mistake in mistakes.items())
+        violations = {field: f"{field} {mistake}" for field, mistake in mistakes.items()}
         metadata = {"model_id": model_id} if model_id else {}
-        super().__init__(message, metadata=metadata, field=next(iter(mistakes)))
+        super().__init__("; ".join(violations.values()), metadata=metadata, violations=violations)
 
 
 class InvalidRequest(InvalidParameter):
@@ -452,6 +460,10 @@ class LaunchError(Exception):
 
 def _named(phase: Phase) -> str:
     return f"START_PHASE_{phase.name}"
+
+
+def _shown(text: str) -> str:
+    return printable(without_passwords(text[: 2 * _LONGEST])[:_LONGEST])
 
 
 def _because(cause: str) -> str:

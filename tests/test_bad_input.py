@@ -117,6 +117,18 @@ async def test_refused_over_grpc(
     await check_good(service)
 
 
+async def test_five_mistakes_are_five_violations(service: Serving) -> None:
+    wrong: dict[str, Any] = {"temperature": 3, "top_p": 0, "top_k": -1, "seed": -2, "prompt": ""}
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await service.stub.Generate(pb.GenerateRequest(**GOOD | wrong))
+
+    bad = failure(error.value).details["BadRequest"]
+    assert isinstance(bad, error_details_pb2.BadRequest)
+    assert {each.field for each in bad.field_violations} == wrong.keys()
+    for each in bad.field_violations:
+        assert each.description.startswith(f"{each.field} must ")
+
+
 @pytest.mark.parametrize("change", ACCEPTED)
 async def test_accepted_over_both(service: Serving, change: dict[str, Any]) -> None:
     request = GOOD | change

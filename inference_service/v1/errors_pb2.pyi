@@ -37,8 +37,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `model_id`.
     """
     ERROR_REASON_INVALID_PARAMETER: _ErrorReason.ValueType  # 3
-    """A field is missing, has the wrong type, or is out of bounds; BadRequest names the field. Or the
-    request cannot be read, or its engine refuses it.
+    """A field is missing, has the wrong type, or is out of bounds; BadRequest has a violation for each
+    such field. Or the request cannot be read, or its engine refuses it.
     """
     ERROR_REASON_PROMPT_TOO_LONG: _ErrorReason.ValueType  # 4
     """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
@@ -138,7 +138,7 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 
     The `last_error` of a model has its reason as a value of this enum.
 
-    Further details, where they help: `google.rpc.BadRequest` names the field, `google.rpc.RetryInfo`
+    Further details, where they help: `google.rpc.BadRequest` names the fields, `google.rpc.RetryInfo`
     says when a retry can succeed, `google.rpc.DebugInfo` has the last log lines of an engine.
     """
 
@@ -153,8 +153,8 @@ ERROR_REASON_CONTAINER_NOT_RUNNING: ErrorReason.ValueType  # 2
 Metadata: `model_id`.
 """
 ERROR_REASON_INVALID_PARAMETER: ErrorReason.ValueType  # 3
-"""A field is missing, has the wrong type, or is out of bounds; BadRequest names the field. Or the
-request cannot be read, or its engine refuses it.
+"""A field is missing, has the wrong type, or is out of bounds; BadRequest has a violation for each
+such field. Or the request cannot be read, or its engine refuses it.
 """
 ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 4
 """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""

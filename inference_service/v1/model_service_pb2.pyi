@@ -1013,7 +1013,10 @@ Global___StreamLogsResponse: _TypeAlias = StreamLogsResponse  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """Request of Generate. A field that is not set takes its default."""
+    """Request of Generate. A field that is not set takes its default. A number that single precision
+    cannot tell from a bound (a distance of 1e-7) means the bound: a temperature of 1e-38 is 0, and a
+    `top_p` or `repetition_penalty` of 1e-38 the smallest that there is.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -11,10 +11,19 @@ from inference_service.engines.options import choices
 from inference_service.engines.options.rules import NULL, decode
 
 _MOST_BIASES = 1024
+_LEAST_TEMPERATURE = 2.0**-23  # as in Generate, where less means 0
 _CHOICES = (
     '"auto", "none", "required", a tool such as {"type": "function", ...} with its name, '
     "or `allowed_tools` with their mode and names"
 )
+
+
+def temperature(raw: msgspec.Raw, options: Options) -> str:
+    """Refuse what is greedy for who asks, and noise for engines that divide by it."""
+    value = decode(raw)
+    if isinstance(value, float) and 0 < value < _LEAST_TEMPERATURE:
+        return "must be 0 for the most likely token, or at least 1e-6: engines count with 32 bits"
+    return ""
 
 
 def length(raw: msgspec.Raw, options: Options) -> str:

@@ -56,7 +56,7 @@ _LLAMACPP: Rules = {
     "n": whole(1, _MOST_TEXTS),
     "n_probs": whole(0, _MOST_LOGPROBS),
     "prompt": listed(_MOST_PROMPTS),
-    "temperature": number(0, inf),
+    "temperature": all_of(number(0, inf), samplers.temperature),
     "top_p": number(0, 1),
     "min_p": number(0, 1),
     "top_k": whole(-1, _INT),
