@@ -7,6 +7,7 @@ ServiceError
  ├─ PathNotOffered         RequestTooLarge
  ├─ PromptTooLong          EngineOverloaded      GenerationTimeout
  ├─ StartFailed            (EngineExited, StartFault)
+ ├─ ModelUnusable          (StillUnusable)
  ├─ StartStalled           StartBackingOff       RuntimeUnavailable
  ├─ EngineDied             (EngineHung)
  ├─ EngineFailed           (EngineLost, ResumptionFailed)
@@ -23,6 +24,7 @@ protos/inference_service/v1/errors.proto, whose `error_rule` has the gRPC code a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
@@ -183,6 +185,27 @@ class StartFault(StartFailed):
         ServiceError.__init__(self, message, metadata={"model_id": model_id})
 
 
+class ModelUnusable(ServiceError):
+    """A start that failed for a cause that no retry mends; `facts` are those of an exit."""
+
+    reason = "MODEL_UNUSABLE"
+
+    def __init__(
+        self, model_id: str, phase: Phase, cause: str, facts: Facts | None = None, log: Log = ()
+    ) -> None:
+        message = f"{model_id} cannot be started ({phase}): {cause}"
+        metadata = {"model_id": model_id, "phase": _named(phase), **(facts or {})}
+        super().__init__(message, metadata=metadata, log=log)
+
+
+class StillUnusable(ModelUnusable):
+    """The same, for a call that comes in the back-off after it, of `wait` seconds."""
+
+    def __init__(self, last: ModelUnusable, wait: float) -> None:
+        message = f"{last.message} (the start is not repeated for {math.ceil(wait)} s)"
+        ServiceError.__init__(self, message, metadata=last.metadata, log=last.log)
+
+
 class StartStalled(ServiceError):
     """A start that was given up, because nothing moved for too long."""
 
@@ -202,7 +225,8 @@ class StartBackingOff(ServiceError):
     reason = "START_BACKING_OFF"
 
     def __init__(self, model_id: str, wait: float, last: ServiceError) -> None:
-        message = f"{model_id} is not started again before {wait:.0f} s have passed: {last.message}"
+        seconds = math.ceil(wait)
+        message = f"{model_id} is not started again before {seconds} s have passed: {last.message}"
         super().__init__(message, metadata={"model_id": model_id}, retry_after=wait, log=last.log)
 
 
@@ -456,6 +480,10 @@ class StopFailed(ServiceError):
 
 class LaunchError(Exception):
     """The reason for which a runtime could not run an engine; callers see StartFailed."""
+
+
+class Unlaunchable(LaunchError):
+    """A reason that no retry mends; callers see ModelUnusable."""
 
 
 def _named(phase: Phase) -> str:

@@ -159,6 +159,13 @@ class Engine(Protocol):
         person must be able to act on it. Empty where no line explains the end.
         """
 
+    def is_lasting(self, log: Sequence[str]) -> bool:
+        """Return whether no retry mends the cause of the end of a start.
+
+        Nothing can be downloaded where there is no such repository, and a file that is no model
+        stays none. A network, a disk and the memory of the machine can be other ones next time.
+        """
+
     def facts(self, log: Sequence[str]) -> Facts | None:
         """Return what the log of an engine that serves says of its model; None: nothing yet."""
 

@@ -280,6 +280,41 @@ def test_the_check_of_a_file_is_part_of_its_download() -> None:
 
 
 LOADING = '{"event":"loading","file":"/m.gguf"}'
+
+
+def failed(reason: str) -> str:
+    return f'{{"event":"failed","reason":"{reason}","message":"It is so."}}'
+
+
+@pytest.mark.parametrize(
+    ("log", "lasts"),
+    [
+        ([failed("GATED")], True),
+        ([failed("REPO_NOT_FOUND")], True),
+        ([failed("FILE_NOT_FOUND")], True),
+        ([failed("WRONG_FILE")], True),
+        ([failed("CONFIGURATION")], True),
+        (["0.00.01 E llama_model_load: error loading model: x", failed("MODEL_UNUSABLE")], True),
+        ([failed("MODEL_UNUSABLE"), "an allocation is no error of llama.cpp"], True),
+        (
+            [
+                "0.00.01 E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer",
+                failed("MODEL_UNUSABLE"),
+            ],
+            False,
+        ),
+        ([failed("HUB_UNREACHABLE")], False),
+        ([failed("DISK_FULL")], False),
+        ([failed("CHECKSUM_MISMATCH")], False),
+        ([failed("PORT_UNUSABLE")], False),
+        (["Killed"], False),
+        ([], False),
+    ],
+)
+def test_a_failure_that_no_retry_mends(log: list[str], lasts: bool) -> None:
+    assert Llamacpp("").is_lasting(log) is lasts
+
+
 FAILED = '{"event":"failed","reason":"MODEL_UNUSABLE","message":"The file is damaged."}'
 GATED = '{"event":"failed","reason":"GATED","message":"a/b is gated."}'
 # As llama.cpp wrote them for a file that was cut off, and for a chat template with a mistake.

@@ -124,6 +124,9 @@ class Llamacpp:
     def cause(self, log: Sequence[str]) -> str:
         return worker_log.cause(log)
 
+    def is_lasting(self, log: Sequence[str]) -> bool:
+        return worker_log.is_lasting(log)
+
     def facts(self, log: Sequence[str]) -> Facts | None:
         return worker_log.facts(log)
 

@@ -22,6 +22,7 @@ from inference_service.engines.base import (
 )
 from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
+from inference_service.engines.lasting import is_lasting
 from inference_service.engines.options import rules
 from inference_service.engines.stops import StopFilter
 from inference_service.engines.tgi import asked, launch, wire
@@ -120,6 +121,9 @@ class Tgi:
 
     def cause(self, log: Sequence[str]) -> str:
         return tgi_log.cause(log)
+
+    def is_lasting(self, log: Sequence[str]) -> bool:
+        return is_lasting(self.cause(log))
 
     def facts(self, log: Sequence[str]) -> Facts | None:
         return NO_FACTS
