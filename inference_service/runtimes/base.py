@@ -44,6 +44,11 @@ class Exit:
             return {}
         return {"exit_code": self.code, "oom_killed": str(self.oom_killed).lower()}
 
+    @property
+    def has_no_program(self) -> bool:
+        """Whether a shell, or the init of a container, has found no program that it can run."""
+        return self.code in (126, 127)
+
     def __str__(self) -> str:
         if self.lost:
             return "was lost with its machine"

@@ -289,8 +289,8 @@ class Run:
         cause = engine.cause(lines)
         if not self._serving:
             phase = self.report.phase
-            if engine.is_lasting(lines):
-                return ModelUnusable(model_id, phase, cause, exit.facts, tail)
+            if exit.has_no_program or engine.is_lasting(lines):
+                return ModelUnusable(model_id, phase, cause or str(exit), exit.facts, tail)
             return EngineExited(model_id, phase, str(exit), exit.facts, cause, tail)
         wait = self._back_off_after_death()
         return EngineDied(model_id, str(exit), exit.facts, cause, wait, tail)

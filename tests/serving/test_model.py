@@ -308,13 +308,17 @@ async def test_a_stop_of_a_failed_model_ends_its_back_off() -> None:
         assert await generate(model) == " word word word"
 
 
-@pytest.mark.parametrize("exits", [False, True])
-async def test_a_failure_that_no_retry_mends_says_so_in_the_back_off_too(exits: bool) -> None:
+@pytest.mark.parametrize(
+    ("code", "last"), [(None, "no such file"), (4, "no such file"), (127, "not found")]
+)
+async def test_a_failure_that_no_retry_mends_says_so_in_the_back_off_too(
+    code: int | None, last: str
+) -> None:
     async with made(timing(back_off=3600, back_off_longest=3600)) as (model, runtime, engine):
-        if exits:
+        if code is not None:
             engine.may_answer.clear()
             caller = asyncio.create_task(generate(model))
-            (await runtime.engine()).die(Exit(4), "loading", "no such file")
+            (await runtime.engine()).die(Exit(code), "loading", last)
         else:
             runtime.refusal = Unlaunchable("no such file")
             caller = asyncio.create_task(generate(model))
@@ -323,11 +327,11 @@ async def test_a_failure_that_no_retry_mends_says_so_in_the_back_off_too(exits: 
         with pytest.raises(ModelUnusable) as refused:
             await generate(model)
 
-        assert failed.value.message.endswith("): no such file")
+        assert failed.value.message.endswith(f"): {last}")
         assert refused.value.message.startswith(failed.value.message)
         assert refused.value.metadata == failed.value.metadata
-        assert ("exit_code" in failed.value.metadata) is exits
-        assert refused.value.log == failed.value.log == (("loading", "no such file") * exits)
+        assert failed.value.metadata.get("exit_code") == (None if code is None else str(code))
+        assert refused.value.log == failed.value.log == (("loading", last) * (code is not None))
         assert refused.value.retry_after is None
         engine.may_answer.set()
         with pytest.raises(NotRunning):
