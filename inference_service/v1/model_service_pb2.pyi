@@ -229,7 +229,8 @@ class Model(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the idle timeout stops the model, if no request uses it before. Set only while READY;
-        unset while a request uses the model, and where the timeout is infinite.
+        unset while a request uses the model, and where the timeout is infinite. It stays the same until
+        the next use.
         """
 
     @_builtins.property
