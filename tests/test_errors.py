@@ -16,7 +16,7 @@ from inference_service.lifecycle import Phase
 
 DIED = {"exit_code": 1, "oom_killed": "false"}
 
-UNUSABLE = errors.ModelUnusable("m", "pulling image", "no image", DIED, ["a"])
+UNUSABLE = errors.ModelUnusable("m", Phase.PULLING_IMAGE, "no image", DIED, ["a"])
 
 EXAMPLES: dict[str, ServiceError] = {
     "the service has a fault; its log has the details": ServiceError(),
