@@ -11,7 +11,8 @@ from functools import partial
 
 from inference_service.engines.exchange import Head, Request, Sink, Source
 from inference_service.engines.llamacpp import mistakes, responses
-from inference_service.engines.llamacpp.responses import RESPONSES, Events
+from inference_service.engines.llamacpp.responses import RESPONSES, Events, Limits
+from inference_service.runtimes.base import Instance
 
 Mend = Callable[[Head, bytes], tuple[Head, bytes]]
 
@@ -26,10 +27,10 @@ class Answer:
     `data` and `end` are then those of the caller's sink itself.
     """
 
-    def __init__(self, request: Request, model: str, sink: Sink) -> None:
+    def __init__(self, request: Request, instance: Instance, sink: Sink) -> None:
         self._path = request.path
         self._options = request.options
-        self._model = model
+        self._instance = instance
         self._sink = sink
         self.data = sink.data
         self.end = sink.end
@@ -41,13 +42,13 @@ class Answer:
             self._mend(head, source)
 
     def _mend(self, head: Head, source: Source) -> None:
-        limits = responses.limits(self._options)
+        limits = Limits.of(self._options, self._instance.context)
         mended: _Whole | _Stream
         if head.status in mistakes.STATUSES:
             mended = _Whole(head, source, self._sink, mistakes.mended, _LARGEST)
         elif head.status == 200 and head.content_type == _EVENTS:
-            mended = _Stream(Events(self._model, limits), source, self._sink)
-        elif head.status == 200 and limits:
+            mended = _Stream(Events(self._instance.model, limits), source, self._sink)
+        elif head.status == 200:
             mend = partial(responses.whole, limits=limits)
             mended = _Whole(head, source, self._sink, mend, _LARGEST_RESPONSE)
         else:

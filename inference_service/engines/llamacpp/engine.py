@@ -65,6 +65,7 @@ class _Event(msgspec.Struct):
 
 
 _KEY = "LLAMACPP_API_KEY"
+_CONTEXT_UNIT = 256  # llama.cpp rounds the context of a slot up to a multiple of it
 
 # Without the current folder among the modules (-P), which can be anybody's.
 _PROGRAM = (sys.executable, "-P", "-m", "inference_service.worker")
@@ -108,6 +109,7 @@ class Llamacpp:
             port=seat.port,
             port_in=None if seat.in_container else worker_log.port,
             headers=bearer(variables.get(_KEY, "")),
+            context=-(-spec.context_length // _CONTEXT_UNIT) * _CONTEXT_UNIT,
             concurrency=needs.slots,
         )
 
@@ -150,7 +152,7 @@ class Llamacpp:
         """Pass a request on; see `asked` and `answers` for what is mended of it and its answer."""
         if asked.CHOICE in request.options:
             request = asked.chosen(request)
-        answer = Answer(request, instance.model, sink)
+        answer = Answer(request, instance, sink)
         await relay.forward(self._connections, instance, request, answer)
 
     def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:

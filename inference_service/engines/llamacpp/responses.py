@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -38,32 +38,45 @@ _decode, _encode = msgspec.json.decode, msgspec.json.encode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def limits(options: Options) -> Collection[int]:
-    """Return the numbers of tokens at which a request wants its text to end."""
-    given = (bytes(options[name]) for name in _LIMITS if name in options)
-    return {int(each) for each in given if each.isdigit()}
+class Limits(NamedTuple):
+    """Where a text ends at the latest: its own tokens, and those of the context, 0 if unknown."""
+
+    tokens: Collection[int]
+    context: int = 0
+
+    @classmethod
+    def of(cls, options: Options, context: int) -> Limits:
+        """Return the limits of a request."""
+        given = (bytes(options[name]) for name in _LIMITS if name in options)
+        return cls({int(each) for each in given if each.isdigit()}, context)
+
+    def have_ended(self, response: dict[str, Any]) -> bool:
+        """Return whether a response has as many tokens as it may.
+
+        One that ends by itself with the last of them counts too: llama.cpp does not say which it
+        is.
+        """
+        match response:
+            case {
+                "status": "completed",
+                "usage": {"output_tokens": int(count), "total_tokens": int(total)},
+            }:
+                return count in self.tokens or (0 < self.context <= total)
+        return False
 
 
-def whole(head: Head, body: bytes, limits: Collection[int]) -> tuple[Head, bytes]:
+NO_LIMITS = Limits(())
+
+
+def whole(head: Head, body: bytes, limits: Limits) -> tuple[Head, bytes]:
     """Return an answer that is no stream, as it should be."""
     try:
         response = _decode(body)
     except _UNREADABLE:
         return head, body
-    if not isinstance(response, dict) or not _is_cut(response, limits):
+    if not isinstance(response, dict) or not limits.have_ended(response):
         return head, body
     return Head(200, _JSON), _encode(_cut(response))
-
-
-def _is_cut(response: dict[str, Any], limits: Collection[int]) -> bool:
-    """Return whether a response has as many tokens as it may.
-
-    One that ends by itself with the last of them counts too: llama.cpp does not say which it is.
-    """
-    match response:
-        case {"status": "completed", "usage": {"output_tokens": int(count)}}:
-            return count in limits
-    return False
 
 
 def _cut(response: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +91,7 @@ def _cut(response: dict[str, Any]) -> dict[str, Any]:
 class Events:
     """The events of one stream, wherever the network has split them."""
 
-    def __init__(self, model: str, limits: Collection[int] = ()) -> None:
+    def __init__(self, model: str, limits: Limits = NO_LIMITS) -> None:
         self._rest = bytearray()
         self._seen = 0  # bytes of the rest in which no event ends
         self._passes = False  # all that comes
@@ -113,7 +126,7 @@ class Events:
 class _Response:
     """A response as its events tell it."""
 
-    def __init__(self, model: str, limits: Collection[int]) -> None:
+    def __init__(self, model: str, limits: Limits) -> None:
         self._model = model
         self._limits = limits
         self._count = 0  # events
@@ -141,7 +154,7 @@ class _Response:
         if kind in self._created:
             return b""
         response = fields.get("response")
-        if kind == _COMPLETED and isinstance(response, dict) and _is_cut(response, self._limits):
+        if kind == _COMPLETED and isinstance(response, dict) and self._limits.have_ended(response):
             kind, fields = _CUT, {**fields, "type": _CUT, "response": _cut(response)}
         return b"".join((*self._before(kind, fields), self._event(kind, fields)))
 

@@ -228,6 +228,13 @@ async def test_a_response_of_the_real_program_ends_at_its_limit(ports: Ports) ->
     assert ended["usage"]["output_tokens"] < 500
 
 
+async def test_a_response_of_the_real_program_ends_at_the_end_of_its_context(ports: Ports) -> None:
+    async with beds.llamacpp(ports) as bed:
+        _, cut = await answer(bed, RESPONSES, input="Once", temperature=0, ignore_eos=True)
+
+    assert (cut["status"], cut["usage"]["total_tokens"]) == ("incomplete", bed.instance.context)
+
+
 async def test_the_choice_of_none_calls_no_tool(ports: Ports) -> None:
     async with beds.llamacpp(ports, chat_template=TEMPLATE) as bed:
         said = {"messages": [{"role": "user", "content": ASK}], "max_tokens": 300, "temperature": 0}

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from inference_service.engines.exchange import Head
-from inference_service.engines.llamacpp.responses import Events, limits, whole
+from inference_service.engines.llamacpp.responses import Events, Limits, whole
 
 ID = {"id": "resp_1", "object": "response", "status": "in_progress"}
 MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
@@ -70,7 +70,8 @@ def test_a_text_has_all_that_the_sdks_read() -> None:
     assert completed["response"]["output"] == [MESSAGE]
 
 
-USAGE = {"input_tokens": 4, "output_tokens": 12}
+USAGE = {"input_tokens": 4, "output_tokens": 12, "total_tokens": 16}
+TWELVE = Limits({12})
 DETAILS = {"reason": "max_output_tokens"}
 HEAD = Head(200, {b"content-length": b"5"})
 
@@ -83,7 +84,7 @@ def response(**more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("limit", ["max_output_tokens", "max_tokens", "n_predict"])
 def test_a_text_that_its_limit_has_ended_is_incomplete(limit: str) -> None:
-    given = limits({limit: msgspec.Raw(b"12")})
+    given = Limits.of({limit: msgspec.Raw(b"12")}, 0)
 
     head, body = whole(HEAD, json.dumps(response()).encode(), given)
 
@@ -94,19 +95,25 @@ def test_a_text_that_its_limit_has_ended_is_incomplete(limit: str) -> None:
     assert head.headers == {b"content-type": b"application/json; charset=utf-8"}
 
 
+def test_a_text_that_the_context_has_ended_is_incomplete() -> None:
+    for context, status in ((16, "incomplete"), (17, "completed"), (0, "completed")):
+        _, body = whole(HEAD, json.dumps(response()).encode(), Limits((), context))
+        assert json.loads(body)["status"] == status
+
+
 def test_a_stream_that_its_limit_has_ended_is_incomplete_at_its_end() -> None:
-    data = Events("tiny", {12}).feed(CREATED + event("completed", response=response()))
+    data = Events("tiny", TWELVE).feed(CREATED + event("completed", response=response()))
 
     last = parsed(data)[-1]
     assert last["type"] == "response.incomplete"
     assert last["response"]["incomplete_details"] == DETAILS
-    assert parsed(Events("tiny", {13}).feed(data))[-1]["type"] == "response.incomplete"
+    assert parsed(Events("tiny", Limits({13})).feed(data))[-1]["type"] == "response.incomplete"
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        response(usage={"output_tokens": 11}),
+        response(usage={"output_tokens": 11, "total_tokens": 15}),
         response(usage=None),
         response(status="failed"),
         [5],
@@ -115,16 +122,17 @@ def test_a_stream_that_its_limit_has_ended_is_incomplete_at_its_end() -> None:
 def test_other_answers_stay_as_they_are(other: Any) -> None:
     body = json.dumps(other).encode()
 
-    assert whole(HEAD, body, {12}) == (HEAD, body)
-    assert whole(HEAD, b"{", {12}) == (HEAD, b"{")
-    data = Events("tiny", {12}).feed(CREATED + event("completed", response=other))
+    assert whole(HEAD, body, TWELVE) == (HEAD, body)
+    assert whole(HEAD, b"{", TWELVE) == (HEAD, b"{")
+    data = Events("tiny", TWELVE).feed(CREATED + event("completed", response=other))
     assert parsed(data)[-1]["type"] == "response.completed"
 
 
 def test_limits_are_whole_numbers() -> None:
     options = {"max_output_tokens": b"null", "max_tokens": b"-1", "n_predict": b"7", "n": b"3"}
 
-    assert limits({name: msgspec.Raw(value) for name, value in options.items()}) == {7}
+    found = Limits.of({name: msgspec.Raw(value) for name, value in options.items()}, 512)
+    assert found == ({7}, 512)
 
 
 def test_events_are_numbered() -> None:
