@@ -19,7 +19,8 @@ _LASTING = (
     *("CONFIGURATION", "MODEL_UNUSABLE", "ENGINE_UNUSABLE", "NO_AVX2", "NO_OPENMP"),
     *("GATED", "REPO_NOT_FOUND", "REVISION_NOT_FOUND", "FILE_NOT_FOUND", "WRONG_FILE"),
 )
-_MEMORY = re.compile(r"alloc|memory", re.IGNORECASE)
+_ABORT = re.compile(r"GGML_(?:ASSERT\(.*\) failed|ABORT)")
+_MEMORY = re.compile(r"alloc|mem|buf", re.IGNORECASE)
 
 
 def progress(line: str) -> Progress | None:
@@ -73,18 +74,20 @@ def cause(log: Sequence[str]) -> str:
 
 
 def is_lasting(log: Sequence[str]) -> bool:
-    """Return whether the worker has ended for a reason that no retry mends."""
+    """Return whether the worker has ended, before it served, for a reason that no retry mends.
+
+    llama.cpp has one error for a bad file and for too little memory, which differ in its log. At
+    some files it aborts, and then does so each time.
+    """
     reason = ""
     for line in log:
         match _object(line):
             case {"event": "failed", "reason": str(reason)}:
                 pass
-    # llama.cpp has one error for a bad file and for too little memory, which differ in its log.
-    return reason in _LASTING and not any(map(_wants_memory, log))
-
-
-def _wants_memory(line: str) -> bool:
-    return _ERROR.match(line) is not None and _MEMORY.search(line) is not None
+    errors = [line for line in log if _ERROR.match(line) or _ABORT.search(line)]
+    if any(map(_MEMORY.search, errors)):
+        return False
+    return reason in _LASTING or (not reason and any(map(_ABORT.search, errors)))
 
 
 def facts(log: Sequence[str]) -> Facts | None:
