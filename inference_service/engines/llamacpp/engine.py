@@ -228,7 +228,8 @@ def _request(prompt: Prompt) -> dict[str, Any]:
 class _Text:
     """The text of one answer, as its events come.
 
-    Tokens are counted by llama.cpp: one that is a part of a character has no event of its own.
+    Tokens are counted by llama.cpp: one that is a part of a character has no event of its own. Each
+    event but the last has one at least.
     """
 
     def __init__(self, spec: ModelSpec, prompt: Prompt) -> None:
@@ -236,6 +237,7 @@ class _Text:
         self._most = prompt.max_new_tokens
         self._stops = StopFilter(prompt.stop)
         self._sent_tokens = 0
+        self._events = 0
 
     def feed(self, lines: bytes) -> Chunk:
         """Return what the events say that have come together; a chunk without text counts none."""
@@ -250,7 +252,8 @@ class _Text:
             if event.error is not None:
                 raise _failure(self._spec, event.error)
             texts.append(self._stops.feed(event.content))
-            tokens = max(tokens, event.tokens_predicted)
+            self._events += not event.stop
+            tokens = max(tokens, event.tokens_predicted, self._events)
             if (finish := self._finish(event)) is not None:
                 break
         if tokens > self._most:
