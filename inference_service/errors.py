@@ -7,6 +7,7 @@ ServiceError
  ├─ PathNotOffered         RequestTooLarge
  ├─ PromptTooLong          EngineOverloaded      GenerationTimeout
  ├─ StartFailed            (EngineExited, StartFault)
+ ├─ ModelUnusable          (StillUnusable)
  ├─ StartStalled           StartBackingOff       RuntimeUnavailable
  ├─ EngineDied             (EngineHung)
  ├─ EngineFailed           (EngineLost, ResumptionFailed)
@@ -23,6 +24,7 @@ protos/inference_service/v1/errors.proto, whose `error_rule` has the gRPC code a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
@@ -46,7 +48,8 @@ class ServiceError(Exception):
 
     The message is one sentence that a person can act on, in which control characters of callers and
     engines stand as escapes; `metadata` holds its changing parts as they are, for programs.
-    `retry_after` is in seconds; `field` is the request field at fault.
+    `retry_after` is in seconds; `violations` has a sentence for each field of the request at fault,
+    of which `field` is the first.
     """
 
     reason: ClassVar[str] = "INTERNAL"
@@ -58,16 +61,23 @@ class ServiceError(Exception):
         metadata: Facts | None = None,
         retry_after: float | None = None,
         field: str | None = None,
+        violations: Mapping[str, str] | None = None,
         log: Log = (),
     ) -> None:
-        self.message = printable(without_passwords(message[: 2 * _LONGEST])[:_LONGEST])
+        self.message = _shown(message)
         super().__init__(self.message)
         self.metadata = {
             key: without_passwords(str(value)) for key, value in (metadata or {}).items()
         }
         self.retry_after = retry_after
-        self.field = field
+        given = {field: self.message} if field is not None else violations or {}
+        self.violations = {name: _shown(sentence) for name, sentence in given.items()}
         self.log = tuple(printable(line[:_LONGEST]) for line in log)
+
+    @property
+    def field(self) -> str | None:
+        """The first field of the request that is at fault."""
+        return next(iter(self.violations), None)
 
 
 class ModelNotFound(ServiceError):
@@ -104,9 +114,9 @@ class InvalidParameter(ServiceError):
     reason = "INVALID_PARAMETER"
 
     def __init__(self, mistakes: Mapping[str, str], model_id: str | None = None) -> None:
-        message = "; ".join(f"{field} {mistake}" for field, mistake in mistakes.items())
+        violations = {field: f"{field} {mistake}" for field, mistake in mistakes.items()}
         metadata = {"model_id": model_id} if model_id else {}
-        super().__init__(message, metadata=metadata, field=next(iter(mistakes)))
+        super().__init__("; ".join(violations.values()), metadata=metadata, violations=violations)
 
 
 class InvalidRequest(InvalidParameter):
@@ -175,6 +185,27 @@ class StartFault(StartFailed):
         ServiceError.__init__(self, message, metadata={"model_id": model_id})
 
 
+class ModelUnusable(ServiceError):
+    """A start that failed for a cause that no retry mends; `facts` are those of an exit."""
+
+    reason = "MODEL_UNUSABLE"
+
+    def __init__(
+        self, model_id: str, phase: Phase, cause: str, facts: Facts | None = None, log: Log = ()
+    ) -> None:
+        message = f"{model_id} cannot be started ({phase}): {cause}"
+        metadata = {"model_id": model_id, "phase": _named(phase), **(facts or {})}
+        super().__init__(message, metadata=metadata, log=log)
+
+
+class StillUnusable(ModelUnusable):
+    """The same, for a call that comes in the back-off after it, of `wait` seconds."""
+
+    def __init__(self, last: ModelUnusable, wait: float) -> None:
+        message = f"{last.message} (the start is not repeated for {math.ceil(wait)} s)"
+        ServiceError.__init__(self, message, metadata=last.metadata, log=last.log)
+
+
 class StartStalled(ServiceError):
     """A start that was given up, because nothing moved for too long."""
 
@@ -194,7 +225,8 @@ class StartBackingOff(ServiceError):
     reason = "START_BACKING_OFF"
 
     def __init__(self, model_id: str, wait: float, last: ServiceError) -> None:
-        message = f"{model_id} is not started again before {wait:.0f} s have passed: {last.message}"
+        seconds = math.ceil(wait)
+        message = f"{model_id} is not started again before {seconds} s have passed: {last.message}"
         super().__init__(message, metadata={"model_id": model_id}, retry_after=wait, log=last.log)
 
 
@@ -450,8 +482,16 @@ class LaunchError(Exception):
     """The reason for which a runtime could not run an engine; callers see StartFailed."""
 
 
+class Unlaunchable(LaunchError):
+    """A reason that no retry mends; callers see ModelUnusable."""
+
+
 def _named(phase: Phase) -> str:
     return f"START_PHASE_{phase.name}"
+
+
+def _shown(text: str) -> str:
+    return printable(without_passwords(text[: 2 * _LONGEST])[:_LONGEST])
 
 
 def _because(cause: str) -> str:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
+from inference_service import malformed
 from rest_bridge import large_body
 from rest_bridge.errors import BridgeError
 
@@ -49,10 +50,10 @@ async def read_json(request: Request, model: type[Body]) -> Body:
             return model.model_validate(large_body.decode(body, model))
         return model.model_validate_json(body)
     except ValidationError as error:
-        problems = [
-            sentence(problem, model)
-            for problem in error.errors(include_url=False)[: MAX_PROBLEMS + 1]
-        ]
+        found = error.errors(include_url=False)[: MAX_PROBLEMS + 1]
+        problems = [sentence(problem, model) for problem in found]
+        if found[0]["type"] == "json_invalid" and (field := malformed.field_in(body)) is not None:
+            problems = [f"{field} {malformed.SENTENCE}"]
         if len(problems) > MAX_PROBLEMS:
             problems[MAX_PROBLEMS] = "and more"
         raise BridgeError("INVALID_PARAMETER", "; ".join(problems)) from None

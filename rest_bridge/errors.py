@@ -1,8 +1,10 @@
 """Errors of the bridge and of the service, and how REST shows them.
 
 The answer is `{"detail": "<one sentence>"}`. The header `X-Error-Reason` has the reason, and
-`Retry-After` the seconds after which a retry can succeed, where they are known. Reasons and HTTP
-statuses are those of the `error_rule` options of the enum `ErrorReason`.
+`Retry-After` the seconds after which a retry can succeed, where they are known. SDKs repeat a 503
+by themselves: where no retry mends it, `X-Should-Retry: false` keeps those of OpenAI and Anthropic
+from that. Reasons and HTTP statuses are those of the `error_rule` options of the enum
+`ErrorReason`.
 """
 
 import math
@@ -14,6 +16,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from inference_service.printable import printable
+from inference_service.v1.error_code_pb2 import ErrorCode
 from inference_service.v1.errors_pb2 import ErrorReason, ErrorRule, error_rule
 
 Detail = TypeVar("Detail", BadRequest, ErrorInfo, RetryInfo)
@@ -47,6 +50,8 @@ class BridgeError(Exception):
         self.reason = reason
         self.http_status = rule(reason).http_status if http_status is None else http_status
         self.headers = {"X-Error-Reason": reason} | (headers or {})
+        if self.http_status == 503 and _lasts(reason):
+            self.headers["X-Should-Retry"] = "false"
         self.field = field
 
 
@@ -54,6 +59,13 @@ def rule(reason: str) -> ErrorRule:
     """Look up the rule of a reason in the contract. Raises KeyError for an unknown reason."""
     value = ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{reason}"]
     return value.GetOptions().Extensions[error_rule]
+
+
+def _lasts(reason: str) -> bool:
+    try:
+        return bool(rule(reason).code == ErrorCode.ERROR_CODE_FAILED_PRECONDITION)
+    except KeyError:  # a reason that only a newer service has
+        return False
 
 
 def from_status(

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
+from inference_service import malformed
 from rest_bridge.bodies import Int32
 from rest_bridge.errors import BridgeError
 
@@ -42,6 +43,8 @@ def decode(body: bytes, model: type[BaseModel]) -> dict[str, Any]:
     except msgspec.ValidationError as error:
         raise _refused(_sentence(str(error), model)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if (field := malformed.field_in(body)) is not None:
+            raise _refused(f"{field} {malformed.SENTENCE}") from None
         reason = str(error).removeprefix("JSON is malformed: ")
         raise _refused(f"the body is not valid JSON: {reason}") from None
     given = {name: getattr(fields, name) for name in model.model_fields}

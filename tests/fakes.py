@@ -237,6 +237,9 @@ class FakeEngine:
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
 
+    def is_lasting(self, log: Sequence[str]) -> bool:
+        return bool(log) and log[-1].startswith("no such")
+
     def facts(self, log: Sequence[str]) -> Facts | None:
         facts = Facts(self.longest, self.control_tokens, self.has_chat_template, self.takes_tools)
         return None if facts == Facts() else facts

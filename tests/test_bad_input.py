@@ -69,6 +69,7 @@ ACCEPTED = [
     pytest.param({"seed": 2147483647}, id="largest seed"),
 ]
 
+JSON = {"content-type": "application/json"}
 HTTP = {"MODEL_NOT_FOUND": 404, "INVALID_PARAMETER": 422, "PROMPT_TOO_LONG": 422}
 CODE = {
     404: grpc.StatusCode.NOT_FOUND,
@@ -114,6 +115,47 @@ async def test_refused_over_grpc(
             bad = failed.details["BadRequest"]
             assert isinstance(bad, error_details_pb2.BadRequest)
             assert bad.field_violations[0].field in change
+    await check_good(service)
+
+
+async def test_five_mistakes_are_five_violations(service: Serving) -> None:
+    wrong: dict[str, Any] = {"temperature": 3, "top_p": 0, "top_k": -1, "seed": -2, "prompt": ""}
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await service.stub.Generate(pb.GenerateRequest(**GOOD | wrong))
+
+    bad = failure(error.value).details["BadRequest"]
+    assert isinstance(bad, error_details_pb2.BadRequest)
+    assert {each.field for each in bad.field_violations} == wrong.keys()
+    for each in bad.field_violations:
+        assert each.description.startswith(f"{each.field} must ")
+
+
+async def test_half_of_an_emoji_is_no_text(service: Serving) -> None:
+    """As grpc-js, Java and JSON send a text that was cut between the halves of a character."""
+    words = "prompt is not UTF-8: it has another encoding, or half"
+    good = pb.GenerateRequest(model_id="story-mini", prompt="My llama abc").SerializeToString()
+    data = good.replace(b"abc", b"\xed\xa0\xbe")
+    path = "/inference_service.v1.ModelService"
+    unary: Any = service.channel.unary_unary(f"{path}/Generate")
+    stream: Any = service.channel.unary_stream(f"{path}/GenerateStream")
+    for call in (unary(data), anext(aiter(stream(data)))):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call
+        failed = failure(error.value)
+        assert (failed.code, failed.reason) == (CODE[422], "INVALID_PARAMETER")
+        assert failed.message.startswith(words)
+        bad = failed.details["BadRequest"]
+        assert isinstance(bad, error_details_pb2.BadRequest)
+        assert [each.field for each in bad.field_violations] == ["prompt"]
+    for text in (b"My llama \\ud83e", b"My llama \xf0\x9f", b"x" * 9000 + b"\\ud83e"):
+        body = b'{"model_id": "story-mini", "prompt": "%b"}' % text
+        answer = await service.http.post("/generate", content=body, headers=JSON)
+        assert (answer.status_code, answer.json()["detail"][: len(words)]) == (422, words)
+    for path in ("/v1/chat/completions", "/api/chat"):
+        body = b'{"model": "story-mini", "messages": [{"role": "user", "content": "\\ud83e"}]}'
+        answer = await service.http.post(path, content=body, headers=JSON)
+        assert answer.status_code == 400
+        assert "messages[0].content is not UTF-8: " in answer.text
     await check_good(service)
 
 

@@ -16,6 +16,8 @@ from inference_service.lifecycle import Phase
 
 DIED = {"exit_code": 1, "oom_killed": "false"}
 
+UNUSABLE = errors.ModelUnusable("m", Phase.PULLING_IMAGE, "no image", DIED, ["a"])
+
 EXAMPLES: dict[str, ServiceError] = {
     "the service has a fault; its log has the details": ServiceError(),
     "no model 'gpt2'; did you mean 'gpt-2'?": errors.ModelNotFound("gpt2", "gpt-2"),
@@ -42,6 +44,10 @@ EXAMPLES: dict[str, ServiceError] = {
     "m exited with code 1 (warming up): CUDA error": errors.EngineExited(
         "m", Phase.WARMING_UP, "exited with code 1", DIED, "CUDA error", ["a", "b"]
     ),
+    "m cannot be started (pulling image): no image": UNUSABLE,
+    "m cannot be started (pulling image): no image (the start is not repeated for 3 s)": (
+        errors.StillUnusable(UNUSABLE, 2.5)
+    ),
     "m failed by a fault of the service: KeyError('x')": errors.StartFault("m", KeyError("x")),
     "m was given up (pulling image): nothing moved for 600 s": errors.StartStalled(
         "m", Phase.PULLING_IMAGE, 600.0
@@ -49,7 +55,7 @@ EXAMPLES: dict[str, ServiceError] = {
     "m was given up (warming up): nothing moved for 1.5 s; its last line was: b": (
         errors.StartStalled("m", Phase.WARMING_UP, 1.5, ["a", "b"])
     ),
-    "m is not started again before 8 s have passed: m is not running": errors.StartBackingOff(
+    "m is not started again before 9 s have passed: m is not running": errors.StartBackingOff(
         "m", 8.2, errors.NotRunning("m")
     ),
     "the engine of m exited with code 1": errors.EngineDied(

@@ -85,10 +85,10 @@ def catalog(folder: Path, **entries: str) -> Path:
     return path
 
 
-async def refused(service: Serving, model_id: str) -> tuple[Any, Any]:
-    """Return the answers to a start that fails, over REST and over gRPC."""
+async def refused(service: Serving, model_id: str, reason: str = "START_FAILED") -> tuple[Any, Any]:
+    """Return the answers to a start that fails with this reason, over REST and over gRPC."""
     rest = await service.http.post(f"/models/{model_id}/start")
-    assert rest.status_code == 503
+    assert (rest.status_code, rest.headers["x-error-reason"]) == (503, reason)
     assert list(rest.json()) == ["detail"]
     model = (await service.stub.GetModel(pb.GetModelRequest(model_id=model_id))).model
     assert model.state == pb.MODEL_STATE_FAILED
@@ -96,9 +96,10 @@ async def refused(service: Serving, model_id: str) -> tuple[Any, Any]:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await service.stub.Generate(pb.GenerateRequest(model_id=model_id, prompt="x"))
     failed = failure(error.value)
-    assert failed.reason == "START_BACKING_OFF"
+    lasts = reason == "MODEL_UNUSABLE"
+    assert failed.reason == (reason if lasts else "START_BACKING_OFF")
     assert rest.json()["detail"][:200] in failed.message
-    assert "RetryInfo" in failed.details
+    assert ("RetryInfo" in failed.details) is not lasts
     return rest, model
 
 
@@ -283,12 +284,13 @@ async def test_a_failed_start_names_its_cause(client: docker.DockerClient, tmp_p
             "cuda": "CUDA out of memory",
             "memory": "ran out of its memory limit",
             "exits": "exited with code 3",
-            "command": "exited with code 127",
-            "wordy": "wordy exited with code 1",
+            "command": "/no/such/command",
+            "wordy": "wordy cannot be started",
         }
+        lasting = ("gated", "command", "wordy")
         for model_id, cause in causes.items():
-            rest, _ = await refused(service, model_id)
-            assert rest.headers["x-error-reason"] == "START_FAILED"
+            reason = "MODEL_UNUSABLE" if model_id in lasting else "START_FAILED"
+            rest, _ = await refused(service, model_id, reason)
             assert cause in rest.json()["detail"]
 
 
@@ -298,7 +300,7 @@ async def test_an_image_that_does_not_exist(client: docker.DockerClient, tmp_pat
         missing = f"{registry.address}/none:1"
         models = catalog(tmp_path, none=f'image = "{missing}"', gone=f'image = "{missing}"')
         async with on_docker(client, catalog=models) as service:
-            rest, _ = await refused(service, "none")
+            rest, _ = await refused(service, "none", "MODEL_UNUSABLE")
             assert f"the image {missing} could not be pulled" in rest.json()["detail"]
             registry.stop()
             rest, _ = await refused(service, "gone")

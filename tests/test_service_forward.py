@@ -106,10 +106,12 @@ async def test_other_paths_and_methods_of_the_engine(service: Serving) -> None:
         ({"body": b"{"}, "body must be a JSON object: "),
         ({"body": b"[1]"}, "body must be a JSON object: "),
         ({"body": b'{"a": ' + b"[" * 100_000 + b"}"}, "body must be a JSON object: "),
-        ({"body": {"model": 7}}, "model must be a string"),
-        ({"body": b'{"model": "a\xa2"}'}, "model must be a string"),
-        ({"body": b'{"a\xa2": 1}'}, "body must be a JSON object: "),
-        ({"body": {"model": "story-mini"}}, "model 'story-mini' is not a name of mine"),
+        ({"body": {"model": 7, "prompt": PROMPT}}, "model must be a string"),
+        ({"body": b'{"prompt": "x", "model": "a\xa2"}'}, "model is not UTF-8"),
+        ({"body": b'{"a\xa2": 1}'}, "body is not UTF-8: "),
+        ({"body": {"model": "story-mini", "prompt": ""}}, "'story-mini' is not a name of mine"),
+        ({"path": "/tokenize", "body": b""}, "content is missing"),
+        ({"path": "/detokenize", "body": b"{}"}, "tokens is missing"),
         ({"accept": "a\r\nX-Api-Key: b"}, "must have no line breaks"),
     ],
 )
@@ -140,7 +142,8 @@ async def test_the_model_of_the_body_is_enough(service: Serving) -> None:
 
 async def test_unknown_models(service: Serving) -> None:
     assert (await refused(service, request(model_id="x")))[0] == "MODEL_NOT_FOUND"
-    assert (await refused(service, request(body={"model": "x"})))[0] == "MODEL_NOT_FOUND"
+    asked = request(body={"model": "x", "prompt": PROMPT})
+    assert (await refused(service, asked))[0] == "MODEL_NOT_FOUND"
 
 
 async def test_status_events_come_before_the_head(service: Serving) -> None:

@@ -100,6 +100,8 @@ async def test_a_request_sets_the_idle_timeout_up_to_the_limit_of_the_operator(
     request.idle_timeout.FromSeconds(60)
     await service.stub.Generate(request)
     model = (await service.stub.GetModel(pb.GetModelRequest(model_id="story-mini"))).model
+    again = (await service.stub.GetModel(pb.GetModelRequest(model_id="story-mini"))).model
+    assert again.expire_time == model.expire_time
     left = model.expire_time.ToDatetime() - model.state_change_time.ToDatetime()
     assert 50 < left.total_seconds() < 70
 

@@ -59,7 +59,7 @@ async def test_the_error_of_a_gated_model_names_the_token(
 
         answer = await service.http.post("/models/llama-2-7b/start")
 
-    assert (answer.status_code, answer.headers["x-error-reason"]) == (503, "START_FAILED")
+    assert (answer.status_code, answer.headers["x-error-reason"]) == (503, "MODEL_UNUSABLE")
     assert "HF_TOKEN" in answer.json()["detail"]
 
 

@@ -49,6 +49,36 @@ async def test_a_stream_is_the_start_then_the_text_then_one_summary(service: Ser
     assert events[-1].summary.completion_token_count == 30
 
 
+async def test_the_counts_of_chunks_add_up_to_that_of_the_summary(service: Serving) -> None:
+    """Parts of characters are tokens without text of their own."""
+    for seed in (1, 5, 8, 12, 21, 22):
+        request = pb.GenerateStreamRequest(
+            model_id="story-mini", prompt="🦙🦙🦙", temperature=2, top_p=1, seed=seed
+        )
+        *events, last = [event async for event in service.stub.GenerateStream(request)]
+        counts = [event.chunk.token_count for event in events]
+        assert sum(counts) == last.summary.completion_token_count
+        assert all(event.chunk.text for event in events[:-1])
+
+
+async def test_what_may_begin_a_stop_sequence_is_not_lost_at_the_limit(service: Serving) -> None:
+    request = pb.GenerateRequest(
+        model_id="story-mini",
+        prompt=PROMPT,
+        temperature=1e-38,  # which means 0
+        max_new_tokens=1,
+        stop=[",QQQ"],
+        return_full_text=False,
+    )
+    answer = await service.stub.Generate(request)
+    assert answer.generated_text == ","
+    assert answer.summary.finish_reason == pb.FINISH_REASON_LENGTH
+    request.stop[:] = [","]
+    answer = await service.stub.Generate(request)
+    assert answer.generated_text == ""
+    assert answer.summary.finish_reason == pb.FINISH_REASON_STOP_SEQUENCE
+
+
 async def test_server_sent_events_are_the_same_stream(service: Serving) -> None:
     for path, extra in (("/generate_stream", {}), ("/generate", {"stream": True})):
         body = {"model_id": "story-mini", "prompt": PROMPT, "max_new_tokens": 5, **extra}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import pytest
 
-from tests.service import free_ports, serving
+from inference_service.v1 import model_service_pb2 as pb
+from tests.service import failure, free_ports, serving
 from tests.worker.gguf import UNKNOWN_ARCHITECTURE
 
 STORY = Path(__file__).parents[1] / "inference_service" / "story_mini" / "story-mini.gguf"
@@ -57,13 +59,48 @@ async def test_a_caller_gets_the_first_reason_of_llamacpp(
 ) -> None:
     file = tmp_path / "bad.gguf"
     file.write_bytes(content)
-    catalog = tmp_path / "models.toml"
-    catalog.write_text(
+    async with serving(ports=free_ports(2), catalog=catalog(tmp_path, file)) as service:
+        answer = await service.http.post("/models/bad/start")
+
+    assert (answer.status_code, answer.headers["x-error-reason"]) == (503, "MODEL_UNUSABLE")
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.json()["detail"].endswith(cause.format(file=file))
+
+
+def catalog(folder: Path, file: Path) -> Path:
+    path = folder / "models.toml"
+    path.write_text(
         '[[models]]\nid = "bad"\nhf_name = "x"\ncontext_length = 512\n'
         f'[models.llamacpp]\nmemory = "256MiB"\nweights = {{ path = "{file}" }}\n'
     )
-    async with serving(ports=free_ports(2), catalog=catalog) as service:
-        answer = await service.http.post("/models/bad/start")
+    return path
 
-    assert (answer.status_code, answer.headers["x-error-reason"]) == (503, "START_FAILED")
-    assert answer.json()["detail"].endswith(cause.format(file=file))
+
+async def test_a_file_that_is_gone_is_no_reason_to_retry(tmp_path: Path) -> None:
+    """Each call gets the same reason, until somebody has mended the cause and stops the model."""
+    file = tmp_path / "bad.gguf"
+    file.write_bytes(b"GGUF")
+    request = pb.GenerateRequest(model_id="bad", prompt="Once", max_new_tokens=3)
+    async with serving(ports=free_ports(2), catalog=catalog(tmp_path, file)) as service:
+        file.unlink()
+        for _ in range(3):
+            for call in (
+                service.stub.Generate(request),
+                service.stub.StartModel(pb.StartModelRequest(model_id="bad")),
+                anext(aiter(service.stub.GenerateStream(streamed(request)))),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await call
+                failed = failure(error.value)
+                assert failed.code is grpc.StatusCode.FAILED_PRECONDITION
+                assert failed.reason == "MODEL_UNUSABLE"
+                assert f"{file} cannot be read: No such file or directory." in failed.message
+                assert "RetryInfo" not in failed.details
+        file.write_bytes(STORY.read_bytes())
+        stop = await service.http.post("/models/bad/stop")
+        assert (stop.status_code, stop.headers["x-error-reason"]) == (404, "CONTAINER_NOT_RUNNING")
+        assert (await service.stub.Generate(request)).summary.completion_token_count == 3
+
+
+def streamed(request: pb.GenerateRequest) -> pb.GenerateStreamRequest:
+    return pb.GenerateStreamRequest(model_id=request.model_id, prompt=request.prompt)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from inference_service import malformed
 from inference_service.api.texts import LARGEST, refuse_large_text
 from inference_service.engines.exchange import Head, Options, Request
 from inference_service.errors import InvalidParameter, PathNotOffered, RequestTooLarge
@@ -77,6 +78,8 @@ def _looked(asked: Forwarded) -> Options:
     try:
         return _look(asked.body)
     except _UNREADABLE as error:
+        if (field := malformed.field_in(asked.body)) is not None:
+            raise InvalidParameter({field: malformed.SENTENCE}) from None
         reason = str(error).removeprefix("JSON is malformed: ")
         raise InvalidParameter({"body": f"must be a JSON object: {reason}"}) from None
 
@@ -103,7 +106,7 @@ def _made(asked: Forwarded, options: Options, models: Models) -> tuple[Model, Re
     if method not in METHODS:
         wrong = {"method": f"must be POST or GET, not {method[:20]!r}"}
         raise InvalidParameter(wrong, model.id)
-    if options:
+    if options or (method == "POST" and _is_json(asked)):
         entry.engine.check(entry.spec, asked.path, options)
         if name is not None and name != entry.command.model:
             body = _renamed(name, options, model, models)
@@ -123,6 +126,8 @@ def _name(options: Options) -> str:
         raise InvalidParameter({"model": "is missing: name one of those that are served"})
     try:
         return _text(options["model"])
+    except UnicodeDecodeError:
+        raise InvalidParameter({"model": malformed.SENTENCE}) from None
     except _UNREADABLE:
         raise InvalidParameter({"model": "must be a string"}) from None
 

@@ -18,9 +18,15 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
+from inference_service import malformed
 from inference_service.api import fields
 from inference_service.api.statuses import status_of
-from inference_service.errors import InvalidRequest, RequestTooLarge, ServiceError
+from inference_service.errors import (
+    InvalidParameter,
+    InvalidRequest,
+    RequestTooLarge,
+    ServiceError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +193,14 @@ def _lenient(
         try:
             return deserialize(data)
         except DecodeError:
-            return InvalidRequest("the request is not a message of this method; check the proto")
+            return _unreadable(data, deserialize)
 
     return parse
+
+
+def _unreadable(data: bytes, deserialize: Any) -> ServiceError:
+    """Return the error of bytes that a message's own `FromString` does not take."""
+    message = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
+    if message is not None and (field := fields.malformed_text(data, message)) is not None:
+        return InvalidParameter({field: malformed.SENTENCE})
+    return InvalidRequest("the request is not a message of this method; check the proto")

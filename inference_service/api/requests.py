@@ -44,10 +44,19 @@ _RULES: dict[str, tuple[Callable[[Any, int], bool], str]] = {
 }
 _OPTIONAL = [name for name in _RULES if name not in ("prompt", "stop")]
 
+# Engines count with single precision. A number that this cannot tell from a bound means the bound:
+# llama.cpp would divide by it, and TGI would take it for the bound and refuse it.
+_NEAR = 2.0**-23
+# For a bound that is not allowed itself there is the number next to it.
+_BOUNDS = {
+    "temperature": {0.0: 0.0, 2.0: 2.0},
+    "top_p": {0.0: _NEAR, 1.0: 1.0},
+    "repetition_penalty": {0.0: _NEAR, 2.0: 2.0},
+}
+
 _LONGEST_DRAIN = 3600.0
 
-# Engines count with 32 bits, in which a much smaller number is 0. For a sampler, this is as small.
-_SMALLEST = 1e-30
+Given = pb.GenerateRequest | pb.GenerateStreamRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,50 +74,66 @@ class Limits:
     proxies: Proxies = NO_PROXIES
 
 
-def order(
-    request: pb.GenerateRequest | pb.GenerateStreamRequest,
-    context: Context,
-    entry: Entry,
-    limits: Limits,
-) -> Order:
+def order(request: Given, context: Context, entry: Entry, limits: Limits) -> Order:
     """Return the checked request, with the caller and the deadline of the call.
 
-    Raises InvalidParameter.
+    Raises InvalidParameter with every mistake.
     """
     if not entry.generates:
         others = ", ".join(entry.engine.paths(entry.spec))
         mistake = f"names {entry.spec.id}, which makes no text: it answers at {others}"
         raise InvalidParameter({"model_id": mistake}, entry.spec.id)
+    wrong = _mistakes(request, entry.spec)
+    idle_timeout, mistake = _seconds(request, "idle_timeout", limits.idle_timeout)
+    if mistake:
+        wrong["idle_timeout"] = mistake
+    if wrong:
+        raise InvalidParameter(wrong, entry.spec.id)
     return Order(
-        prompt(request, entry.spec),
+        _prompt(request),
         limits.generation,
-        idle_timeout(request, limits.idle_timeout),
+        idle_timeout,
         caller(context, limits.proxies),
         deadline(context),
         resumes=isinstance(request, pb.GenerateStreamRequest) and request.resume,
     )
 
 
-def prompt(request: pb.GenerateRequest | pb.GenerateStreamRequest, spec: ModelSpec) -> Prompt:
-    """Return the checked request, with defaults. Raises InvalidParameter with every mistake."""
+def _prompt(request: Given) -> Prompt:
+    """Return a request without mistakes, with defaults."""
+    given = _values(request)
+    return Prompt(given.pop("prompt"), **given)
+
+
+def _mistakes(request: Given, spec: ModelSpec) -> dict[str, str]:
+    """Return what is wrong with a request, by field."""
+    given, context = _values(request), spec.context_length
+    return {
+        field: rule.format(context=context, model=spec.id) + _shown(request, field)
+        for field, (fits, rule) in _RULES.items()
+        if field in given and not fits(given[field], context)
+    }
+
+
+def _values(request: Given) -> dict[str, Any]:
+    """Return what a request gives, by field."""
     # One more than allowed is enough to refuse: a request has room for two million.
     given: dict[str, Any] = {"prompt": request.prompt, "stop": tuple(request.stop[:5])}
     for field in _OPTIONAL:
         if request.HasField(field):  # type: ignore[arg-type]
-            value = getattr(request, field)
-            given[field] = _SMALLEST if 0 < value < _SMALLEST else value
-    context = spec.context_length
-    wrong = {
-        field: rule.format(context=context, model=spec.id) + _given(request, field)
-        for field, (fits, rule) in _RULES.items()
-        if field in given and not fits(given[field], context)
-    }
-    if wrong:
-        raise InvalidParameter(wrong, spec.id)
-    return Prompt(given.pop("prompt"), **given)
+            given[field] = _to_bound(field, getattr(request, field))
+    return given
 
 
-def _given(request: pb.GenerateRequest | pb.GenerateStreamRequest, field: str) -> str:
+def _to_bound(field: str, value: float) -> float:
+    """Return the bound that a number means, or the number itself."""
+    for bound, meant in _BOUNDS.get(field, {}).items():
+        if abs(value - bound) < _NEAR and (value > 0 or meant == bound):
+            return meant
+    return value
+
+
+def _shown(request: Given, field: str) -> str:
     return "" if field in ("prompt", "stop") else f", not {getattr(request, field)}"
 
 
@@ -125,18 +150,12 @@ def full_text(request: pb.GenerateRequest) -> bool:
 
 def drain(request: pb.StopModelRequest) -> float | None:
     """Return the drain of a stop, in seconds; None for the setting."""
-    return _seconds(request, "drain_timeout", _LONGEST_DRAIN)
+    return _checked_seconds(request, "drain_timeout", _LONGEST_DRAIN)
 
 
-def idle_timeout(
-    request: pb.GenerateRequest
-    | pb.GenerateStreamRequest
-    | pb.ForwardRequest
-    | pb.StartModelRequest,
-    cap: float,
-) -> float | None:
+def idle_timeout(request: pb.ForwardRequest | pb.StartModelRequest, cap: float) -> float | None:
     """Return the idle timeout after this request, in seconds; None for the model's own."""
-    return _seconds(request, "idle_timeout", cap)
+    return _checked_seconds(request, "idle_timeout", cap)
 
 
 def tail_line_count(request: pb.StreamLogsRequest) -> int:
@@ -148,11 +167,22 @@ def tail_line_count(request: pb.StreamLogsRequest) -> int:
     return count
 
 
-def _seconds(request: Any, field: str, most: float) -> float | None:
-    if not request.HasField(field):
-        return None
-    given = getattr(request, field)
-    seconds: float = given.seconds + given.nanos / 1e9
-    if not 0 <= seconds <= most:
-        raise InvalidParameter({field: f"must be from 0 to {most:g} s, not {seconds:g} s"})
+def _checked_seconds(request: Any, field: str, most: float) -> float | None:
+    seconds, mistake = _seconds(request, field, most)
+    if mistake:
+        raise InvalidParameter({field: mistake})
     return seconds
+
+
+def _seconds(request: Any, field: str, most: float) -> tuple[float | None, str]:
+    """Return the seconds of a Duration, None where it is not set, and what is wrong with it."""
+    if not request.HasField(field):
+        return None, ""
+    given = getattr(request, field)
+    if abs(given.nanos) >= 10**9 or given.seconds * given.nanos < 0:
+        parts = f"not {given.seconds} s and {given.nanos} ns"
+        return None, f"must have seconds and nanos of one sign, and nanos below 10**9, {parts}"
+    seconds = given.seconds + given.nanos / 1e9
+    if not 0 <= seconds <= most:
+        return None, f"must be from 0 to {most:g} s, not {seconds:g} s"
+    return seconds, ""

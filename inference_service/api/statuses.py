@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -14,6 +16,8 @@ DOMAIN = "inference-service"
 # gRPC sends a status in trailers, which together may have 8 KiB. Each text is in two of them, once
 # in base64.
 _LONGEST_MESSAGE = 500
+_LONGEST_VIOLATION = 300
+_LONGEST_VIOLATIONS = 2000
 _LONGEST_LOG = 1500
 
 
@@ -33,11 +37,8 @@ def status_of(error: ServiceError) -> status_pb2.Status:
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     ]
-    if error.field is not None:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=message
-        )
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.violations:
+        details.append(_bad_request(error.violations))
     if error.retry_after is not None:
         nanos = round(error.retry_after * 1e9)
         delay = duration_pb2.Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
@@ -55,6 +56,19 @@ def status_of(error: ServiceError) -> status_pb2.Status:
 def message_of(error: ServiceError) -> str:
     """Return the message, as far as it has room in a status."""
     return _shortened(error.message, _LONGEST_MESSAGE)
+
+
+def _bad_request(violations: Mapping[str, str]) -> error_details_pb2.BadRequest:
+    """Return the first violations that fit, one for each field."""
+    bad = error_details_pb2.BadRequest()
+    room = _LONGEST_VIOLATIONS
+    for field, sentence in violations.items():
+        description = _shortened(sentence, _LONGEST_VIOLATION)
+        room -= len(field.encode()) + len(description.encode())
+        if room < 0:
+            break
+        bad.field_violations.add(field=field, description=description)
+    return bad
 
 
 def log_of(error: ServiceError) -> list[str]:

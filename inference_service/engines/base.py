@@ -59,6 +59,11 @@ class Chunk:
     token_count: int
     finish: Finish | None = None
 
+    @property
+    def says_something(self) -> bool:
+        """Whether a reader needs it: for text, or for tokens without text at the end."""
+        return bool(self.text) or (self.finish is not None and self.token_count > 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -159,6 +164,13 @@ class Engine(Protocol):
         person must be able to act on it. Empty where no line explains the end.
         """
 
+    def is_lasting(self, log: Sequence[str]) -> bool:
+        """Return whether no retry mends the cause of the end of a start.
+
+        Nothing can be downloaded where there is no such repository, and a file that is no model
+        stays none. A network, a disk and the memory of the machine can be other ones next time.
+        """
+
     def facts(self, log: Sequence[str]) -> Facts | None:
         """Return what the log of an engine that serves says of its model; None: nothing yet."""
 
@@ -183,9 +195,11 @@ class Engine(Protocol):
         bytes is read ahead.
 
         - Every chunk but the last has text. The last chunk has the finish, and the rest of the text
-          if there is any. Tokens without text are counted in the next chunk.
+          if there is any. Tokens without text are counted in the next chunk, so that the counts of
+          all chunks add up to that of the finish, for an engine that counts as it goes.
         - The text has neither the prompt nor special tokens. It ends before the first complete stop
-          sequence, wherever the engine's tokens begin and end. It has at most `max_new_tokens`
+          sequence, wherever the engine's tokens begin and end, and otherwise has all that was made,
+          also what could have begun a sequence. It has at most `max_new_tokens`
           tokens, and ends with LENGTH where the context ends earlier.
         - Each parameter works up to its bounds, as `Prompt` describes. Every sampler that `Prompt`
           does not have is off. Equal requests with a seed, or with temperature 0, give equal texts.

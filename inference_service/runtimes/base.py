@@ -44,6 +44,11 @@ class Exit:
             return {}
         return {"exit_code": self.code, "oom_killed": str(self.oom_killed).lower()}
 
+    @property
+    def has_no_program(self) -> bool:
+        """Whether a shell, or the init of a container, has found no program that it can run."""
+        return self.code in (126, 127)
+
     def __str__(self) -> str:
         if self.lost:
             return "was lost with its machine"
@@ -59,7 +64,7 @@ class Instance:
 
     `name` is that of the container; see `Runtime.container_name`. `url` begins with `http://` or
     `https://`, and ends without a slash. `port` is that of 127.0.0.1, or 0 where the engine is
-    elsewhere. `model`, `headers` and `health` are those of its command.
+    elsewhere. `model`, `headers`, `health` and `context` are those of its command.
     """
 
     name: str
@@ -68,12 +73,14 @@ class Instance:
     model: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     health: str = ""
+    context: int = 0
 
     @classmethod
     def local(cls, name: str, port: int, command: Command) -> Instance:
         """Return the instance of a command whose engine listens at a port of 127.0.0.1."""
         url = f"http://127.0.0.1:{port}"
-        return cls(name, url, port, command.model, command.headers, command.health)
+        own = (command.model, command.headers, command.health, command.context)
+        return cls(name, url, port, *own)
 
 
 class Running(Protocol):

@@ -86,6 +86,7 @@ class Command:
     program that takes its port itself says so in its output, where `port_in` finds that port.
     `model` is the engine's own name of the model, and `headers` go with each request to it.
     `health` is the path that tells whether it is ready, where engines of its kind differ in that.
+    `context` is the number of tokens at which its answers end, 0 where that is not known.
     `concurrency` is the number of requests that it works on at once; `stop_grace` the seconds from
     the request to stop to the kill.
     """
@@ -106,6 +107,7 @@ class Command:
     port_in: Callable[[str], int | None] | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     health: str = ""
+    context: int = field(default=0, compare=False)
     concurrency: int = 128
     stop_grace: float = 10.0
 

@@ -18,7 +18,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.capacity.nodes import LOCAL, Node
-from inference_service.errors import LaunchError
+from inference_service.errors import LaunchError, Unlaunchable
 from inference_service.lifecycle import Progress
 from inference_service.runtimes import guard as guard_program
 from inference_service.runtimes import listeners
@@ -54,7 +54,7 @@ class ProcessRuntime(StatelessRuntime):
     async def pull(self, command: Command) -> AsyncGenerator[Progress]:
         """Refuse a command without a program. Otherwise fetch nothing."""
         if not command.program:
-            raise LaunchError(
+            raise Unlaunchable(
                 f"{command.model} runs in a container only; start Docker, or give it a "
                 "`llamacpp` section in the catalog"
             )
@@ -98,11 +98,11 @@ class ProcessRuntime(StatelessRuntime):
 
 
 def _words(command: Command, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the words of the process. Raises LaunchError where there is no such program."""
+    """Return the words of the process. Raises Unlaunchable where there is no such program."""
     program = command.program[0]
     if shutil.which(program, path=env.get("PATH")) is None:
         cause = "permission denied" if os.path.exists(program) else "no such file or directory"
-        raise LaunchError(f"the program {program!r} of its entry cannot be run: {cause}")
+        raise Unlaunchable(f"the program {program!r} of its entry cannot be run: {cause}")
     guard = () if command.watches_input else (sys.executable, "-I", "-S", guard_program.__file__)
     return (*guard, *command.program, *command.args)
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.capacity.nodes import Node
-from inference_service.errors import LaunchError
+from inference_service.errors import Unlaunchable
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.base import Exit, Instance, StatelessRuntime
 from inference_service.runtimes.command import Command, Launch, Seat
@@ -30,7 +30,7 @@ class RemoteRuntime(StatelessRuntime):
     async def pull(self, command: Command) -> AsyncGenerator[Progress]:
         """Refuse a command without an address. Otherwise fetch nothing."""
         if not command.url:
-            raise LaunchError(f"{command.name} has no `url` at which its engine runs")
+            raise Unlaunchable(f"{command.name} has no `url` at which its engine runs")
         return
         yield  # makes this a generator
 

@@ -114,7 +114,7 @@ class Ahead:
 
     def _add(self, chunk: Chunk) -> None:
         self.finish = chunk.finish
-        if not chunk.text:
+        if not chunk.says_something:
             return
         if self._blocks and len(self._blocks[-1].text) < _BLOCK:
             last = self._blocks.pop()

@@ -41,5 +41,6 @@ class BackOff:
             self._failures = 0
 
     def forgive(self) -> None:
-        """Forget earlier failures."""
+        """Forget earlier failures: the next start may be made now."""
         self._failures = 0
+        self._until = 0.0

@@ -174,7 +174,7 @@ class Generation:
                 if self._first is None:
                     self._first = time.monotonic()
                 self._finish = chunk.finish
-                if chunk.text:
+                if chunk.says_something:
                     limit.pause()  # a slow reader is no silence of the engine
                     began = reading.began = readers.now
                     await write(chunk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +17,8 @@ from inference_service.serving.entry import Entry
 from inference_service.serving.slots import Slots
 
 log = logging.getLogger(__name__)
+
+_CLOCK_WAS_SET = 1.0  # seconds by which the clocks of the loop and of the machine differ then
 
 
 class WasCut(Exception):
@@ -109,6 +112,7 @@ class Leases:
         self.ended = False  # the run has to end
         self._cut_at = math.inf
         self._change = asyncio.Event()  # `over` and `drained` have to look again
+        self._said = (math.inf, math.inf)  # an end of the idle timeout, on both clocks
         self._parked = False  # `over` waits without a timer, since the run is in use
 
     @property
@@ -127,10 +131,20 @@ class Leases:
         return math.inf if self.in_use else self.used_at + self._idle_timeout
 
     @property
-    def idle_in(self) -> float | None:
-        """Seconds until the idle timeout ends; None where that is never."""
-        left = self.idle_at - self._clock()
-        return max(0.0, left) if math.isfinite(left) else None
+    def expire_time(self) -> float | None:
+        """The end of the idle timeout in Unix seconds; None where that is never.
+
+        It stays as it was first said, although two clocks are never read at the same moment, until
+        the clock of the machine is set.
+        """
+        idle_at = self.idle_at
+        if math.isinf(idle_at):
+            return None
+        expires = time.time() + idle_at - self._clock()
+        at, said = self._said
+        if at != idle_at or abs(said - expires) > _CLOCK_WAS_SET:
+            self._said = (idle_at, expires)
+        return self._said[1]
 
     def has(self, lease: Lease) -> bool:
         """Return whether a lease is out."""

@@ -198,10 +198,11 @@ class Model:
     async def stop(self, drain: float | None = None) -> None:
         """Drain and end the model; return when nothing is left of it.
 
-        `drain` is in seconds; None is the setting. Raises NotRunning, or StopFailed when something
-        could not be removed yet.
+        `drain` is in seconds; None is the setting. Raises NotRunning, after which a model that has
+        failed may start at once, or StopFailed when something could not be removed yet.
         """
         if (runs := self._supervisor.runs) is None:
+            self._supervisor.forgive()
             raise NotRunning(self.id)
         runs.end(self._timing.drain if drain is None else drain)
         await asyncio.shield(runs.gone)

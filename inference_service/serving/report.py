@@ -82,6 +82,11 @@ class Report:
         log.error("%s: %s", self._key, failure.message)
         self._enter(State.FAILED, failure=failure, retry_at=time.time() + wait)
 
+    def forgiven(self) -> None:
+        """Show that the next start may be made now."""
+        if self.status.retry_at is not None and self.status.retry_at > (now := time.time()):
+            self._show(replace(self.status, retry_at=now))
+
     def _enter(self, state: State, **facts: Any) -> None:
         status = self.status.enter(state, time.time())
         log.info("%s: %s", self._key, state)

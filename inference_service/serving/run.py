@@ -14,10 +14,12 @@ from inference_service.errors import (
     EngineExited,
     EngineHung,
     LaunchError,
+    ModelUnusable,
     ServiceError,
     StartFailed,
     StartFault,
     StopFailed,
+    Unlaunchable,
 )
 from inference_service.key import Key
 from inference_service.lifecycle import State
@@ -229,6 +231,8 @@ class Run:
                     await start.healthy(running, self._dies(running))
                     self._becomes_ready(running)
                     await self._until_dead(running)
+            except Unlaunchable as error:
+                raise ModelUnusable(self.key.model_id, self.report.phase, str(error)) from None
             except LaunchError as error:
                 raise StartFailed(self.key.model_id, self.report.phase, str(error)) from None
 
@@ -281,9 +285,12 @@ class Run:
 
     def _death(self, running: Running, exit: Exit) -> ServiceError:
         model_id, tail = self.key.model_id, running.tail(LOG_LINES)
-        cause = self.entry.engine.cause(running.tail(_CAUSE_LINES))
+        lines, engine = running.tail(_CAUSE_LINES), self.entry.engine
+        cause = engine.cause(lines)
         if not self._serving:
             phase = self.report.phase
+            if exit.has_no_program or engine.is_lasting(lines):
+                return ModelUnusable(model_id, phase, cause or str(exit), exit.facts, tail)
             return EngineExited(model_id, phase, str(exit), exit.facts, cause, tail)
         wait = self._back_off_after_death()
         return EngineDied(model_id, str(exit), exit.facts, cause, wait, tail)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 
@@ -23,7 +22,7 @@ def snapshot(wanted: Entry, runs: Runs | None, status: Status, admission: Admiss
     entry = next((run.entry for run in present if run.entry != wanted), wanted)
     instances = tuple(_instance(run, admission) for run in present)
     queued = runs.slots.queued if runs else 0
-    idle_in = _idle_in(present) if status.state is State.READY else math.inf
+    expires = _expire_time(present) if status.state is State.READY else None
     gpus: Counter[str] = Counter()
     for instance in instances:
         gpus.update(instance.gpus)
@@ -41,7 +40,7 @@ def snapshot(wanted: Entry, runs: Runs | None, status: Status, admission: Admiss
         gpus=gpus,
         active_count=sum(instance.active_count for instance in instances) + queued,
         queued_count=queued,
-        expire_time=now + idle_in if math.isfinite(idle_in) else None,
+        expire_time=expires,
         seen=now,
         instances=instances,
     )
@@ -57,7 +56,8 @@ def _instance(run: Run, admission: Admission) -> InstanceView:
     )
 
 
-def _idle_in(runs: list[Run]) -> float:
-    """Return the seconds until the last of the runs is stopped for being idle; inf is never."""
-    each = [run.leases.idle_in for run in runs]
-    return max([math.inf if seconds is None else seconds for seconds in each])
+def _expire_time(runs: list[Run]) -> float | None:
+    """Return when the last of the runs is stopped for being idle; None is never."""
+    each = [run.leases.expire_time for run in runs]
+    known = [expires for expires in each if expires is not None]
+    return max(known, default=None) if len(known) == len(each) else None

@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from inference_service.capacity.admission import Admission
-from inference_service.errors import ServiceError, StartBackingOff
+from inference_service.errors import (
+    ModelUnusable,
+    ServiceError,
+    StartBackingOff,
+    StillUnusable,
+)
 from inference_service.key import Key
 from inference_service.lifecycle import Status
 from inference_service.serving.back_off import BackOff
@@ -80,11 +85,13 @@ class Supervisor:
     def begin(self, numbers: Iterable[int] = (), *, adopts: bool = False) -> Runs:
         """Begin runs with these numbers, by default number 1; none is left of those before.
 
-        Raises StartBackingOff, or InsufficientMemory for what can never fit.
+        Raises StartBackingOff, ModelUnusable, or InsufficientMemory for what can never fit.
         """
         model = self._model
         failure = self._last and self._last.report.status.failure
         if (wait := self.back_off.left) > 0 and failure:
+            if isinstance(failure, ModelUnusable):
+                raise StillUnusable(failure, wait)
             raise StartBackingOff(model.id, wait, failure)
         self._admission.plan(model.entry.demand(Key(model.id)))
         runs = self.runs = Runs(model.id, self._timing, model.stopped)
@@ -92,6 +99,12 @@ class Supervisor:
             self._add(runs, number, adopts)
         runs.started.add_done_callback(lambda _: self._begin_more(runs))
         return runs
+
+    def forgive(self) -> None:
+        """End the back-off after the last failure, if there is one."""
+        self.back_off.forgive()
+        if self._last is not None:
+            self._last.report.forgiven()
 
     async def over(self) -> None:
         """Return when nothing is left of any run, and none follows."""

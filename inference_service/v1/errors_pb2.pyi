@@ -37,8 +37,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `model_id`.
     """
     ERROR_REASON_INVALID_PARAMETER: _ErrorReason.ValueType  # 3
-    """A field is missing, has the wrong type, or is out of bounds; BadRequest names the field. Or the
-    request cannot be read, or its engine refuses it.
+    """A field is missing, has the wrong type, or is out of bounds; BadRequest has a violation for each
+    such field. Or the request cannot be read, or its engine refuses it.
     """
     ERROR_REASON_PROMPT_TOO_LONG: _ErrorReason.ValueType  # 4
     """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
@@ -48,13 +48,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     that before the service sees it, with the same code and no ErrorInfo.
     """
     ERROR_REASON_START_FAILED: _ErrorReason.ValueType  # 6
-    """The model could not be started. The message has the phase and the cause; DebugInfo has the last
-    log lines. Metadata: `model_id`, `phase` (the name of a `StartPhase`), and `exit_code` and
+    """The model could not be started, for a cause that may pass. The message has the phase and the
+    cause; DebugInfo has the last log lines. Metadata: `model_id`, `phase` (the name of a `StartPhase`), and `exit_code` and
     `oom_killed` where the engine had started.
     """
     ERROR_REASON_START_BACKING_OFF: _ErrorReason.ValueType  # 7
-    """The last start failed or the engine died, and the back-off is not over. The message repeats the
-    cause; RetryInfo has the time that is left. Metadata: `model_id`.
+    """The last start failed or the engine died, and the back-off is not over. StopModel ends it. The
+    message repeats the cause; RetryInfo has the time that is left. Metadata: `model_id`.
     """
     ERROR_REASON_START_STALLED: _ErrorReason.ValueType  # 8
     """A start was given up because nothing moved: no byte of the image or of the weights, no new
@@ -126,6 +126,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The engine of this model does not offer the path. The message names the models that do, or else
     the paths that this one offers. Metadata: `model_id`, `path`.
     """
+    ERROR_REASON_MODEL_UNUSABLE: _ErrorReason.ValueType  # 26
+    """The model cannot be started, and no retry mends that: there is no such file, image or
+    repository, it is gated, it is no model that the engine can read, or the engine refuses its
+    options. The message has the phase and the cause; DebugInfo has the last log lines. A call that
+    comes in the back-off after such a failure gets this reason too. Metadata: `model_id`, `phase`
+    (the name of a `StartPhase`), and `exit_code` and `oom_killed` where the engine had started.
+    """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
     """REST only: the service behind the bridge does not answer."""
 
@@ -138,7 +145,7 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 
     The `last_error` of a model has its reason as a value of this enum.
 
-    Further details, where they help: `google.rpc.BadRequest` names the field, `google.rpc.RetryInfo`
+    Further details, where they help: `google.rpc.BadRequest` names the fields, `google.rpc.RetryInfo`
     says when a retry can succeed, `google.rpc.DebugInfo` has the last log lines of an engine.
     """
 
@@ -153,8 +160,8 @@ ERROR_REASON_CONTAINER_NOT_RUNNING: ErrorReason.ValueType  # 2
 Metadata: `model_id`.
 """
 ERROR_REASON_INVALID_PARAMETER: ErrorReason.ValueType  # 3
-"""A field is missing, has the wrong type, or is out of bounds; BadRequest names the field. Or the
-request cannot be read, or its engine refuses it.
+"""A field is missing, has the wrong type, or is out of bounds; BadRequest has a violation for each
+such field. Or the request cannot be read, or its engine refuses it.
 """
 ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 4
 """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
@@ -164,13 +171,13 @@ setting `max_body` says for a request that is forwarded (32 MiB by default). Ove
 that before the service sees it, with the same code and no ErrorInfo.
 """
 ERROR_REASON_START_FAILED: ErrorReason.ValueType  # 6
-"""The model could not be started. The message has the phase and the cause; DebugInfo has the last
-log lines. Metadata: `model_id`, `phase` (the name of a `StartPhase`), and `exit_code` and
+"""The model could not be started, for a cause that may pass. The message has the phase and the
+cause; DebugInfo has the last log lines. Metadata: `model_id`, `phase` (the name of a `StartPhase`), and `exit_code` and
 `oom_killed` where the engine had started.
 """
 ERROR_REASON_START_BACKING_OFF: ErrorReason.ValueType  # 7
-"""The last start failed or the engine died, and the back-off is not over. The message repeats the
-cause; RetryInfo has the time that is left. Metadata: `model_id`.
+"""The last start failed or the engine died, and the back-off is not over. StopModel ends it. The
+message repeats the cause; RetryInfo has the time that is left. Metadata: `model_id`.
 """
 ERROR_REASON_START_STALLED: ErrorReason.ValueType  # 8
 """A start was given up because nothing moved: no byte of the image or of the weights, no new
@@ -241,6 +248,13 @@ Metadata: `open_call_count` or `held_character_count`.
 ERROR_REASON_PATH_NOT_OFFERED: ErrorReason.ValueType  # 25
 """The engine of this model does not offer the path. The message names the models that do, or else
 the paths that this one offers. Metadata: `model_id`, `path`.
+"""
+ERROR_REASON_MODEL_UNUSABLE: ErrorReason.ValueType  # 26
+"""The model cannot be started, and no retry mends that: there is no such file, image or
+repository, it is gated, it is no model that the engine can read, or the engine refuses its
+options. The message has the phase and the cause; DebugInfo has the last log lines. A call that
+comes in the back-off after such a failure gets this reason too. Metadata: `model_id`, `phase`
+(the name of a `StartPhase`), and `exit_code` and `oom_killed` where the engine had started.
 """
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
 """REST only: the service behind the bridge does not answer."""

@@ -229,7 +229,8 @@ class Model(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the idle timeout stops the model, if no request uses it before. Set only while READY;
-        unset while a request uses the model, and where the timeout is infinite.
+        unset while a request uses the model, and where the timeout is infinite. It stays the same until
+        the next use.
         """
 
     @_builtins.property
@@ -1013,7 +1014,10 @@ Global___StreamLogsResponse: _TypeAlias = StreamLogsResponse  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """Request of Generate. A field that is not set takes its default."""
+    """Request of Generate. A field that is not set takes its default. A number that single precision
+    cannot tell from a bound (a distance of 1e-7) means the bound: a temperature of 1e-38 is 0, and a
+    `top_p` or `repetition_penalty` of 1e-38 the smallest that there is.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1344,14 +1348,15 @@ class GenerateChunk(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The text since the last chunk, never empty: all that the engine had generated when the chunk
-    was sent. That is more than one token when the reader is slower than the engine, or the engine
-    generates more than 100 tokens a second: after a chunk the next waits 10 ms for more, but never
-    the first or the last.
+    """The text since the last chunk: all that the engine had generated when the chunk was sent. That
+    is more than one token when the reader is slower than the engine, or the engine generates more
+    than 100 tokens a second: after a chunk the next waits 10 ms for more, but never the first or the
+    last. Empty in a last chunk alone, for tokens that have no text, such as the one that ends it.
     """
     token_count: _builtins.int
-    """The tokens in `text`, as the engine counts them. 0 in every chunk where the engine reports its
-    counts only at the end of the text, as some do that speak OpenAI's JSON; the summary has the sum.
+    """The tokens since the last chunk, as the engine counts them; those of all chunks add up to
+    `completion_token_count` of the summary. 0 in every chunk where the engine reports its counts
+    only at the end of the text, as some do that speak OpenAI's JSON; the summary has the sum.
     """
     def __init__(
         self,

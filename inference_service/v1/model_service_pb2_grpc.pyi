@@ -83,16 +83,17 @@ class ModelServiceStub:
     When too little memory is free, the start evicts models that no request uses, least recently
     used first, or waits for models in use.
 
-    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
-    RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
-    start).
+    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, MODEL_UNUSABLE, START_STALLED,
+    START_BACKING_OFF, RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was
+    stopped during its start).
 
     REST: `POST /models/{model_id}/start`.
     """
     StopModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]
     """Stops a model and waits until its container is gone and its name, port and memory are free.
     Requests that run get `drain_timeout` to finish and are cut after it (MODEL_STOPPED). A start
-    is cancelled. A later request starts the model again.
+    is cancelled. A later request starts the model again. For a model that is FAILED this ends the
+    back-off, and the error is CONTAINER_NOT_RUNNING.
 
     Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, INVALID_PARAMETER, STOP_FAILED.
 
@@ -252,16 +253,17 @@ class ModelServiceAsyncStub(ModelServiceStub):
     When too little memory is free, the start evicts models that no request uses, least recently
     used first, or waits for models in use.
 
-    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
-    RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
-    start).
+    Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, MODEL_UNUSABLE, START_STALLED,
+    START_BACKING_OFF, RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was
+    stopped during its start).
 
     REST: `POST /models/{model_id}/start`.
     """
     StopModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.StopModelRequest, _model_service_pb2.StopModelResponse]  # type: ignore[assignment]
     """Stops a model and waits until its container is gone and its name, port and memory are free.
     Requests that run get `drain_timeout` to finish and are cut after it (MODEL_STOPPED). A start
-    is cancelled. A later request starts the model again.
+    is cancelled. A later request starts the model again. For a model that is FAILED this ends the
+    back-off, and the error is CONTAINER_NOT_RUNNING.
 
     Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, INVALID_PARAMETER, STOP_FAILED.
 
@@ -442,9 +444,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         When too little memory is free, the start evicts models that no request uses, least recently
         used first, or waits for models in use.
 
-        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, START_STALLED, START_BACKING_OFF,
-        RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was stopped during its
-        start).
+        Errors: MODEL_NOT_FOUND, INVALID_PARAMETER, START_FAILED, MODEL_UNUSABLE, START_STALLED,
+        START_BACKING_OFF, RUNTIME_UNAVAILABLE, INSUFFICIENT_MEMORY, MODEL_STOPPED (the model was
+        stopped during its start).
 
         REST: `POST /models/{model_id}/start`.
         """
@@ -457,7 +459,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.StopModelResponse, _abc.Awaitable[_model_service_pb2.StopModelResponse]]:
         """Stops a model and waits until its container is gone and its name, port and memory are free.
         Requests that run get `drain_timeout` to finish and are cut after it (MODEL_STOPPED). A start
-        is cancelled. A later request starts the model again.
+        is cancelled. A later request starts the model again. For a model that is FAILED this ends the
+        back-off, and the error is CONTAINER_NOT_RUNNING.
 
         Errors: MODEL_NOT_FOUND, CONTAINER_NOT_RUNNING, INVALID_PARAMETER, STOP_FAILED.
 

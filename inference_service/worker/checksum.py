@@ -15,8 +15,15 @@ from .progress import Progress
 _CHUNK_BYTES = 4 * 2**20
 
 
-def verify(path: Path, name: str, sha256: str, code: ExitCode, marker: Path | None = None) -> None:
-    """Raise WorkerError with `code` unless the file has this SHA-256.
+def verify(
+    path: Path,
+    name: str,
+    sha256: str,
+    code: ExitCode,
+    marker: Path | None = None,
+    reason: str = "WRONG_FILE",
+) -> None:
+    """Raise WorkerError with `code` and `reason` unless the file has this SHA-256.
 
     `sha256` is 64 lower-case hexadecimal digits; `name` stands for the file in messages. `marker`
     is a small file that records a success, so that the same bytes are read once and not at each
@@ -29,7 +36,7 @@ def verify(path: Path, name: str, sha256: str, code: ExitCode, marker: Path | No
     actual = _digest(path, Progress("verifying", name, status.st_size))
     if actual != sha256:
         message = f"{name} is damaged, or another file: SHA-256 {actual} instead of {sha256}."
-        raise WorkerError(code, "CHECKSUM_MISMATCH", message)
+        raise WorkerError(code, reason, message)
     if marker is not None:
         with suppress(OSError):  # a read-only cache: the next start verifies again
             stored.write(marker, json.dumps(record))

@@ -7,6 +7,7 @@ A header is read within bounds of its own, for a file can come from anybody: the
 with the numbers in the header nor with the size of the file.
 """
 
+import errno
 import mmap
 import struct
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ _MOST_STRINGS = 1 << 22
 _MOST_TENSORS = 1 << 18
 _LONGEST_CONTROL = 512  # bytes of a control token
 _length = struct.Struct("<Q").unpack_from
+
+# Of a file that is not there, or not for this user; others may pass, as those of a disk do.
+_LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
 
 _MODEL, _TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.tokens"
 _TYPES, _TEMPLATE = "tokenizer.ggml.token_type", "tokenizer.chat_template"
@@ -83,7 +87,9 @@ def read(path: Path) -> Header:
             reader.read()
             control_tokens = control.control_tokens(reader.special())
     except OSError as error:
-        raise _bad(f"{path} cannot be read: {error.strerror}") from error
+        reason = "MODEL_UNUSABLE" if error.errno in _LASTING else "MODEL_UNREADABLE"
+        message = f"{path} cannot be read: {error.strerror}."
+        raise WorkerError(ExitCode.MODEL, reason, message) from error
     except (_Damaged, struct.error, ValueError) as error:  # such as an empty file
         cause = str(error) if isinstance(error, _Damaged) else "ends early or makes no sense"
         raise _bad(f"{path} is damaged: its GGUF header {cause}") from error

@@ -146,7 +146,8 @@ def _verify(path: Path, source: Source, sha256: str | None) -> None:
         return
     marker = source.folder / ".verified" / blob.name
     try:
-        checksum.verify(blob, source.file, expected, ExitCode.DOWNLOAD, marker)
+        reason = "CHECKSUM_MISMATCH"  # another download may well be whole
+        checksum.verify(blob, source.file, expected, ExitCode.DOWNLOAD, marker, reason)
     except WorkerError:
         blob.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
@@ -162,5 +163,5 @@ def _expected(etag: str, source: Source, sha256: str | None) -> str | None:
         return sha256
     if sha256 is not None and sha256 != etag:
         message = f"{source.file} of {source.repo} has SHA-256 {etag}; LLAMACPP_SHA256 is {sha256}."
-        raise WorkerError(ExitCode.DOWNLOAD, "CHECKSUM_MISMATCH", message)
+        raise WorkerError(ExitCode.DOWNLOAD, "WRONG_FILE", message)
     return etag

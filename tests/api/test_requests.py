@@ -12,6 +12,7 @@ from google.protobuf import duration_pb2
 
 from inference_service.api import callers, requests
 from inference_service.api.requests import Limits
+from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Prompt
 from inference_service.errors import InvalidParameter
 from inference_service.serving.entry import Entry
@@ -22,7 +23,7 @@ from tests.fakes import FakeEngine, FakeRuntime, spec
 
 REQUESTS: list[Any] = [pb.GenerateRequest, pb.GenerateStreamRequest]
 
-TINY, LEAST = math.ulp(0.0), math.ulp(1.0)
+TINY, LEAST, SINGLE = math.ulp(0.0), math.ulp(1.0), 2.0**-23
 LARGEST = 2**31 - 1
 
 
@@ -30,9 +31,40 @@ def request(kind: Any = pb.GenerateRequest, **fields: Any) -> Any:
     return kind(**{"model_id": "tiny", "prompt": "once"} | fields)
 
 
+LIMITS = Limits(60, 3600, 600)
+
+
+class Context:
+    """A call with so many seconds left."""
+
+    def __init__(self, left: float | None = None) -> None:
+        self.left = left
+
+    def time_remaining(self) -> float | None:
+        return self.left
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("x-caller", "somebody"),)
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+
+def order(kind: Any, context: Any, **fields: Any) -> Order:
+    entry = Entry.of(spec(), FakeRuntime(), FakeEngine())
+    return requests.order(request(kind, **fields), context, entry, LIMITS)
+
+
+def prompt(request: Any, spec: ModelSpec) -> Prompt:
+    """Return the text that a request asks of a model for."""
+    entry: Any = Entry.of(spec, FakeRuntime(), FakeEngine())
+    call: Any = Context()
+    return requests.order(request, call, entry, LIMITS).prompt
+
+
 @pytest.mark.parametrize("kind", REQUESTS)
 def test_a_field_that_is_not_set_has_the_default_of_the_proto(kind: Any) -> None:
-    assert requests.prompt(request(kind), spec()) == Prompt(
+    assert prompt(request(kind), spec()) == Prompt(
         "once",
         max_new_tokens=200,
         temperature=0.7,
@@ -57,16 +89,16 @@ def test_a_field_that_is_set_is_passed_on(kind: Any) -> None:
         stop=["a", "b"],
     )
 
-    assert requests.prompt(given, spec()) == Prompt("once", 1, 0.0, 1.0, 3, 2.0, 0, ("a", "b"))
+    assert prompt(given, spec()) == Prompt("once", 1, 0.0, 1.0, 3, 2.0, 0, ("a", "b"))
 
 
 # For each field, values within the bounds, and values beyond them.
 BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
     ("max_new_tokens", [1, 128], [0, -1, 129, LARGEST, -LARGEST - 1]),
-    ("temperature", [0.0, -0.0, TINY, 2.0], [-TINY, 2.0 + 2 * LEAST]),
-    ("top_p", [TINY, 0.5, 1.0], [0.0, -TINY, 1.0 + LEAST]),
+    ("temperature", [0.0, -0.0, 1e-6, 2.0], [-1e-6, 2.000001]),
+    ("top_p", [1e-6, 0.5, 1.0], [0.0, -TINY, 1.000001]),
     ("top_k", [1, 1000], [0, -1, 1001, LARGEST]),
-    ("repetition_penalty", [TINY, 1.0, 2.0], [0.0, -1.0, 2.0 + 2 * LEAST]),
+    ("repetition_penalty", [1e-6, 1.0, 2.0], [0.0, -TINY, -1.0, 2.000001]),
     ("seed", [0, LARGEST], [-1, -LARGEST - 1]),
     (
         "stop",
@@ -93,12 +125,32 @@ RULES = {
     ("field", "value"), [(field, value) for field, within, _ in BOUNDS for value in within]
 )
 def test_a_value_within_the_bounds_is_taken(kind: Any, field: str, value: Any) -> None:
-    prompt = requests.prompt(request(kind, **{field: value}), spec())
+    made = prompt(request(kind, **{field: value}), spec())
 
-    taken = getattr(prompt, "text" if field == "prompt" else field)
-    # An engine, which counts with 32 bits, would take the smallest number for 0, and refuse it.
-    wanted: Any = 1e-30 if value == TINY else value
-    assert taken == (tuple(wanted) if field == "stop" else wanted)
+    taken = getattr(made, "text" if field == "prompt" else field)
+    assert taken == (tuple(value) if field == "stop" else value)
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.parametrize(
+    ("field", "value", "meant"),
+    [
+        *(("temperature", value, 0.0) for value in (TINY, -TINY, 1e-38, 1e-8, -1e-8)),
+        *(("temperature", value, 2.0) for value in (2 - 1e-8, 2 + 1e-8, 2.0000001)),
+        *(("temperature", value, value) for value in (1e-6, 1.999999)),
+        *(("top_p", value, SINGLE) for value in (TINY, 1e-38, 1e-8)),
+        *(("top_p", value, 1.0) for value in (1 - 1e-8, 1 + LEAST, 1 + 1e-8)),
+        *(("top_p", value, value) for value in (1e-6, 0.999999)),
+        *(("repetition_penalty", value, SINGLE) for value in (TINY, 1e-38, 1e-8)),
+        *(("repetition_penalty", value, 2.0) for value in (2 - 1e-8, 2 + 1e-8)),
+        *(("repetition_penalty", value, value) for value in (1e-6, 1 + 1e-8)),
+    ],
+)
+def test_what_single_precision_cannot_tell_from_a_bound_means_the_bound(
+    kind: Any, field: str, value: float, meant: float
+) -> None:
+    """llama.cpp answers 1e-38 with noise, TGI takes 1e-46 for 0 and 0.99999999 for 1."""
+    assert getattr(prompt(request(kind, **{field: value}), spec()), field) == meant
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
@@ -117,7 +169,7 @@ def test_a_value_beyond_the_bounds_is_refused_by_field_and_rule(
     kind: Any, field: str, value: Any
 ) -> None:
     with pytest.raises(InvalidParameter) as refused:
-        requests.prompt(request(kind, **{field: value}), spec())
+        prompt(request(kind, **{field: value}), spec())
 
     assert refused.value.message.startswith(f"{field} {RULES[field]}")
     assert refused.value.field == field
@@ -128,7 +180,7 @@ def test_a_value_beyond_the_bounds_is_refused_by_field_and_rule(
     ("field", "value", "shown"),
     [
         ("temperature", 2.5, "2.5"),
-        ("temperature", 2.0000001, "2.0000001"),
+        ("temperature", 2.000001, "2.000001"),
         ("temperature", math.nan, "nan"),
         ("top_p", -math.inf, "-inf"),
         ("max_new_tokens", 129, "129"),
@@ -138,7 +190,7 @@ def test_a_value_beyond_the_bounds_is_refused_by_field_and_rule(
 )
 def test_the_refused_value_is_shown_as_it_was_given(field: str, value: Any, shown: str) -> None:
     with pytest.raises(InvalidParameter) as refused:
-        requests.prompt(request(**{field: value}), spec())
+        prompt(request(**{field: value}), spec())
 
     assert refused.value.message.endswith(f", not {shown}")
 
@@ -146,28 +198,32 @@ def test_the_refused_value_is_shown_as_it_was_given(field: str, value: Any, show
 @pytest.mark.parametrize(("field", "value"), [("prompt", ""), ("stop", ["secret"] * 5)])
 def test_no_text_of_the_caller_is_repeated(field: str, value: Any) -> None:
     with pytest.raises(InvalidParameter) as refused:
-        requests.prompt(request(**{field: value}), spec())
+        prompt(request(**{field: value}), spec())
 
     assert refused.value.message == f"{field} {RULES[field]}"
 
 
-def test_the_message_has_every_mistake_and_the_field_is_the_first() -> None:
+def test_every_mistake_has_a_violation_of_its_own() -> None:
     wrong = {field: beyond[0] for field, _, beyond in BOUNDS}
+    idle = duration_pb2.Duration(seconds=-5)
 
     with pytest.raises(InvalidParameter) as refused:
-        requests.prompt(request(**wrong), spec())
+        prompt(request(**wrong, idle_timeout=idle), spec())
 
-    for field, rule in RULES.items():
-        assert f"{field} {rule}" in refused.value.message
+    found = refused.value.violations
+    rules = RULES | {"idle_timeout": "must be from 0 to"}
+    assert found.keys() == rules.keys()
+    assert all(found[field].startswith(f"{field} {rule}") for field, rule in rules.items())
+    assert refused.value.message == "; ".join(found.values())
     assert refused.value.field == "prompt"
 
 
 def test_the_most_tokens_are_those_of_the_models_context() -> None:
     given = request(max_new_tokens=129)
 
-    assert requests.prompt(given, spec(context_length=129)).max_new_tokens == 129
+    assert prompt(given, spec(context_length=129)).max_new_tokens == 129
     with pytest.raises(InvalidParameter):
-        requests.prompt(given, spec(context_length=128))
+        prompt(given, spec(context_length=128))
 
 
 @pytest.mark.parametrize(("given", "full"), [({}, True), (True, True), (False, False)])
@@ -205,7 +261,16 @@ def test_another_drain_is_refused(request_: pb.StopModelRequest) -> None:
     assert refused.value.field == "drain_timeout"
 
 
-@pytest.mark.parametrize("kind", [*REQUESTS, pb.StartModelRequest])
+@pytest.mark.parametrize(
+    "request_",
+    [stop(2, -500_000_000), stop(-1, 500_000_000), stop(1, 10**9), stop(0, 2**31 - 1)],
+)
+def test_a_duration_of_mixed_signs_is_none(request_: pb.StopModelRequest) -> None:
+    with pytest.raises(InvalidParameter, match="must have seconds and nanos of one sign"):
+        requests.drain(request_)
+
+
+@pytest.mark.parametrize("kind", [pb.ForwardRequest, pb.StartModelRequest])
 def test_an_idle_timeout_is_from_nothing_to_the_limit_of_the_service(kind: Any) -> None:
     def asked(seconds: int, nanos: int = 0) -> Any:
         return kind(idle_timeout=duration_pb2.Duration(seconds=seconds, nanos=nanos))
@@ -260,9 +325,6 @@ async def test_a_caller_is_named_by_a_proxy_or_by_a_key_or_by_an_address() -> No
     assert names == ["ipv4:127.0.0.1", "Bearer one", "10.0.0.7"]
 
 
-LIMITS = Limits(60, 3600, 600)
-
-
 class Call:
     """A call of a peer that names its caller in both ways."""
 
@@ -293,28 +355,6 @@ def test_a_peer_of_this_machine_and_a_trusted_proxy_may_name_a_caller(peer: str,
     call: Any = Call(peer)
 
     assert callers.caller(call, Proxies(["10.0.0.0/8"]))[-1] == name
-
-
-class Context:
-    """A call with so many seconds left."""
-
-    def __init__(self, left: float | None = None) -> None:
-        self.left = left
-
-    def time_remaining(self) -> float | None:
-        return self.left
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("x-caller", "somebody"),)
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
-
-
-def order(kind: Any, context: Any, **fields: Any) -> Order:
-    request = kind(model_id="tiny", prompt="once", **fields)
-    entry = Entry.of(spec(), FakeRuntime(), FakeEngine())
-    return requests.order(request, context, entry, LIMITS)
 
 
 @pytest.mark.parametrize("kind", [pb.GenerateRequest, pb.GenerateStreamRequest])

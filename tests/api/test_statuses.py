@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from inference_service.api.statuses import DOMAIN, rule, status_of
-from inference_service.errors import ServiceError
+from inference_service.errors import InvalidParameter, ServiceError
 from inference_service.v1.error_code_pb2 import ErrorCode
 from inference_service.v1.errors_pb2 import ErrorReason
 from tests.test_errors import EXAMPLES, kinds
@@ -95,6 +95,28 @@ def test_a_status_has_all_facts_of_an_error() -> None:
     delay = duration_pb2.Duration(seconds=1, nanos=250_000_000)
     assert retry == error_details_pb2.RetryInfo(retry_delay=delay)
     assert debug == error_details_pb2.DebugInfo(stack_entries=["a", "b"])
+
+
+def bad_request(violations: dict[str, str]) -> error_details_pb2.BadRequest:
+    error = InvalidParameter(violations)
+    _, bad = details(status_of(error), error_details_pb2.ErrorInfo, error_details_pb2.BadRequest)
+    assert isinstance(bad, error_details_pb2.BadRequest)
+    return bad
+
+
+def test_each_mistake_is_a_violation_of_its_own_field() -> None:
+    bad = bad_request({"top_k": "is odd", "stop": "is long"})
+
+    found = [(each.field, each.description) for each in bad.field_violations]
+    assert found == [("top_k", "top_k is odd"), ("stop", "stop is long")]
+
+
+def test_a_status_has_room_for_some_violations() -> None:
+    """All trailers together may have 8 KiB."""
+    bad = bad_request({f"option_{number}": "é" * 1000 for number in range(50)})
+
+    assert [each.field for each in bad.field_violations] == [f"option_{n}" for n in range(6)]
+    assert all(each.description.endswith("é...") for each in bad.field_violations)
 
 
 def test_a_retry_at_once_is_sent_too() -> None:

@@ -94,7 +94,8 @@ class Bed(ABC):
     @property
     def instance(self) -> Instance:
         command = self.engine.command(self.spec, Seat())
-        return Instance("engine", self.url, 1, command.model, command.headers, command.health)
+        own = (command.model, command.headers, command.health, command.context)
+        return Instance("engine", self.url, 1, *own)
 
     def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk]:
         """See `Engine.generate`."""

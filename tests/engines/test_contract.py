@@ -67,14 +67,27 @@ async def test_tokens_are_counted_as_the_engine_counts_them(bed: Bed) -> None:
         text = await bed.read(prompt(bed, text=opening))
 
         assert text.finish.prompt_token_count == await bed.count(opening)
-        # Some engines count the token that ends a text in the last chunk, others do not.
-        ended = text.finish.reason is FinishReason.STOP
         sent = sum(chunk.token_count for chunk in text.chunks)
-        if not bed.counts:
-            assert sent == 0
-            continue
-        unsent = text.finish.completion_token_count - sent
-        assert unsent in ({0, 1} if ended else {0})
+        assert sent == (text.finish.completion_token_count if bed.counts else 0)
+
+
+async def test_the_counts_of_chunks_add_up(real: Bed, subtests: pytest.Subtests) -> None:
+    """Parts of characters are tokens without text, and so is the end of a text."""
+    for seed in (1, 5, 8, 12, 21, 22):
+        for changes in ({}, {"max_new_tokens": 30}, {"stop": ("e",)}):
+            with subtests.test(f"{seed} {changes}"):
+                wild = {"temperature": 2.0, "top_p": 1.0, "seed": seed, "text": "🦙🦙🦙"}
+                text = await real.read(prompt(real, **wild | changes))
+
+                sent = sum(chunk.token_count for chunk in text.chunks)
+                assert sent == (text.finish.completion_token_count if real.counts else 0)
+
+
+async def test_what_may_begin_a_stop_sequence_is_text_at_the_limit(real: Bed) -> None:
+    whole = str(await real.read(prompt(real, max_new_tokens=3)))
+    for length in range(1, 4):
+        stop = (whole[-length:] + "QQQ",)
+        assert str(await real.read(prompt(real, max_new_tokens=3, stop=stop))) == whole
 
 
 async def test_a_whole_text_is_that_of_the_stream(real: Bed) -> None:

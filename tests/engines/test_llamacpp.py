@@ -123,7 +123,6 @@ async def test_tokens_without_text_are_counted_in_the_next_chunk(
     [
         ("eos", FinishReason.STOP),
         ("limit", FinishReason.LENGTH),
-        ("word", FinishReason.STOP_SEQUENCE),
         ("none", FinishReason.LENGTH),
     ],
 )
@@ -131,6 +130,53 @@ async def test_the_finish_has_the_reason_of_llamacpp(
     engine: Llamacpp, stop_type: str, reason: FinishReason
 ) -> None:
     assert (await generate(engine, stream(last(stop_type))))[-1].finish == ended(reason)
+
+
+async def texts(engine: Llamacpp, stop: tuple[str, ...], *events: bytes) -> list[Chunk]:
+    """Return the chunks of a text with these stop sequences."""
+    async with serving(stream(*events)) as server:
+        wanted = replace(PROMPT, max_new_tokens=400, stop=stop)
+        return [chunk async for chunk in engine.generate(server.instance, spec(), wanted)]
+
+
+async def test_what_may_begin_a_stop_sequence_is_text_at_the_end(at_once: Llamacpp) -> None:
+    """llama.cpp itself would hold it back, and drop it where the limit comes first."""
+    for reason in ("limit", "eos"):
+        chunks = await texts(at_once, (",QQQ",), token(" a", 1), token(",Q", 2), last(reason, 2))
+
+        assert [chunk.text for chunk in chunks] == [" a", ",Q"]
+        assert [chunk.token_count for chunk in chunks] == [1, 1]
+
+
+async def test_a_text_ends_with_the_token_that_completes_a_sequence(engine: Llamacpp) -> None:
+    events = b"".join((token(" a", 1), token(" b,", 2), token("Q c", 3), token(" d", 4)))
+
+    [chunk] = await texts(engine, (",Q",), events + last(count=4))
+
+    assert chunk == Chunk(" a b", 3, ended(FinishReason.STOP_SEQUENCE, 3))
+
+
+async def test_a_text_that_has_its_stop_sequence_is_left(engine: Llamacpp) -> None:
+    async with serving(stream(token(" a,", 1), end="hold")) as server:
+        wanted = replace(PROMPT, stop=(",",))
+        chunks = [chunk async for chunk in engine.generate(server.instance, spec(), wanted)]
+        await server.until_left()
+
+    assert chunks == [Chunk(" a", 1, ended(FinishReason.STOP_SEQUENCE, 1))]
+
+
+async def test_a_token_without_an_event_is_counted(at_once: Llamacpp) -> None:
+    """A token that is a part of a character has none, and its text may never come."""
+    answer = stream(token(" a", 1), token("語", 4), last("eos", 6))
+
+    chunks = await generate(at_once, answer)
+
+    assert [(chunk.text, chunk.token_count) for chunk in chunks] == [(" a", 1), ("語", 3), ("", 2)]
+
+
+async def test_more_tokens_than_were_asked_for_are_an_error(engine: Llamacpp) -> None:
+    with pytest.raises(EngineFailed, match="more than 400 tokens"):
+        await generate(engine, stream(token(" a", 401), last(count=401)))
 
 
 def body(error: dict[str, Any]) -> bytes:
@@ -203,7 +249,7 @@ async def test_closing_a_text_ends_its_request(engine: Llamacpp) -> None:
     [
         pytest.param(
             Prompt("x"),
-            {"n_predict": 200, "temperature": 0.7, "top_p": 0.95, "top_k": 0, "stop": []},
+            {"n_predict": 200, "temperature": 0.7, "top_p": 0.95, "top_k": 0},
             id="defaults",
         ),
         pytest.param(Prompt("x", seed=0), {"seed": 0, "cache_prompt": False}, id="seed 0"),
@@ -218,7 +264,6 @@ async def test_closing_a_text_ends_its_request(engine: Llamacpp) -> None:
                 "top_p": 1.0,
                 "top_k": 9,
                 "repeat_penalty": 1.2,
-                "stop": ["a", "b"],
                 "cache_prompt": True,
             },
             id="everything",
@@ -237,6 +282,7 @@ async def test_the_request_names_every_sampler(
     assert path == "/completion"
     assert request | always | fields == request
     assert ("seed" in request) == (prompt.seed is not None)
+    assert "stop" not in request
 
 
 @pytest.mark.parametrize(
@@ -280,6 +326,44 @@ def test_the_check_of_a_file_is_part_of_its_download() -> None:
 
 
 LOADING = '{"event":"loading","file":"/m.gguf"}'
+
+
+def failed(reason: str) -> str:
+    return f'{{"event":"failed","reason":"{reason}","message":"It is so."}}'
+
+
+@pytest.mark.parametrize(
+    ("log", "lasts"),
+    [
+        ([failed("GATED")], True),
+        ([failed("REPO_NOT_FOUND")], True),
+        ([failed("FILE_NOT_FOUND")], True),
+        ([failed("WRONG_FILE")], True),
+        ([failed("CONFIGURATION")], True),
+        (["0.00.01 E llama_model_load: error loading model: x", failed("MODEL_UNUSABLE")], True),
+        ([failed("MODEL_UNUSABLE"), "an allocation is no error of llama.cpp"], True),
+        (
+            [
+                "0.00.01 E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer",
+                failed("MODEL_UNUSABLE"),
+            ],
+            False,
+        ),
+        (["src/llama.cpp:1: GGML_ASSERT(hparams.n_layer > 0) failed"], True),
+        (["ggml/src/ggml.c:1: GGML_ASSERT(ctx->mem_buffer != NULL) failed"], False),
+        (["GGML_ASSERT(x) failed", failed("PORT_UNUSABLE")], False),
+        ([failed("HUB_UNREACHABLE")], False),
+        ([failed("DISK_FULL")], False),
+        ([failed("CHECKSUM_MISMATCH")], False),
+        ([failed("PORT_UNUSABLE")], False),
+        (["Killed"], False),
+        ([], False),
+    ],
+)
+def test_a_failure_that_no_retry_mends(log: list[str], lasts: bool) -> None:
+    assert Llamacpp("").is_lasting(log) is lasts
+
+
 FAILED = '{"event":"failed","reason":"MODEL_UNUSABLE","message":"The file is damaged."}'
 GATED = '{"event":"failed","reason":"GATED","message":"a/b is gated."}'
 # As llama.cpp wrote them for a file that was cut off, and for a chat template with a mistake.

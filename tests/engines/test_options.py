@@ -38,7 +38,7 @@ look = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 def body_of(path: str, **options: Any) -> dict[str, Any]:
     """Return a body for a short greedy answer; `options` are added."""
     base: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
-    if path == COMPLETIONS:
+    if path in (COMPLETIONS, "/completion"):
         base["prompt"] = "Once upon a time"
     elif path == RESPONSES:
         base = {"temperature": 0, "max_output_tokens": 12, "input": USER["content"]}
@@ -192,6 +192,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (MESSAGES, {"messages": [USER] * 10_001}, "more than 10000 items"),
     (CHAT, {"stop": ["a" * 100] * 3000}, "stop must have at most 262144 bytes"),
     (CHAT, {"stop": ["x", ""]}, "none of them empty"),
+    (CHAT, {"temperature": 1e-38}, "temperature must be 0 for the most likely token, or at least"),
     (CHAT, {"max_tokens": 0}, "max_tokens must be at least 1, or -1"),
     (CHAT, {"max_tokens": 2**32 + 2}, "max_tokens must be a whole number from -1 to 2147483647"),
     (CHAT, {"max_tokens": 2.5}, "a whole number"),
@@ -211,7 +212,15 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         {"input": [{"type": "function_call_output", "call_id": "x", "output": "5"}]},
         "'x'",
     ),
-    (MESSAGES, {"messages": None}, "messages cannot be read: Expected `array`"),
+    (MESSAGES, {"messages": None}, "messages is missing"),
+    (MESSAGES, {"system": 5}, "system must be a text"),
+    (MESSAGES, {"system": {"type": "text", "text": "x"}}, "system must be a text"),
+    (MESSAGES, {"system": [5]}, "system cannot be read: Expected `object`"),
+    (MESSAGES, {"system": [{"type": "text"}]}, "a string as the `text` of each text part (item 0)"),
+    (MESSAGES, {"system": [{"type": "image", "text": "x"}]}, "text blocks only, and not 'image'"),
+    (f"{MESSAGES}/count_tokens", {"system": 5}, "system must be a text"),
+    (MESSAGES, {"tools": [{"name": "f"}], "tool_choice": {"type": "x"}}, "auto, any, tool or none"),
+    (RESPONSES, {"instructions": 5}, "instructions must be a text"),
     (MESSAGES, {"messages": [{"role": "user", "content": None}]}, "must have a `content`"),
     (MESSAGES, {"messages": "x"}, "messages cannot be read: Expected `array`"),
     (MESSAGES, parts({"type": "document", "source": {"type": "text", "data": "x"}}), "'document'"),
@@ -255,11 +264,17 @@ PASSING: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"messages": [{"role": "developer", "content": "Be short."}, USER]}),
     (CHAT, parts({"type": "text", "text": "see http://host/image_url"})),
     (CHAT, {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}),
+    (CHAT, {"temperature": 1e-6}),
     (CHAT, {"logprobs": False, "max_completion_tokens": 5, "max_tokens": None}),
     (COMPLETIONS, {"echo": False, "suffix": None, "best_of": 1, "logprobs": None, "n": 3}),
     (COMPLETIONS, {"best_of": 3, "n": 3, "prompt": list(range(5000))}),
     (RESPONSES, {"store": False, "include": ["reasoning.encrypted_content"], "truncation": None}),
     (RESPONSES, {"text": {"format": {"type": "text"}}, "reasoning": {"effort": "low"}}),
+    (RESPONSES, {"instructions": None}),
+    (MESSAGES, {"tools": [{"name": "f", "input_schema": {}}], "tool_choice": {"type": "none"}}),
+    (MESSAGES, {"system": "Be short."}),
+    (MESSAGES, {"system": None}),
+    (MESSAGES, {"system": [{"type": "text", "text": "Be short.", "cache_control": {}}]}),
     (MESSAGES, {"thinking": {"type": "disabled"}, "mcp_servers": [], "metadata": {"user_id": "u"}}),
     (MESSAGES, {"tools": [{"name": "f", "input_schema": {}}],
                 "tool_choice": {"type": "tool", "name": "f"}}),
@@ -319,15 +334,25 @@ def test_images_pass_where_an_engine_may_have_eyes() -> None:
     check(CHAT, body_of(CHAT, **parts(DATA)), Openai())
 
 
-@pytest.mark.parametrize("path", [CHAT, MESSAGES, f"{MESSAGES}/count_tokens", "/apply-template"])
-def test_messages_must_be_there(path: str) -> None:
-    with pytest.raises(InvalidParameter, match="messages is missing"):
-        check(path, {"max_tokens": 4})
-
-
-def test_the_input_must_be_there() -> None:
-    with pytest.raises(InvalidParameter, match="input is missing"):
-        check(RESPONSES, {"max_output_tokens": 4})
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        *((path, "messages") for path in (CHAT, MESSAGES, "/apply-template")),
+        (f"{MESSAGES}/count_tokens", "messages"),
+        (RESPONSES, "input"),
+        (COMPLETIONS, "prompt"),
+        ("/completion", "prompt"),
+        ("/v1/embeddings", "input"),
+        ("/v1/rerank", "query"),
+        ("/tokenize", "content"),
+        ("/detokenize", "tokens"),
+    ],
+)
+@pytest.mark.parametrize("given", [{}, {"max_tokens": 4}, None])
+def test_what_llamacpp_answers_must_be_there(path: str, field: str, given: Any) -> None:
+    """To some of them without it, llama.cpp has an empty answer and a 200."""
+    with pytest.raises(InvalidParameter, match=f"{field} is missing"):
+        check(path, {field: None} if given is None else given)
 
 
 def test_no_escape_hides_an_address() -> None:
@@ -410,6 +435,22 @@ async def test_llamacpp_drops_what_is_refused(ports: Ports, subtests: pytest.Sub
             with subtests.test(f"{path} {options}"):
                 status, got = await answer(bed, path, body_of(path, **options))
                 assert (status, text_of(got)) == (200, without[path])
+
+
+async def test_llamacpp_answers_what_has_no_question(ports: Ports) -> None:
+    """The reason why these fields must be there."""
+    async with beds.llamacpp(ports) as bed:
+        assert await answer(bed, "/tokenize", {}) == (200, {"tokens": []})
+        assert await answer(bed, "/detokenize", {}) == (200, {"content": ""})
+
+
+async def test_llamacpp_takes_any_system_for_a_text(ports: Ports) -> None:
+    async with beds.llamacpp(ports) as bed:
+        count = f"{MESSAGES}/count_tokens"
+        _, without = await answer(bed, count, {"messages": [USER]})
+        for system in (5, [{"type": "image", "text": "x"}], {"a": 1}):
+            status, got = await answer(bed, count, {"messages": [USER], "system": system})
+            assert (status, got["input_tokens"] > without["input_tokens"]) == (200, True)
 
 
 async def test_llamacpp_honours_what_passes(ports: Ports) -> None:

@@ -72,6 +72,9 @@ class Toy:
     def cause(self, log: Sequence[str]) -> str:
         return log[-1] if log else ""
 
+    def is_lasting(self, log: Sequence[str]) -> bool:
+        return False
+
     def facts(self, log: Sequence[str]) -> Facts | None:
         return NO_FACTS
 

@@ -58,4 +58,5 @@ def test_a_stop_forgives_failures() -> None:
 
     back_off.forgive()
 
+    assert back_off.left <= 0
     assert back_off.failed() == 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import pytest
 
-from inference_service.engines.base import Chunk, FinishReason, Prompt
+from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -62,6 +63,28 @@ async def test_the_caller_does_not_see_that_an_engine_was_lost_before_the_first_
         assert text.outcome().first_token is not None
         assert (reader.resumptions, text.outcome().resumptions) == ([], ())
         assert text.outcome().finish.completion_token_count == 6
+
+
+async def test_tokens_without_text_at_the_end_are_counted_in_a_chunk() -> None:
+    """As that which ends a text, where it comes later than the last word."""
+    async with mortal() as (model, _, engine):
+        finish = Finish(FinishReason.STOP, 2, 3)
+
+        async def words(*_: object, **__: object) -> AsyncGenerator[Chunk]:
+            yield Chunk(" word", 1)
+            yield Chunk("", 2, finish)
+
+        engine.generate = words  # type: ignore[method-assign]
+        chunks: list[Chunk] = []
+
+        async def write(chunk: Chunk) -> None:
+            chunks.append(chunk)
+
+        text = Generation(model, Order(PROMPT, 60))
+        await text.stream(write, Reader().resumed)
+
+        assert [(chunk.text, chunk.token_count) for chunk in chunks] == [(" word", 1), ("", 2)]
+        assert text.outcome().finish == finish
 
 
 async def test_an_engine_whose_connection_broke_is_asked_again() -> None:

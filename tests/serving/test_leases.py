@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -83,28 +84,43 @@ async def ended(task: asyncio.Task[None], missing: str) -> None:
 async def test_the_idle_timeout_has_no_end_while_the_run_is_in_use() -> None:
     bed = Bed()
     leases = bed.leases
-    assert 890 < (leases.idle_in or 0) <= 900
+    assert 890 < (leases.expire_time or 0) - time.time() <= 900
 
     lease = leases.take(bed.instance, bed.checks)
-    assert (leases.in_use, leases.idle_in, leases.idle_at) == (True, None, math.inf)
+    assert (leases.in_use, leases.expire_time, leases.idle_at) == (True, None, math.inf)
     with bed.slots.waiting():
         bed.give(lease)
-        assert (leases.in_use, leases.idle_in, leases.idle_at) == (True, None, math.inf)
+        assert (leases.in_use, leases.expire_time, leases.idle_at) == (True, None, math.inf)
 
     assert not leases.in_use
-    assert 890 < (leases.idle_in or 0) <= 900
+    assert 890 < (leases.expire_time or 0) - time.time() <= 900
 
 
 async def test_the_idle_timeout_begins_at_ready() -> None:
     bed = Bed(idle=0, ready=False)
     over = await begun(bed.leases.over())
-    assert (bed.leases.idle_in, over.done()) == (None, False)
+    assert (bed.leases.expire_time, over.done()) == (None, False)
 
     bed.leases.ready()
 
     await ended(over, "a run that nobody has used was not idle")
     assert bed.leases.ended
-    assert bed.leases.idle_in == 0  # and not less
+    assert (bed.leases.expire_time or 0) <= time.time()
+
+
+async def test_the_end_of_the_idle_timeout_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bed = Bed()
+    said = bed.leases.expire_time
+    for _ in range(1000):
+        assert bed.leases.expire_time == said
+
+    bed.leases.use(None)
+    assert said is not None
+    assert bed.leases.expire_time is not None
+    assert bed.leases.expire_time > said
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 3600)  # somebody has set the clock
+    assert bed.leases.expire_time == pytest.approx(said + 3600, abs=10)
 
 
 async def test_the_end_of_each_use_is_noted() -> None:
@@ -159,9 +175,9 @@ async def test_the_idle_timeout_of_a_request_is_in_force_until_the_next_request(
     over = await begun(bed.leases.over())
 
     bed.leases.use(3600)
-    assert 3590 < (bed.leases.idle_in or 0) <= 3600
+    assert 3590 < (bed.leases.expire_time or 0) - time.time() <= 3600
     bed.leases.use(None)
-    assert 890 < (bed.leases.idle_in or 0) <= 900
+    assert 890 < (bed.leases.expire_time or 0) - time.time() <= 900
     bed.leases.use(0)
     await ended(over, "a run without an idle timeout was not idle")
 
@@ -178,7 +194,7 @@ async def test_another_entry_is_in_force_for_the_idle_timer_and_for_new_leases()
     assert new.entry is other
     for lease in (old, new):
         bed.give(lease)
-    assert 1790 < (bed.leases.idle_in or 0) <= 1800
+    assert 1790 < (bed.leases.expire_time or 0) - time.time() <= 1800
 
     bed.leases.replace_entry(entry(idle_timeout=0.0))
     await ended(over, "the idle timeout of another entry was not in force")

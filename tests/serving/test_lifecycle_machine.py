@@ -556,6 +556,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             await served.stop(call.drain)
         except NotRunning:
             assert model.state in (State.STOPPED, State.FAILED)
+            model.failures, model.retry_at = 0, -math.inf
             return
         assert instance is None or model.runtime.current is not instance
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from inference_service.errors import (
     EngineDied,
     LaunchError,
     ModelStopped,
+    ModelUnusable,
     NotRunning,
     RuntimeUnavailable,
     ServiceError,
@@ -21,6 +23,7 @@ from inference_service.errors import (
     StartFailed,
     StartStalled,
     StopFailed,
+    Unlaunchable,
 )
 from inference_service.lifecycle import Phase, State, Status
 from inference_service.runtimes.base import Exit
@@ -285,6 +288,54 @@ async def test_invariant_8_the_back_off_doubles_to_a_limit_and_a_stop_forgives()
             await asyncio.sleep(waits[-1])
 
         assert waits == pytest.approx([0.2, 0.4, 0.6, 0.6], abs=0.1)
+        assert await generate(model) == " word word word"
+
+
+async def test_a_stop_of_a_failed_model_ends_its_back_off() -> None:
+    async with made(timing(back_off=3600, back_off_longest=3600)) as (model, runtime, _):
+        runtime.refusal = LaunchError("no")
+        with pytest.raises(StartFailed):
+            await model.start()
+        with pytest.raises(StartBackingOff, match="before 3600 s have passed"):
+            await model.start()
+        with pytest.raises(NotRunning):
+            await model.stop()
+
+        status = model.status
+        assert status.state is State.FAILED
+        assert status.retry_at is not None
+        assert status.retry_at <= time.time()
+        assert await generate(model) == " word word word"
+
+
+@pytest.mark.parametrize(
+    ("code", "last"), [(None, "no such file"), (4, "no such file"), (127, "not found")]
+)
+async def test_a_failure_that_no_retry_mends_says_so_in_the_back_off_too(
+    code: int | None, last: str
+) -> None:
+    async with made(timing(back_off=3600, back_off_longest=3600)) as (model, runtime, engine):
+        if code is not None:
+            engine.may_answer.clear()
+            caller = asyncio.create_task(generate(model))
+            (await runtime.engine()).die(Exit(code), "loading", last)
+        else:
+            runtime.refusal = Unlaunchable("no such file")
+            caller = asyncio.create_task(generate(model))
+        with pytest.raises(ModelUnusable) as failed:
+            await caller
+        with pytest.raises(ModelUnusable) as refused:
+            await generate(model)
+
+        assert failed.value.message.endswith(f"): {last}")
+        assert refused.value.message.startswith(failed.value.message)
+        assert refused.value.metadata == failed.value.metadata
+        assert failed.value.metadata.get("exit_code") == (None if code is None else str(code))
+        assert refused.value.log == failed.value.log == (("loading", last) * (code is not None))
+        assert refused.value.retry_after is None
+        engine.may_answer.set()
+        with pytest.raises(NotRunning):
+            await model.stop()
         assert await generate(model) == " word word word"
 
 

@@ -237,7 +237,7 @@ async def test_another_checksum_than_the_wanted_one(
 ) -> None:
     worker = await download(LLAMACPP_SHA256="0" * 64)
     code, reason, message = await worker.failure()
-    assert (code, reason) == (3, "CHECKSUM_MISMATCH")
+    assert (code, reason) == (3, "WRONG_FILE")
     assert "LLAMACPP_SHA256" in message
     assert hub.sent() == []
 

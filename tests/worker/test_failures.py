@@ -109,7 +109,7 @@ async def test_no_file(start: Start, file: str) -> None:
 
 async def test_a_local_file_with_another_checksum(start: Start) -> None:
     code, reason, message = await (await start(LLAMACPP_SHA256=ZEROS)).failure()
-    assert (code, reason) == (4, "CHECKSUM_MISMATCH")
+    assert (code, reason) == (4, "WRONG_FILE")
     assert f"instead of {ZEROS}" in message
 
 

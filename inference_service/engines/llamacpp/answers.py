@@ -1,16 +1,23 @@
 """llama.cpp's answers, mended for clients: a sink around the sink.
 
-Two kinds are mended: errors, which `mistakes` explains, and streams of OpenAI's Responses, which
+Two kinds are mended: errors, which `mistakes` explains, and those of OpenAI's Responses, which
 `responses` does. Any other answer goes straight to the sink of the caller.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from inference_service.engines.exchange import Head, Request, Sink, Source
-from inference_service.engines.llamacpp import mistakes
-from inference_service.engines.llamacpp.responses import RESPONSES, Events
+from inference_service.engines.llamacpp import mistakes, responses
+from inference_service.engines.llamacpp.responses import RESPONSES, Events, Limits
+from inference_service.runtimes.base import Instance
+
+Mend = Callable[[Head, bytes], tuple[Head, bytes]]
 
 _LARGEST = 64 << 10  # bytes of an error
+_LARGEST_RESPONSE = 8 << 20
 _EVENTS = "text/event-stream"
 
 
@@ -20,9 +27,10 @@ class Answer:
     `data` and `end` are then those of the caller's sink itself.
     """
 
-    def __init__(self, request: Request, model: str, sink: Sink) -> None:
+    def __init__(self, request: Request, instance: Instance, sink: Sink) -> None:
         self._path = request.path
-        self._model = model
+        self._options = request.options
+        self._instance = instance
         self._sink = sink
         self.data = sink.data
         self.end = sink.end
@@ -34,11 +42,15 @@ class Answer:
             self._mend(head, source)
 
     def _mend(self, head: Head, source: Source) -> None:
-        mended: _Error | _Stream
+        limits = Limits.of(self._options, self._instance.context)
+        mended: _Whole | _Stream
         if head.status in mistakes.STATUSES:
-            mended = _Error(head, source, self._sink)
+            mended = _Whole(head, source, self._sink, mistakes.mended, _LARGEST)
         elif head.status == 200 and head.content_type == _EVENTS:
-            mended = _Stream(Events(self._model), source, self._sink)
+            mended = _Stream(Events(self._instance.model, limits), source, self._sink)
+        elif head.status == 200:
+            mend = partial(responses.whole, limits=limits)
+            mended = _Whole(head, source, self._sink, mend, _LARGEST_RESPONSE)
         else:
             self._sink.head(head, source)
             return
@@ -66,11 +78,16 @@ class _Mended:
         self._source.close()
 
 
-class _Error(_Mended):
-    """An error, which is gathered first, since its status may be another."""
+class _Whole(_Mended):
+    """An answer that is gathered first, since its head or its beginning may be another.
 
-    def __init__(self, head: Head, source: Source, sink: Sink) -> None:
+    One of more than `most` bytes goes on as it is.
+    """
+
+    def __init__(self, head: Head, source: Source, sink: Sink, mend: Mend, most: int) -> None:
         super().__init__(source, sink)
+        self._mend = mend
+        self._most = most
         self._head = head
         self._body = bytearray()
         self._begun = False  # the sink has the head
@@ -83,14 +100,14 @@ class _Error(_Mended):
             self._sink.data(data)
             return
         self._body += data
-        if len(self._body) > _LARGEST:  # no error of llama.cpp's
+        if len(self._body) > self._most:
             self._send(self._head, bytes(self._body))
 
     def end(self, error: Exception | None) -> None:
         if not self._begun:
             if error is not None:  # the sink has got nothing: another engine may be asked
                 return
-            self._send(*mistakes.mended(self._head, bytes(self._body)))
+            self._send(*self._mend(self._head, bytes(self._body)))
         if not self._left:
             self._sink.end(error)
 

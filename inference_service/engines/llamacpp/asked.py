@@ -1,4 +1,7 @@
-"""Requests as llama.cpp takes them: it does not know the choice of a tool by its name."""
+"""Requests as llama.cpp takes them: it does not know the choice of a tool by its name.
+
+Nor does it know Anthropic's choice of none, which it takes for `auto`.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,24 @@ _decode, _encode = msgspec.json.decode, msgspec.json.encode
 def chosen(request: Request) -> Request:
     """Return a request with those tools alone that its choice names, and a word for the choice.
 
-    One whose choice names none is returned as it is.
+    One whose choice is none of Anthropic's has no tools. Any other is returned as it is.
     """
     if request.path not in paths.CHAT:
         return request
     try:
         choice = _decode(request.options[CHOICE])
         named = choices.named(choice)
-        if named is None:
+        if named is not None:
+            body = _look(request.body)
+            body = {**body, **_changes(choice, named, body)}
+        elif isinstance(choice, dict) and choice.get("type") == choices.NONE:
+            body = _look(request.body)
+            body = {key: body[key] for key in body.keys() - {_TOOLS, CHOICE}}
+        else:
             return request
-        body = _look(request.body)
-        changes = _changes(choice, named, body)
     except (*UNREADABLE, KeyError):  # what `check` refuses, or llama.cpp will
         return request
-    return msgspec.structs.replace(request, body=_encode({**body, **changes}))
+    return msgspec.structs.replace(request, body=_encode(body))
 
 
 def _changes(

@@ -10,7 +10,6 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -25,6 +24,7 @@ from inference_service.engines.llamacpp import log as worker_log
 from inference_service.engines.llamacpp.answers import Answer
 from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.engines.options import rules, tables
+from inference_service.engines.stops import StopFilter
 from inference_service.errors import (
     EngineFailed,
     EngineLost,
@@ -44,11 +44,7 @@ from inference_service.runtimes.command import (
     bearer,
 )
 
-_REASONS = {
-    "eos": FinishReason.STOP,
-    "limit": FinishReason.LENGTH,
-    "word": FinishReason.STOP_SEQUENCE,
-}
+_REASONS = {"eos": FinishReason.STOP, "limit": FinishReason.LENGTH}
 
 
 class _Error(msgspec.Struct):
@@ -69,6 +65,7 @@ class _Event(msgspec.Struct):
 
 
 _KEY = "LLAMACPP_API_KEY"
+_CONTEXT_UNIT = 256  # llama.cpp rounds the context of a slot up to a multiple of it
 
 # Without the current folder among the modules (-P), which can be anybody's.
 _PROGRAM = (sys.executable, "-P", "-m", "inference_service.worker")
@@ -112,6 +109,7 @@ class Llamacpp:
             port=seat.port,
             port_in=None if seat.in_container else worker_log.port,
             headers=bearer(variables.get(_KEY, "")),
+            context=-(-spec.context_length // _CONTEXT_UNIT) * _CONTEXT_UNIT,
             concurrency=needs.slots,
         )
 
@@ -124,6 +122,9 @@ class Llamacpp:
     def cause(self, log: Sequence[str]) -> str:
         return worker_log.cause(log)
 
+    def is_lasting(self, log: Sequence[str]) -> bool:
+        return worker_log.is_lasting(log)
+
     def facts(self, log: Sequence[str]) -> Facts | None:
         return worker_log.facts(log)
 
@@ -135,21 +136,12 @@ class Llamacpp:
     ) -> AsyncGenerator[Chunk]:
         try:
             stream = sse.post(self._connections, instance, "/completion", _request(prompt))
-            unsent = 0  # tokens that had no text so far
-            left = prompt.max_new_tokens
+            text = _Text(spec, prompt)
             async with aclosing(stream) as batches:
                 async for lines in batches:
-                    chunk = _chunk(spec, lines)
-                    left -= chunk.token_count
-                    if left < 0:
-                        raise EngineFailed(f"sent more than {prompt.max_new_tokens} tokens")
-                    if not chunk.text and not chunk.finish:
-                        unsent += chunk.token_count
-                        continue
-                    if unsent:
-                        chunk = replace(chunk, token_count=chunk.token_count + unsent)
-                        unsent = 0
-                    yield chunk
+                    chunk = text.feed(lines)
+                    if chunk.text or chunk.finish:
+                        yield chunk
                     if chunk.finish:
                         return
         except sse.Refusal as refusal:
@@ -160,7 +152,7 @@ class Llamacpp:
         """Pass a request on; see `asked` and `answers` for what is mended of it and its answer."""
         if asked.CHOICE in request.options:
             request = asked.chosen(request)
-        answer = Answer(request, instance.model, sink)
+        answer = Answer(request, instance, sink)
         await relay.forward(self._connections, instance, request, answer)
 
     def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
@@ -211,7 +203,11 @@ def _environment(spec: ModelSpec, needs: LlamacppNeeds, seat: Seat) -> dict[str,
 
 
 def _request(prompt: Prompt) -> dict[str, Any]:
-    """Make the body of a request. Samplers that the contract does not have are off."""
+    """Make the body of a request. Samplers that the contract does not have are off.
+
+    Of stop sequences llama.cpp is told nothing: it would hold text back with which one may begin,
+    and drop that text where the limit comes first.
+    """
     request: dict[str, Any] = {
         "prompt": prompt.text,
         "n_predict": prompt.max_new_tokens,
@@ -220,7 +216,6 @@ def _request(prompt: Prompt) -> dict[str, Any]:
         "top_k": prompt.top_k,
         "min_p": 0.0,  # llama.cpp's default is on
         "repeat_penalty": prompt.repetition_penalty,
-        "stop": prompt.stop,
         "stream": True,
         # The batches of a prompt that is partly in the cache are others, and round differently.
         "cache_prompt": prompt.seed is None and prompt.temperature > 0,
@@ -230,23 +225,57 @@ def _request(prompt: Prompt) -> dict[str, Any]:
     return request
 
 
-def _chunk(spec: ModelSpec, lines: bytes) -> Chunk:
-    """Make one chunk of the events that have come together."""
-    try:
-        events = _decoder.decode_lines(lines)
-    except sse.UNREADABLE as error:
-        raise EngineFailed(f"sent an event that is not its own: {error}") from None
-    texts: list[str] = []
-    finish = None
-    for event in events:
-        if event.error is not None:
-            raise _failure(spec, event.error)
-        texts.append(event.content)
-        if event.stop:
+class _Text:
+    """The text of one answer, as its events come.
+
+    Tokens are counted by llama.cpp: one that is a part of a character has no event of its own. Each
+    event but the last has one at least.
+    """
+
+    def __init__(self, spec: ModelSpec, prompt: Prompt) -> None:
+        self._spec = spec
+        self._most = prompt.max_new_tokens
+        self._stops = StopFilter(prompt.stop)
+        self._sent_tokens = 0
+        self._events = 0
+
+    def feed(self, lines: bytes) -> Chunk:
+        """Return what the events say that have come together; a chunk without text counts none."""
+        try:
+            events = _decoder.decode_lines(lines)
+        except sse.UNREADABLE as error:
+            raise EngineFailed(f"sent an event that is not its own: {error}") from None
+        texts: list[str] = []
+        tokens = self._sent_tokens
+        finish = None
+        for event in events:
+            if event.error is not None:
+                raise _failure(self._spec, event.error)
+            texts.append(self._stops.feed(event.content))
+            self._events += not event.stop
+            tokens = max(tokens, event.tokens_predicted, self._events)
+            if (finish := self._finish(event)) is not None:
+                break
+        if tokens > self._most:
+            raise EngineFailed(f"sent more than {self._most} tokens")
+        if finish is not None:
+            texts.append(self._stops.rest())
+        return self._chunk("".join(texts), tokens, finish)
+
+    def _finish(self, event: _Event) -> Finish | None:
+        if self._stops.hit:
+            reason = FinishReason.STOP_SEQUENCE
+        elif event.stop:
             reason = _REASONS.get(event.stop_type, FinishReason.LENGTH)
-            finish = Finish(reason, event.tokens_evaluated, event.tokens_predicted)
-    # The last event carries no token of its own.
-    return Chunk("".join(texts), len(events) - (finish is not None), finish)
+        else:
+            return None
+        return Finish(reason, event.tokens_evaluated, event.tokens_predicted)
+
+    def _chunk(self, text: str, tokens: int, finish: Finish | None) -> Chunk:
+        if not text and finish is None:
+            return Chunk("", 0)
+        fresh, self._sent_tokens = tokens - self._sent_tokens, tokens
+        return Chunk(text, fresh, finish)
 
 
 def _refused(spec: ModelSpec, refusal: sse.Refusal) -> ServiceError:

@@ -14,6 +14,14 @@ from inference_service.lifecycle import Phase, Progress
 # `0.00.012.809 E llama_model_load: error loading model: ...`.
 _ERROR = re.compile(r"[\d.]+ E +(?:\w+: |\w+ +\w+: )?(.+)")
 
+# Reasons of the worker that no retry mends.
+_LASTING = (
+    *("CONFIGURATION", "MODEL_UNUSABLE", "ENGINE_UNUSABLE", "NO_AVX2", "NO_OPENMP"),
+    *("GATED", "REPO_NOT_FOUND", "REVISION_NOT_FOUND", "FILE_NOT_FOUND", "WRONG_FILE"),
+)
+_ABORT = re.compile(r"GGML_(?:ASSERT\(.*\) failed|ABORT)")
+_MEMORY = re.compile(r"alloc|mem|buf", re.IGNORECASE)
+
 
 def progress(line: str) -> Progress | None:
     """Return the progress that a line reports. Lines of the worker are JSON, others are not."""
@@ -63,6 +71,23 @@ def cause(log: Sequence[str]) -> str:
     if reason == "MODEL_UNUSABLE" and (error := next(errors, "")):
         return f"llama.cpp could not load {file}: {error}."
     return message or (plain[-1] if plain else "")
+
+
+def is_lasting(log: Sequence[str]) -> bool:
+    """Return whether the worker has ended, before it served, for a reason that no retry mends.
+
+    llama.cpp has one error for a bad file and for too little memory, which differ in its log. At
+    some files it aborts, and then does so each time.
+    """
+    reason = ""
+    for line in log:
+        match _object(line):
+            case {"event": "failed", "reason": str(reason)}:
+                pass
+    errors = [line for line in log if _ERROR.match(line) or _ABORT.search(line)]
+    if any(map(_MEMORY.search, errors)):
+        return False
+    return reason in _LASTING or (not reason and any(map(_ABORT.search, errors)))
 
 
 def facts(log: Sequence[str]) -> Facts | None:

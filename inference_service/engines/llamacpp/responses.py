@@ -1,23 +1,33 @@
-"""Streams of OpenAI's Responses, with the fields that llama.cpp leaves out of its events.
+"""Answers of OpenAI's Responses, with what llama.cpp leaves out of them.
 
-OpenAI's SDKs gather a response by them (ggml-org/llama.cpp#20607). An event is read as JSON, and
-gets what it lacks; what llama.cpp has sent wins. The first events are missing where a character of
-the text is more than one token, and come again later.
+OpenAI's SDKs gather a stream by the fields of its events (ggml-org/llama.cpp#20607). An event is
+read as JSON, and gets what it lacks; what llama.cpp has sent wins. The first events are missing
+where a character of the text is more than one token, and come again later.
+
+A text that its limit has ended is `completed` for llama.cpp, and `incomplete` for OpenAI.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import msgspec
+
+from inference_service.engines.exchange import Head, Options
 
 RESPONSES = "/v1/responses"
 
 _LARGEST = 8 << 20  # bytes of an event; the last has the whole text
 _END = b"\n\n"
 _DATA = b"data: "
+_JSON = {b"content-type": b"application/json; charset=utf-8"}
+# llama.cpp takes each of them for the limit.
+_LIMITS = ("max_output_tokens", "max_tokens", "max_completion_tokens", "n_predict")
+_INCOMPLETE = {"status": "incomplete"}
+_COMPLETED, _CUT = "response.completed", "response.incomplete"
 _CREATED, _IN_PROGRESS = "response.created", "response.in_progress"
 _ADDED, _PART = "response.output_item.added", "response.content_part.added"
 _REASONING = "response.reasoning_text.delta"
@@ -28,14 +38,64 @@ _decode, _encode = msgspec.json.decode, msgspec.json.encode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+class Limits(NamedTuple):
+    """Where a text ends at the latest: its own tokens, and those of the context, 0 if unknown."""
+
+    tokens: Collection[int]
+    context: int = 0
+
+    @classmethod
+    def of(cls, options: Options, context: int) -> Limits:
+        """Return the limits of a request."""
+        given = (bytes(options[name]) for name in _LIMITS if name in options)
+        return cls({int(each) for each in given if each.isdigit()}, context)
+
+    def have_ended(self, response: dict[str, Any]) -> bool:
+        """Return whether a response has as many tokens as it may.
+
+        One that ends by itself with the last of them counts too: llama.cpp does not say which it
+        is.
+        """
+        match response:
+            case {
+                "status": "completed",
+                "usage": {"output_tokens": int(count), "total_tokens": int(total)},
+            }:
+                return count in self.tokens or (0 < self.context <= total)
+        return False
+
+
+NO_LIMITS = Limits(())
+
+
+def whole(head: Head, body: bytes, limits: Limits) -> tuple[Head, bytes]:
+    """Return an answer that is no stream, as it should be."""
+    try:
+        response = _decode(body)
+    except _UNREADABLE:
+        return head, body
+    if not isinstance(response, dict) or not limits.have_ended(response):
+        return head, body
+    return Head(200, _JSON), _encode(_cut(response))
+
+
+def _cut(response: dict[str, Any]) -> dict[str, Any]:
+    response = {**response, **_INCOMPLETE, "incomplete_details": {"reason": "max_output_tokens"}}
+    response.pop("completed_at", None)
+    output = response.get("output")
+    if isinstance(output, list) and output and isinstance(output[-1], dict):
+        response["output"] = [*output[:-1], output[-1] | _INCOMPLETE]
+    return response
+
+
 class Events:
     """The events of one stream, wherever the network has split them."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, limits: Limits = NO_LIMITS) -> None:
         self._rest = bytearray()
         self._seen = 0  # bytes of the rest in which no event ends
         self._passes = False  # all that comes
-        self._response = _Response(model)
+        self._response = _Response(model, limits)
 
     def feed(self, data: bytes) -> bytes:
         """Return the events that `data` completes, mended."""
@@ -66,8 +126,9 @@ class Events:
 class _Response:
     """A response as its events tell it."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, limits: Limits) -> None:
         self._model = model
+        self._limits = limits
         self._count = 0  # events
         self._id: str | None = None  # of this module, where llama.cpp has not said it in time
         self._items: dict[str, int] = {}  # their places in the output, by id
@@ -92,6 +153,9 @@ class _Response:
             return event
         if kind in self._created:
             return b""
+        response = fields.get("response")
+        if kind == _COMPLETED and isinstance(response, dict) and self._limits.have_ended(response):
+            kind, fields = _CUT, {**fields, "type": _CUT, "response": _cut(response)}
         return b"".join((*self._before(kind, fields), self._event(kind, fields)))
 
     def _before(self, kind: str, fields: dict[str, Any]) -> list[bytes]:

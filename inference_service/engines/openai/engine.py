@@ -13,11 +13,12 @@ from inference_service.engines.answer import Answer
 from inference_service.engines.base import NO_FACTS, Chunk, Facts, NoRoom, Prompt
 from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
+from inference_service.engines.lasting import is_lasting
 from inference_service.engines.openai import log as program_log
 from inference_service.engines.openai import wire
 from inference_service.engines.openai.section import OpenaiNeeds, fill
 from inference_service.engines.options import rules, tables
-from inference_service.errors import LaunchError
+from inference_service.errors import LaunchError, Unlaunchable
 from inference_service.lifecycle import Progress
 from inference_service.runtimes import environment
 from inference_service.runtimes.base import Instance, Running
@@ -87,6 +88,9 @@ class Openai:
 
     def cause(self, log: Sequence[str]) -> str:
         return program_log.cause(log)
+
+    def is_lasting(self, log: Sequence[str]) -> bool:
+        return is_lasting(self.cause(log))
 
     def facts(self, log: Sequence[str]) -> Facts | None:
         return NO_FACTS
@@ -165,15 +169,15 @@ class Openai:
                 return True
             if status in (401, 403):
                 advice = "see `key_file` and `key_env` in the catalog"
-                raise LaunchError(f"{address} refuses the key of this service; {advice}")
+                raise Unlaunchable(f"{address} refuses the key of this service; {advice}")
             if status == 404 and not instance.port:
                 advice = "see `url` and `health` in the catalog"
-                raise LaunchError(f"{address} is not there (HTTP 404); {advice}")
+                raise Unlaunchable(f"{address} is not there (HTTP 404); {advice}")
             if status != 200:
                 return False
             if content_type == "text/html":
                 advice = "see `url` and `health` in the catalog"
-                raise LaunchError(f"{address} is a page for people, and no engine; {advice}")
+                raise Unlaunchable(f"{address} is a page for people, and no engine; {advice}")
             names = None
             if path == _MODELS:
                 body = await _body(answer)
@@ -187,7 +191,7 @@ def _has(model: str, names: list[str] | None) -> bool:
     """Return whether a list of models has this one; a list that is empty may still grow."""
     if names and model not in names:
         known = ", ".join(map(repr, names[:5]))
-        raise LaunchError(f"the engine serves {known}, and not {model!r}; see `served_name`")
+        raise Unlaunchable(f"the engine serves {known}, and not {model!r}; see `served_name`")
     return names is None or bool(names)
 
 

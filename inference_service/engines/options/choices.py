@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-AUTO, REQUIRED = "auto", "required"
+AUTO, REQUIRED, NONE = "auto", "required", "none"
 
 
 @dataclass(frozen=True, slots=True)

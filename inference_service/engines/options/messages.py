@@ -53,6 +53,7 @@ class _Item(msgspec.Struct):
 
 _message = msgspec.json.Decoder(_Message).decode
 _item = msgspec.json.Decoder(_Item).decode
+_part = msgspec.json.Decoder(Part).decode
 
 Calls = set[str]
 Check = Callable[[_Message, Calls, Parts], str]
@@ -127,6 +128,24 @@ def _anthropic(message: _Message, calls: Calls, parts: Parts) -> str:
         if part.type == "tool_result" and part.tool_use_id not in calls:
             return _without_call("tool_use_id", part.tool_use_id)
     return ""
+
+
+def system(raw: msgspec.Raw, options: Options) -> str:
+    """Check the `system` of Anthropic, for an engine that drops all but texts of it."""
+    if not begins(raw, b"["):
+        return text(raw, options)
+    for index, each in enumerate(_listed(raw)):
+        part = _part(each)
+        if part.type != "text":
+            return f"must have text blocks only, and not {part.type[:40]!r} (item {index})"
+        if mistake := _unread(part):
+            return f"{mistake} (item {index})"
+    return ""
+
+
+def text(raw: msgspec.Raw, options: Options) -> str:
+    """Refuse what is no text, which llama.cpp writes into the prompt as it is."""
+    return "" if begins(raw, b'"') or decode(raw) is None else "must be a text"
 
 
 def responses(raw: msgspec.Raw, options: Options) -> str:

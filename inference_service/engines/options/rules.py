@@ -27,9 +27,12 @@ decode = msgspec.json.decode
 
 def check(model_id: str, rules: Rules, options: Options, required: Collection[str] = ()) -> None:
     """Raise InvalidParameter with every option that is missing or breaks its rule."""
-    wrong = {name: "is missing" for name in required if name not in options}
+    none = bytes(NULL)
+    wrong = {name: "is missing" for name in required if begins(options.get(name, NULL), none)}
     for name, raw in options.items():
-        if name in rules and (mistake := _mistake(name, rules[name], raw, options)):
+        if name in wrong or name not in rules:
+            continue
+        if mistake := _mistake(name, rules[name], raw, options):
             wrong[name] = mistake
     if wrong:
         raise InvalidParameter(wrong, model_id)

@@ -11,10 +11,19 @@ from inference_service.engines.options import choices
 from inference_service.engines.options.rules import NULL, decode
 
 _MOST_BIASES = 1024
+_LEAST_TEMPERATURE = 2.0**-23  # as in Generate, where less means 0
 _CHOICES = (
     '"auto", "none", "required", a tool such as {"type": "function", ...} with its name, '
     "or `allowed_tools` with their mode and names"
 )
+
+
+def temperature(raw: msgspec.Raw, options: Options) -> str:
+    """Refuse what is greedy for who asks, and noise for engines that divide by it."""
+    value = decode(raw)
+    if isinstance(value, float) and 0 < value < _LEAST_TEMPERATURE:
+        return "must be 0 for the most likely token, or at least 1e-6: engines count with 32 bits"
+    return ""
 
 
 def length(raw: msgspec.Raw, options: Options) -> str:
@@ -97,16 +106,14 @@ def _without_tool(name: str) -> str:
 
 
 def anthropic_tool_choice(raw: msgspec.Raw, options: Options) -> str:
-    """Refuse the choice of no tool, which is taken for `auto`, and a tool that is not there."""
+    """Refuse other types than Anthropic's, and a tool that is not there."""
     value = decode(raw)
     kind = value.get("type") if isinstance(value, dict) else None
     tools = decode(options.get("tools", NULL))
-    if value is None or (kind == "auto") or (kind == "none" and not tools):
+    if value is None or kind in ("auto", choices.NONE):
         return ""
-    if kind == "none":
-        return "must be left out, together with the `tools`: llama.cpp drops the type none"
     if kind not in ("any", "tool"):
-        return "must have the type auto, any or tool"
+        return "must have the type auto, any, tool or none"
     if not isinstance(tools, list) or not tools:
         return "must have `tools` beside it"
     if kind == "any":

@@ -56,7 +56,7 @@ _LLAMACPP: Rules = {
     "n": whole(1, _MOST_TEXTS),
     "n_probs": whole(0, _MOST_LOGPROBS),
     "prompt": listed(_MOST_PROMPTS),
-    "temperature": number(0, inf),
+    "temperature": all_of(number(0, inf), samplers.temperature),
     "top_p": number(0, 1),
     "min_p": number(0, 1),
     "top_k": whole(-1, _INT),
@@ -128,6 +128,7 @@ _COMPLETIONS: Rules = {
 
 _RESPONSES: Rules = {
     "input": messages.responses,
+    "instructions": messages.text,
     "tools": schemas.responses_tools,
     "tool_choice": samplers.tool_choice,
     "text": samplers.text,
@@ -142,6 +143,7 @@ _RESPONSES: Rules = {
 
 _ANTHROPIC: Rules = {
     "messages": messages.anthropic,
+    "system": messages.system,
     "tools": schemas.anthropic_tools,
     "tool_choice": samplers.anthropic_tool_choice,
     "stop_sequences": samplers.stop,
@@ -176,6 +178,12 @@ LLAMACPP: Table = {
 REQUIRED: Mapping[str, Collection[str]] = {
     **dict.fromkeys(CHAT, ("messages",)),
     "/v1/responses": ("input",),
+    "/v1/completions": ("prompt",),
+    "/completion": ("prompt",),
+    "/v1/embeddings": ("input",),
+    "/v1/rerank": ("query",),
+    "/tokenize": ("content",),
+    "/detokenize": ("tokens",),
 }
 
 

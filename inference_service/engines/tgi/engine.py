@@ -22,6 +22,7 @@ from inference_service.engines.base import (
 )
 from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
+from inference_service.engines.lasting import is_lasting
 from inference_service.engines.options import rules
 from inference_service.engines.stops import StopFilter
 from inference_service.engines.tgi import asked, launch, wire
@@ -121,6 +122,9 @@ class Tgi:
     def cause(self, log: Sequence[str]) -> str:
         return tgi_log.cause(log)
 
+    def is_lasting(self, log: Sequence[str]) -> bool:
+        return is_lasting(self.cause(log))
+
     def facts(self, log: Sequence[str]) -> Facts | None:
         return NO_FACTS
 
@@ -141,7 +145,7 @@ class Tgi:
         whole = whole and not prompt.stop
         stops = StopFilter(prompt.stop)
         text, last = prompt.text, ""
-        prompt_tokens = made = unsent = 0
+        prompt_tokens = made = unsent = sent = 0
         reason: FinishReason | None = None
         while reason is None:
             step = _Step(text, min(_LONGEST_STEP, prompt.max_new_tokens - made), whole)
@@ -152,12 +156,11 @@ class Tgi:
                     unsent += len(tokens)
                     last += stops.feed(piece)
                     if stops.hit:
-                        beyond = len(tokens) - _tokens_to(stops.hit_at, tokens)
-                        unsent -= beyond
-                        step.count -= beyond
+                        step.count -= len(tokens) - _tokens_to(stops.hit_at, tokens)
                         break
                     if last and step.reason is None:
                         yield Chunk(last, unsent)
+                        sent += unsent
                         last, unsent = "", 0
             made += step.count
             prompt_tokens = prompt_tokens or step.prompt_tokens
@@ -166,7 +169,7 @@ class Tgi:
             elif made >= prompt.max_new_tokens or not step.goes_on:
                 reason = step.reason
         finish = Finish(reason, prompt_tokens or await self._count(instance, spec, prompt), made)
-        yield Chunk(last + stops.rest(), unsent, finish)
+        yield Chunk(last + stops.rest(), max(0, made - sent), finish)
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         """Pass a request on; one in OpenAI's JSON is translated, and so is its answer."""

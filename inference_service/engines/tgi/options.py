@@ -16,6 +16,7 @@ from inference_service.engines.options import messages, samplers
 from inference_service.engines.options.rules import (
     NULL,
     Rules,
+    all_of,
     begins,
     decode,
     names,
@@ -59,7 +60,7 @@ def _response_format(raw: msgspec.Raw, options: Options) -> str:
 
 _BOTH: Rules = {
     **names(("max_tokens", "max_completion_tokens"), whole(1, _LONGEST, "leave it out for more")),
-    "temperature": number(0, 100),
+    "temperature": all_of(number(0, 100), samplers.temperature),
     "top_p": number(_LEAST, 1),
     "seed": whole(0, (1 << 64) - 1),
     "frequency_penalty": number(-2, 2),

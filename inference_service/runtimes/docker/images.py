@@ -10,7 +10,7 @@ from docker import DockerClient
 from docker.errors import APIError, ImageNotFound
 from docker.utils import parse_repository_tag
 
-from inference_service.errors import LaunchError
+from inference_service.errors import LaunchError, Unlaunchable
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.docker.calls import Calls, explanation
 from inference_service.runtimes.docker.pull_progress import PullProgress
@@ -31,7 +31,7 @@ class Images:
         if self._policy != "always" and await self._has(image):
             return
         if self._policy == "never":
-            raise LaunchError(f"there is no image {image}, and `pull_policy` is never")
+            raise Unlaunchable(f"there is no image {image}, and `pull_policy` is never")
         progress = PullProgress(image)
         events = self._calls.stream(
             self._client.api.pull, *_reference(image), stream=True, decode=True
@@ -64,4 +64,6 @@ def _reference(image: str) -> tuple[str, str]:
 
 def _pull_failed(image: str, error: APIError) -> LaunchError:
     hint = "; `make image` builds it" if "inference-service/llamacpp" in image else ""
-    return LaunchError(f"the image {image} could not be pulled: {explanation(error)}{hint}")
+    # Of a registry that has no such image, or does not give it to this daemon.
+    kind = Unlaunchable if error.status_code in (401, 403, 404) else LaunchError
+    return kind(f"the image {image} could not be pulled: {explanation(error)}{hint}")

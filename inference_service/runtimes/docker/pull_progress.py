@@ -7,15 +7,20 @@ own fractions.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from inference_service.errors import LaunchError
+from inference_service.errors import LaunchError, Unlaunchable
 from inference_service.lifecycle import Phase, Progress
 
 # Measured on a pull of five layers: of ten parts of the time, unpacking takes about three.
 _DOWNLOAD_SHARE = 0.7
 
+_LASTING = re.compile(
+    r"manifest (?:unknown|for .* not found)|no matching manifest|pull access denied|not found$"
+    r"|repository does not exist|unauthorized|denied:"
+)
 _DONE = ("Pull complete", "Already exists")
 
 
@@ -40,7 +45,8 @@ class PullProgress:
         The SDK does not raise for such an event: without this check a full disk would be a success.
         """
         if "error" in event:
-            raise LaunchError(f"the image {self._image} could not be pulled: {event['error']}")
+            kind = Unlaunchable if _LASTING.search(str(event["error"])) else LaunchError
+            raise kind(f"the image {self._image} could not be pulled: {event['error']}")
         status, layer_id = str(event.get("status", "")), event.get("id")
         if status == "Pulling fs layer" or status in _DONE:
             self._layers.setdefault(str(layer_id), _Layer())

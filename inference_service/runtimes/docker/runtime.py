@@ -22,7 +22,7 @@ from docker.models.containers import Container
 from inference_service.capacity import gpus
 from inference_service.capacity.claims import GpuShare
 from inference_service.capacity.nodes import LOCAL, Node
-from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed
+from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed, Unlaunchable
 from inference_service.key import Key
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.command import Command, Launch, Seat
@@ -48,6 +48,16 @@ from inference_service.runtimes.ports import Ports
 
 log = logging.getLogger(__name__)
 
+# What Docker says of an image without the program, of options that this machine does not have, and
+# of files that are not there.
+_LASTING = (
+    "executable file not found",
+    "no such file or directory",
+    "permission denied",
+    "could not select device driver",
+    "invalid mount config",
+    "source path does not exist",
+)
 _ANY = Node(LOCAL, 1 << 62)  # a machine whose memory is not counted
 
 
@@ -97,7 +107,7 @@ class DockerRuntime:
 
     async def pull(self, command: Command) -> AsyncGenerator[Progress]:
         if not command.image:
-            raise LaunchError(f"{command.name} has no image, and runs as a process only")
+            raise Unlaunchable(f"{command.name} has no image, and runs as a process only")
         async with aclosing(self._images.pull(command.image)) as steps:
             async for progress in steps:
                 yield progress
@@ -193,7 +203,7 @@ class DockerRuntime:
                 await self._calls.call(container.start)
             except APIError as error:
                 if not _port_clash(error):
-                    raise LaunchError(_refusal(command, self.container_name(key), error)) from None
+                    raise _refused(command, self.container_name(key), error) from None
                 taken |= {port}  # another program took it after it was found free
                 await self._remove(key)
                 continue
@@ -227,16 +237,16 @@ def _port_clash(error: APIError) -> bool:
     return "port is already allocated" in cause or "address already in use" in cause
 
 
-def _refusal(command: Command, name: str, error: APIError) -> str:
+def _refused(command: Command, name: str, error: APIError) -> LaunchError:
     cause = explanation(error)
     if error.status_code == 409 and "name" in cause:
-        return (
+        return Unlaunchable(
             f"a container named {name} exists that is not this service's; remove it with "
             f"`docker rm -f {name}`, or rename it"
         )
     if isinstance(error, ImageNotFound):
-        return f"there is no image {command.image}"
-    return cause
+        return Unlaunchable(f"there is no image {command.image}")
+    return Unlaunchable(cause) if any(sign in cause for sign in _LASTING) else LaunchError(cause)
 
 
 async def connect(

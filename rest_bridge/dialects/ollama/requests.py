@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from inference_service import malformed
 from rest_bridge.errors import BridgeError
 
 Json = dict[str, Any]
@@ -119,6 +120,8 @@ def read(body: bytes, shape: type[Shape]) -> Shape:
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if (field := malformed.field_in(body)) is not None:
+            raise refused(f"{field} {malformed.SENTENCE}") from None
         raise refused(f"the body is not a request of this API: {error}") from None
 
 

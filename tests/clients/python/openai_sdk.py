@@ -132,6 +132,8 @@ def responses() -> None:
     asked = {"model": MODEL, "input": "Once upon a time", "max_output_tokens": 16, "temperature": 0}
     answer = client.responses.create(**asked)
     assert answer.output_text
+    assert answer.status == "incomplete"
+    assert answer.incomplete_details.reason == "max_output_tokens"
     assert answer.usage.output_tokens > 0
 
 
@@ -139,9 +141,9 @@ def responses_stream(client: openai.OpenAI) -> None:
     asked = {"model": MODEL, "input": "Once upon a time", "max_output_tokens": 16, "temperature": 0}
     with client.responses.stream(**asked) as stream:
         events = list(stream)
-        final = stream.get_final_response()
+    final = events[-1].response  # `get_final_response` knows no response that was cut
     assert events[0].type == "response.created"
-    assert events[-1].type == "response.completed"
+    assert events[-1].type == "response.incomplete"
     assert [event.sequence_number for event in events] == list(range(len(events)))
     texts = [event for event in events if event.type == "response.output_text.delta"]
     assert "".join(event.delta for event in texts) == final.output_text != ""

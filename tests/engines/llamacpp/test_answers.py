@@ -216,6 +216,34 @@ async def test_an_input_of_the_real_program_is_too_long(ports: Ports) -> None:
     assert (status, got["error"]["code"]) == (400, "context_length_exceeded")
 
 
+async def test_a_response_of_the_real_program_ends_at_its_limit(ports: Ports) -> None:
+    async with beds.llamacpp(ports) as bed:
+        asked = {"input": "Once", "temperature": 0}
+        _, cut = await answer(bed, RESPONSES, max_output_tokens=12, **asked)
+        _, ended = await answer(bed, RESPONSES, max_output_tokens=500, **asked)
+
+    assert (cut["status"], cut["output"][-1]["status"]) == ("incomplete", "incomplete")
+    assert cut["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert (ended["status"], ended["output"][-1]["status"]) == ("completed", "completed")
+    assert ended["usage"]["output_tokens"] < 500
+
+
+async def test_a_response_of_the_real_program_ends_at_the_end_of_its_context(ports: Ports) -> None:
+    async with beds.llamacpp(ports) as bed:
+        _, cut = await answer(bed, RESPONSES, input="Once", temperature=0, ignore_eos=True)
+
+    assert (cut["status"], cut["usage"]["total_tokens"]) == ("incomplete", bed.instance.context)
+
+
+async def test_the_choice_of_none_calls_no_tool(ports: Ports) -> None:
+    async with beds.llamacpp(ports, chat_template=TEMPLATE) as bed:
+        said = {"messages": [{"role": "user", "content": ASK}], "max_tokens": 300, "temperature": 0}
+        tools = [{"name": "a", "input_schema": SCHEMA}]
+        for kind, calls in (("any", True), ("none", False)):
+            _, got = await answer(bed, MESSAGES, **said, tools=tools, tool_choice={"type": kind})
+            assert any(part["type"] == "tool_use" for part in got["content"]) is calls
+
+
 async def test_a_stream_of_responses_of_the_real_program_is_whole(ports: Ports) -> None:
     async with beds.llamacpp(ports) as bed:
         sink = Kept()
@@ -225,6 +253,7 @@ async def test_a_stream_of_responses_of_the_real_program_is_whole(ports: Ports) 
     events = [json.loads(line[6:]) for line in sink.body.splitlines() if line[:5] == b"data:"]
     assert [each["sequence_number"] for each in events] == list(range(len(events)))
     assert events[0]["response"]["output"] == []
+    assert events[-1]["type"] == "response.incomplete"
     texts = [each for each in events if each["type"] == "response.output_text.delta"]
     assert texts
     assert all(each["output_index"] == each["content_index"] == 0 for each in texts)

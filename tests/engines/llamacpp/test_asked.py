@@ -92,9 +92,19 @@ def test_a_caller_may_want_several_calls_of_one_tool() -> None:
     assert json.loads(chosen(request).body)["parallel_tool_calls"] is True
 
 
+def test_the_choice_of_none_leaves_no_tools() -> None:
+    """llama.cpp takes Anthropic's for `auto`; it knows that of OpenAI, which is a word."""
+    request = asked(MESSAGES, tools=[of_anthropic("a")], tool_choice={"type": "none"}, top_k=5)
+
+    body = chosen(request).body
+
+    assert json.loads(body) == {"model": "m", "seed": 12345678901234567890, "top_k": 5}
+
+
 @pytest.mark.parametrize(
     ("path", "choice"),
     [
+        (CHAT, "none"),
         (CHAT, "required"),
         (CHAT, None),
         (CHAT, {"type": "custom", "custom": {"name": "a"}}),

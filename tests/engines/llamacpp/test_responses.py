@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
-from inference_service.engines.llamacpp.responses import Events
+from inference_service.engines.exchange import Head
+from inference_service.engines.llamacpp.responses import Events, Limits, whole
 
 ID = {"id": "resp_1", "object": "response", "status": "in_progress"}
 MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
@@ -66,6 +68,71 @@ def test_a_text_has_all_that_the_sdks_read() -> None:
     assert (delta["delta"], delta["logprobs"]) == (" žluť 🙂", [])
     assert (done["text"], done["logprobs"]) == (" žluť 🙂", [])
     assert completed["response"]["output"] == [MESSAGE]
+
+
+USAGE = {"input_tokens": 4, "output_tokens": 12, "total_tokens": 16}
+TWELVE = Limits({12})
+DETAILS = {"reason": "max_output_tokens"}
+HEAD = Head(200, {b"content-length": b"5"})
+
+
+def response(**more: Any) -> dict[str, Any]:
+    item = {**MESSAGE, "status": "completed"}
+    given = {**ID, "status": "completed", "completed_at": 5, "output": [item, item], "usage": USAGE}
+    return given | more
+
+
+@pytest.mark.parametrize("limit", ["max_output_tokens", "max_tokens", "n_predict"])
+def test_a_text_that_its_limit_has_ended_is_incomplete(limit: str) -> None:
+    given = Limits.of({limit: msgspec.Raw(b"12")}, 0)
+
+    head, body = whole(HEAD, json.dumps(response()).encode(), given)
+
+    cut = json.loads(body)
+    assert (cut["status"], cut["incomplete_details"]) == ("incomplete", DETAILS)
+    assert [item["status"] for item in cut["output"]] == ["completed", "incomplete"]
+    assert "completed_at" not in cut
+    assert head.headers == {b"content-type": b"application/json; charset=utf-8"}
+
+
+def test_a_text_that_the_context_has_ended_is_incomplete() -> None:
+    for context, status in ((16, "incomplete"), (17, "completed"), (0, "completed")):
+        _, body = whole(HEAD, json.dumps(response()).encode(), Limits((), context))
+        assert json.loads(body)["status"] == status
+
+
+def test_a_stream_that_its_limit_has_ended_is_incomplete_at_its_end() -> None:
+    data = Events("tiny", TWELVE).feed(CREATED + event("completed", response=response()))
+
+    last = parsed(data)[-1]
+    assert last["type"] == "response.incomplete"
+    assert last["response"]["incomplete_details"] == DETAILS
+    assert parsed(Events("tiny", Limits({13})).feed(data))[-1]["type"] == "response.incomplete"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        response(usage={"output_tokens": 11, "total_tokens": 15}),
+        response(usage=None),
+        response(status="failed"),
+        [5],
+    ],
+)
+def test_other_answers_stay_as_they_are(other: Any) -> None:
+    body = json.dumps(other).encode()
+
+    assert whole(HEAD, body, TWELVE) == (HEAD, body)
+    assert whole(HEAD, b"{", TWELVE) == (HEAD, b"{")
+    data = Events("tiny", TWELVE).feed(CREATED + event("completed", response=other))
+    assert parsed(data)[-1]["type"] == "response.completed"
+
+
+def test_limits_are_whole_numbers() -> None:
+    options = {"max_output_tokens": b"null", "max_tokens": b"-1", "n_predict": b"7", "n": b"3"}
+
+    found = Limits.of({name: msgspec.Raw(value) for name, value in options.items()}, 512)
+    assert found == ({7}, 512)
 
 
 def test_events_are_numbered() -> None:
