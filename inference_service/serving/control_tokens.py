@@ -30,6 +30,7 @@ _LETTERS = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
 _ESCAPED = re.compile(r"\\+(?:u([0-9a-fA-F]{4}))?")
 # Four levels of JSON within JSON. Without a limit, a run of backslashes would take its square.
 _RUN = rb"\\\\{0,7}+"
+_BACKSLASH = rb"\\\\{0,7}"  # of a token, which can give some to the escape that follows
 _LONGEST = 8 + 5  # bytes of an escape
 
 # The end of a string, and what can follow it: there a token may be broken off.
@@ -184,7 +185,7 @@ def _written(character: str) -> Iterator[bytes]:
         yield character.encode()
         yield _RUN + character.encode()
     elif character == "\\":
-        yield _RUN
+        yield _BACKSLASH
     else:
         yield re.escape(character.encode())
     units = character.encode("utf-16-be")

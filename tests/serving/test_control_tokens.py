@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from inference_service.serving.control_tokens import ControlTokens
@@ -69,6 +69,8 @@ def test_a_token_is_found_however_it_is_written(text: str, escaped: list[bool]) 
     escaped=st.lists(st.booleans(), max_size=12),
     levels=st.integers(1, 3),
 )
+@example(tokens=["\\\x1f"], before="", after="", escaped=[], levels=1)
+@example(tokens=["\\\x1f"], before="\\", after="", escaped=[], levels=3)
 def test_no_token_is_missed(
     tokens: list[str], before: str, after: str, escaped: list[bool], levels: int
 ) -> None:
