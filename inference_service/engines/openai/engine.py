@@ -14,8 +14,8 @@ from inference_service.engines.base import NO_FACTS, Chunk, Facts, NoRoom, Promp
 from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
 from inference_service.engines.lasting import is_lasting
+from inference_service.engines.openai import answers, wire
 from inference_service.engines.openai import log as program_log
-from inference_service.engines.openai import wire
 from inference_service.engines.openai.section import OpenaiNeeds, fill
 from inference_service.engines.options import rules, tables
 from inference_service.errors import LaunchError, Unlaunchable
@@ -124,10 +124,13 @@ class Openai:
                 limit = error.lower(limit)
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
-        await relay.forward(self._connections, instance, request, sink)
+        """Pass a request on; see `answers` for what is mended of the answer."""
+        answer = answers.Answer(request, instance.model, sink, tells_all=False)
+        await relay.forward(self._connections, instance, request, answer)
 
     def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
-        return self._connections.ask_now(instance, request, sink)
+        answer = answers.Answer(request, instance.model, sink, tells_all=True)
+        return self._connections.ask_now(instance, request, answer)
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
         return self._connections.parting(instance)
