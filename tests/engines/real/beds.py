@@ -91,7 +91,11 @@ class Vllm(RealBed):
             *("--served-model-name", "{served_name}", "--max-model-len", "{context_length}"),
             *("--host", "{host}", "--port", "{port}", "--dtype", "float32", "--enforce-eager"),
         ],
-        "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+        "env": {
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1",  # else it takes all cores for a model of two layers
+        },
         "weights": {"path": STORY},
         "options": {"top_k": "top_k", "repetition_penalty": "repetition_penalty"},
         "body": {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
