@@ -28,9 +28,8 @@ class Answer:
     `data` and `end` are then those of the caller's sink itself. `tells_all` is that of Whole.
     """
 
-    def __init__(self, request: Request, model: str, sink: Sink, *, tells_all: bool) -> None:
+    def __init__(self, request: Request, sink: Sink, *, tells_all: bool) -> None:
         self._request = request
-        self._model = model
         self._sink = sink
         self._tells_all = tells_all
         self.data = sink.data
@@ -46,10 +45,10 @@ class Answer:
             self._sink.head(head, source)
 
     def _mended(self, head: Head, body: bytes) -> tuple[Head, bytes]:
-        return mended(self._request, self._model, head, body)
+        return mended(self._request, head, body)
 
 
-def mended(request: Request, model: str, head: Head, body: bytes) -> tuple[Head, bytes]:
+def mended(request: Request, head: Head, body: bytes) -> tuple[Head, bytes]:
     """Return an error as it should be."""
     try:
         answer: Any = msgspec.json.decode(body) if body else None
@@ -58,7 +57,7 @@ def mended(request: Request, model: str, head: Head, body: bytes) -> tuple[Head,
     message, kind, _ = wire.explained(answer)
     if head.status == _NO_PATH:
         if request.path in paths.OPENAI and message.strip().lower() in _NOT_FOUND:
-            return _no_path(request.path, model)
+            return _no_path(request.path)
     elif _is_openais(answer) and wire.is_too_long(message, kind):
         error = answer["error"] | {"code": "context_length_exceeded"}
         return Head(head.status, _JSON), msgspec.json.encode(answer | {"error": error})
@@ -74,9 +73,9 @@ def _is_openais(answer: Any) -> bool:
     )
 
 
-def _no_path(path: str, model: str) -> tuple[Head, bytes]:
+def _no_path(path: str) -> tuple[Head, bytes]:
     error = {
-        "message": f"the engine of {model} has no path {path}: use a model whose engine has it",
+        "message": f"the engine of this model has no path {path}: use a model that has it",
         "type": "not_found_error",
         "param": None,
         "code": "path_not_offered",

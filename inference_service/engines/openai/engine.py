@@ -125,11 +125,11 @@ class Openai:
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
         """Pass a request on; see `answers` for what is mended of the answer."""
-        answer = answers.Answer(request, instance.model, sink, tells_all=False)
+        answer = answers.Answer(request, sink, tells_all=False)
         await relay.forward(self._connections, instance, request, answer)
 
     def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
-        answer = answers.Answer(request, instance.model, sink, tells_all=True)
+        answer = answers.Answer(request, sink, tells_all=True)
         return self._connections.ask_now(instance, request, answer)
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:

@@ -64,7 +64,7 @@ async def test_a_path_that_the_engine_does_not_have_is_named(engine: Openai, bod
 
     assert sink.heads[0].status == 404
     assert json.loads(sink.body)["error"] == {
-        "message": "the engine of tiny has no path /v1/embeddings: use a model whose engine has it",
+        "message": "the engine of this model has no path /v1/embeddings: use a model that has it",
         "type": "not_found_error",
         "param": None,
         "code": "path_not_offered",
@@ -106,4 +106,4 @@ async def test_other_answers_go_on_as_they_come(engine: Openai) -> None:
 def test_a_path_of_nobody_is_not_named() -> None:
     head = Head(404, {})
 
-    assert mended(Request("GET", "/no/such/path"), "tiny", head, b"") == (head, b"")
+    assert mended(Request("GET", "/no/such/path"), head, b"") == (head, b"")
