@@ -63,6 +63,7 @@ env = {{ {env} }}
 weights.path = "{STORY.resolve()}"
 memory = "4GB"
 slots = 32
+drops = {json.dumps(Vllm.section["drops"])}
 """
 
 
@@ -155,6 +156,7 @@ DROPPED = [
     (_COMPLETIONS, {"guided_regex": "a+"}),
     (_COMPLETIONS, {"best_of": 3}),
     (_CHAT, {"functions": [{"name": "f"}]}),
+    (_CHAT, {"grammar": 'root ::= "yes"'}),  # as the entry says
 ]
 
 

@@ -414,6 +414,26 @@ def test_what_some_engine_has_passes(path: str, options: dict[str, Any]) -> None
     check(path, options, Openai())
 
 
+def test_what_an_entry_says_is_dropped_is_refused() -> None:
+    entry = beds.worker_of_openai()
+    drops = ["n", "response_format", "tool_choice", "grammar", "store"]
+    needs = entry.sections["openai"].model_copy(update={"drops": drops})
+    entry = entry.model_copy(update={"sections": {"openai": needs}})
+    for path in (CHAT, COMPLETIONS):
+        for wanted in (
+            {"n": 2},
+            {"response_format": {"type": "json_object"}},
+            {"tool_choice": "required"},
+            {"grammar": "root ::= x"},
+            {"store": True},
+        ):
+            with pytest.raises(InvalidParameter, match="the engine of this model drops it"):
+                Openai().check(entry, path, look(json.dumps(wanted).encode()))
+        nothing = {"n": 1, "tool_choice": "auto", "grammar": "", "store": False}
+        nothing |= {"response_format": {"type": "text"}}
+        Openai().check(entry, path, look(json.dumps(nothing).encode()))
+
+
 # On the real program.
 
 

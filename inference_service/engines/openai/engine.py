@@ -51,7 +51,10 @@ class Openai:
     def check(self, spec: ModelSpec, path: str, options: Options) -> None:
         needs = spec.needs(OpenaiNeeds)
         table = tables.OPENAI[needs.url is not None, needs.fetches_media]
-        rules.check(spec.id, tables.rules(table, path), options)
+        found = tables.rules(table, path)
+        if needs.drops:
+            found = {**found, **rules.names(needs.drops, rules.dropped)}
+        rules.check(spec.id, found, options)
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(OpenaiNeeds)

@@ -99,6 +99,9 @@ class Vllm(RealBed):
         "weights": {"path": STORY},
         "options": {"top_k": "top_k", "repetition_penalty": "repetition_penalty"},
         "body": {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+        "drops": [
+            *("grammar", "json_schema", "n_predict", "repeat_penalty", "mirostat", "typical_p"),
+        ],
         "slots": 32,
     }
 
@@ -120,6 +123,7 @@ class Transformers(RealBed):
         ],
         "weights": {"path": STORY},
         "served_name": str(STORY),
+        "drops": ["n", "response_format", "tool_choice", "logprobs", "top_logprobs"],
         "slots": 1,
     }
     _SAMPLERS = "it has no repetition penalty, with which the test makes an endless text"
