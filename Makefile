@@ -14,6 +14,8 @@ SCHEMATHESIS := build/schemathesis
 CLIENTS := build/clients
 GRPC := build/grpc
 GO ?= go
+# Each language that this machine has.
+ALL_CLIENTS = $(CLIENTS)/python $(if $(shell command -v npm),$(CLIENTS)/node) $(if $(shell command -v $(firstword $(GO))),$(CLIENTS)/go)
 # Peers of the benchmark, which reports each as absent that cannot be installed.
 PEERS := $(addprefix $(BENCH)/,litellm vllm-router sglang-router)
 PEER_litellm := litellm[proxy]==1.106.2
@@ -31,11 +33,11 @@ run: $(VENV)/run ## serve gRPC on 127.0.0.1:50051 and REST on 127.0.0.1:8000 (AR
 test: $(VENV)/dev ## run every test that this machine can run
 	$(BIN)/python -m pytest $(ARGS)
 
-test-clients: $(VENV)/dev $(CLIENTS)/python $(if $(shell command -v npm),$(CLIENTS)/node) $(if $(shell command -v $(firstword $(GO))),$(CLIENTS)/go) ## test the service with the clients of other people, and print the table
+test-clients: $(VENV)/dev $(ALL_CLIENTS) ## test the service with the clients of other people, and print the table
 	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
-test-engines: $(ENGINES) ## test the contract of engines on the real vLLM, transformers and llama-server
-	$(BIN)/python -m pytest -m engines --timeout 900 tests/engines $(ARGS)
+test-engines: $(ENGINES) $(ALL_CLIENTS) ## test the contract of engines on the real vLLM, transformers and llama-server, and clients on vLLM
+	$(BIN)/python -m pytest -m engines --timeout 900 tests/engines tests/clients $(ARGS)
 
 test-envoy: $(ENVOY) ## test the service behind the real Envoy, with the configuration of docs/proxies.md
 	$(BIN)/python -m pytest -m envoy tests/field $(ARGS)

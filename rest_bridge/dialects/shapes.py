@@ -65,6 +65,7 @@ class Anthropic:
         503: "overloaded_error",
         504: "timeout_error",
     }
+    _KNOWN: ClassVar = (*_TYPES.values(), "api_error", "billing_error")
 
     def body(self, status: int, message: str, code: str, field: str | None) -> Any:
         kind = self._TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
@@ -74,7 +75,10 @@ class Anthropic:
         return b"event: error\ndata: %b\n\n" % body
 
     def fits(self, body: Any) -> bool:
-        return isinstance(body, dict) and body.get("type") == "error" and OPENAI.fits(body)
+        """Return that for the types of Anthropic; vLLM has its own, such as BadRequestError."""
+        if not (isinstance(body, dict) and body.get("type") == "error" and OPENAI.fits(body)):
+            return False
+        return body["error"].get("type") in self._KNOWN
 
 
 class Ollama:

@@ -15,12 +15,13 @@ class Row(NamedTuple):
     client: str
     language: str
     version: str
+    engine: str
     seconds: str
     what: str
 
 
 ROWS = pytest.StashKey[list[Row]]()
-_HEAD = Row("client", "language", "version", "seconds", "what it did")
+_HEAD = Row("client", "language", "version", "engine", "seconds", "what it did")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,12 @@ import pytest_asyncio
 from inference_service.engines import kinds
 from inference_service.engines.llamacpp.section import LlamacppNeeds
 from tests.clients.cold import cold
-from tests.clients.conftest import ROWS, Row
-from tests.clients.programs import PROGRAMS, Program, environment
+from tests.clients.programs import PROGRAMS, Program
+from tests.clients.running import CHAT, EMBEDDER, Served, run
 from tests.command import command
 from tests.service import free_ports
 
-CHAT, EMBEDDER = "chat", "embedder"
 SECONDS = 100  # for a program; the largest take 10 s on a busy machine, for their imports alone
-_LINES = 30  # of a program that fails
 
 # By client; a fault that is mended fails its test, until it is taken from here.
 FAULTS: dict[str, str] = {}
@@ -51,7 +47,7 @@ pytestmark = [pytest.mark.clients, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def urls(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[str, str]]:
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Served]:
     """Run a service, and a server before it whose models always start."""
     path = kinds.catalog().find("story-mini").needs(LlamacppNeeds).weights.path
     template = Path(__file__).with_name("chat.jinja")
@@ -61,7 +57,7 @@ async def urls(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple
         command(catalog=catalog, runtime="process", ports=free_ports(8)) as service,
         cold(service.url) as cold_url,
     ):
-        yield service.url, cold_url
+        yield Served("llama.cpp", service.url, cold_url, SECONDS)
 
 
 def marked(program: Program) -> Any:
@@ -72,27 +68,6 @@ def marked(program: Program) -> Any:
 
 @pytest.mark.parametrize("program", [marked(each) for each in PROGRAMS], ids=str)
 async def test_a_client(
-    program: Program, urls: tuple[str, str], tmp_path: Path, pytestconfig: pytest.Config
+    program: Program, served: Served, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    url, cold_url = urls
-    words = (*program.words(tmp_path), url, CHAT, EMBEDDER, cold_url)
-    start = time.monotonic()
-    run = await asyncio.create_subprocess_exec(
-        *words,
-        env=environment(tmp_path),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(SECONDS):
-            out, _ = await run.communicate()
-    finally:
-        if run.returncode is None:
-            run.kill()
-            await run.communicate()
-
-    last = "\n".join(out.decode(errors="replace").splitlines()[-_LINES:])
-    assert run.returncode == 0, last
-    seconds = f"{time.monotonic() - start:.1f}"
-    row = Row(program.client, program.language, program.version(), seconds, program.what)
-    pytestconfig.stash[ROWS].append(row)
+    await run(program, served, tmp_path, pytestconfig)

@@ -229,7 +229,7 @@ async def many(bed: Bed) -> list[asyncio.Task[Text]]:
     async def most() -> bool:
         return await bed.busy() >= 25
 
-    await until(most, "the engine has most of the thirty requests", SOON)
+    await until(most, "the engine has most of the thirty requests")
     return tasks
 
 

@@ -91,7 +91,7 @@ DROPPED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"grammar": "%llguidance {}"}, "llama.cpp's own format"),
     (COMPLETIONS, {"echo": True}, "echo must be left out"),
     (COMPLETIONS, {"suffix": "The end."}, "suffix must be left out: use /infill"),
-    (COMPLETIONS, {"best_of": 3}, "cannot choose among texts"),
+    (COMPLETIONS, {"best_of": 3}, "no engine chooses among texts"),
     (COMPLETIONS, {"logprobs": 0}, "sends none for 0"),
     (COMPLETIONS, {"response_format": {"type": "json_object"}}, "use /v1/chat/completions"),
     (RESPONSES, {"conversation": "conv_1"}, "no conversation is kept here"),
@@ -382,6 +382,9 @@ def test_an_entry_can_allow_to_fetch() -> None:
         ("/v1/embeddings", {"input": ["x"] * 2049}),
         (CHAT, {"messages": []}),
         (CHAT, {"functions": [{"name": "f"}]}),
+        (CHAT, {"guided_json": {"type": "object"}}),
+        (COMPLETIONS, {"guided_regex": "a+"}),
+        (COMPLETIONS, {"best_of": 3, "n": 2}),
         (MESSAGES, {"mcp_servers": [{"url": "http://x"}]}),
     ],
 )
@@ -396,7 +399,12 @@ def test_any_engine_is_protected(path: str, options: dict[str, Any]) -> None:
     ("path", "options"),
     [
         (COMPLETIONS, {"echo": True, "suffix": "x", "logprobs": 0, "prompt_logprobs": 1}),
-        (CHAT, {"guided_choice": ["a"], "repetition_penalty": 1.1, "min_tokens": 5}),
+        (
+            CHAT,
+            {"structured_outputs": {"choice": ["a"]}, "repetition_penalty": 1.1, "min_tokens": 5},
+        ),
+        (CHAT, {"guided_json": None, "guided_grammar": ""}),
+        (COMPLETIONS, {"best_of": 2, "n": 2}),
         (CHAT, {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [TOOL]}),
         (CHAT, {"messages": [{"role": "critic", "content": "x"}]}),
         ("/v1/embeddings", {"dimensions": 64, "input": "x"}),
@@ -404,6 +412,26 @@ def test_any_engine_is_protected(path: str, options: dict[str, Any]) -> None:
 )
 def test_what_some_engine_has_passes(path: str, options: dict[str, Any]) -> None:
     check(path, options, Openai())
+
+
+def test_what_an_entry_says_is_dropped_is_refused() -> None:
+    entry = beds.worker_of_openai()
+    drops = ["n", "response_format", "tool_choice", "grammar", "store"]
+    needs = entry.sections["openai"].model_copy(update={"drops": drops})
+    entry = entry.model_copy(update={"sections": {"openai": needs}})
+    for path in (CHAT, COMPLETIONS):
+        for wanted in (
+            {"n": 2},
+            {"response_format": {"type": "json_object"}},
+            {"tool_choice": "required"},
+            {"grammar": "root ::= x"},
+            {"store": True},
+        ):
+            with pytest.raises(InvalidParameter, match="the engine of this model drops it"):
+                Openai().check(entry, path, look(json.dumps(wanted).encode()))
+        nothing = {"n": 1, "tool_choice": "auto", "grammar": "", "store": False}
+        nothing |= {"response_format": {"type": "text"}}
+        Openai().check(entry, path, look(json.dumps(nothing).encode()))
 
 
 # On the real program.

@@ -6,15 +6,13 @@ Two kinds are mended: errors, which `mistakes` explains, and those of OpenAI's R
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from inference_service.engines.exchange import Head, Request, Sink, Source
 from inference_service.engines.llamacpp import mistakes, responses
 from inference_service.engines.llamacpp.responses import RESPONSES, Events, Limits
+from inference_service.engines.mending import Mended, Whole
 from inference_service.runtimes.base import Instance
-
-Mend = Callable[[Head, bytes], tuple[Head, bytes]]
 
 _LARGEST = 64 << 10  # bytes of an error
 _LARGEST_RESPONSE = 8 << 20
@@ -43,14 +41,14 @@ class Answer:
 
     def _mend(self, head: Head, source: Source) -> None:
         limits = Limits.of(self._options, self._instance.context)
-        mended: _Whole | _Stream
+        mended: Whole | _Stream
         if head.status in mistakes.STATUSES:
-            mended = _Whole(head, source, self._sink, mistakes.mended, _LARGEST)
+            mended = Whole(head, source, self._sink, mistakes.mended, _LARGEST)
         elif head.status == 200 and head.content_type == _EVENTS:
             mended = _Stream(Events(self._instance.model, limits), source, self._sink)
         elif head.status == 200:
             mend = partial(responses.whole, limits=limits)
-            mended = _Whole(head, source, self._sink, mend, _LARGEST_RESPONSE)
+            mended = Whole(head, source, self._sink, mend, _LARGEST_RESPONSE)
         else:
             self._sink.head(head, source)
             return
@@ -58,67 +56,7 @@ class Answer:
         mended.begin(head)
 
 
-class _Mended:
-    """The source of a sink that gets something else than the engine has sent."""
-
-    def __init__(self, source: Source, sink: Sink) -> None:
-        self._source = source
-        self._sink = sink
-        self._left = False
-
-    def pause(self) -> None:
-        self._source.pause()
-
-    def resume(self) -> None:
-        self._source.resume()
-
-    def close(self) -> None:
-        """End the request for the sink that has left."""
-        self._left = True
-        self._source.close()
-
-
-class _Whole(_Mended):
-    """An answer that is gathered first, since its head or its beginning may be another.
-
-    One of more than `most` bytes goes on as it is.
-    """
-
-    def __init__(self, head: Head, source: Source, sink: Sink, mend: Mend, most: int) -> None:
-        super().__init__(source, sink)
-        self._mend = mend
-        self._most = most
-        self._head = head
-        self._body = bytearray()
-        self._begun = False  # the sink has the head
-
-    def begin(self, head: Head) -> None:
-        """Wait for the body."""
-
-    def data(self, data: bytes) -> None:
-        if self._begun:
-            self._sink.data(data)
-            return
-        self._body += data
-        if len(self._body) > self._most:
-            self._send(self._head, bytes(self._body))
-
-    def end(self, error: Exception | None) -> None:
-        if not self._begun:
-            if error is not None:  # the sink has got nothing: another engine may be asked
-                return
-            self._send(*self._mend(self._head, bytes(self._body)))
-        if not self._left:
-            self._sink.end(error)
-
-    def _send(self, head: Head, body: bytes) -> None:
-        self._begun = True
-        self._sink.head(head, self)
-        if body and not self._left:
-            self._sink.data(body)
-
-
-class _Stream(_Mended):
+class _Stream(Mended):
     """A stream of events."""
 
     def __init__(self, events: Events, source: Source, sink: Sink) -> None:

@@ -14,8 +14,8 @@ from inference_service.engines.base import NO_FACTS, Chunk, Facts, NoRoom, Promp
 from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
 from inference_service.engines.lasting import is_lasting
+from inference_service.engines.openai import answers, wire
 from inference_service.engines.openai import log as program_log
-from inference_service.engines.openai import wire
 from inference_service.engines.openai.section import OpenaiNeeds, fill
 from inference_service.engines.options import rules, tables
 from inference_service.errors import LaunchError, Unlaunchable
@@ -51,7 +51,10 @@ class Openai:
     def check(self, spec: ModelSpec, path: str, options: Options) -> None:
         needs = spec.needs(OpenaiNeeds)
         table = tables.OPENAI[needs.url is not None, needs.fetches_media]
-        rules.check(spec.id, tables.rules(table, path), options)
+        found = tables.rules(table, path)
+        if needs.drops:
+            found = {**found, **rules.names(needs.drops, rules.dropped)}
+        rules.check(spec.id, found, options)
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(OpenaiNeeds)
@@ -124,10 +127,13 @@ class Openai:
                 limit = error.lower(limit)
 
     async def ask(self, instance: Instance, request: Request, sink: Sink) -> None:
-        await relay.forward(self._connections, instance, request, sink)
+        """Pass a request on; see `answers` for what is mended of the answer."""
+        answer = answers.Answer(request, sink, tells_all=False)
+        await relay.forward(self._connections, instance, request, answer)
 
     def ask_now(self, instance: Instance, request: Request, sink: Sink) -> Source | None:
-        return self._connections.ask_now(instance, request, sink)
+        answer = answers.Answer(request, sink, tells_all=True)
+        return self._connections.ask_now(instance, request, answer)
 
     def parting(self, instance: Instance) -> Collection[asyncio.Future[None]]:
         return self._connections.parting(instance)

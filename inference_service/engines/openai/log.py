@@ -25,13 +25,16 @@ _WEIGHTS = re.compile(r"\.(?:safetensors|bin|pt|pth|gguf)\b|^(?:Fetching|Downloa
 _LOADING = re.compile(r"^(?:Loading|Starting to load model|load_model: loading model)\b", re.I)
 _WARMING = re.compile(r"^(?:Capturing|Graph capturing|Warming up|warming up)\b")
 
-# The exception of a Python traceback.
-_RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)(?::|$)")
+# The exception of a Python traceback, or argparse's word on an argument.
+_RAISED = re.compile(
+    r"^(?:(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)(?::|$)|[\w./ -]+: error: argument )"
+)
 _CONTINUED = re.compile(r"^ +(?!File )\S")
 # Lines that programs write at any end, which are never its cause.
 _EPILOGUE = re.compile(
     r"^(?:Shutting down|Waiting for|Application shutdown|Finished server process|Started server"
-    r"|Application startup|\^|~|Traceback \(most recent|.*resource_tracker: |$)"
+    r"|Application startup|\^|~|Traceback \(most recent|.*resource_tracker: "
+    r"|For further information visit |$)"
 )
 
 

@@ -23,6 +23,7 @@ _STANDARD = {
 _OPTIONS = (*_STANDARD, "top_k", "repetition_penalty")
 _NEEDED = ("max_new_tokens", "temperature")
 _OURS = ("model", "prompt", "stream")  # fields of each request that the service itself fills
+_NEVER_DROPPED = {*_OURS, "messages", "input"}
 
 PLACEHOLDERS = (
     *("host", "port", "served_name", "context_length"),
@@ -69,6 +70,7 @@ class OpenaiNeeds(EngineNeeds):
     - `served_name` is the engine's own name for the model; without it, the id.
     - `options` has the engine's own name for an option of a request, or false where the engine has
       none. `body` is added to the JSON of each request.
+    - `drops` are the fields of a request that the engine drops, or takes for others.
     - `slots` is the number of requests that the engine works on at once.
     - `fetches_media` lets the engine fetch images, sounds and films from the addresses in a
       request, which callers choose.
@@ -90,6 +92,7 @@ class OpenaiNeeds(EngineNeeds):
     weights: LocalWeights | None = None
     options: dict[str, str | Literal[False]] = Field(default={})
     body: dict[str, Any] = Field(default={})
+    drops: list[str] = Field(default=[], max_length=100)
     fetches_media: bool = False
 
     _key: str = PrivateAttr(default="")
@@ -152,6 +155,13 @@ class OpenaiNeeds(EngineNeeds):
             if not value and (value == "" or name in _NEEDED):
                 raise ValueError(f"must have a name for {name}")
         return options
+
+    @field_validator("drops")
+    @classmethod
+    def _can_be_left_out(cls, drops: list[str]) -> list[str]:
+        if needed := sorted(_NEVER_DROPPED & set(drops)):
+            raise ValueError(f"has {needed[0]!r}, without which there is no request")
+        return drops
 
     @model_validator(mode="after")
     def _one_form(self) -> OpenaiNeeds:

@@ -191,7 +191,7 @@ class Text:
 
     def _read(self, event: _Event) -> None:
         if event.error is not None or event.object == "error":
-            raise _failure(self._spec, *_explained(event.error or event.message))
+            raise _failure(self._spec, *explained(event.error or event.message))
         choice = next((each for each in event.choices or () if each.index == 0), _NO_CHOICE)
         self._count(event, at_end=choice.finish_reason is not None or choice is _NO_CHOICE)
         if self._reason is not None:  # what follows is the usage
@@ -234,7 +234,7 @@ def refused(spec: ModelSpec, refusal: sse.Refusal) -> Exception:
         body = msgspec.json.decode(refusal.body)
     except sse.UNREADABLE:
         body = None
-    message, kind, _ = _explained(body)
+    message, kind, _ = explained(body)
     return _failure(spec, message or refusal.text, kind, refusal.status)
 
 
@@ -259,7 +259,7 @@ def _reason(choice: _Choice) -> FinishReason:
     return reason
 
 
-def _explained(error: Any, depth: int = 5) -> tuple[str, str, int]:
+def explained(error: Any, depth: int = 5) -> tuple[str, str, int]:
     """Return the message, the kind and the status of an error in any of the usual shapes.
 
     These are `{"error": {"message", "type", "code"}}`, the same without `error`, `{"error": TEXT}`,
@@ -269,7 +269,7 @@ def _explained(error: Any, depth: int = 5) -> tuple[str, str, int]:
         return _shown(error), "", 500
     match error:
         case {"error": inner} | {"detail": inner} if inner:
-            return _explained(inner, depth - 1)
+            return explained(inner, depth - 1)
         case {"message": message}:
             kind, code = error.get("type"), error.get("code")
             return _shown(message), f"{kind} {code}", code if isinstance(code, int) else 500
@@ -278,11 +278,16 @@ def _explained(error: Any, depth: int = 5) -> tuple[str, str, int]:
             where = ".".join(map(str, loc)) if isinstance(loc, list) else loc
             return f"{where}: {message}", "", 500
         case [*inner] if inner:
-            return "; ".join(_explained(each, depth - 1)[0] for each in inner[:5]), "", 500
+            return "; ".join(explained(each, depth - 1)[0] for each in inner[:5]), "", 500
         case None:
             return "", "", 500
         case _:
             return _shown(error), "", 500
+
+
+def is_too_long(message: str, kind: str) -> bool:
+    """Return whether a refusal is about the length of a prompt."""
+    return bool(_NOTHING_LEFT.search(message) or _CONTEXT.search(f"{message} {kind}"))
 
 
 def _shown(error: Any) -> str:

@@ -64,6 +64,13 @@ def refused(why: str, *harmless: object) -> Rule:
     return rule
 
 
+def dropped(raw: msgspec.Raw, options: Options) -> str:
+    """Refuse an option of which an entry says that its engine drops it."""
+    value = decode(raw)
+    nothing = value is not True and value in (1, "auto", {"type": "text"})  # asks for no more
+    return "" if unset(value) or nothing else "must be left out: the engine of this model drops it"
+
+
 def internal(raw: msgspec.Raw, options: Options) -> str:
     """Refuse a field by which parts of an engine talk to each other."""
     return "must be left out: it is internal to the engine"

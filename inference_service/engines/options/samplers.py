@@ -78,7 +78,7 @@ def best_of(raw: msgspec.Raw, options: Options) -> str:
     value = decode(raw)
     if value in (None, 1) or value == decode(options.get("n", NULL)):
         return ""
-    return "must be left out: llama.cpp cannot choose among texts (use `n` and choose yourself)"
+    return "must be left out: no engine chooses among texts (use `n` and choose yourself)"
 
 
 def tool_choice(raw: msgspec.Raw, options: Options) -> str:

@@ -198,9 +198,23 @@ def _openai(*, remote: bool, fetches: bool) -> Table:
         "messages": messages.not_empty(each),
         "input": all_of(listed(_MOST_INPUTS), messages.not_empty(each)),
     }
-    own = {} if remote else _OWN
-    return {"": common} | {path: {**common, **more} for path, more in own.items()}
+    if remote:
+        return {"": common}
+    common |= _OWN_ALL
+    return {"": common} | {path: {**common, **more} for path, more in _OWN.items()}
 
+
+# vLLM until 0.11 had the first; since then nobody honours them, and vLLM drops them. It has never
+# chosen among texts since its second engine (V1).
+_OWN_ALL: Rules = {
+    **names(
+        ("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+        refused(
+            "no engine has it any more (use `response_format`, or vLLM's `structured_outputs`)"
+        ),
+    ),
+    "best_of": all_of(whole(1, _MOST_TEXTS), samplers.best_of),
+}
 
 _OWN: Mapping[str, Rules] = {
     "/v1/chat/completions": {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log"
+	"maps"
 	"math"
 	"os"
 	"strings"
@@ -115,7 +116,9 @@ func tools(client openai.Client, model string) {
 
 	all, _ := text(client.Chat.Completions.NewStreaming(background, params, same))
 	streamed := all.Choices[0].Message.ToolCalls[0].Function
-	check(streamed.Name == call.Name && streamed.Arguments == call.Arguments, streamed, call)
+	var again map[string]string
+	check(json.Unmarshal([]byte(streamed.Arguments), &again) == nil, streamed.Arguments)
+	check(streamed.Name == call.Name && maps.Equal(again, arguments), streamed, call)
 }
 
 func embeddings(client openai.Client, model string) {

@@ -13,7 +13,7 @@ class Animal(BaseModel):
     """An animal."""
 
     name: str = Field(max_length=16)
-    legs: int
+    legs: int = Field(ge=0, le=99)
 
 
 for mode in (instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS):

@@ -19,7 +19,7 @@ class Animal(BaseModel):
     """An animal."""
 
     name: str = Field(max_length=16)
-    legs: int
+    legs: int = Field(ge=0, le=99)
 
 
 @tool

@@ -19,7 +19,7 @@ cold = openai.OpenAI(base_url=f"{COLD}/v1", api_key=KEY, max_retries=0)
 
 class Animal(BaseModel):
     name: str = Field(max_length=16)
-    legs: int
+    legs: int = Field(ge=0, le=99)
 
 
 TOOL = {

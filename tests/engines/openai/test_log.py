@@ -102,6 +102,19 @@ def test_progress_is_what_a_line_surely_says(
         ),
         (
             [
+                "usage: vllm serve [model_tag] [options]",
+                "vllm serve: error: argument --config: 1 mistake",
+                "  Value error, it needs xgrammar",
+                "    For further information visit https://errors.pydantic.dev",
+            ],
+            "vllm serve: error: argument --config: 1 mistake: Value error, it needs xgrammar",
+        ),
+        (
+            ["Value error, max_model_len is 9", "  For further information visit https://x"],
+            "Value error, max_model_len is 9",
+        ),
+        (
+            [
                 "(EngineCore pid=7) ValueError: No available memory for the cache blocks.",
                 "(APIServer pid=1) Traceback (most recent call last):",
                 '(APIServer pid=1)   File "/usr/lib/python3/runpy.py", line 7',

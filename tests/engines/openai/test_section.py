@@ -30,6 +30,7 @@ URL: dict[str, Any] = {"url": "https://host/base"}
         IMAGE | {"gpus": "all", "gpu_memory": "20GB", "container": {"ipc": "host"}, "slots": 128},
         URL | {"key_file": "key", "served_name": "org/name", "health": "/health?deep=1"},
         URL | {"options": {"top_k": "top_k", "seed": False}, "body": {"min_p": 0.0}},
+        COMMAND | {"drops": ["n", "response_format"]},
     ],
 )
 def test_a_section_may_be(section: dict[str, Any]) -> None:
@@ -57,6 +58,7 @@ def test_a_section_may_be(section: dict[str, Any]) -> None:
         (COMMAND | {"command": []}, "command", "at least 1 item"),
         (IMAGE | {"args": ["{weights}", "{port}"]}, "", "has {weights}, but no `weights.path`"),
         (IMAGE | {"gpus": "none", "gpu_memory": "1GB"}, "", 'also `gpus = "none"`'),
+        (URL | {"drops": ["n", "messages"]}, "drops", "has 'messages', without which there is no"),
         ({"url": "host:8000"}, "url", "must begin with http:// or https:// and a host"),
         ({"url": "ftp://host"}, "url", "must begin with http:// or https:// and a host"),
         ({"url": "https://"}, "url", "must begin with http:// or https:// and a host"),

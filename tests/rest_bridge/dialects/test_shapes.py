@@ -79,11 +79,21 @@ def test_errors_of_engines_get_the_shape(shape: Shape, body: bytes, message: str
     ("shape", "body"),
     [
         (OPENAI, b'{"error": {"message": "x", "code": 400, "other": 1}}'),
-        (ANTHROPIC, b'{"type": "error", "error": {"type": "y", "message": "x"}}'),
+        (ANTHROPIC, b'{"type":"error","error":{"type":"api_error","message":"x"}}'),
     ],
 )
 def test_errors_that_have_the_shape_stay_as_they_are(shape: Shape, body: bytes) -> None:
     assert of_engine(shape, 400, body) == body
+
+
+@pytest.mark.parametrize("kind", ['"BadRequestError"', "5", "[]", "null"])
+def test_an_error_of_anthropic_has_a_type_of_anthropic(kind: str) -> None:
+    body = f'{{"type": "error", "error": {{"type": {kind}, "message": "x"}}}}'.encode()
+
+    assert json.loads(of_engine(ANTHROPIC, 400, body)) == {
+        "type": "error",
+        "error": {"type": "invalid_request_error", "message": "x"},
+    }
 
 
 def test_an_error_in_a_stream_is_its_last_event() -> None:
