@@ -8,7 +8,8 @@ import os
 import random
 import re
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -262,10 +263,15 @@ async def test_an_engine_that_dies_in_a_stream_is_an_error_event(service: Servin
     assert (await service.http.post(TEXT, json=text())).status_code == 200
     [engine] = engines()
     body = text(max_tokens=480, stream=True)
-    async with service.http.stream("POST", TEXT, json=body) as answer:
-        lines = answer.aiter_lines()
-        await killed_after(engine, anext(lines))
-        rest = [line async for line in lines if line]
+    async with AsyncExitStack() as stack:
+
+        async def begin() -> AsyncIterator[str]:
+            asking = service.http.stream("POST", TEXT, json=body)
+            lines = (await stack.enter_async_context(asking)).aiter_lines()
+            await anext(lines)
+            return lines
+
+        rest = [line async for line in await killed_after(engine, begin()) if line]
     assert rest[-1] == "data: [DONE]"
     error = json.loads(rest[-2].removeprefix("data: "))["error"]
     assert error["code"] == "engine_failed"
