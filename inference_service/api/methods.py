@@ -35,8 +35,8 @@ Handle = Callable[[Any, Any], Awaitable[Any]]  # a stream is written to the cont
 Handlers = dict[str, "grpc.RpcMethodHandler[Any, Any]"]  # by the name of the method
 
 # Headers commit a call: no client's retry policy works after them. So they are sent once the call
-# is accepted, and not before. The entry tells them from the empty ones that a client is given for
-# a call without headers.
+# is accepted, and not before: see `Writer`. The entry tells them from the empty ones that a client
+# is given for a call without headers.
 _ACCEPTED = (("x-accepted", "true"),)
 
 _LARGE = 64 * 1024  # bytes of a message that are parsed in 2 ms, whatever they are
@@ -87,13 +87,22 @@ async def _end(path: str, context: Context, error: BaseException) -> None:
 
 
 async def accept(context: Context) -> None:
-    """Report that a stream was checked and is good, before anything is waited for.
+    """Send the headers of a stream, which may wait from now on.
 
     A stream has to be accepted before its first message. Otherwise gRPC sends the headers with that
     message, and when a time limit or a stop cuts off that write, the status would send the headers
-    again: gRPC refuses, and the caller waits for ever.
+    again: gRPC refuses, and the caller waits for ever. For the same reason a cut waits until the
+    headers are sent.
     """
-    await context.send_initial_metadata(_ACCEPTED)
+    if not getattr(context, "has_wire", True):
+        await context.send_initial_metadata(_ACCEPTED)
+        return
+    sending = asyncio.ensure_future(context.send_initial_metadata(_ACCEPTED))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait([sending])
+        raise
 
 
 def gated(service: str, add: Callable[..., None], servicer: object) -> Handlers:
