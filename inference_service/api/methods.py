@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 
 from inference_service import malformed
 from inference_service.api import fields
-from inference_service.api.statuses import status_of
+from inference_service.api.statuses import pushback, status_of
 from inference_service.errors import (
     InvalidParameter,
     InvalidRequest,
@@ -82,8 +82,10 @@ async def _end(path: str, context: Context, error: BaseException) -> None:
     if not isinstance(error, ServiceError):
         log.exception("fault in a call of %s", path, exc_info=error)
         error = ServiceError()
+    status = rpc_status.to_status(status_of(error))
+    retry = pushback(error, context.time_remaining())
     with suppress(grpc.aio.InternalError):  # the caller has left meanwhile, or the server ends
-        await context.abort_with_status(rpc_status.to_status(status_of(error)))
+        await context.abort(status.code, status.details, (*status.trailing_metadata, *retry))
 
 
 async def accept(context: Context) -> None:

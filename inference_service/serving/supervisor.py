@@ -10,8 +10,11 @@ from typing import Protocol
 from inference_service.capacity.admission import Admission
 from inference_service.errors import (
     ModelUnusable,
+    RuntimeUnavailable,
     ServiceError,
     StartBackingOff,
+    StartFailed,
+    StartStalled,
     StillUnusable,
 )
 from inference_service.key import Key
@@ -143,7 +146,10 @@ class Supervisor:
             self.back_off.forgive()
             run.report.stopped()
         else:
-            run.report.failed(failure, self.back_off.failed())
+            wait = self.back_off.failed()
+            if isinstance(failure, (StartFailed, StartStalled, RuntimeUnavailable)):
+                failure.retry_after = wait
+            run.report.failed(failure, wait)
         run.finish(failure)
         runs.finish(failure)
         if runs.replaced and self.runs is None:

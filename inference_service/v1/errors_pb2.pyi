@@ -147,6 +147,12 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 
     Further details, where they help: `google.rpc.BadRequest` names the fields, `google.rpc.RetryInfo`
     says when a retry can succeed, `google.rpc.DebugInfo` has the last log lines of an engine.
+
+    A failure before the first message of an answer has no headers, so that the retry policy of a
+    client (gRFC A6) may make another attempt. The trailing metadata `grpc-retry-pushback-ms` says
+    when: after the time in RetryInfo. It is -1, and policies then make no attempt, where no retry
+    helps (`retry_helps`), or none before the deadline of the call. Where it is missing, the policy
+    chooses the time. See service_config.json for a policy.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -270,6 +276,7 @@ class ErrorRule(_message.Message):
     CODE_AFTER_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     HTTP_STATUS_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    RETRY_HELPS_FIELD_NUMBER: _builtins.int
     code: _error_code_pb2.ErrorCode.ValueType
     """The gRPC status code."""
     code_after_first_token: _error_code_pb2.ErrorCode.ValueType
@@ -278,6 +285,10 @@ class ErrorRule(_message.Message):
     """The HTTP status on REST. Once a stream has begun, the error is an event instead."""
     action: _builtins.str
     """What the caller can do, in one sentence."""
+    retry_helps: _builtins.bool
+    """Whether the same call can succeed later, without a change by anybody. See `ErrorReason` for what
+    the retry policy of a client makes of it.
+    """
     def __init__(
         self,
         *,
@@ -285,10 +296,11 @@ class ErrorRule(_message.Message):
         code_after_first_token: _error_code_pb2.ErrorCode.ValueType = ...,
         http_status: _builtins.int = ...,
         action: _builtins.str = ...,
+        retry_helps: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "code", b"code", "code_after_first_token", b"code_after_first_token", "http_status", b"http_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "code", b"code", "code_after_first_token", b"code_after_first_token", "http_status", b"http_status", "retry_helps", b"retry_helps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

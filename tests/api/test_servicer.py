@@ -72,12 +72,12 @@ class Context:
 class Bed:
     """The service on two models."""
 
-    def __init__(self) -> None:
+    def __init__(self, back_off: float = 0) -> None:
         self.runtime, self.engine = FakeRuntime(), FakeEngine()
         self.models = Models(
             Catalog([spec("tiny"), spec("small")]),
             lambda spec: Entry.of(spec, self.runtime, self.engine),
-            timing(idle=900, back_off=0),
+            timing(idle=900, back_off=back_off),
             machine(10**9),
             StartTimes(),
         )
@@ -97,8 +97,8 @@ class Bed:
 
 
 @asynccontextmanager
-async def made() -> AsyncGenerator[Bed]:
-    bed = Bed()
+async def made(back_off: float = 0) -> AsyncGenerator[Bed]:
+    bed = Bed(back_off)
     try:
         yield bed
     finally:  # a test that fails may not hang

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ import pytest
 
 from inference_service.api.calls import Calls
 from inference_service.api.health import Health
-from inference_service.api.listener import serving, services
-from inference_service.errors import StartFailed
+from inference_service.api.listener import services, serving
+from inference_service.api.statuses import rule
+from inference_service.errors import ServiceError, StartFailed
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.api.test_servicer import Bed, made
 from tests.service import failure
+from tests.test_errors import EXAMPLES
 from tests.waiting import SLOWLY, within
 
 ATTEMPTS = 4
@@ -31,13 +34,13 @@ POLICY = {
                 "initialBackoff": "0.01s",
                 "maxBackoff": "0.01s",
                 "backoffMultiplier": 1,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                "retryableStatusCodes": [*(code.name for code in grpc.StatusCode if code.value[0])],
             },
         }
     ]
 }
 PROMPT: dict[str, Any] = {"model_id": "tiny", "prompt": "once", "max_new_tokens": 2}
-Call = Callable[[Any], Awaitable[object]]
+Call = Callable[..., Awaitable[object]]
 
 
 async def read(call: Any) -> list[Any]:
@@ -45,10 +48,15 @@ async def read(call: Any) -> list[Any]:
 
 
 CALLS: dict[str, Call] = {
-    "Generate": lambda stub: stub.Generate(pb.GenerateRequest(**PROMPT)),
-    "GenerateStream": lambda stub: read(stub.GenerateStream(pb.GenerateStreamRequest(**PROMPT))),
-    "Forward": lambda stub: read(stub.Forward(pb.ForwardRequest(model_id="tiny", path="/words"))),
+    "Generate": lambda stub, **how: stub.Generate(pb.GenerateRequest(**PROMPT), **how),
+    "GenerateStream": lambda stub, **how: read(
+        stub.GenerateStream(pb.GenerateStreamRequest(**PROMPT), **how)
+    ),
+    "Forward": lambda stub, **how: read(
+        stub.Forward(pb.ForwardRequest(model_id="tiny", path="/words"), **how)
+    ),
 }
+ERRORS = {type(error).__name__: error for error in EXAMPLES.values()}
 every_call = pytest.mark.parametrize("name", CALLS)
 
 
@@ -72,10 +80,10 @@ class Wired:
 
 
 @asynccontextmanager
-async def wired() -> AsyncGenerator[Wired]:
+async def wired(back_off: float = 0) -> AsyncGenerator[Wired]:
     options = [("grpc.service_config", json.dumps(POLICY))]
     calls = Counting()
-    async with made() as bed:
+    async with made(back_off) as bed:
         methods = services(bed.service, Health())
         async with (
             serving("127.0.0.1", 0, methods, calls, 1 << 20) as port,
@@ -83,6 +91,14 @@ async def wired() -> AsyncGenerator[Wired]:
             within(SLOWLY, "the call did not end"),
         ):
             yield Wired(bed, calls, pb_grpc.ModelServiceStub(channel))
+
+
+def soon(error: ServiceError) -> ServiceError:
+    """Return a copy of an error, the retry of which makes sense at once."""
+    copy: ServiceError = type(error).__new__(type(error))
+    vars(copy).update(vars(error))
+    copy.retry_after = error.retry_after and 0.01
+    return copy
 
 
 async def failed(call: Awaitable[object]) -> str:
@@ -108,6 +124,49 @@ async def test_the_shutdown_is_tried_again(name: str) -> None:
 
         assert await failed(CALLS[name](wire.stub)) == "SHUTTING_DOWN"
         assert wire.calls.count == ATTEMPTS
+
+
+@every_call
+async def test_the_policy_tries_again_where_a_retry_helps(name: str) -> None:
+    """For each reason that a call can have before its first message."""
+    tried, expected = {}, {}
+    async with wired() as wire:
+        await wire.bed.models.find("tiny").start()
+        for kind, error in ERRORS.items():
+            wire.bed.engine.failure, wire.calls.count = soon(error), 0
+            reason = await failed(CALLS[name](wire.stub))
+            tried[kind] = (reason, wire.calls.count)
+            expected[kind] = (error.reason, ATTEMPTS if rule(error.reason).retry_helps else 1)
+
+    assert tried == expected
+
+
+async def test_a_policy_that_retries_whatever_the_code_makes_no_attempt_in_vain() -> None:
+    async with wired() as wire:
+        request = pb.GenerateStreamRequest(model_id="nobody", prompt="once", max_new_tokens=2)
+
+        assert await failed(read(wire.stub.GenerateStream(request))) == "MODEL_NOT_FOUND"
+        assert wire.calls.count == 1
+
+
+@every_call
+async def test_the_retry_comes_at_the_time_that_the_service_knows(name: str) -> None:
+    async with wired(back_off=0.5) as wire:
+        wire.bed.runtime.refusal = StartFailed("tiny", "creating container", "no disk")
+        begun = time.monotonic()
+        await CALLS[name](wire.stub)
+
+        assert wire.calls.count == 2
+        assert time.monotonic() - begun >= 0.5
+
+
+@every_call
+async def test_a_retry_after_the_deadline_is_not_waited_for(name: str) -> None:
+    async with wired(back_off=60) as wire:
+        wire.bed.runtime.refusal = StartFailed("tiny", "creating container", "no disk")
+
+        assert await failed(CALLS[name](wire.stub, timeout=30)) == "START_FAILED"
+        assert wire.calls.count == 1
 
 
 async def test_a_status_event_commits_a_stream() -> None:
