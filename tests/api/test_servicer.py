@@ -292,7 +292,7 @@ async def test_a_generation_is_accepted_with_its_first_message(
 ) -> None:
     async with made() as bed:
         bed.runtime.may_pull.clear()
-        request = {
+        request: Any = {
             "GenerateStream": pb.GenerateStreamRequest(prompt="once", max_new_tokens=2),
             "Forward": pb.ForwardRequest(path="/words"),
         }[name]
