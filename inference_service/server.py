@@ -94,7 +94,7 @@ async def running(
         servicer = _servicer(settings, models, runtimes.choice, reload, proxies)
         reflection = Reflection()
         services = listener.services(servicer, health, reflection)
-        health.up(("", SERVICE), [spec.id for spec in catalog])
+        health.up(("", SERVICE), [spec.id for spec in catalog], models.refusal)
         calls = Calls(proxies)
         serving = listener.serving(
             settings.host, settings.grpc_port, services, calls, settings.max_body
@@ -107,6 +107,7 @@ async def running(
             rest_url = await stack.enter_async_context(
                 _rest(settings, services, servicer.forwarder, target)
             )
+        stack.callback(health.end)
         stack.push_async_callback(models.close, settings.drain_timeout)
         if settings.leave_containers:
             for runtime in runtimes.by_name.values():

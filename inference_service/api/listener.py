@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
@@ -25,6 +26,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
 
 _BESIDE_BODY = 64 << 10  # bytes of a message
 _PENDING = 4 * MOST  # calls of all connections
+_GRACE = 1.0  # seconds in which the last answers are read, when all models stopped
 
 OPTIONS = [
     # Two services on one port would each get some of the calls.
@@ -83,7 +85,10 @@ async def serving(
     try:
         yield port
     finally:
-        await server.stop(grace=1)
+        stopping = asyncio.ensure_future(server.stop(_GRACE + 1))
+        # A call that is cut by `stop` would have no status, and two tracebacks.
+        await calls.close(_GRACE)
+        await stopping
 
 
 def bound(name: str, host: str, port: int) -> socket.socket:

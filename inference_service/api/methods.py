@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -26,6 +26,7 @@ from inference_service.errors import (
     InvalidRequest,
     RequestTooLarge,
     ServiceError,
+    ShuttingDown,
 )
 
 log = logging.getLogger(__name__)
@@ -46,21 +47,30 @@ _MOST_FIELDS = 1000
 _LARGE_REQUESTS = {"Generate": 4 << 20, "GenerateStream": 4 << 20, "Forward": 1 << 30}
 
 
+class Door(Protocol):
+    """What counts the calls of the wire; when it is closed, those that are open are cancelled."""
+
+    closed: bool
+
+    def enter(self, context: Context) -> None:
+        """Count a call of this task until its end. Raises ServiceError to refuse it."""
+
+
 async def gate(
     path: str,
     handle: Handle,
     request: Any,
     context: Context,
-    enter: Callable[[Context], None] | None = None,
+    door: Door | None = None,
 ) -> Any:
     """Pass a call of the method at `path` to its handler, and end a failed call with its status.
 
     `request` is a message, the iterator of a stream's messages, or bytes; the handler returns such
-    an answer, or writes a stream of them. `enter` comes first, and may refuse the call.
+    an answer, or writes a stream of them. The `door` comes first, and may refuse the call.
     """
     try:
-        if enter is not None:
-            enter(context)
+        if door is not None:
+            door.enter(context)
         if isinstance(request, ServiceError):
             raise request
         return await handle(request, context)
@@ -68,6 +78,8 @@ async def gate(
         raise
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
+        if door is not None and door.closed:
+            await _end(path, context, ShuttingDown())
         if task is None or task.cancelling():  # by a caller that has left, or by a deadline
             raise
         await _end(path, context, error)  # else gRPC would leave the caller waiting (grpc#29248)

@@ -31,6 +31,12 @@ def rule(reason: str) -> errors_pb2.ErrorRule:
     return found
 
 
+def retry_helps(error: ServiceError) -> bool:
+    """Return whether the same call can succeed later, without a change by anybody."""
+    helps: bool = rule(error.reason).retry_helps
+    return helps
+
+
 def pushback(error: ServiceError, left: float | None) -> tuple[tuple[str, str], ...]:
     """Return the trailing metadata by which a client's retry policy knows when to retry, if at all.
 
@@ -38,7 +44,7 @@ def pushback(error: ServiceError, left: float | None) -> tuple[tuple[str, str], 
     """
     wait = error.retry_after
     # After the deadline nobody would see the error.
-    if not rule(error.reason).retry_helps or (left is not None and (wait or 0) >= left):
+    if not retry_helps(error) or (left is not None and (wait or 0) >= left):
         return ((_PUSHBACK, "-1"),)
     # Without a time, the client has its own. With 0, that of grpcio 1.85 never makes the attempt.
     return () if wait is None else ((_PUSHBACK, str(max(1, math.ceil(wait * 1000)))),)
