@@ -12,7 +12,7 @@ from inference_service.api import listener
 from inference_service.api.calls import Calls
 from inference_service.api.forwarder import Forwarder
 from inference_service.api.health import Health
-from inference_service.api.listener import SERVICE
+from inference_service.api.listener import SERVICE, Pings
 from inference_service.api.methods import Handlers, by_path
 from inference_service.api.prompts import Prompts
 from inference_service.api.reflection import Reflection
@@ -96,8 +96,9 @@ async def running(
         services = listener.services(servicer, health, reflection)
         health.up(("", SERVICE), [spec.id for spec in catalog], models.refusal)
         calls = Calls(proxies)
+        pings = Pings(settings.ping_interval, settings.client_ping_interval)
         serving = listener.serving(
-            settings.host, settings.grpc_port, services, calls, settings.max_body
+            settings.host, settings.grpc_port, services, calls, settings.max_body, pings
         )
         port = await stack.enter_async_context(serving)
         stack.callback(reflection.down)

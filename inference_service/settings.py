@@ -51,6 +51,17 @@ class _Settings(FromEnvironment, BaseSettings):
         description="seconds for which REST keeps a connection without a request; longer than a "
         "proxy does",
     )
+    ping_interval: float = Field(
+        30,
+        ge=0.1,
+        description="seconds without a byte after which gRPC pings a client; one that answers no "
+        "ping for as long (20 s at most) has vanished",
+    )
+    client_ping_interval: float = Field(
+        10,
+        ge=0.1,
+        description="shortest interval, in seconds, at which clients of gRPC may ping",
+    )
     runtime: Literal["auto", "docker", "process"] = Field(
         "auto",
         description="where engines run; auto is Docker where a daemon answers, else processes",

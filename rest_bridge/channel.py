@@ -30,5 +30,10 @@ OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A proxy in the environment is meant for the internet, and cannot reach the service.
     ("grpc.enable_http_proxy", 0),
+    # By default a machine that has vanished is noticed after minutes of TCP. The service may have
+    # none of its pings shorter than 10 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.service_config", service_config()),
 ]

@@ -45,6 +45,11 @@ class ModelServiceStub:
     no retry mends, until it is started, stopped or changed; where it can never have enough memory.
     Nothing is SERVING while the service shuts down. GetModel says whether a model is READY.
 
+    Clients may ping (keepalive) every 10 s and more, also without a call (setting
+    `client_ping_interval`): a call that waits for a model, and a watch, can be quiet for long. The
+    service itself pings a client that is silent for 30 s (setting `ping_interval`), and closes the
+    connection of one that does not answer within 20 s, which ends its calls.
+
     An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
     (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
@@ -227,6 +232,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     no retry mends, until it is started, stopped or changed; where it can never have enough memory.
     Nothing is SERVING while the service shuts down. GetModel says whether a model is READY.
 
+    Clients may ping (keepalive) every 10 s and more, also without a call (setting
+    `client_ping_interval`): a call that waits for a model, and a watch, can be quiet for long. The
+    service itself pings a client that is silent for 30 s (setting `ping_interval`), and closes the
+    connection of one that does not answer within 20 s, which ends its calls.
+
     An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
     (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
@@ -404,6 +414,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     is NOT_SERVING where a call is refused: during the back-off after a failure; after a failure that
     no retry mends, until it is started, stopped or changed; where it can never have enough memory.
     Nothing is SERVING while the service shuts down. GetModel says whether a model is READY.
+
+    Clients may ping (keepalive) every 10 s and more, also without a call (setting
+    `client_ping_interval`): a call that waits for a model, and a watch, can be quiet for long. The
+    service itself pings a client that is silent for 30 s (setting `ping_interval`), and closes the
+    connection of one that does not answer within 20 s, which ends its calls.
 
     An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS

@@ -14,7 +14,7 @@ import pytest
 
 from inference_service.api.calls import Calls
 from inference_service.api.health import Health
-from inference_service.api.listener import services, serving
+from inference_service.api.listener import Pings, services, serving
 from inference_service.api.statuses import rule
 from inference_service.errors import ServiceError, StartFailed
 from inference_service.v1 import model_service_pb2 as pb
@@ -86,7 +86,7 @@ async def wired(back_off: float = 0) -> AsyncGenerator[Wired]:
     async with made(back_off) as bed:
         methods = services(bed.service, Health())
         async with (
-            serving("127.0.0.1", 0, methods, calls, 1 << 20) as port,
+            serving("127.0.0.1", 0, methods, calls, 1 << 20, Pings(30, 10)) as port,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel,
             within(SLOWLY, "the call did not end"),
         ):
