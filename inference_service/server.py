@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from inference_service.api import listener
+from inference_service.api import addresses, listener
 from inference_service.api.calls import Calls
 from inference_service.api.forwarder import Forwarder
 from inference_service.api.health import Health
@@ -39,6 +39,7 @@ from inference_service.settings import Settings
 from rest_bridge.proxies import Proxies
 
 _CLOSE = 1.0  # seconds in which clients of REST can read the last answers, when all models stopped
+_LOOPBACK = "127.0.0.1"  # of REST beside a unix socket
 _LONGEST_PROBE = 15.0  # seconds between two looks at an engine that is READY
 
 
@@ -100,9 +101,8 @@ async def running(
         serving = listener.serving(
             settings.host, settings.grpc_port, services, calls, settings.max_body, pings
         )
-        port = await stack.enter_async_context(serving)
+        target = await stack.enter_async_context(serving)
         stack.callback(reflection.down)
-        target = listener.address(settings.host, port)
         rest_url = None
         if settings.rest:
             rest_url = await stack.enter_async_context(
@@ -234,8 +234,9 @@ async def _rest(
     app = create_app(LocalService(by_path(services), forwarder, target), bridge)
     limits = Limits(idle_seconds=settings.idle_connection_timeout)
     server = Server(app, limits, route=front(app).route)
-    with listener.bound("REST", settings.host, settings.rest_port) as socket:
-        url = f"http://{listener.address(settings.host, socket.getsockname()[1])}"
+    host = _LOOPBACK if settings.host.startswith(addresses.UNIX) else settings.host
+    with addresses.bound("REST", host, settings.rest_port) as socket:
+        url = f"http://{addresses.address(host, socket.getsockname()[1])}"
         server.start([socket])
         try:
             yield url

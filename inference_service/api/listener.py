@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import resource
-import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +12,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
+from inference_service.api import unix
+from inference_service.api.addresses import UNIX, address, bound
 from inference_service.api.calls import MOST, Calls, counted
 from inference_service.api.health import Health
 from inference_service.api.methods import Handlers, gated
@@ -78,10 +77,6 @@ class Pings:
         ]
 
 
-class BindError(Exception):
-    """An address of the settings that cannot be listened on."""
-
-
 def services(servicer: ModelService, beacon: Health, reflection: Reflection) -> dict[str, Handlers]:
     """Return the methods of each service, by its full name."""
     added: list[tuple[str, Callable[..., None], object]] = [
@@ -98,8 +93,8 @@ def services(servicer: ModelService, beacon: Health, reflection: Reflection) -> 
 @asynccontextmanager
 async def serving(
     host: str, port: int, services: Mapping[str, Handlers], calls: Calls, largest: int, pings: Pings
-) -> AsyncGenerator[int]:
-    """Serve gRPC for the time of the block, and give the port. Raises BindError.
+) -> AsyncGenerator[str]:
+    """Serve gRPC for the time of the block, and give the address. Raises BindError.
 
     `largest` is the size in bytes of the largest body that may be in a message.
     """
@@ -109,41 +104,25 @@ async def serving(
     for name, methods in services.items():
         handler = grpc.method_handlers_generic_handler(name, counted(methods, calls))
         server.add_generic_rpc_handlers((handler,))
-    bound("gRPC", host, port).close()  # gRPC's own error names no cause
-    port = server.add_insecure_port(address(host, port))
+    target = _bind(server, host, port)
     await server.start()
     try:
-        yield port
+        yield target
     finally:
         stopping = asyncio.ensure_future(server.stop(_GRACE + 1))
         # A call that is cut by `stop` would have no status, and two tracebacks.
         await calls.close(_GRACE)
         await stopping
+        if target.startswith(UNIX):
+            unix.remove(target)
 
 
-def bound(name: str, host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises BindError, which names the flag at fault."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError) as error:  # the second for a name that IDNA does not have
-        raise BindError(_refusal(name, host, port, error)) from None
-    # Else the body of an answer waits 40 ms for the client's delayed acknowledgement of its head:
-    # asyncio sets this only on sockets that say IPPROTO_TCP, and those of `create_server` do not.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def _refusal(name: str, host: str, port: int, error: OSError | UnicodeError) -> str:
-    number = getattr(error, "errno", None) or 0
-    if isinstance(error, UnicodeError) or number < 0:  # of getaddrinfo
-        flag, cause = "--host", "no address is known by that name"
-    elif number == errno.EADDRNOTAVAIL:
-        flag, cause = "--host", "this machine does not have that address"
-    else:
-        flag = f"--{name.lower()}-port"
-        cause = os.strerror(number) if number else str(error)
-    return f"{name} cannot listen on {address(host, port)} ({cause}); choose another {flag}"
+def _bind(server: grpc.aio.Server, host: str, port: int) -> str:
+    """Have the server listen, and return its address. Raises BindError."""
+    if host.startswith(UNIX):
+        return unix.bind(host, server.add_insecure_port)
+    bound("gRPC", host, port).close()  # gRPC's own error names no cause
+    return address(host, server.add_insecure_port(address(host, port)))
 
 
 def _affordable() -> int:
@@ -153,8 +132,3 @@ def _affordable() -> int:
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(8, min(10_000, files // 4))
-
-
-def address(host: str, port: int) -> str:
-    """Return host and port as one text."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

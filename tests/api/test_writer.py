@@ -15,6 +15,7 @@ import pytest
 from inference_service.api.calls import Calls
 from inference_service.api.health import Health
 from inference_service.api.listener import Pings, services, serving
+from inference_service.api.reflection import Reflection
 from inference_service.api.statuses import rule
 from inference_service.errors import ServiceError, StartFailed
 from inference_service.v1 import model_service_pb2 as pb
@@ -84,10 +85,10 @@ async def wired(back_off: float = 0) -> AsyncGenerator[Wired]:
     options = [("grpc.service_config", json.dumps(POLICY))]
     calls = Counting()
     async with made(back_off) as bed:
-        methods = services(bed.service, Health())
+        methods = services(bed.service, Health(), Reflection())
         async with (
-            serving("127.0.0.1", 0, methods, calls, 1 << 20, Pings(30, 10)) as port,
-            grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel,
+            serving("127.0.0.1", 0, methods, calls, 1 << 20, Pings(30, 10)) as target,
+            grpc.aio.insecure_channel(target, options=options) as channel,
             within(SLOWLY, "the call did not end"),
         ):
             yield Wired(bed, calls, pb_grpc.ModelServiceStub(channel))
