@@ -18,6 +18,7 @@ from inference_service.api.listener import Pings, services, serving
 from inference_service.api.reflection import Reflection
 from inference_service.api.statuses import rule
 from inference_service.errors import ServiceError, StartFailed
+from inference_service.lifecycle import Phase
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.api.test_servicer import Bed, made
@@ -112,7 +113,7 @@ async def failed(call: Awaitable[object]) -> str:
 @every_call
 async def test_a_start_that_fails_once_is_mended_by_the_policy_of_the_client(name: str) -> None:
     async with wired() as wire:
-        wire.bed.runtime.refusal = StartFailed("tiny", "creating container", "no disk")
+        wire.bed.runtime.refusal = StartFailed("tiny", Phase.CREATING_CONTAINER, "no disk")
         await CALLS[name](wire.stub)
 
         assert wire.calls.count == 2
@@ -153,7 +154,7 @@ async def test_a_policy_that_retries_whatever_the_code_makes_no_attempt_in_vain(
 @every_call
 async def test_the_retry_comes_at_the_time_that_the_service_knows(name: str) -> None:
     async with wired(back_off=0.5) as wire:
-        wire.bed.runtime.refusal = StartFailed("tiny", "creating container", "no disk")
+        wire.bed.runtime.refusal = StartFailed("tiny", Phase.CREATING_CONTAINER, "no disk")
         begun = time.monotonic()
         await CALLS[name](wire.stub)
 
@@ -164,7 +165,7 @@ async def test_the_retry_comes_at_the_time_that_the_service_knows(name: str) -> 
 @every_call
 async def test_a_retry_after_the_deadline_is_not_waited_for(name: str) -> None:
     async with wired(back_off=60) as wire:
-        wire.bed.runtime.refusal = StartFailed("tiny", "creating container", "no disk")
+        wire.bed.runtime.refusal = StartFailed("tiny", Phase.CREATING_CONTAINER, "no disk")
 
         assert await failed(CALLS[name](wire.stub, timeout=30)) == "START_FAILED"
         assert wire.calls.count == 1
@@ -172,7 +173,7 @@ async def test_a_retry_after_the_deadline_is_not_waited_for(name: str) -> None:
 
 async def test_a_status_event_commits_a_stream() -> None:
     async with wired() as wire:
-        wire.bed.runtime.refusal = StartFailed("tiny", "creating container", "no disk")
+        wire.bed.runtime.refusal = StartFailed("tiny", Phase.CREATING_CONTAINER, "no disk")
         request = pb.GenerateStreamRequest(**PROMPT, status_events=True)
 
         assert await failed(read(wire.stub.GenerateStream(request))) == "START_FAILED"
