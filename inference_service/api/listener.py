@@ -19,6 +19,7 @@ from inference_service.api.health import Health
 from inference_service.api.methods import Handlers, gated
 from inference_service.api.reflection import NAMES, Reflection
 from inference_service.api.servicer import ModelService
+from inference_service.api.unknown import Unknown
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
@@ -104,6 +105,7 @@ async def serving(
     for name, methods in services.items():
         handler = grpc.method_handlers_generic_handler(name, counted(methods, calls))
         server.add_generic_rpc_handlers((handler,))
+    server.add_generic_rpc_handlers((Unknown(calls),))
     target = _bind(server, host, port)
     await server.start()
     try:

@@ -1,7 +1,7 @@
 """The gate that every call passes, on the wire or not: a call ends with its answer or its status.
 
 Each method is wrapped once, and not by an interceptor, which grpc.aio awaits anew for each call.
-Only a call of a method that does not exist passes no gate: gRPC refuses that call by itself.
+A call of a method that does not exist passes the gate of `unknown`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from inference_service.errors import (
     InvalidRequest,
     RequestTooLarge,
     ServiceError,
-    ShuttingDown,
 )
 
 log = logging.getLogger(__name__)
@@ -48,12 +47,13 @@ _LARGE_REQUESTS = {"Generate": 4 << 20, "GenerateStream": 4 << 20, "Forward": 1 
 
 
 class Door(Protocol):
-    """What counts the calls of the wire; when it is closed, those that are open are cancelled."""
-
-    closed: bool
+    """What counts the calls of the wire, and may end them."""
 
     def enter(self, context: Context) -> None:
         """Count a call of this task until its end. Raises ServiceError to refuse it."""
+
+    def leave(self) -> ServiceError | None:
+        """Return why the door has cancelled this task, if it has; it does so no more."""
 
 
 async def gate(
@@ -78,8 +78,8 @@ async def gate(
         raise
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
-        if door is not None and door.closed:
-            await _end(path, context, ShuttingDown())
+        if door is not None and (why := door.leave()) is not None:
+            await _end(path, context, why)
         if task is None or task.cancelling():  # by a caller that has left, or by a deadline
             raise
         await _end(path, context, error)  # else gRPC would leave the caller waiting (grpc#29248)
@@ -88,6 +88,9 @@ async def gate(
             # The caller has left while a message was on its way: gRPC cancels this task now.
             await asyncio.sleep(1)
         await _end(path, context, error)
+    finally:
+        if door is not None:
+            door.leave()
 
 
 async def _end(path: str, context: Context, error: BaseException) -> None:
