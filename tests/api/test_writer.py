@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -24,7 +25,7 @@ from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 from tests.api.test_servicer import Bed, made
 from tests.service import failure
 from tests.test_errors import EXAMPLES
-from tests.waiting import SLOWLY, within
+from tests.waiting import SLOWLY, until, within
 
 ATTEMPTS = 4
 POLICY = {
@@ -168,6 +169,29 @@ async def test_a_retry_after_the_deadline_is_not_waited_for(name: str) -> None:
         wire.bed.runtime.refusal = StartFailed("tiny", Phase.CREATING_CONTAINER, "no disk")
 
         assert await failed(CALLS[name](wire.stub, timeout=30)) == "START_FAILED"
+        assert wire.calls.count == 1
+
+
+@every_call
+async def test_a_call_that_is_cancelled_makes_no_further_attempt(name: str) -> None:
+    async with wired(back_off=60) as wire:
+        wire.bed.runtime.refusal = StartFailed("tiny", Phase.CREATING_CONTAINER, "no disk")
+        call = asyncio.ensure_future(CALLS[name](wire.stub))
+        await until(lambda: wire.bed.models.find("tiny").status.failure, "the start did not fail")
+        call.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert wire.calls.count == 1
+
+
+async def test_a_library_tries_only_what_it_keeps() -> None:
+    """A request above the buffer of the channel is sent once (pinecone-io/python-sdk#347)."""
+    async with wired() as wire:
+        await wire.bed.models.close(0)
+        request = pb.GenerateRequest(model_id="tiny", prompt="x" * (300 << 10), max_new_tokens=2)
+
+        assert await failed(wire.stub.Generate(request)) == "SHUTTING_DOWN"
         assert wire.calls.count == 1
 
 
