@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
-from tests.field.catalogs import UNREACHABLE
+from tests.field import catalogs
 from tests.service import Serving, failure, free_ports, serving
 from tests.waiting import PROMPTLY, SLOWLY, within
 
@@ -95,7 +95,7 @@ async def test_bytes_that_are_no_message_of_health(
 
 async def test_a_model_that_failed_serves_again_after_its_back_off(tmp_path: Path) -> None:
     catalog = tmp_path / "models.toml"
-    catalog.write_text(UNREACHABLE)
+    catalog.write_text(catalogs.UNREACHABLE)
     async with serving(catalog=catalog, ports=free_ports(4)) as service:
         stub: Any = health_pb2_grpc.HealthStub(service.channel)
         assert (await stub.Check(asked("huge"))).status == NOT_SERVING
@@ -108,6 +108,24 @@ async def test_a_model_that_failed_serves_again_after_its_back_off(tmp_path: Pat
             assert failure(error.value).reason == "START_FAILED"
             assert (await watch.read()).status == SERVING
         watch.cancel()
+
+
+async def test_what_no_retry_mends_serves_again_once_it_is_stopped(tmp_path: Path) -> None:
+    catalog = tmp_path / "models.toml"
+    catalogs.write(catalog, unreadable="64MiB")  # whose file is empty
+    async with serving(catalog=catalog, ports=free_ports(4)) as service:
+        watch: Any = health_pb2_grpc.HealthStub(service.channel)
+        statuses = watch.Watch(asked("unreadable"))
+        assert (await statuses.read()).status == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await service.stub.StartModel(pb.StartModelRequest(model_id="unreadable"))
+        assert failure(error.value).reason == "MODEL_UNUSABLE"
+        async with within(SLOWLY, "the health did not change"):
+            assert (await statuses.read()).status == NOT_SERVING
+            with pytest.raises(grpc.aio.AioRpcError):
+                await service.stub.StopModel(pb.StopModelRequest(model_id="unreadable"))
+            assert (await statuses.read()).status == SERVING
+        statuses.cancel()
 
 
 async def test_a_watch_is_told_of_the_shutdown_and_ends_with_its_error() -> None:
