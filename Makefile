@@ -81,6 +81,7 @@ protos: $(VENV)/dev ## generate the Python code and the descriptors of the contr
 	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
 	  $(wildcard protos/inference_service/v1/*.proto)
 	$(BIN)/python protos/descriptors.py $(GENERATED)/descriptors.binpb
+	cp protos/inference_service/v1/service_config.json $(GENERATED)/
 
 protos-check: docs ## fail when what is committed is not what the sources give
 	git diff --exit-code -- $(GENERATED) docs/errors.md

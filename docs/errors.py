@@ -20,8 +20,8 @@ answer is `{"detail": "<one sentence>"}`, with the reason in the header `X-Error
 `Retry-After` where the time is known. In a stream that has begun, REST sends the event `error`
 with `detail` and `reason`.
 
-| reason | gRPC | after the first token | REST | what to do |
-|---|---|---|---|---|
+| reason | gRPC | after the first token | REST | a retry helps | what to do |
+|---|---|---|---|---|---|
 """
 
 
@@ -52,7 +52,9 @@ def main() -> None:
         reason = value.name.removeprefix("ERROR_REASON_")
         code, later = code_of(rule.code), rule.code_after_first_token
         after = code_of(later) if later else ""
-        rows.append(f"| `{reason}` | {code} | {after} | {rule.http_status} | {rule.action} |")
+        retry = "yes" if rule.retry_helps else ""
+        facts = (f"`{reason}`", code, after, str(rule.http_status), retry, rule.action)
+        rows.append(f"| {' | '.join(facts)} |")
         lines = (line.strip() for line in explained[value.name].splitlines())
         texts.append(f"**`{reason}`** — {' '.join(lines).strip()}")
     print(HEAD + "\n".join(rows) + "\n\n" + "\n\n".join(texts))

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from inference_service import __version__
-from inference_service.api.listener import SERVICE, BindError
+from inference_service.api.addresses import UNIX, BindError
+from inference_service.api.listener import SERVICE
 from inference_service.capacity.gpus import GpuError
 from inference_service.errors import CatalogInvalid, RuntimeUnavailable
 from inference_service.printable import Formatter
@@ -58,7 +59,8 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
     _raise_file_limit()
     faces = "gRPC and REST ask" if settings.rest else "gRPC asks"
-    if warning := exposure.warning(settings.host, faces):
+    network = not settings.host.startswith(UNIX)
+    if network and (warning := exposure.warning(settings.host, faces)):
         print(f"inference-service: {warning}", file=sys.stderr)
     try:
         sys.exit(asyncio.run(_serve(settings, runtimes)))
@@ -155,7 +157,10 @@ _EXAMPLE = '{"model_id":"story-mini","prompt":"Once upon a time"}'
 
 def _banner(service: Service) -> str:
     models = [model.id for model in service.models]
-    call = f"grpcurl -plaintext -d '{_EXAMPLE}' {service.target} {SERVICE}/Generate"
+    target = service.target
+    if target.startswith(UNIX):
+        target = f"-unix {target.removeprefix(UNIX)}"
+    call = f"grpcurl -plaintext -d '{_EXAMPLE}' {target} {SERVICE}/Generate"
     lines = [
         f"inference-service {__version__}",
         f"runtime  {service.choice.name}: {service.choice.reason}",

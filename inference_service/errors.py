@@ -4,8 +4,9 @@ ServiceError
  ├─ ModelNotFound          (ModelRemoved)
  ├─ NotRunning             ShuttingDown          CatalogInvalid
  ├─ InvalidParameter       (InvalidRequest)
- ├─ PathNotOffered         RequestTooLarge
- ├─ PromptTooLong          EngineOverloaded      GenerationTimeout
+ ├─ PathNotOffered         RequestTooLarge       MethodNotOffered
+ ├─ PromptTooLong          EngineOverloaded      DeadlinePassed
+ ├─ GenerationTimeout      (SilenceTimeout)
  ├─ StartFailed            (EngineExited, StartFault)
  ├─ ModelUnusable          (StillUnusable)
  ├─ StartStalled           StartBackingOff       RuntimeUnavailable
@@ -138,6 +139,18 @@ class PathNotOffered(ServiceError):
         if others:
             message = f"{model_id} does not offer {path}; models that do: {', '.join(others)}"
         super().__init__(message, metadata={"model_id": model_id, "path": path[:80]}, field="path")
+
+
+class MethodNotOffered(ServiceError):
+    """A method of gRPC that this service does not have."""
+
+    reason = "METHOD_NOT_OFFERED"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"there is no method {path[:80]}; reflection lists those that there are",
+            metadata={"path": path[:80]},
+        )
 
 
 class RequestTooLarge(ServiceError):
@@ -455,16 +468,37 @@ class ResumptionFailed(EngineFailed):
         ServiceError.__init__(self, message, metadata=facts, retry_after=wait, log=error.log)
 
 
+class DeadlinePassed(ServiceError):
+    """A call whose deadline has come; `seconds` is the time that it had."""
+
+    reason = "DEADLINE_PASSED"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the deadline of the call has passed, after {seconds:.1f} s; set a later one"
+        )
+
+
 class GenerationTimeout(ServiceError):
-    """A text, or the next piece of a stream, that was not made in time."""
+    """A text that was not made in time."""
 
     reason = "GENERATION_TIMEOUT"
 
     def __init__(self, model_id: str, seconds: float) -> None:
         advice = "ask for fewer tokens, or stream them"
-        message = f"{model_id} did not finish within {seconds:g} s; {advice}"
+        self._end(model_id, seconds, f"{model_id} did not finish within {seconds:g} s; {advice}")
+
+    def _end(self, model_id: str, seconds: float, message: str) -> None:
         metadata = {"model_id": model_id, "timeout_seconds": f"{seconds:g}"}
         super().__init__(message, metadata=metadata)
+
+
+class SilenceTimeout(GenerationTimeout):
+    """The next piece of a stream, or of an answer that is forwarded, that was not made in time."""
+
+    def __init__(self, model_id: str, seconds: float) -> None:
+        advice = "send a shorter prompt, or raise the limit"
+        self._end(model_id, seconds, f"{model_id} made nothing for {seconds:g} s; {advice}")
 
 
 class StopFailed(ServiceError):

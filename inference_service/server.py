@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from inference_service.api import listener
+from inference_service.api import addresses, listener
 from inference_service.api.calls import Calls
 from inference_service.api.forwarder import Forwarder
 from inference_service.api.health import Health
-from inference_service.api.listener import SERVICE
+from inference_service.api.listener import SERVICE, Pings
 from inference_service.api.methods import Handlers, by_path
 from inference_service.api.prompts import Prompts
 from inference_service.api.reflection import Reflection
@@ -39,6 +39,7 @@ from inference_service.settings import Settings
 from rest_bridge.proxies import Proxies
 
 _CLOSE = 1.0  # seconds in which clients of REST can read the last answers, when all models stopped
+_LOOPBACK = "127.0.0.1"  # of REST beside a unix socket
 _LONGEST_PROBE = 15.0  # seconds between two looks at an engine that is READY
 
 
@@ -94,19 +95,20 @@ async def running(
         servicer = _servicer(settings, models, runtimes.choice, reload, proxies)
         reflection = Reflection()
         services = listener.services(servicer, health, reflection)
-        health.up(("", SERVICE), [spec.id for spec in catalog])
+        health.up(("", SERVICE), [spec.id for spec in catalog], models.refusal)
         calls = Calls(proxies)
+        pings = Pings(settings.ping_interval, settings.client_ping_interval)
         serving = listener.serving(
-            settings.host, settings.grpc_port, services, calls, settings.max_body
+            settings.host, settings.grpc_port, services, calls, settings.max_body, pings
         )
-        port = await stack.enter_async_context(serving)
+        target = await stack.enter_async_context(serving)
         stack.callback(reflection.down)
-        target = listener.address(settings.host, port)
         rest_url = None
         if settings.rest:
             rest_url = await stack.enter_async_context(
                 _rest(settings, services, servicer.forwarder, target)
             )
+        stack.callback(health.end)
         stack.push_async_callback(models.close, settings.drain_timeout)
         if settings.leave_containers:
             for runtime in runtimes.by_name.values():
@@ -232,8 +234,9 @@ async def _rest(
     app = create_app(LocalService(by_path(services), forwarder, target), bridge)
     limits = Limits(idle_seconds=settings.idle_connection_timeout)
     server = Server(app, limits, route=front(app).route)
-    with listener.bound("REST", settings.host, settings.rest_port) as socket:
-        url = f"http://{listener.address(settings.host, socket.getsockname()[1])}"
+    host = _LOOPBACK if settings.host.startswith(addresses.UNIX) else settings.host
+    with addresses.bound("REST", host, settings.rest_port) as socket:
+        url = f"http://{addresses.address(host, socket.getsockname()[1])}"
         server.start([socket])
         try:
             yield url

@@ -38,7 +38,11 @@ class _Settings(FromEnvironment, BaseSettings):
         frozen=True,
     )
 
-    host: str = Field("127.0.0.1", description="address on which gRPC and REST listen")
+    host: str = Field(
+        "127.0.0.1",
+        description="address on which gRPC and REST listen; with unix:/PATH gRPC listens on that "
+        "socket, and REST on 127.0.0.1",
+    )
     grpc_port: int = Field(50051, ge=0, le=65535, description="port of gRPC; 0 takes a free one")
     rest_port: int = Field(8000, ge=0, le=65535, description="port of REST; 0 takes a free one")
     rest: bool = Field(True, description="serve REST beside gRPC")
@@ -50,6 +54,17 @@ class _Settings(FromEnvironment, BaseSettings):
         gt=0,
         description="seconds for which REST keeps a connection without a request; longer than a "
         "proxy does",
+    )
+    ping_interval: float = Field(
+        30,
+        ge=0.1,
+        description="seconds without a byte after which gRPC pings a client; one that answers no "
+        "ping for as long (20 s at most) has vanished",
+    )
+    client_ping_interval: float = Field(
+        10,
+        ge=0.1,
+        description="shortest interval, in seconds, at which clients of gRPC may ping",
     )
     runtime: Literal["auto", "docker", "process"] = Field(
         "auto",

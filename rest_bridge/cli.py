@@ -16,24 +16,12 @@ from inference_service.printable import Formatter
 from inference_service.signals import stopping
 from rest_bridge import exposure
 from rest_bridge.app import create_app, front
+from rest_bridge.channel import OPTIONS
 from rest_bridge.http import Limits, Server
 from rest_bridge.http.listener import bind
 from rest_bridge.http.log import ACCESS, LOG
 from rest_bridge.remote import RemoteService
 from rest_bridge.settings import Settings
-
-CHANNEL_OPTIONS = [
-    # The default is 4 MiB. A text can be longer, for it can begin with a prompt of 4 MiB.
-    ("grpc.max_receive_message_length", -1),
-    # By default the window grows with the pace of the service, and the bridge then held up to 35 MB
-    # of text for a client that reads slowly.
-    ("grpc.http2.bdp_probe", 0),
-    # By default the channel waits up to two minutes before it connects again to the service.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # A proxy in the environment is meant for the internet, and cannot reach the service.
-    ("grpc.enable_http_proxy", 0),
-]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     """Connect to the service and serve HTTP. The service may start later than the bridge."""
-    async with grpc.aio.insecure_channel(settings.target, options=CHANNEL_OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(settings.target, options=OPTIONS) as channel:
         app = create_app(RemoteService(channel, settings.target), settings)
         limits = Limits(idle_seconds=settings.idle_connection_seconds)
         server = Server(app, limits, access_log=settings.access_log, route=front(app).route)

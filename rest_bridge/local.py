@@ -109,6 +109,7 @@ class _Context:
     """The part of `grpc.aio.ServicerContext` that handlers use."""
 
     bounded = True  # the HTTP server ends who takes no byte of an answer
+    has_wire = False
 
     __slots__ = ("__weakref__", "_accepted", "_error", "_metadata", "deadline", "target", "write")
 

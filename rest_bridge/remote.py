@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc.aio
@@ -88,11 +89,13 @@ class RemoteService:
     def _starter(self, kind: Any, method: Method[Any, Any]) -> Any:
         """Return the multi-callable of a method; `kind` is the constructor of the channel."""
         if (starter := self._starters.get(method.path)) is None:
-            starter = self._starters[method.path] = kind(
+            made = kind(
                 method.path,
                 request_serializer=method.request.SerializeToString,
                 response_deserializer=method.answer.FromString,
             )
+            # A client of REST is told at once that the service is not there.
+            starter = self._starters[method.path] = partial(made, wait_for_ready=False)
         return starter
 
     def _failure(self, error: grpc.aio.AioRpcError) -> BridgeError:

@@ -116,8 +116,9 @@ class Service(Protocol):
     ) -> None:
         """Make a call that is answered with a stream; return at its end.
 
-        `accepted` is awaited when the call was checked and is good, before anything is waited for.
-        Then `write` is awaited for each message, and the service is held back meanwhile.
+        `accepted` is awaited when the headers come: of a watch, and of a log that is followed, once
+        the call was checked; of any other stream, just before the first message. Then `write` is
+        awaited for each message, and the service is held back meanwhile.
         """
 
     def forward(self, request: Forwarded, metadata: Metadata, sink: Sink) -> Forwarding:

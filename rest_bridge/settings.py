@@ -64,7 +64,8 @@ class Settings(FromEnvironment, BaseSettings):
     )
 
     target: str = Field(
-        default="127.0.0.1:50051", description="address of the gRPC service, HOST:PORT"
+        default="127.0.0.1:50051",
+        description="address of the gRPC service, HOST:PORT or unix:/PATH",
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(

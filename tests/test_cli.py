@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from inference_service import __version__
@@ -238,6 +239,43 @@ async def test_a_signal_ends_the_service_with_exit_code_0_and_its_engine(
     assert b"stopping" in out
     assert not alive(engine)
     assert free(started.port)
+
+
+async def test_each_stream_that_is_open_at_the_end_has_its_error_and_no_traceback() -> None:
+    async with (
+        serving("--drain-timeout", "0") as (process, banner),
+        grpc.aio.insecure_channel(target(banner)) as channel,
+    ):
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        reflect: Any = channel.stream_stream(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        )
+        reflecting = reflect()
+        await reflecting.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        streams = [
+            health.Watch(health_pb2.HealthCheckRequest(service=name))
+            for name in ("", "story-mini", "nobody")
+        ]
+        streams += [pb_grpc.ModelServiceStub(channel).WatchModels(pb.WatchModelsRequest())]
+        for stream in (reflecting, *streams):
+            await stream.read()
+
+        process.send_signal(signal.SIGTERM)
+        reasons = [await reason_of_end(stream) for stream in (reflecting, *streams)]
+        _, err = await end(process)
+
+    assert reasons == ["SHUTTING_DOWN"] * 5
+    assert (process.returncode, err.decode()) == (0, "")
+
+
+async def reason_of_end(stream: Any) -> str:
+    """Read a stream to its end, which is an error, and return the reason."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        async with within(SLOWLY, "the stream did not end"):
+            while await stream.read() is not grpc.aio.EOF:
+                pass
+    return failure(error.value).reason
 
 
 async def test_a_second_signal_cuts_the_requests_that_the_first_lets_finish() -> None:

@@ -106,6 +106,13 @@ EXAMPLES: dict[str, ServiceError] = {
     "m did not finish within 60 s; ask for fewer tokens, or stream them": errors.GenerationTimeout(
         "m", 60.0
     ),
+    "m made nothing for 600 s; send a shorter prompt, or raise the limit": errors.SilenceTimeout(
+        "m", 600.0
+    ),
+    "there is no method /x.v1.X/Y; reflection lists those that there are": errors.MethodNotOffered(
+        "/x.v1.X/Y"
+    ),
+    "the deadline of the call has passed, after 2.5 s; set a later one": errors.DeadlinePassed(2.5),
     "the container tgi-m could not be removed: no; that is tried again, and `docker rm -f tgi-m` "
     "does it too": errors.StopFailed("m", "tgi-m", "no"),
 }

@@ -9,8 +9,8 @@ import grpc
 import httpx
 import pytest
 
-from inference_service.api import listener
-from inference_service.api.listener import BindError
+from inference_service.api import addresses
+from inference_service.api.addresses import BindError
 from inference_service.v1 import model_service_pb2 as pb
 from rest_bridge.http import Server
 from tests.service import PROMPT, Serving, engines, failure, free, free_ports, serving
@@ -134,7 +134,7 @@ async def test_a_service_whose_bridge_cannot_serve_does_not_start(
 
 def test_connections_to_rest_wait_for_no_acknowledgement() -> None:
     with (
-        listener.bound("REST", "127.0.0.1", 0) as bound,
+        addresses.bound("REST", "127.0.0.1", 0) as bound,
         socket.create_connection(bound.getsockname()),
         bound.accept()[0] as connection,
     ):

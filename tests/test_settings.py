@@ -34,6 +34,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (settings.catalog, settings.port_range) == (None, (8080, 8179))
     assert settings.generation_timeout == 60
     assert (settings.start_stall_timeout, settings.drain_timeout) == (600, 30)
+    assert (settings.ping_interval, settings.client_ping_interval) == (30, 10)
     assert (settings.hang_timeout, settings.idle_connection_timeout) == (120, 75)
     assert (settings.idle_timeout, settings.max_idle_timeout) == (900, 3600)
     assert (settings.memory, settings.min_residency) == (None, 10)
@@ -48,6 +49,8 @@ VALUES = [
     ("cors_origin", "https://a.example:443,tauri://b", ["https://a.example", "tauri://b"]),
     ("trusted_proxy", "10.0.0.0/8, ::1", ["10.0.0.0/8", "::1/128"]),
     ("idle_connection_timeout", "90", 90.0),
+    ("ping_interval", "60", 60.0),
+    ("client_ping_interval", "5", 5.0),
     ("runtime", "process", "process"),
     ("engine", "llamacpp", "llamacpp"),
     ("catalog", "a/b.toml", Path("a/b.toml")),

@@ -12,11 +12,12 @@ from grpc_status import rpc_status
 
 from inference_service.api import forwards, replies, requests
 from inference_service.api.callers import caller
-from inference_service.api.methods import Context, accept
+from inference_service.api.methods import Context
 from inference_service.api.prompts import Prompts
 from inference_service.api.requests import Limits
 from inference_service.api.statuses import status_of
 from inference_service.api.texts import LARGEST
+from inference_service.api.writer import Writer
 from inference_service.engines.exchange import Request, Sink
 from inference_service.errors import ServiceError
 from inference_service.lifecycle import Status
@@ -53,21 +54,20 @@ class Forwarder:
         model, request = await forwards.request(asked, self._models)
         idle_timeout = requests.idle_timeout(asked, self._limits.idle_timeout)
         attempts = self._attempts(model, context, idle_timeout)
-        model.begin()
         held = self._prompts.held(len(request.body), context)
         with held, self._readers.reading(model) as reading:
-            await accept(context)
+            writer = Writer(context)
 
             async def notify(status: Status, queue_position: int) -> None:
                 waits = replies.waits(status, queue_position, time.time())
-                await reading.write(context.write, pb.ForwardResponse(status=waits))
+                await reading.write(writer.write, pb.ForwardResponse(status=waits))
 
             await forward(
                 attempts,
                 request,
                 reading,
-                lambda head: context.write(forwards.head(head)),
-                lambda data: context.write(pb.ForwardResponse(data=data)),
+                lambda head: writer.write(forwards.head(head)),
+                lambda data: writer.write(pb.ForwardResponse(data=data)),
                 notify if asked.status_events else None,
             )
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import asyncio
 import resource
-import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
+from inference_service.api import unix
+from inference_service.api.addresses import UNIX, address, bound
 from inference_service.api.calls import MOST, Calls, counted
 from inference_service.api.health import Health
 from inference_service.api.methods import Handlers, gated
 from inference_service.api.reflection import NAMES, Reflection
 from inference_service.api.servicer import ModelService
+from inference_service.api.unknown import Unknown
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
@@ -25,6 +27,8 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
 
 _BESIDE_BODY = 64 << 10  # bytes of a message
 _PENDING = 4 * MOST  # calls of all connections
+_LONGEST_ANSWER = 20.0  # seconds until the answer to a ping
+_GRACE = 1.0  # seconds in which the last answers are read, when all models stopped
 
 OPTIONS = [
     # Two services on one port would each get some of the calls.
@@ -46,8 +50,32 @@ OPTIONS = [
 ]
 
 
-class BindError(Exception):
-    """An address of the settings that cannot be listened on."""
+@dataclass(frozen=True, slots=True)
+class Pings:
+    """The pings of HTTP/2, of connections without calls too; times are in seconds.
+
+    The server pings a client that is silent for `interval`, and clients may ping every `shortest`.
+    """
+
+    interval: float
+    shortest: float
+
+    @property
+    def options(self) -> list[tuple[str, int]]:
+        """The options of gRPC."""
+        answer = round(min(self.interval, _LONGEST_ANSWER) * 1000)
+        return [
+            ("grpc.keepalive_time_ms", round(self.interval * 1000)),
+            # In grpcio 1.85 the first alone closes nothing: the second is a minute by default.
+            ("grpc.keepalive_timeout_ms", answer),
+            ("grpc.http2.ping_timeout_ms", answer),
+            ("grpc.keepalive_permit_without_calls", 1),
+            # By default there are two pings at most until there is something to send.
+            ("grpc.http2.max_pings_without_data", 0),
+            # By default 5 min, and the third ping before that ends the connection with all of its
+            # calls ("too_many_pings"). One ping may come late, and the next in time.
+            ("grpc.http2.min_ping_interval_without_data_ms", round(self.shortest * 800)),
+        ]
 
 
 def services(servicer: ModelService, beacon: Health, reflection: Reflection) -> dict[str, Handlers]:
@@ -65,50 +93,38 @@ def services(servicer: ModelService, beacon: Health, reflection: Reflection) -> 
 
 @asynccontextmanager
 async def serving(
-    host: str, port: int, services: Mapping[str, Handlers], calls: Calls, largest: int
-) -> AsyncGenerator[int]:
-    """Serve gRPC for the time of the block, and give the port. Raises BindError.
+    host: str, port: int, services: Mapping[str, Handlers], calls: Calls, largest: int, pings: Pings
+) -> AsyncGenerator[str]:
+    """Serve gRPC for the time of the block, and give the address. Raises BindError.
 
     `largest` is the size in bytes of the largest body that may be in a message.
     """
     most = ("grpc.max_allowed_incoming_connections", _affordable())
     size = ("grpc.max_receive_message_length", largest + _BESIDE_BODY)
-    server = grpc.aio.server(options=[*OPTIONS, most, size])
+    server = grpc.aio.server(options=[*OPTIONS, *pings.options, most, size])
     for name, methods in services.items():
         handler = grpc.method_handlers_generic_handler(name, counted(methods, calls))
         server.add_generic_rpc_handlers((handler,))
-    bound("gRPC", host, port).close()  # gRPC's own error names no cause
-    port = server.add_insecure_port(address(host, port))
+    server.add_generic_rpc_handlers((Unknown(calls),))
+    target = _bind(server, host, port)
     await server.start()
     try:
-        yield port
+        yield target
     finally:
-        await server.stop(grace=1)
+        stopping = asyncio.ensure_future(server.stop(_GRACE + 1))
+        # A call that is cut by `stop` would have no status, and two tracebacks.
+        await calls.close(_GRACE)
+        await stopping
+        if target.startswith(UNIX):
+            unix.remove(target)
 
 
-def bound(name: str, host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises BindError, which names the flag at fault."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError) as error:  # the second for a name that IDNA does not have
-        raise BindError(_refusal(name, host, port, error)) from None
-    # Else the body of an answer waits 40 ms for the client's delayed acknowledgement of its head:
-    # asyncio sets this only on sockets that say IPPROTO_TCP, and those of `create_server` do not.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def _refusal(name: str, host: str, port: int, error: OSError | UnicodeError) -> str:
-    number = getattr(error, "errno", None) or 0
-    if isinstance(error, UnicodeError) or number < 0:  # of getaddrinfo
-        flag, cause = "--host", "no address is known by that name"
-    elif number == errno.EADDRNOTAVAIL:
-        flag, cause = "--host", "this machine does not have that address"
-    else:
-        flag = f"--{name.lower()}-port"
-        cause = os.strerror(number) if number else str(error)
-    return f"{name} cannot listen on {address(host, port)} ({cause}); choose another {flag}"
+def _bind(server: grpc.aio.Server, host: str, port: int) -> str:
+    """Have the server listen, and return its address. Raises BindError."""
+    if host.startswith(UNIX):
+        return unix.bind(host, server.add_insecure_port)
+    bound("gRPC", host, port).close()  # gRPC's own error names no cause
+    return address(host, server.add_insecure_port(address(host, port)))
 
 
 def _affordable() -> int:
@@ -118,8 +134,3 @@ def _affordable() -> int:
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(8, min(10_000, files // 4))
-
-
-def address(host: str, port: int) -> str:
-    """Return host and port as one text."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,7 +1,7 @@
 """The gate that every call passes, on the wire or not: a call ends with its answer or its status.
 
 Each method is wrapped once, and not by an interceptor, which grpc.aio awaits anew for each call.
-Only a call of a method that does not exist passes no gate: gRPC refuses that call by itself.
+A call of a method that does not exist passes the gate of `unknown`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 
 from inference_service import malformed
 from inference_service.api import fields
-from inference_service.api.statuses import status_of
+from inference_service.api.statuses import pushback, status_of
 from inference_service.errors import (
     InvalidParameter,
     InvalidRequest,
@@ -35,8 +35,8 @@ Handle = Callable[[Any, Any], Awaitable[Any]]  # a stream is written to the cont
 Handlers = dict[str, "grpc.RpcMethodHandler[Any, Any]"]  # by the name of the method
 
 # Headers commit a call: no client's retry policy works after them. So they are sent once the call
-# is accepted, and not before. The entry tells them from the empty ones that a client is given for
-# a call without headers.
+# is accepted, and not before: see `Writer`. The entry tells them from the empty ones that a client
+# is given for a call without headers.
 _ACCEPTED = (("x-accepted", "true"),)
 
 _LARGE = 64 * 1024  # bytes of a message that are parsed in 2 ms, whatever they are
@@ -46,21 +46,31 @@ _MOST_FIELDS = 1000
 _LARGE_REQUESTS = {"Generate": 4 << 20, "GenerateStream": 4 << 20, "Forward": 1 << 30}
 
 
+class Door(Protocol):
+    """What counts the calls of the wire, and may end them."""
+
+    def enter(self, context: Context) -> None:
+        """Count a call of this task until its end. Raises ServiceError to refuse it."""
+
+    def leave(self) -> ServiceError | None:
+        """Return why the door has cancelled this task, if it has; it does so no more."""
+
+
 async def gate(
     path: str,
     handle: Handle,
     request: Any,
     context: Context,
-    enter: Callable[[Context], None] | None = None,
+    door: Door | None = None,
 ) -> Any:
     """Pass a call of the method at `path` to its handler, and end a failed call with its status.
 
     `request` is a message, the iterator of a stream's messages, or bytes; the handler returns such
-    an answer, or writes a stream of them. `enter` comes first, and may refuse the call.
+    an answer, or writes a stream of them. The `door` comes first, and may refuse the call.
     """
     try:
-        if enter is not None:
-            enter(context)
+        if door is not None:
+            door.enter(context)
         if isinstance(request, ServiceError):
             raise request
         return await handle(request, context)
@@ -68,6 +78,8 @@ async def gate(
         raise
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
+        if door is not None and (why := door.leave()) is not None:
+            await _end(path, context, why)
         if task is None or task.cancelling():  # by a caller that has left, or by a deadline
             raise
         await _end(path, context, error)  # else gRPC would leave the caller waiting (grpc#29248)
@@ -76,24 +88,38 @@ async def gate(
             # The caller has left while a message was on its way: gRPC cancels this task now.
             await asyncio.sleep(1)
         await _end(path, context, error)
+    finally:
+        if door is not None:
+            door.leave()
 
 
 async def _end(path: str, context: Context, error: BaseException) -> None:
     if not isinstance(error, ServiceError):
         log.exception("fault in a call of %s", path, exc_info=error)
         error = ServiceError()
+    status = rpc_status.to_status(status_of(error))
+    retry = pushback(error, context.time_remaining())
     with suppress(grpc.aio.InternalError):  # the caller has left meanwhile, or the server ends
-        await context.abort_with_status(rpc_status.to_status(status_of(error)))
+        await context.abort(status.code, status.details, (*status.trailing_metadata, *retry))
 
 
 async def accept(context: Context) -> None:
-    """Report that a stream was checked and is good, before anything is waited for.
+    """Send the headers of a stream, which may wait from now on.
 
     A stream has to be accepted before its first message. Otherwise gRPC sends the headers with that
     message, and when a time limit or a stop cuts off that write, the status would send the headers
-    again: gRPC refuses, and the caller waits for ever.
+    again: gRPC refuses, and the caller waits for ever. For the same reason a cut waits until the
+    headers are sent.
     """
-    await context.send_initial_metadata(_ACCEPTED)
+    if not getattr(context, "has_wire", True):
+        await context.send_initial_metadata(_ACCEPTED)
+        return
+    sending = asyncio.ensure_future(context.send_initial_metadata(_ACCEPTED))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait([sending])
+        raise
 
 
 def gated(service: str, add: Callable[..., None], servicer: object) -> Handlers:

@@ -9,9 +9,10 @@ from contextlib import aclosing
 from inference_service import __version__
 from inference_service.api import replies, requests
 from inference_service.api.forwarder import Forwarder
-from inference_service.api.methods import Context, accept
+from inference_service.api.methods import Context
 from inference_service.api.prompts import Prompts
 from inference_service.api.requests import Limits
+from inference_service.api.writer import Writer
 from inference_service.key import Key
 from inference_service.lifecycle import State, Status
 from inference_service.serving.generation import Generation
@@ -103,12 +104,13 @@ class ModelService(pb_grpc.ModelServiceServicer):
         self, request: pb.WatchModelsRequest, context: Context
     ) -> None:
         model_id = self._models.find(request.model_id).id if request.model_id else ""
-        await accept(context)
+        writer = Writer(context)
+        await writer.open()
         watch = self._models.watch(request.after_revision, model_id)
         with self._readers.reading(bounded=_bounded(context)) as reading:
             async with aclosing(watch) as changes:
                 async for change in changes:
-                    await reading.write(context.write, replies.change(change))
+                    await reading.write(writer.write, replies.change(change))
 
     async def StreamLogs(  # type: ignore[override]
         self, request: pb.StreamLogsRequest, context: Context
@@ -117,12 +119,14 @@ class ModelService(pb_grpc.ModelServiceServicer):
         count = requests.tail_line_count(request)
         async for _ in model.logs(0, follow=False):  # raises NotRunning before the call is accepted
             pass
-        await accept(context)
+        writer = Writer(context)
+        if request.follow:
+            await writer.open()
         lines = model.logs(count, request.follow)
         with self._readers.reading(bounded=_bounded(context)) as reading:
             async with aclosing(lines):
                 async for line in lines:
-                    await reading.write(context.write, pb.StreamLogsResponse(line=line))
+                    await reading.write(writer.write, pb.StreamLogsResponse(line=line))
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         model = self._models.find(request.model_id)
@@ -142,25 +146,24 @@ class ModelService(pb_grpc.ModelServiceServicer):
     ) -> None:
         model = self._models.find(request.model_id)
         order = requests.order(request, context, model.entry, self._limits)
-        model.begin()  # raises what is known already: a back-off, memory that can never be enough
         held = self._prompts.held(len(order.prompt.text), context)
         with held, self._readers.reading(model, bounded=_bounded(context)) as reading:
-            await accept(context)
+            writer = Writer(context)
             generation = Generation(model, order, reading)
 
             async def notify(status: Status, queue_position: int) -> None:
                 event = replies.status(status, queue_position, time.time())
-                await reading.write(context.write, event)
+                await reading.write(writer.write, event)
 
             await generation.stream(
-                lambda chunk: context.write(replies.chunk(chunk)),
-                lambda resumption: reading.write(context.write, replies.resumption(resumption)),
+                lambda chunk: writer.write(replies.chunk(chunk)),
+                lambda resumption: reading.write(writer.write, replies.resumption(resumption)),
                 notify if request.status_events else None,
             )
             reading.let_go()
             summary = replies.summary(model.id, generation.outcome())
             event = pb.GenerateStreamResponse(summary=summary)
-            await reading.write(context.write, event)
+            await reading.write(writer.write, event)
 
     async def Forward(  # type: ignore[override]
         self, request: pb.ForwardRequest, context: Context

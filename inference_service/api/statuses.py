@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from google.protobuf import any_pb2, duration_pb2
@@ -12,6 +13,8 @@ from inference_service.errors import ServiceError
 from inference_service.v1 import errors_pb2
 
 DOMAIN = "inference-service"
+
+_PUSHBACK = "grpc-retry-pushback-ms"
 
 # gRPC sends a status in trailers, which together may have 8 KiB. Each text is in two of them, once
 # in base64.
@@ -26,6 +29,25 @@ def rule(reason: str) -> errors_pb2.ErrorRule:
     value = errors_pb2.ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{reason}"]
     found: errors_pb2.ErrorRule = value.GetOptions().Extensions[errors_pb2.error_rule]
     return found
+
+
+def retry_helps(error: ServiceError) -> bool:
+    """Return whether the same call can succeed later, without a change by anybody."""
+    helps: bool = rule(error.reason).retry_helps
+    return helps
+
+
+def pushback(error: ServiceError, left: float | None) -> tuple[tuple[str, str], ...]:
+    """Return the trailing metadata by which a client's retry policy knows when to retry, if at all.
+
+    `left` are the seconds until the deadline of the call, which is that of all its attempts.
+    """
+    wait = error.retry_after
+    # After the deadline nobody would see the error.
+    if not retry_helps(error) or (left is not None and (wait or 0) >= left):
+        return ((_PUSHBACK, "-1"),)
+    # Without a time, the client has its own. With 0, that of grpcio 1.85 never makes the attempt.
+    return () if wait is None else ((_PUSHBACK, str(max(1, math.ceil(wait * 1000)))),)
 
 
 def status_of(error: ServiceError) -> status_pb2.Status:

@@ -12,7 +12,13 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from inference_service.engines.exchange import Head, Request, Sink, Source
-from inference_service.errors import EngineDied, EngineLost, GenerationTimeout, ServiceError
+from inference_service.errors import (
+    EngineDied,
+    EngineLost,
+    GenerationTimeout,
+    ServiceError,
+    SilenceTimeout,
+)
 from inference_service.runtimes.base import Instance
 from inference_service.serving.changes import Notify
 from inference_service.serving.leases import Lease
@@ -21,6 +27,7 @@ from inference_service.serving.queue import Caller
 from inference_service.serving.reading import FREE, Reader
 from inference_service.serving.silence import SilenceLimit
 
+Late = Callable[[str, float], GenerationTimeout]  # of a model, after so many seconds
 Work = Callable[[Lease, SilenceLimit], Awaitable[None]]
 
 
@@ -36,7 +43,8 @@ class Attempts:
 
     `timeout` is in seconds: until the end of the work, or its next reset of the limit.
     `idle_timeout`, `caller`, `deadline` and `prompt` are those of `Model.lease`. The work notes in
-    `seen` that the caller has seen a byte, after which the request cannot start anew.
+    `seen` that the caller has seen a byte, after which the request cannot start anew. `late` is the
+    error of the limit.
     """
 
     def __init__(
@@ -49,6 +57,7 @@ class Attempts:
         prompt: str = "",
     ) -> None:
         self.seen = False
+        self.late: Late = SilenceTimeout
         self._model = model
         self._timeout = timeout
         self._idle_timeout = idle_timeout
@@ -115,7 +124,7 @@ class Attempts:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise GenerationTimeout(self._model.id, self._timeout) from None
+            raise self.late(self._model.id, self._timeout) from None
 
     def release(self, lease: Lease) -> None:
         """Give a lease back before the end of its block, when its engine is done."""

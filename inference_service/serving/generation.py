@@ -25,6 +25,7 @@ from inference_service.errors import (
     ResumptionFailed,
     ServiceError,
     ShuttingDown,
+    SilenceTimeout,
 )
 from inference_service.serving.ahead import Ahead, Store
 from inference_service.serving.attempts import Attempts
@@ -117,6 +118,7 @@ class Generation:
                     self._finish = chunk.finish
                     texts.append(chunk.text)
 
+        self._attempts.late = lambda model_id, seconds: GenerationTimeout(model_id, seconds)
         await self._attempts.run(make)
         return "".join(texts)
 
@@ -195,7 +197,7 @@ class Generation:
         self, chunks: AsyncGenerator[Chunk], check: Check, lease: Lease, store: Store
     ) -> Ahead:
         timeout = self._order.timeout
-        timed_out = partial(GenerationTimeout, self._id, timeout)
+        timed_out = partial(SilenceTimeout, self._id, timeout)
         return Ahead(store, chunks, check, partial(self._release, lease), timeout, timed_out)
 
     def _release(self, lease: Lease) -> None:

@@ -169,6 +169,16 @@ class Model:
         if self._supervisor.runs is None:
             self._supervisor.begin()
 
+    def refusal(self) -> ServiceError | None:
+        """Return what `begin` would raise; None where a call is served, or starts the model."""
+        try:
+            self._refuse()
+            if self._supervisor.runs is None:
+                self._supervisor.refuse()
+        except ServiceError as error:
+            return error
+        return None
+
     def adopt(self, numbers: Iterable[int]) -> None:
         """Begin the runs whose engines run already, under these numbers. Raises as `begin`."""
         self._refuse()

@@ -77,6 +77,10 @@ class Models:
         """Return the model of this name. Raises ModelNotFound."""
         return self._models[self._catalog.find(model_id).id]
 
+    def refusal(self, model_id: str) -> ServiceError | None:
+        """Return the refusal of the model with this id; see `Model.refusal`."""
+        return self._models[model_id].refusal()
+
     async def adopt(self) -> None:
         """Take over the engines that an earlier run of this service has left."""
         for runtime in {id(m.entry.runtime): m.entry.runtime for m in self}.values():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from inference_service.engines.exchange import Head, Request, Sink, Source, lost
-from inference_service.errors import GenerationTimeout, ServiceError
+from inference_service.errors import ServiceError, SilenceTimeout
 from inference_service.serving.attempts import Lost
 from inference_service.serving.model import Model, Taken
 from inference_service.serving.reading import NOTHING, Reader, Readers
@@ -156,7 +156,7 @@ class Passing(Reader):
             self._heard = False
             self._since = self.readers.now
         elif self.readers.now - self._since >= self._silence and self._model is not None:
-            self.stop(GenerationTimeout(self._model.id, self._silence))
+            self.stop(SilenceTimeout(self._model.id, self._silence))
 
     def stop(self, error: ServiceError) -> None:
         """End with an error."""

@@ -10,8 +10,11 @@ from typing import Protocol
 from inference_service.capacity.admission import Admission
 from inference_service.errors import (
     ModelUnusable,
+    RuntimeUnavailable,
     ServiceError,
     StartBackingOff,
+    StartFailed,
+    StartStalled,
     StillUnusable,
 )
 from inference_service.key import Key
@@ -87,13 +90,8 @@ class Supervisor:
 
         Raises StartBackingOff, ModelUnusable, or InsufficientMemory for what can never fit.
         """
+        self.refuse()
         model = self._model
-        failure = self._last and self._last.report.status.failure
-        if (wait := self.back_off.left) > 0 and failure:
-            if isinstance(failure, ModelUnusable):
-                raise StillUnusable(failure, wait)
-            raise StartBackingOff(model.id, wait, failure)
-        self._admission.plan(model.entry.demand(Key(model.id)))
         runs = self.runs = Runs(model.id, self._timing, model.stopped)
         for number in [*numbers] or [1]:
             self._add(runs, number, adopts)
@@ -105,6 +103,16 @@ class Supervisor:
         self.back_off.forgive()
         if self._last is not None:
             self._last.report.forgiven()
+
+    def refuse(self) -> None:
+        """Raise what `begin` raises, and begin nothing."""
+        model = self._model
+        failure = self._last and self._last.report.status.failure
+        if (wait := self.back_off.left) > 0 and failure:
+            if isinstance(failure, ModelUnusable):
+                raise StillUnusable(failure, wait)
+            raise StartBackingOff(model.id, wait, failure)
+        self._admission.plan(model.entry.demand(Key(model.id)))
 
     async def over(self) -> None:
         """Return when nothing is left of any run, and none follows."""
@@ -143,7 +151,10 @@ class Supervisor:
             self.back_off.forgive()
             run.report.stopped()
         else:
-            run.report.failed(failure, self.back_off.failed())
+            wait = self.back_off.failed()
+            if isinstance(failure, (StartFailed, StartStalled, RuntimeUnavailable)):
+                failure.retry_after = wait
+            run.report.failed(failure, wait)
         run.finish(failure)
         runs.finish(failure)
         if runs.replaced and self.runs is None:

@@ -44,8 +44,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 5
     """The request is larger than what is read: 4 MiB with a prompt, 64 KiB without one, or what the
-    setting `max_body` says for a request that is forwarded (32 MiB by default). Over gRPC the library refuses what is larger than all of
-    that before the service sees it, with the same code and no ErrorInfo.
+    setting `max_body` says for a request that is forwarded (32 MiB by default).
     """
     ERROR_REASON_START_FAILED: _ErrorReason.ValueType  # 6
     """The model could not be started, for a cause that may pass. The message has the phase and the
@@ -76,7 +75,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_GENERATION_TIMEOUT: _ErrorReason.ValueType  # 14
     """The text was not complete within the generation timeout (60 s by default), counted from the
-    moment at which the request had a slot; in a stream, no chunk came for so long. Metadata:
+    moment at which the request had a slot. In a stream no chunk came for so long; in an answer that
+    is forwarded no byte, for `answer_timeout`. Metadata:
     `model_id`, `timeout_seconds`.
     """
     ERROR_REASON_STOP_FAILED: _ErrorReason.ValueType  # 15
@@ -133,6 +133,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     comes in the back-off after such a failure gets this reason too. Metadata: `model_id`, `phase`
     (the name of a `StartPhase`), and `exit_code` and `oom_killed` where the engine had started.
     """
+    ERROR_REASON_METHOD_NOT_OFFERED: _ErrorReason.ValueType  # 27
+    """gRPC only: the service does not have the method, or is older than it. Metadata: `path`."""
+    ERROR_REASON_DEADLINE_PASSED: _ErrorReason.ValueType  # 28
+    """gRPC only: the deadline of the call has passed. What the call has started goes on. The service
+    reports it a moment before (a twentieth of the time, 50 ms at most), so that the client has the
+    details; a client that is further away reports its own DEADLINE_EXCEEDED, without any.
+    """
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 17
     """REST only: the service behind the bridge does not answer."""
 
@@ -143,10 +150,21 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     table is the only one: the service, the REST bridge, docs/errors.md and the tests read the
     `error_rule` of each value.
 
+    A status without details was not made by this service. The library of the client makes one for
+    its own deadline or cancel, for a connection that it does not get or loses, and for an answer
+    larger than it takes. The library of the service refuses a message of more than `max_body` and
+    64 KiB, with RESOURCE_EXHAUSTED, before anybody sees it.
+
     The `last_error` of a model has its reason as a value of this enum.
 
     Further details, where they help: `google.rpc.BadRequest` names the fields, `google.rpc.RetryInfo`
     says when a retry can succeed, `google.rpc.DebugInfo` has the last log lines of an engine.
+
+    A failure before the first message of an answer has no headers, so that the retry policy of a
+    client (gRFC A6) may make another attempt. The trailing metadata `grpc-retry-pushback-ms` says
+    when: after the time in RetryInfo. It is -1, and policies then make no attempt, where no retry
+    helps (`retry_helps`), or none before the deadline of the call. Where it is missing, the policy
+    chooses the time. See service_config.json for a policy.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -167,8 +185,7 @@ ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 4
 """The prompt alone fills the context of the model. Metadata: `model_id`, and `context_length`."""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 5
 """The request is larger than what is read: 4 MiB with a prompt, 64 KiB without one, or what the
-setting `max_body` says for a request that is forwarded (32 MiB by default). Over gRPC the library refuses what is larger than all of
-that before the service sees it, with the same code and no ErrorInfo.
+setting `max_body` says for a request that is forwarded (32 MiB by default).
 """
 ERROR_REASON_START_FAILED: ErrorReason.ValueType  # 6
 """The model could not be started, for a cause that may pass. The message has the phase and the
@@ -199,7 +216,8 @@ is UNAVAILABLE and a retry is safe. After it the code is ABORTED, and the metada
 """
 ERROR_REASON_GENERATION_TIMEOUT: ErrorReason.ValueType  # 14
 """The text was not complete within the generation timeout (60 s by default), counted from the
-moment at which the request had a slot; in a stream, no chunk came for so long. Metadata:
+moment at which the request had a slot. In a stream no chunk came for so long; in an answer that
+is forwarded no byte, for `answer_timeout`. Metadata:
 `model_id`, `timeout_seconds`.
 """
 ERROR_REASON_STOP_FAILED: ErrorReason.ValueType  # 15
@@ -256,6 +274,13 @@ options. The message has the phase and the cause; DebugInfo has the last log lin
 comes in the back-off after such a failure gets this reason too. Metadata: `model_id`, `phase`
 (the name of a `StartPhase`), and `exit_code` and `oom_killed` where the engine had started.
 """
+ERROR_REASON_METHOD_NOT_OFFERED: ErrorReason.ValueType  # 27
+"""gRPC only: the service does not have the method, or is older than it. Metadata: `path`."""
+ERROR_REASON_DEADLINE_PASSED: ErrorReason.ValueType  # 28
+"""gRPC only: the deadline of the call has passed. What the call has started goes on. The service
+reports it a moment before (a twentieth of the time, 50 ms at most), so that the client has the
+details; a client that is further away reports its own DEADLINE_EXCEEDED, without any.
+"""
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 17
 """REST only: the service behind the bridge does not answer."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
@@ -270,6 +295,7 @@ class ErrorRule(_message.Message):
     CODE_AFTER_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     HTTP_STATUS_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    RETRY_HELPS_FIELD_NUMBER: _builtins.int
     code: _error_code_pb2.ErrorCode.ValueType
     """The gRPC status code."""
     code_after_first_token: _error_code_pb2.ErrorCode.ValueType
@@ -278,6 +304,10 @@ class ErrorRule(_message.Message):
     """The HTTP status on REST. Once a stream has begun, the error is an event instead."""
     action: _builtins.str
     """What the caller can do, in one sentence."""
+    retry_helps: _builtins.bool
+    """Whether the same call can succeed later, without a change by anybody. See `ErrorReason` for what
+    the retry policy of a client makes of it.
+    """
     def __init__(
         self,
         *,
@@ -285,10 +315,11 @@ class ErrorRule(_message.Message):
         code_after_first_token: _error_code_pb2.ErrorCode.ValueType = ...,
         http_status: _builtins.int = ...,
         action: _builtins.str = ...,
+        retry_helps: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "code", b"code", "code_after_first_token", b"code_after_first_token", "http_status", b"http_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "code", b"code", "code_after_first_token", b"code_after_first_token", "http_status", b"http_status", "retry_helps", b"retry_helps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,6 +38,18 @@ class ModelServiceStub:
     finishes reading a prompt that it has begun.) A start belongs to the service: it goes on without
     the callers that have left.
 
+    The names of `grpc.health.v1.Health` are the empty one and `inference_service.v1.ModelService` for
+    the service, and the id of each model; `List` has all of them. A model is SERVING where a call is
+    served or starts the model, so that a channel may check the health of the model that it calls. It
+    is NOT_SERVING where a call is refused: during the back-off after a failure; after a failure that
+    no retry mends, until it is started, stopped or changed; where it can never have enough memory.
+    Nothing is SERVING while the service shuts down. GetModel says whether a model is READY.
+
+    Clients may ping (keepalive) every 10 s and more, also without a call (setting
+    `client_ping_interval`): a call that waits for a model, and a watch, can be quiet for long. The
+    service itself pings a client that is silent for 30 s (setting `ping_interval`), and closes the
+    connection of one that does not answer within 20 s, which ends its calls.
+
     An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
     (RESOURCE_EXHAUSTED), and any stream with STREAM_NOT_READ (ABORTED).
@@ -168,6 +180,8 @@ class ModelServiceStub:
     slot, then chunks, then exactly one summary. Waits as Generate does. A stream without a summary
     has failed, and its status says why.
 
+    The headers come with the first message: what fails before, a retry policy may try again.
+
     The generation timeout limits the silence between two chunks, not the length of the stream.
 
     An engine that is lost before the first token is replaced once, and the stream does not show
@@ -210,6 +224,18 @@ class ModelServiceAsyncStub(ModelServiceStub):
     passes, ends its own generation within a second and disturbs no other call. (llama.cpp first
     finishes reading a prompt that it has begun.) A start belongs to the service: it goes on without
     the callers that have left.
+
+    The names of `grpc.health.v1.Health` are the empty one and `inference_service.v1.ModelService` for
+    the service, and the id of each model; `List` has all of them. A model is SERVING where a call is
+    served or starts the model, so that a channel may check the health of the model that it calls. It
+    is NOT_SERVING where a call is refused: during the back-off after a failure; after a failure that
+    no retry mends, until it is started, stopped or changed; where it can never have enough memory.
+    Nothing is SERVING while the service shuts down. GetModel says whether a model is READY.
+
+    Clients may ping (keepalive) every 10 s and more, also without a call (setting
+    `client_ping_interval`): a call that waits for a model, and a watch, can be quiet for long. The
+    service itself pings a client that is silent for 30 s (setting `ping_interval`), and closes the
+    connection of one that does not answer within 20 s, which ends its calls.
 
     An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
@@ -338,6 +364,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     slot, then chunks, then exactly one summary. Waits as Generate does. A stream without a summary
     has failed, and its status says why.
 
+    The headers come with the first message: what fails before, a retry policy may try again.
+
     The generation timeout limits the silence between two chunks, not the length of the stream.
 
     An engine that is lost before the first token is replaced once, and the stream does not show
@@ -379,6 +407,18 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     passes, ends its own generation within a second and disturbs no other call. (llama.cpp first
     finishes reading a prompt that it has begun.) A start belongs to the service: it goes on without
     the callers that have left.
+
+    The names of `grpc.health.v1.Health` are the empty one and `inference_service.v1.ModelService` for
+    the service, and the id of each model; `List` has all of them. A model is SERVING where a call is
+    served or starts the model, so that a channel may check the health of the model that it calls. It
+    is NOT_SERVING where a call is refused: during the back-off after a failure; after a failure that
+    no retry mends, until it is started, stopped or changed; where it can never have enough memory.
+    Nothing is SERVING while the service shuts down. GetModel says whether a model is READY.
+
+    Clients may ping (keepalive) every 10 s and more, also without a call (setting
+    `client_ping_interval`): a call that waits for a model, and a watch, can be quiet for long. The
+    service itself pings a client that is silent for 30 s (setting `ping_interval`), and closes the
+    connection of one that does not answer within 20 s, which ends its calls.
 
     An error ends the call with a status; see `ErrorReason`. Besides the errors that an RPC lists,
     any RPC may end with SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), or TOO_MANY_CALLS
@@ -564,6 +604,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Generates text and streams it: status events (with `status_events`) until the request has a
         slot, then chunks, then exactly one summary. Waits as Generate does. A stream without a summary
         has failed, and its status says why.
+
+        The headers come with the first message: what fails before, a retry policy may try again.
 
         The generation timeout limits the silence between two chunks, not the length of the stream.
 

@@ -19,6 +19,7 @@ from inference_service.api.health import Health
 from inference_service.api.listener import SERVICE, services
 from inference_service.api.methods import Handlers, accept, gated
 from inference_service.api.reflection import Reflection
+from inference_service.api.writer import Writer
 from inference_service.errors import ServiceError
 from inference_service.printable import printable
 from inference_service.v1 import model_service_pb2 as pb
@@ -30,11 +31,11 @@ from tests.waiting import PROMPTLY, SLOWLY, within
 class Raising(pb_grpc.ModelServiceServicer):
     """A servicer that raises `error` in each call, in a stream after one chunk.
 
-    With `cuts`, the write of the chunk is cut. A log has no end.
+    The write of what `cuts` names is cut: of the headers, or of the chunk. A log has no end.
     """
 
     error: BaseException = ServiceError("no")
-    cuts = False
+    cuts = ""
 
     def __init__(self) -> None:
         self.left = asyncio.Event()
@@ -56,10 +57,12 @@ class Raising(pb_grpc.ModelServiceServicer):
     async def GenerateStream(  # type: ignore[override]
         self, request: pb.GenerateStreamRequest, context: Any
     ) -> None:
-        await accept(context)
+        writer = Writer(context)
+        if self.cuts == "chunk":
+            await writer.open()
         with suppress(TimeoutError):
             async with asyncio.timeout(0 if self.cuts else None):
-                await context.write(pb.GenerateStreamResponse(chunk=pb.GenerateChunk(text="a")))
+                await writer.write(pb.GenerateStreamResponse(chunk=pb.GenerateChunk(text="a")))
         raise self.error
 
 
@@ -117,11 +120,12 @@ async def test_an_error_ends_a_stream_after_the_messages_that_were_sent(
     assert failure(error.value).code is grpc.StatusCode.ABORTED
 
 
+@pytest.mark.parametrize("cuts", ["headers", "chunk"])
 async def test_an_error_ends_a_stream_whose_first_write_was_cut(
-    service: tuple[Raising, grpc.aio.Channel],
+    service: tuple[Raising, grpc.aio.Channel], cuts: str
 ) -> None:
     servicer, channel = service
-    servicer.error, servicer.cuts = errors.ModelStopped("tiny"), True
+    servicer.error, servicer.cuts = errors.ModelStopped("tiny"), cuts
     stream = pb_grpc.ModelServiceStub(channel).GenerateStream(pb.GenerateStreamRequest())
 
     with pytest.raises(grpc.aio.AioRpcError) as error:

@@ -25,6 +25,7 @@ from inference_service.errors import (
     ShuttingDown,
     StopFailed,
 )
+from inference_service.lifecycle import State
 from inference_service.serving.entry import Entry
 from inference_service.serving.models import Models, Reload
 from inference_service.serving.placement import RuntimeChoice
@@ -42,6 +43,7 @@ HOUR = duration_pb2.Duration(seconds=3600)
 class Context:
     """The context of a call, as far as the handlers use it, and what they have written."""
 
+    has_wire = False
     written: list[Any] = field(default_factory=list)
     accepted: bool = False
 
@@ -70,12 +72,12 @@ class Context:
 class Bed:
     """The service on two models."""
 
-    def __init__(self) -> None:
+    def __init__(self, back_off: float = 0) -> None:
         self.runtime, self.engine = FakeRuntime(), FakeEngine()
         self.models = Models(
             Catalog([spec("tiny"), spec("small")]),
             lambda spec: Entry.of(spec, self.runtime, self.engine),
-            timing(idle=900, back_off=0),
+            timing(idle=900, back_off=back_off),
             machine(10**9),
             StartTimes(),
         )
@@ -95,8 +97,8 @@ class Bed:
 
 
 @asynccontextmanager
-async def made() -> AsyncGenerator[Bed]:
-    bed = Bed()
+async def made(back_off: float = 0) -> AsyncGenerator[Bed]:
+    bed = Bed(back_off)
     try:
         yield bed
     finally:  # a test that fails may not hang
@@ -265,16 +267,11 @@ async def test_no_method_knows_a_model_that_the_catalog_does_not_have() -> None:
         assert not bed.context.accepted
 
 
-async def test_a_stream_is_accepted_before_it_waits() -> None:
+async def test_a_watch_is_accepted_before_it_waits() -> None:
     async with made() as bed:
         await bed.models.find("small").start()
-        bed.runtime.may_pull.clear()
         revision = time.time_ns()
         for method, request in (
-            (
-                bed.service.GenerateStream,
-                pb.GenerateStreamRequest(model_id="tiny", prompt="once", max_new_tokens=2),
-            ),
             (bed.service.WatchModels, pb.WatchModelsRequest(model_id="tiny")),
             (bed.service.WatchModels, pb.WatchModelsRequest(after_revision=revision)),
             (
@@ -286,6 +283,30 @@ async def test_a_stream_is_accepted_before_it_waits() -> None:
             call = await begun(method(request, context))
             assert context.accepted
             call.cancel()
+
+
+@pytest.mark.parametrize("status_events", [True, False])
+@pytest.mark.parametrize("name", ["GenerateStream", "Forward"])
+async def test_a_generation_is_accepted_with_its_first_message(
+    name: str, status_events: bool
+) -> None:
+    async with made() as bed:
+        bed.runtime.may_pull.clear()
+        request: Any = {
+            "GenerateStream": pb.GenerateStreamRequest(prompt="once", max_new_tokens=2),
+            "Forward": pb.ForwardRequest(path="/words"),
+        }[name]
+        request.model_id, request.status_events = "tiny", status_events
+        call = await begun(getattr(bed.service, name)(request, bed.context))
+        await until(
+            lambda: bed.models.find("tiny").status.state is State.STARTING, "no start was begun"
+        )
+        assert bed.context.accepted is status_events
+        bed.runtime.may_pull.set()
+        await call
+
+        assert bed.context.accepted
+        assert bed.context.kinds[-1] in ("summary", "data")
 
 
 async def test_a_stream_that_is_refused_is_not_accepted() -> None:

@@ -15,3 +15,23 @@ def write(path: Path, **memory: str) -> None:
             for model_id, size in memory.items()
         )
     )
+
+
+# The hub of the tests cannot be reached, which may be over at the next start.
+UNREACHABLE = """\
+[[models]]
+id = "broken"
+context_length = 512
+hf_name = "some/broken"
+[models.llamacpp]
+memory = "64MiB"
+weights = { repo = "some/model", file = "model.gguf" }
+
+[[models]]
+id = "huge"
+context_length = 512
+hf_name = "some/huge"
+[models.llamacpp]
+memory = "900000GiB"
+weights = { repo = "some/model", file = "model.gguf" }
+"""

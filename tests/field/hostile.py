@@ -33,6 +33,8 @@ class Http2:
         self.data: defaultdict[int, bytes] = defaultdict(bytes)
         self.trailers: dict[int, dict[str, str]] = {}
         self.resets: dict[int, int] = {}
+        self.answered = 0  # of the own pings
+        self.farewell = b""  # the words with which the server has closed the connection
         self.closed = asyncio.Event()
         self.changed = asyncio.Event()
         self._flush()
@@ -71,6 +73,11 @@ class Http2:
         assert any(detail.Unpack(info) for detail in status.details)
         return str(info.reason)
 
+    def ping(self) -> None:
+        """Ask for a sign of life, which `answered` counts."""
+        self._h2.ping(b"are you?")
+        self._flush()
+
     async def read(self) -> None:
         """Read what comes, for as long as the connection lasts."""
         while data := await self._received():
@@ -97,6 +104,10 @@ class Http2:
                 headers = {str(name): str(value) for name, value in event.headers}
                 if "grpc-status" in headers:
                     self.trailers[event.stream_id] = headers
+            case events.PingAckReceived():
+                self.answered += 1
+            case events.ConnectionTerminated():
+                self.farewell = event.additional_data or b""
             case events.StreamReset():
                 self.resets[event.stream_id] = event.error_code
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inference_service.v1 import model_service_pb2 as pb
+from tests.field.catalogs import UNREACHABLE
 from tests.field.hostile import SERVICE, WATCH, Http2, http2
 from tests.service import Serving, free_ports, serving
-from tests.waiting import PROMPTLY, SLOWLY, until, within
+from tests.waiting import SLOWLY, until, within
 
 TEXT = pb.GenerateStreamRequest(
     model_id="story-mini", prompt="Once upon a time", max_new_tokens=120, temperature=0
@@ -148,16 +151,22 @@ async def test_an_unread_status_keeps_no_model_from_being_idle_or_evicted(tmp_pa
 
 
 async def test_a_health_watcher_who_does_not_read_silences_nobody(tmp_path: Path) -> None:
-    async with serving(ports=free_ports(8)) as service, http2(service.service.target) as client:
-        for name in ("", "story-mini", "no such model"):
+    catalog = tmp_path / "models.toml"
+    catalog.write_text(UNREACHABLE)
+    async with (
+        serving(ports=free_ports(8), catalog=catalog) as service,
+        http2(service.service.target) as client,
+    ):
+        for name in ("", "broken", "no such model"):
             client.call(WATCH, health_pb2.HealthCheckRequest(service=name))
         await asyncio.sleep(0.2)
         health: Any = health_pb2_grpc.HealthStub(service.channel)
-        other = aiter(health.Watch(health_pb2.HealthCheckRequest(service="story-mini")))
-        async with within(PROMPTLY, "another watcher got no status"):
-            assert (await anext(other)).status == health_pb2.HealthCheckResponse.NOT_SERVING
-            await ask(service)
+        other = aiter(health.Watch(health_pb2.HealthCheckRequest(service="broken")))
+        async with within(SLOWLY, "another watcher got no status"):
             assert (await anext(other)).status == health_pb2.HealthCheckResponse.SERVING
+            with suppress(grpc.aio.AioRpcError):
+                await service.stub.StartModel(pb.StartModelRequest(model_id="broken"))
+            assert (await anext(other)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         answer = await health.Check(health_pb2.HealthCheckRequest(service="story-mini"))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         leaving = asyncio.get_running_loop().time()

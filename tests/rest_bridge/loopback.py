@@ -15,8 +15,8 @@ from inference_service.v1.model_service_pb2_grpc import (
     ModelServiceServicer,
     add_ModelServiceServicer_to_server,
 )
+from rest_bridge import channel as bridge_channel
 from rest_bridge.app import Api, front
-from rest_bridge.cli import CHANNEL_OPTIONS
 from rest_bridge.http import Limits, Server
 from rest_bridge.local import LocalService
 from rest_bridge.remote import RemoteService
@@ -51,7 +51,7 @@ async def serve_grpc(services: dict[str, Handlers]) -> AsyncIterator[str]:
 @asynccontextmanager
 async def open_remote(target: str) -> AsyncIterator[RemoteService]:
     """Open a channel as the command does, and yield the service behind it."""
-    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(target, options=bridge_channel.OPTIONS) as channel:
         yield RemoteService(channel, target)
 
 

@@ -271,6 +271,6 @@ async def test_a_silent_engine_is_a_timeout_and_a_slow_reader_is_not() -> None:
         assert len(slow.texts) == 3
 
         engine.may_speak.clear()
-        with pytest.raises(GenerationTimeout, match=r"within 0\.05 s"):
+        with pytest.raises(GenerationTimeout, match=r"for 0\.05 s"):
             await Reader().read(Generation(model, Order(PROMPT, 0.05)))
         engine.may_speak.set()

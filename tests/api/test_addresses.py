@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from inference_service.api.listener import BindError, bound
+from inference_service.api.addresses import BindError, bound
 
 
 @pytest.mark.parametrize(

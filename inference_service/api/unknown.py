@@ -1,0 +1,28 @@
+"""The methods that the service does not have."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import grpc
+
+from inference_service.api.methods import Context, Door, gate
+from inference_service.errors import MethodNotOffered
+
+
+class Unknown(grpc.GenericRpcHandler):
+    """The handler of every call that no other takes; gRPC itself would give no reason."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return a handler for calls of any kind, since the kind is not known."""
+        path = details.method
+        refuse = partial(_refuse, path)
+        return grpc.stream_stream_rpc_method_handler(partial(gate, path, refuse, door=self._door))
+
+
+async def _refuse(path: str, _: object, __: Context) -> None:
+    raise MethodNotOffered(path)
