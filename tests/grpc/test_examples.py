@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -41,17 +41,24 @@ async def running(example: Example, target: str) -> AsyncGenerator[asyncio.subpr
 async def called(port: int) -> None:
     """Return when somebody has connected to this port, at which then nobody listens."""
     came = asyncio.Event()
+
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        came.set()
+
     async with within(SLOWLY, "the program did not connect"):
-        async with await asyncio.start_server(lambda *_: came.set(), "127.0.0.1", port) as server:
+        server = await asyncio.start_server(hang_up, "127.0.0.1", port)
+        async with server:
             await came.wait()
-            server.close_clients()
 
 
-@asynccontextmanager
-async def service_at(port: int, example: Example) -> AsyncGenerator[Serving]:
-    settings = {"client_ping_interval": example.keepalive, "queue_size": QUEUE}
-    async with serving(grpc_port=port, ports=free_ports(4), **settings) as service:
-        yield service
+def service_at(port: int, example: Example) -> AbstractAsyncContextManager[Serving]:
+    return serving(
+        grpc_port=port,
+        ports=free_ports(4),
+        client_ping_interval=example.keepalive,
+        queue_size=QUEUE,
+    )
 
 
 async def steps_of(example: Example) -> list[Step]:
