@@ -80,16 +80,6 @@ func (e *example) stop(ctx context.Context) error {
 	return err
 }
 
-func long() *pb.GenerateStreamRequest {
-	return &pb.GenerateStreamRequest{
-		ModelId:      model,
-		Prompt:       prompt,
-		MaxNewTokens: proto.Int32(500),
-		Temperature:  proto.Float64(2),
-		TopP:         proto.Float64(1),
-	}
-}
-
 // streamed reads a whole stream: statuses while the model starts, chunks, one summary.
 func (e *example) streamed(ctx context.Context) (seen, error) {
 	began := time.Now()
@@ -170,11 +160,17 @@ func (e *example) cancel(ctx context.Context) (seen, error) {
 	// Trap: a stream that is neither read to its end nor cancelled runs on, and its goroutine stays.
 	streaming, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := e.client.GenerateStream(streaming, long())
+	stream, err := e.client.GenerateStream(streaming, &pb.GenerateStreamRequest{
+		ModelId:           model,
+		Prompt:            prompt,
+		MaxNewTokens:      proto.Int32(500),
+		Temperature:       proto.Float64(0),   // with the next line it repeats itself, and so it
+		RepetitionPenalty: proto.Float64(0.1), // ends at no earlier token
+	})
 	if err != nil {
 		return nil, err
 	}
-	if _, err := stream.Recv(); err != nil {
+	if _, err = stream.Recv(); err != nil { // the first chunk
 		return nil, err
 	}
 	cancel()
@@ -202,13 +198,12 @@ func (e *example) cancel(ctx context.Context) (seen, error) {
 func (e *example) deadline(ctx context.Context) (seen, error) {
 	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
-	request := long()
 	_, err := e.client.Generate(short, &pb.GenerateRequest{
-		ModelId:      model,
-		Prompt:       prompt,
-		MaxNewTokens: request.MaxNewTokens,
-		Temperature:  request.Temperature,
-		TopP:         request.TopP,
+		ModelId:           model,
+		Prompt:            prompt,
+		MaxNewTokens:      proto.Int32(500),
+		Temperature:       proto.Float64(0),
+		RepetitionPenalty: proto.Float64(0.1),
 	})
 	if err == nil {
 		return nil, errors.New("the text came before the deadline")
