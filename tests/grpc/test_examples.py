@@ -17,7 +17,7 @@ from tests.service import Serving, free_ports, serving
 from tests.waiting import SLOWLY, WHOLE, within
 
 CALLS = 1200
-QUEUE = 16  # so that most of those calls are refused, which a program makes without retries
+QUEUE = 4  # so that most of those calls are refused, which a program makes without retries
 _LINES = 30  # of a program that fails
 
 Step = dict[str, Any]
