@@ -15,22 +15,32 @@ const PATIENCE = 60; // seconds; a call that waits for a service and a cold mode
 
 const read = (name) => readFileSync(new URL(name, import.meta.url));
 
-// Retries, and calls that wait for a service that is not there yet.
+// Retries.
 const CONFIG = read("service_config.json").toString();
 
 // The contract, and the details of errors. `loadSync` reads the .proto files, without the details.
 const definitions = loader.loadFileDescriptorSetFromBuffer(read("descriptors.binpb"), {
   keepCase: true, // Trap: by default the names are in camelCase, and others are dropped.
-  longs: String, // Trap: by default an int64 is a Long, which JSON shows as two numbers.
+  longs: String, // Trap: by default an int64 is a Long, which JSON shows as three fields.
   enums: String, // by default numbers
   oneofs: true, // `response.event` is the name of the field that is set
 });
 const methods = definitions["inference_service.v1.ModelService"];
 const { ModelService } = grpc.loadPackageDefinition(definitions).inference_service.v1;
 
+// Trap: grpc-js reads `waitForReady` of the service config, and does nothing about it.
+const waiting = (options, next) =>
+  new grpc.InterceptingCall(next(options), {
+    start(metadata, listener, start) {
+      metadata.setOptions({ ...metadata.getOptions(), waitForReady: true });
+      start(metadata, listener);
+    },
+  });
+
 const connect = (target, options = {}) =>
   new ModelService(target, grpc.credentials.createInsecure(), {
     "grpc.service_config": CONFIG,
+    interceptors: [waiting],
     ...options,
   });
 

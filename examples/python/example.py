@@ -110,7 +110,7 @@ def stream(stub: pb_grpc.ModelServiceStub) -> dict[str, Any]:
 
 
 def cancel(stub: pb_grpc.ModelServiceStub) -> dict[str, Any]:
-    # Trap: a stream that is only left runs on until Python collects the call. Cancel it.
+    # Trap: a stream that is only left runs on, until nobody holds the call any more.
     call = stub.GenerateStream(pb.GenerateStreamRequest(**LONG), timeout=PATIENCE)
     next(response for response in call if response.WhichOneof("event") == "chunk")
     call.cancel()
