@@ -151,7 +151,7 @@ async function rest(responses) {
 
 async function deadline({ client }) {
   const error = await failure(call(client, "Generate", LONG, 0.05));
-  // The library's own deadline has no details; DEADLINE_TOO_SHORT comes from the service.
+  // DEADLINE_PASSED of the service comes first, or else the library's own, without details.
   return { code: grpc.status[error.code], reason: details(error).reason };
 }
 

@@ -126,7 +126,7 @@ def deadline(stub: pb_grpc.ModelServiceStub) -> dict[str, Any]:
     try:
         stub.Generate(pb.GenerateRequest(**LONG), timeout=0.05)
     except grpc.RpcError as error:
-        # The library's own deadline has no details; DEADLINE_TOO_SHORT comes from the service.
+        # DEADLINE_PASSED of the service comes first, or else the library's own, without details.
         return {"code": error.code().name, "reason": details(error)[0]}
     raise AssertionError("the text came before the deadline")
 
