@@ -1,4 +1,4 @@
-// Command example is a client of inference-service with grpc-go: example TARGET [QUIET_SECONDS] [CALLS].
+// Command example is a client of inference-service with grpc-go.
 package main
 
 import (
@@ -19,6 +19,7 @@ import (
 )
 
 const (
+	usage    = "usage: example TARGET [QUIET_SECONDS=600] [CALLS=1200] [PING_SECONDS=10]"
 	model    = "story-mini"
 	prompt   = "Once upon a time"
 	patience = time.Minute // a call that waits for a service and a cold model needs a deadline
@@ -94,6 +95,10 @@ func (e *example) run() error {
 }
 
 func main() {
+	if len(os.Args) < 2 || len(os.Args) > 5 {
+		fmt.Fprintln(os.Stderr, usage)
+		os.Exit(2)
+	}
 	arguments := append(os.Args[1:], []string{"600", "1200", "10"}[len(os.Args)-2:]...)
 	number := func(index int) int {
 		value, err := strconv.Atoi(arguments[index])

@@ -1,4 +1,4 @@
-// A client of inference-service with grpc-js: `example.mjs TARGET [QUIET_SECONDS] [CALLS]`.
+// A client of inference-service with grpc-js.
 
 import assert from "node:assert";
 import { readFileSync } from "node:fs";
@@ -7,6 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import grpc from "@grpc/grpc-js";
 import loader from "@grpc/proto-loader";
 
+const USAGE = "usage: example.mjs TARGET [QUIET_SECONDS=600] [CALLS=1200] [PING_SECONDS=10]";
 const MODEL = "story-mini";
 const TEXT = { model_id: MODEL, prompt: "Once upon a time" };
 // It repeats itself, and so it ends at no earlier token.
@@ -211,6 +212,7 @@ async function many({ target, calls }) {
   return seen;
 }
 
+assert(process.argv.length >= 3 && process.argv.length <= 6, USAGE);
 const [target, quiet = 600, calls = 1200, interval = 10] = process.argv.slice(2);
 const client = connect(target);
 const given = { client, target, quiet: +quiet, calls: +calls, interval: +interval };

@@ -1,4 +1,4 @@
-"""A client of inference-service with grpcio: `example.py TARGET [QUIET_SECONDS] [CALLS]`."""
+"""A client of inference-service with grpcio."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 from inference_service.v1 import model_service_pb2 as pb
 from inference_service.v1 import model_service_pb2_grpc as pb_grpc
 
+USAGE = "usage: example.py TARGET [QUIET_SECONDS=600] [CALLS=1200] [PING_SECONDS=10]"
 MODEL = "story-mini"
 TEXT = {"model_id": MODEL, "prompt": "Once upon a time"}
 # It repeats itself, and so it ends at no earlier token.
@@ -179,6 +180,8 @@ def report(step: Callable[..., dict[str, Any]], *arguments: Any) -> None:
 
 
 def main() -> None:
+    if not 2 <= len(sys.argv) <= 5:
+        sys.exit(USAGE)
     target, quiet, calls, interval = [*sys.argv[1:], *("600", "1200", "10")[len(sys.argv) - 2 :]]
     with channel_to(target) as channel:
         stub = pb_grpc.ModelServiceStub(channel)
