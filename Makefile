@@ -13,16 +13,21 @@ ENVOY := build/envoy
 SCHEMATHESIS := build/schemathesis
 CLIENTS := build/clients
 GRPC := build/grpc
+EXAMPLES := build/examples
+CONTRACT := $(wildcard protos/inference_service/v1/*)
 GO ?= go
 # Each language that this machine has.
 ALL_CLIENTS = $(CLIENTS)/python $(if $(shell command -v npm),$(CLIENTS)/node) $(if $(shell command -v $(firstword $(GO))),$(CLIENTS)/go)
+# The languages of `examples/` whose compiler or interpreter is here.
+BUILDABLE := python $(foreach pair,go:$(firstword $(GO)) node:npm,\
+  $(if $(shell command -v $(lastword $(subst :, ,$(pair)))),$(firstword $(subst :, ,$(pair)))))
 # Peers of the benchmark, which reports each as absent that cannot be installed.
 PEERS := $(addprefix $(BENCH)/,litellm vllm-router sglang-router)
 PEER_litellm := litellm[proxy]==1.106.2
 PEER_vllm-router := vllm-router==0.1.17
 PEER_sglang-router := sglang-router==0.3.2
 
-.PHONY: run test test-clients test-engines test-envoy test-schema test-grpc attack chaos soak bench lint format protos protos-check docs lock image clean help
+.PHONY: run test test-clients test-engines test-envoy test-schema test-grpc test-examples attack chaos soak bench lint format protos protos-check docs lock image clean help
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,8 +50,11 @@ test-envoy: $(ENVOY) ## test the service behind the real Envoy, with the configu
 test-schema: $(SCHEMATHESIS) ## test REST against its own description with schemathesis
 	$(BIN)/python -m pytest -m schemathesis tests/field $(ARGS)
 
-test-grpc: $(VENV)/dev $(GRPC)/grpcurl $(GRPC)/ghz $(GRPC)/client ## test the service with grpcurl, ghz, and a client in Go
+test-grpc: $(VENV)/dev $(GRPC)/grpcurl $(GRPC)/ghz $(GRPC)/client $(EXAMPLES)/python $(EXAMPLES)/go ## test the service with grpcurl, ghz, and clients in Go and Python
 	$(BIN)/python -m pytest -m grpc tests/grpc $(ARGS)
+
+test-examples: $(VENV)/dev $(foreach example,$(BUILDABLE),$(EXAMPLES)/$(example)) ## test the service with the examples of all languages that this machine can build
+	$(BIN)/python -m pytest -m "grpc or examples" tests/grpc/test_examples.py $(ARGS)
 
 attack: $(VENV)/dev $(SCHEMATHESIS) ## attack a service, each way for ATTACK_SECONDS (10), and print the table
 	$(BIN)/python -m pytest -m "attack or schemathesis" --timeout $$((600 + 10 * $${ATTACK_SECONDS:-10})) tests/attack tests/field/test_schema.py $(ARGS)
@@ -156,11 +164,35 @@ $(GRPC)/ghz:
 	$(GO_INSTALL) github.com/bojand/ghz/cmd/ghz@v0.121.0
 
 # `buf generate` runs the plugins of buf.gen.yaml with the `go` of the path.
-$(GRPC)/client: $(wildcard tests/grpc/go/* protos/inference_service/v1/*.proto) buf.gen.yaml | $(VENV)/dev
+build/go: $(CONTRACT) buf.gen.yaml | $(VENV)/dev
 	GOTOOLCHAIN=auto $(BIN)/buf generate
+	@touch $@
+
+$(GRPC)/client: $(wildcard tests/grpc/go/*) build/go
 	rm -rf $(GRPC)/go && mkdir -p $(GRPC)/go
 	cp -r tests/grpc/go/. build/go/inference_service $(GRPC)/go
 	cd $(GRPC)/go && GOTOOLCHAIN=auto $(GO) build -gcflags='all=-N -l' -o $(CURDIR)/$@ .
+
+# Each example has its sources, the contract and the service config in a folder of its own.
+$(EXAMPLES)/python: $(wildcard examples/python/*) $(CONTRACT) | $(VENV)/dev
+	rm -rf $@ && mkdir -p $@
+	cp examples/python/* protos/inference_service/v1/service_config.json $@
+	$(BIN)/uv venv --quiet --python $(BIN)/python $@/venv
+	$(BIN)/uv pip install --quiet --python $@/venv/bin/python --no-deps -r $@/requirements.txt
+	$@/venv/bin/python -m grpc_tools.protoc -I protos --python_out=$@ --grpc_python_out=$@ $(filter %.proto,$(CONTRACT))
+	@touch $@
+
+$(EXAMPLES)/go: $(wildcard examples/go/*) build/go
+	rm -rf $@ && mkdir -p $@
+	cp -r examples/go/. protos/inference_service/v1/service_config.json build/go/inference_service $@
+	cd $@ && GOTOOLCHAIN=auto $(GO) build -gcflags='all=-N -l' -o example .
+	@touch $@
+
+$(EXAMPLES)/node: $(wildcard examples/node/*) $(CONTRACT) inference_service/v1/descriptors.binpb
+	rm -rf $@ && mkdir -p $@
+	cp -r examples/node/. protos protos/inference_service/v1/service_config.json inference_service/v1/descriptors.binpb $@
+	npm ci --prefix $@ --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 $(PEERS): $(BENCH)/%:
 	$(PYTHON) -m venv $@

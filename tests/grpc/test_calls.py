@@ -16,16 +16,17 @@ pytestmark = pytest.mark.grpc
 CONFIG = str(ROOT / "protos/inference_service/v1/service_config.json")
 
 
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
 @pytest.mark.parametrize(
     ("model_id", "printed"), [("broken", "4 Unavailable"), ("nobody", "1 NotFound")]
 )
-async def test_go_tries_a_stream_again_where_a_retry_helps(
-    tmp_path: Path, model_id: str, printed: str
+async def test_go_tries_a_call_again_where_a_retry_helps(
+    tmp_path: Path, method: str, model_id: str, printed: str
 ) -> None:
     catalog = tmp_path / "models.toml"
     catalog.write_text(UNREACHABLE)
     async with serving(catalog=catalog, ports=free_ports(4)) as service:
-        ended = await run("client", service.service.target, "attempts", CONFIG, model_id)
+        ended = await run("client", service.service.target, "attempts", CONFIG, method, model_id)
 
     assert ended.out.strip() == printed, ended.err
 

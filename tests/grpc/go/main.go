@@ -32,7 +32,7 @@ func main() {
 	case len(command) == 0:
 		models(target)
 	case command[0] == "attempts":
-		attempts(target, command[1], command[2])
+		attempts(target, command[1], command[2], command[3])
 	case command[0] == "health":
 		health(target, command[1])
 	default:
@@ -78,17 +78,23 @@ func (c *counter) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Conte
 func (c *counter) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
 func (c *counter) HandleConn(context.Context, stats.ConnStats)                       {}
 
-func attempts(target, file, id string) {
+func attempts(target, file, method, id string) {
 	config, err := os.ReadFile(file)
 	if err != nil {
 		log.Fatal(err)
 	}
 	count := &counter{}
 	client := connect(target, grpc.WithStatsHandler(count), grpc.WithDefaultServiceConfig(string(config)))
-	request := &inferencev1.GenerateStreamRequest{ModelId: id, Prompt: prompt}
-	stream, err := client.GenerateStream(soon(), request)
-	for err == nil {
-		_, err = stream.Recv()
+	switch method {
+	case "Generate":
+		_, err = client.Generate(soon(), &inferencev1.GenerateRequest{ModelId: id, Prompt: prompt})
+	case "GenerateStream":
+		request := &inferencev1.GenerateStreamRequest{ModelId: id, Prompt: prompt}
+		var stream grpc.ServerStreamingClient[inferencev1.GenerateStreamResponse]
+		stream, err = client.GenerateStream(soon(), request)
+		for err == nil {
+			_, err = stream.Recv()
+		}
 	}
 	fmt.Println(count.begun.Load(), status.Code(err))
 }
