@@ -199,13 +199,13 @@ $(EXAMPLES)/node: $(wildcard examples/node/*) $(CONTRACT) inference_service/v1/d
 OLD = { touch --date=@0 $@; exit 1; }
 
 $(EXAMPLES)/java: $(shell find examples/java -type f) $(CONTRACT)
-	mkdir -p $@ && cp -r examples/java/. protos $@
+	rm -rf $@/src && mkdir -p $@ && cp -r examples/java/. protos $@
 	mvn --batch-mode --quiet --file $@ package || $(OLD)
 	@touch $@
 
 # Without a lock, which would name a registry. What was compiled before is kept: it takes minutes.
 $(EXAMPLES)/rust: $(shell find examples/rust -type f) $(CONTRACT)
-	mkdir -p $@ && cp -r examples/rust/. protos $@
+	rm -rf $@/src && mkdir -p $@ && cp -r examples/rust/. protos $@
 	cargo build --quiet --manifest-path $@/Cargo.toml || $(OLD)
 	@touch $@
 

@@ -189,6 +189,15 @@ int ActiveRequests(Stub& stub) {
   return response.model().active_request_count();
 }
 
+// Returns the status of a cancelled stream, for which all that had come has to be read.
+template <typename Response>
+grpc::Status Drained(grpc::ClientReader<Response>& reader) {
+  Response response;
+  while (reader.Read(&response)) {
+  }
+  return reader.Finish();
+}
+
 void Cancel(Stub& stub, Line& line) {
   Patient context;
   const auto reader = stub.GenerateStream(&context, LongText<pb::GenerateStreamRequest>());
@@ -201,9 +210,7 @@ void Cancel(Stub& stub, Line& line) {
   const auto began = Clock::now();
   while (ActiveRequests(stub) > 0) Check(SecondsSince(began) < 2, "the request runs on");
   Field(line, "free_after_seconds").set_number_value(SecondsSince(began));
-  while (reader->Read(&response)) {
-  }
-  const auto status = reader->Finish();
+  const auto status = Drained(*reader);
   Check(status.error_code() == grpc::StatusCode::CANCELLED, "the call was not cancelled");
   Field(line, "code").set_string_value(Name(status.error_code()));
 }
@@ -264,7 +271,7 @@ void QuietWatch(Stub& stub, const std::string& target, double quiet, double inte
   }
   Field(line, "alive").set_bool_value(true);
   context.TryCancel();
-  changes->Finish();
+  Drained(*changes);
 }
 
 // Calls that run at once; each has its own context and response until its answer has come.
