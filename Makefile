@@ -19,8 +19,9 @@ GO ?= go
 # Each language that this machine has.
 ALL_CLIENTS = $(CLIENTS)/python $(if $(shell command -v npm),$(CLIENTS)/node) $(if $(shell command -v $(firstword $(GO))),$(CLIENTS)/go)
 # The languages of `examples/` whose compiler or interpreter is here.
-BUILDABLE := python $(foreach pair,go:$(firstword $(GO)) node:npm,\
-  $(if $(shell command -v $(lastword $(subst :, ,$(pair)))),$(firstword $(subst :, ,$(pair)))))
+BUILDABLE := python $(foreach pair,go:$(firstword $(GO)) node:npm java:mvn rust:cargo ruby:grpc_tools_ruby_protoc,\
+  $(if $(shell command -v $(lastword $(subst :, ,$(pair)))),$(firstword $(subst :, ,$(pair))))) \
+  $(if $(shell pkg-config --exists grpc++ && command -v cmake),cpp)
 # Peers of the benchmark, which reports each as absent that cannot be installed.
 PEERS := $(addprefix $(BENCH)/,litellm vllm-router sglang-router)
 PEER_litellm := litellm[proxy]==1.106.2
@@ -192,6 +193,30 @@ $(EXAMPLES)/node: $(wildcard examples/node/*) $(CONTRACT) inference_service/v1/d
 	rm -rf $@ && mkdir -p $@
 	cp -r examples/node/. protos protos/inference_service/v1/service_config.json inference_service/v1/descriptors.binpb $@
 	npm ci --prefix $@ --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# A build that fails leaves a folder that is older than all sources.
+OLD = { touch --date=@0 $@; exit 1; }
+
+$(EXAMPLES)/java: $(shell find examples/java -type f) $(CONTRACT)
+	rm -rf $@/src && mkdir -p $@ && cp -r examples/java/. protos $@
+	mvn --batch-mode --quiet --file $@ package || $(OLD)
+	@touch $@
+
+# Without a lock, which would name a registry. What was compiled before is kept: it takes minutes.
+$(EXAMPLES)/rust: $(shell find examples/rust -type f) $(CONTRACT)
+	rm -rf $@/src && mkdir -p $@ && cp -r examples/rust/. protos $@
+	cargo build --quiet --manifest-path $@/Cargo.toml || $(OLD)
+	@touch $@
+
+$(EXAMPLES)/cpp: $(wildcard examples/cpp/*) $(CONTRACT) $(GENERATED)/descriptors.binpb
+	mkdir -p $@ && cp -r examples/cpp/. protos $(GENERATED)/descriptors.binpb $@
+	cmake -S $@ -B $@/out --log-level=WARNING && cmake --build $@/out || $(OLD)
+	@touch $@
+
+$(EXAMPLES)/ruby: $(wildcard examples/ruby/*) $(CONTRACT)
+	mkdir -p $@ && cp -r examples/ruby/. protos/inference_service/v1/service_config.json $@
+	grpc_tools_ruby_protoc -I protos --ruby_out=$@ --grpc_out=$@ $(filter %.proto,$(CONTRACT)) || $(OLD)
 	@touch $@
 
 $(PEERS): $(BENCH)/%:

@@ -36,6 +36,8 @@ class Example:
     waits: bool = True
     # The code of a deadline that the library itself ends.
     deadline: str = "DEADLINE_EXCEEDED"
+    # The library has a code for a call that its caller has cancelled.
+    tells_cancel: bool = True
     # The library can check the health of a model before it calls.
     checks_health: bool = False
 
@@ -87,5 +89,42 @@ EXAMPLES = (
         pinned="package.json",
         version=r'"@grpc/grpc-js": "(\S+)"',
         words=("node", "{built}/example.mjs"),
+    ),
+    Example(
+        language="Java",
+        folder="java",
+        library="grpc-java",
+        pinned="pom.xml",
+        version=r"<grpc.version>(.+)</grpc.version>",
+        words=("java", "-jar", "{built}/target/example.jar"),
+        keepalive=10,
+        quiet=12,
+        checks_health=True,
+    ),
+    Example(
+        language="Rust",
+        folder="rust",
+        library="tonic",
+        pinned="Cargo.toml",
+        version=r'^tonic = .*"=(.+?)"',
+        words=("{built}/target/debug/example",),
+        deadline="CANCELLED",
+        tells_cancel=False,
+    ),
+    Example(
+        language="C++",
+        folder="cpp",
+        library="gRPC of Debian",
+        pinned="CMakeLists.txt",
+        version=r"gRPC (\S+) CONFIG",
+        words=("{built}/out/example",),
+    ),
+    Example(
+        language="Ruby",
+        folder="ruby",
+        library="gem grpc of Debian",
+        pinned="example.rb",
+        version=r'gem "grpc", "~> (.+)"',
+        words=("ruby", "{built}/example.rb"),
     ),
 )
