@@ -53,7 +53,7 @@ class Fault:
 
 def silent(begin: bytes, again: bytes = b"", pause: float = 0.0) -> Fault:
     """Make a fault by which no token comes, until the time limit of the request."""
-    return Fault(begin, again, "did not finish within", "GENERATION_TIMEOUT", pause)
+    return Fault(begin, again, " 2 s; ", "GENERATION_TIMEOUT", pause)
 
 
 TOO_MUCH = "a head, or trailers, of more than 64 KiB"
