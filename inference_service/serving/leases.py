@@ -70,7 +70,7 @@ def _uncancelled(task: asyncio.Task[Any] | None) -> int:
     return task.uncancel()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # a frozen one takes three times as long to make
 class Lease:
     """The right to use an instance, which was made from an entry.
 
