@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
+import msgspec
+
 from inference_service.catalog import ModelSpec
 from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.errors import EngineFailed
@@ -51,8 +53,7 @@ class Finish:
     completion_token_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """The tokens that have come since the chunk before. Only the last chunk has `finish`."""
 
     text: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from typing import NoReturn
 
 from inference_service.catalog import ModelSpec
@@ -45,7 +44,7 @@ class Mortal(FakeEngine):
         is_lost = self._begin() >= 0
         async with aclosing(super().generate(instance, spec, prompt)) as chunks:
             async for chunk in chunks:
-                yield replace(chunk, finish=None) if is_lost else chunk
+                yield Chunk(chunk.text, chunk.token_count) if is_lost else chunk
         if is_lost:
             self._lose(instance)
 
