@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, create_model, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, create_model, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference_service.catalog import parse_size
@@ -167,6 +167,16 @@ class _Settings(FromEnvironment, BaseSettings):
     @classmethod
     def _gpu_memory_is_sizes(cls, value: str | None) -> str | None:
         _sizes(value)
+        return value
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_can_run(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("runtime") == "process" and value in KINDS and KINDS[value].is_image:
+            raise ValueError(
+                f"{value} runs in Docker alone, and not with --runtime process; use --engine auto "
+                "or --runtime docker"
+            )
         return value
 
     @property
