@@ -92,7 +92,7 @@ class LlamacppNeeds(EngineNeeds):
                 raise Mistake("weights.path", f"{error}; {needed}") from None
             return self, None  # the start tells what is wrong with the file
         context = context_length or min(found.context_length, UNASKED_CONTEXT)
-        memory = self.memory or found.memory(context, self.slots)
+        memory = self.memory or found.memory(context, self.slots, text=self.generates)
         return self.model_copy(update={"memory": memory}), found.context_length
 
 

@@ -68,15 +68,16 @@ class Shape:
     state: int
     wide: int
 
-    def memory(self, context: int, slots: int) -> int:
+    def memory(self, context: int, slots: int, *, text: bool = True) -> int:
         """Return the bytes that a worker needs, estimated and rather too many.
 
         These are the file, the cache of each slot, the buffers of a batch, and what the worker
-        takes without a model.
+        takes without a model. What is no `text` is computed in one batch.
         """
         rounded = -(-context // _CONTEXT_UNIT) * _CONTEXT_UNIT
+        batch = _BATCH if text else max(_BATCH, rounded)
         cache = slots * (rounded * self.cached + self.state)
-        whole = self.file_bytes + cache + _BATCH * self.wide * _FLOAT + _BASE
+        whole = self.file_bytes + cache + batch * self.wide * _FLOAT + _BASE
         return min(whole, _MOST_MEMORY)
 
 
