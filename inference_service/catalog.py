@@ -34,7 +34,7 @@ Kind = TypeVar("Kind", bound="EngineNeeds")
 
 BUILT_IN = Path(__file__).with_name("catalog.toml")
 
-# Of an entry that says none: the longest contexts of models take hundreds of GB of cache.
+# Of an entry that has none, at most: the longest contexts take hundreds of GB of cache.
 UNASKED_CONTEXT = 8192
 
 ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
