@@ -208,7 +208,7 @@ def _of_kinds() -> dict[str, Any]:
     """Return the settings that the table of engine kinds makes."""
     engine = Field(
         "auto",
-        description="engine of models that several can run; auto is tgi in Docker, which tgi needs, "
+        description="engine of models that several can run; auto is tgi in Docker, which it needs, "
         "else llamacpp",
     )
     fields: dict[str, Any] = {"engine": (Literal["auto", *KINDS], engine)}
