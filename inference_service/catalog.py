@@ -10,7 +10,6 @@ import difflib
 import heapq
 import re
 import tomllib
-import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,12 +26,16 @@ from pydantic import (
 )
 
 from inference_service.errors import CatalogInvalid, ModelNotFound
+from inference_service.mistakes import explain
 
 Gpus = Literal["auto", "all", "none"]
 
 Kind = TypeVar("Kind", bound="EngineNeeds")
 
 BUILT_IN = Path(__file__).with_name("catalog.toml")
+
+# Of an entry that has none, at most: the longest contexts take hundreds of GB of cache.
+UNASKED_CONTEXT = 8192
 
 ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 ALIAS_PATTERN = r"^[!-~]{1,200}$"  # such as `gpt-4o-mini` and `org/name:tag`
@@ -104,6 +107,14 @@ class EngineNeeds(Section):
         """
         return self
 
+    def completed(self, context_length: int | None) -> tuple[Self, int | None]:
+        """Return the section with what its weights say, and the context length of the model.
+
+        That is None where the weights are not here, or cannot be read. Raises Mistake where an
+        entry without that `context_length`, or without other keys, needs them.
+        """
+        return self, None
+
 
 class Mistake(Exception):
     """A value of a section that cannot be used: its key, and what is wrong."""
@@ -127,6 +138,17 @@ class _Entry(Section):
 class _Given(_Entry):
     """An entry of a file, to which `_file` adds a field for each section."""
 
+    hf_name: str | None = Field(min_length=1, max_length=200)  # type: ignore[assignment]
+    context_length: int | None = Field(ge=64, le=10_000_000)  # type: ignore[assignment]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_short(cls, data: Any) -> Any:
+        """Add None for keys that can be missing, since the weights are a file of this machine."""
+        if isinstance(data, dict) and any(_has_path(data.get(kind)) for kind in cls.kinds()):
+            return {"hf_name": None, "context_length": None} | data
+        return data
+
     @classmethod
     def kinds(cls) -> list[str]:
         """Return the names of the sections that an entry can have."""
@@ -146,6 +168,11 @@ class _Given(_Entry):
         if self.engine is not None and self.engine not in self.sections:
             raise ValueError(f"names the engine {self.engine}, but has no section `{self.engine}`")
         return self
+
+
+def _has_path(section: object) -> bool:
+    weights = section.get("weights") if isinstance(section, dict) else None
+    return isinstance(weights, dict) and "path" in weights
 
 
 class ModelSpec(_Entry):
@@ -254,7 +281,7 @@ def _read(path: Path, sections: Sections) -> list[ModelSpec]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CatalogInvalid(f"{path}: is not TOML: {error}") from None
     except ValidationError as error:
-        raise CatalogInvalid(*(_explain(path, data, file, e) for e in error.errors())) from None
+        raise CatalogInvalid(*(explain(path, data, file, e) for e in error.errors())) from None
     counts = Counter(entry.id for entry in entries)
     if repeated := sorted(id for id, count in counts.items() if count > 1):
         raise CatalogInvalid(f"{path}: has more than one entry for {', '.join(repeated)}")
@@ -273,52 +300,26 @@ def _file(sections: Sections) -> type[Section]:
 def _spec(path: Path, entry: _Given) -> ModelSpec:
     """Return the model of an entry."""
     sections: dict[str, EngineNeeds] = {}
+    context, own = entry.context_length, None
     for name, needs in entry.sections.items():
         try:
-            sections[name] = needs.anchored(path.parent)
+            sections[name], found = needs.anchored(path.parent).completed(context)
         except Mistake as mistake:
             key, what = mistake.args
             where = f"{path}: entry {entry.id!r}, key {name}.{key}: "
             raise CatalogInvalid(f"{where}{what}") from None
+        own = own or found
     fields = {name: getattr(entry, name) for name in _Entry.model_fields}
+    fields["context_length"] = _context_length(f"{path}: entry {entry.id!r}", context, own)
+    fields["hf_name"] = entry.hf_name or entry.id
     return ModelSpec.model_construct(**fields, sections=sections)
 
 
-def _explain(path: Path, data: dict[str, Any], file: type[Section], error: Any) -> str:
-    """Describe a mistake in one line: file, entry, key, and the allowed values."""
-    match error["loc"]:
-        case ("models", int(index), *rest):
-            entry = data["models"][index]
-            name = entry.get("id", "without id") if isinstance(entry, dict) else "not a table"
-            where = f"entry {index + 1} ({name!r}), "
-            where += f"key {'.'.join(map(str, rest))}: " if rest else ""
-        case rest:
-            where = f"key {'.'.join(map(str, rest))}: " if rest else ""
-    match error["type"]:
-        case "extra_forbidden":
-            known = _section(file, error["loc"][:-1]).model_fields
-            what = f"is not known; known are {', '.join(known)}"
-        case "missing":
-            what = "is missing"
-        case "string_pattern_mismatch":
-            what = f"{error['input']!r} does not match {error['ctx']['pattern']}"
-        case "value_error":
-            what = str(error["ctx"]["error"])
-        case _:
-            what = f"{error['msg']}, not {error['input']!r}"
-    return f"{path}: {where}{what}"
-
-
-def _section(section: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
-    """Return the section at a location below another section."""
-    for key in location:
-        if isinstance(key, str) and key in section.model_fields:
-            section = _within(section.model_fields[key].annotation) or section
-    return section
-
-
-def _within(annotation: Any) -> type[BaseModel] | None:
-    """Return the section in a type such as `list[Section]` or `Section | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_within, typing.get_args(annotation))), None)
+def _context_length(entry: str, given: int | None, own: int | None) -> int:
+    """Return the context length of a model that has this one of its own. Raises CatalogInvalid."""
+    if given is None and own is None:
+        raise CatalogInvalid(f"{entry}, key context_length: is missing")
+    if given is not None and own is not None and given > own:
+        what = f"must be at most {own}, the context length of the model in its file, not {given}"
+        raise CatalogInvalid(f"{entry}, key context_length: {what}")
+    return given or min(own or UNASKED_CONTEXT, UNASKED_CONTEXT)

@@ -203,7 +203,7 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
     except RuntimeUnavailable as error:
         if settings.runtime == "docker":
             raise
-        yield Runtimes(always, RuntimeChoice("process", error.message))
+        yield Runtimes(always, _without_docker(settings, error.message))
         return
     reason = "it was asked for" if settings.runtime == "docker" else "a Docker daemon answers"
     choice = RuntimeChoice("docker", f"{reason}; {docker.describe()}")
@@ -211,6 +211,13 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
         stack.push_async_callback(docker.aclose)
         stack.enter_context(identity.alone(settings.service_name, docker.daemon_id))
         yield Runtimes({**always, "docker": docker}, choice)
+
+
+def _without_docker(settings: Settings, why: str) -> RuntimeChoice:
+    kind = kinds.KINDS.get(settings.engine)
+    if kind is not None and kind.is_image:
+        why += f"; {settings.engine} runs in Docker alone, so other engines run what they can"
+    return RuntimeChoice("process", why)
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, create_model, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, create_model, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference_service.catalog import parse_size
@@ -169,6 +169,16 @@ class _Settings(FromEnvironment, BaseSettings):
         _sizes(value)
         return value
 
+    @field_validator("engine")
+    @classmethod
+    def _engine_can_run(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("runtime") == "process" and value in KINDS and KINDS[value].is_image:
+            raise ValueError(
+                f"{value} runs in Docker alone, and not with --runtime process; use --engine auto "
+                "or --runtime docker"
+            )
+        return value
+
     @property
     def images(self) -> dict[str, str]:
         """The image of each kind of engine that has a default one."""
@@ -198,7 +208,8 @@ def _of_kinds() -> dict[str, Any]:
     """Return the settings that the table of engine kinds makes."""
     engine = Field(
         "auto",
-        description="engine of models that several can run; auto is tgi in Docker, else llamacpp",
+        description="engine of models that several can run; auto is tgi in Docker, which it needs, "
+        "else llamacpp",
     )
     fields: dict[str, Any] = {"engine": (Literal["auto", *KINDS], engine)}
     for name, kind in KINDS.items():

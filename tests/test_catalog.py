@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from inference_service.catalog import Catalog, ContainerOptions, parse_size
+from inference_service.catalog import (
+    BUILT_IN,
+    UNASKED_CONTEXT,
+    Catalog,
+    ContainerOptions,
+    parse_size,
+)
 from inference_service.engines import kinds
+from inference_service.engines.llamacpp import shape
 from inference_service.engines.llamacpp.section import LlamacppNeeds
 from inference_service.engines.tgi.section import TgiNeeds
 from inference_service.errors import CatalogInvalid, ModelNotFound
+from tests.worker.gguf import header
 
 DOCUMENTED = [
     ("gpt-2", "gpt2"),
@@ -340,6 +348,109 @@ def test_the_message_of_a_mistake_in_the_section_llamacpp(
 
     assert f"{file}: entry 1 ('mine'), key llamacpp" in str(refused.value)
     assert message in str(refused.value)
+
+
+STORY = BUILT_IN.parent / "story_mini" / "story-mini.gguf"
+
+
+def local(path: object, more: str = "", section: str = "") -> str:
+    head = f'[[models]]\nid = "mine"\n{more}\n[models.llamacpp]\n{section}\n'
+    return head + f'weights = {{ path = "{path}" }}\n'
+
+
+def test_a_gguf_file_describes_its_model(file: Path) -> None:
+    file.write_text(local(STORY))
+
+    spec = kinds.catalog(file).find("mine")
+
+    assert (spec.id, spec.hf_name, spec.context_length) == ("mine", "mine", 512)
+    needs = spec.needs(LlamacppNeeds)
+    assert needs.memory == shape.read(STORY).memory(512, needs.slots)
+
+
+def test_a_key_that_is_given_wins_over_the_file(file: Path) -> None:
+    more = 'hf_name = "me/mine"\ncontext_length = 256'
+    file.write_text(local(STORY, more, 'memory = "64MiB"'))
+
+    spec = kinds.catalog(file).find("mine")
+
+    assert (spec.hf_name, spec.context_length) == ("me/mine", 256)
+    assert spec.needs(LlamacppNeeds).memory == 64 << 20
+
+
+def test_a_shorter_context_and_fewer_slots_need_less_memory(file: Path) -> None:
+    file.write_text(local(STORY, "context_length = 256", "slots = 1"))
+
+    assert kinds.catalog(file).find("mine").needs(LlamacppNeeds).memory == shape.read(STORY).memory(
+        256, 1
+    )
+
+
+def test_a_context_longer_than_that_of_the_model_is_refused(file: Path) -> None:
+    file.write_text(local(STORY, "context_length = 513", 'memory = "1GB"'))
+
+    with pytest.raises(CatalogInvalid) as refused:
+        kinds.catalog(file)
+
+    what = "must be at most 512, the context length of the model in its file, not 513"
+    assert str(refused.value) == f"{file}: entry 'mine', key context_length: {what}"
+
+
+def test_a_very_long_context_is_not_chosen_but_may_be_asked_for(file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.gguf"
+    path.write_bytes(
+        header(
+            ("general.architecture", "llama"),
+            ("llama.block_count", 2),
+            ("llama.context_length", 131072),
+        )
+    )
+    file.write_text(local(path))
+    assert kinds.catalog(file).find("mine").context_length == UNASKED_CONTEXT
+
+    file.write_text(local(path, "context_length = 131072"))
+    assert kinds.catalog(file).find("mine").context_length == 131072
+
+
+@pytest.mark.parametrize(
+    ("more", "section"),
+    [("", ""), ("context_length = 128", ""), ("", 'memory = "1GB"')],
+)
+def test_a_file_that_is_no_gguf_does_not_stand_for_keys(
+    file: Path, tmp_path: Path, more: str, section: str
+) -> None:
+    path = tmp_path / "page.gguf"
+    path.write_bytes(b"<html>Sign in</html>")
+    file.write_text(local(path, more, section))
+
+    with pytest.raises(CatalogInvalid) as refused:
+        kinds.catalog(file)
+
+    where = f"{file}: entry 'mine', key llamacpp.weights.path: {path} cannot be read as GGUF: "
+    assert str(refused.value).startswith(where)
+    assert "needs `context_length`, and its section `memory`" in str(refused.value)
+
+
+def test_a_file_that_is_no_gguf_is_for_the_start_to_report(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.gguf").write_bytes(b"<html>Sign in</html>")
+    file.write_text(local("page.gguf", "context_length = 4096", 'memory = "1GB"'))
+
+    assert kinds.catalog(file).find("mine").context_length == 4096
+
+
+def test_weights_of_a_repository_do_not_stand_for_keys(file: Path) -> None:
+    file.write_text(LLAMACPP.replace('memory = "64MiB"', 'weights={repo="a/b",file="c.gguf"}'))
+
+    with pytest.raises(CatalogInvalid, match="key llamacpp: must have `memory`, which is"):
+        kinds.catalog(file)
+
+
+def test_a_path_of_another_engine_does_not_stand_for_the_context_length(file: Path) -> None:
+    section = f'weights.path = "{STORY}"\nmemory = "1GB"\ncommand = ["a", "{{port}}"]'
+    file.write_text(f'[[models]]\nid = "mine"\n[models.openai]\n{section}')
+
+    with pytest.raises(CatalogInvalid, match="'mine', key context_length: is missing"):
+        kinds.catalog(file)
 
 
 @pytest.mark.parametrize("given", ["chatml", "{{ messages }}", "{% if x %}a{% endif %}"])

@@ -76,6 +76,19 @@ def catalog(folder: Path, file: Path) -> Path:
     return path
 
 
+async def test_an_entry_of_an_id_and_a_file_makes_text(tmp_path: Path) -> None:
+    (tmp_path / "mine.gguf").write_bytes(STORY.read_bytes())
+    path = tmp_path / "models.toml"
+    path.write_text('[[models]]\nid = "mine"\nllamacpp.weights.path = "mine.gguf"\n')
+    async with serving(ports=free_ports(2), catalog=path) as service:
+        request = pb.GenerateRequest(model_id="mine", prompt="Once", max_new_tokens=3)
+        answer = await service.stub.Generate(request)
+        shown = (await service.stub.GetModel(pb.GetModelRequest(model_id="mine"))).model
+
+    assert answer.summary.completion_token_count == 3
+    assert (shown.hf_name, shown.context_length) == ("mine", 512)
+
+
 async def test_a_file_that_is_gone_is_no_reason_to_retry(tmp_path: Path) -> None:
     """Each call gets the same reason, until somebody has mended the cause and stops the model."""
     file = tmp_path / "bad.gguf"

@@ -137,6 +137,18 @@ def test_the_memory_of_gpus_is_one_size_or_one_for_each() -> None:
     assert flags("--gpu-memory", "20GB, 40GB").gpu_limits == (20 * 10**9, 40 * 10**9)
 
 
+@pytest.mark.parametrize("runtime", ["auto", "docker"])
+def test_an_engine_of_docker_goes_with_a_runtime_that_can_be_docker(runtime: str) -> None:
+    assert flags("--engine", "tgi", "--runtime", runtime).engine == "tgi"
+
+
+def test_an_engine_of_docker_does_not_go_with_processes() -> None:
+    with pytest.raises(ValidationError, match="tgi runs in Docker alone, and not with --runtime"):
+        flags("--engine", "tgi", "--runtime", "process")
+    for engine in ("auto", "llamacpp", "openai"):
+        assert flags("--engine", engine, "--runtime", "process").engine == engine
+
+
 def test_rest_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert flags("--rest").rest is True
     assert flags("--no-rest").rest is False

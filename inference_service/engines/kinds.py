@@ -21,13 +21,15 @@ from inference_service.engines.tgi.section import TgiNeeds
 class Kind:
     """A kind of engine. `make` gets the image of the settings, by default `image`.
 
-    `about` describes that setting; a kind without a default image has no such setting.
+    `about` describes that setting; a kind without a default image has no such setting. `is_image`
+    says that its engines run in Docker alone.
     """
 
     section: type[EngineNeeds]
     make: Callable[[str], Engine]
     image: str = ""
     about: str = ""
+    is_image: bool = False
 
 
 # In the order in which they are preferred, where an entry has a section for several.
@@ -37,6 +39,7 @@ KINDS: dict[str, Kind] = {
         Tgi,
         "ghcr.io/huggingface/text-generation-inference:3.3.7",
         "image of the engine tgi",
+        is_image=True,
     ),
     "llamacpp": Kind(
         LlamacppNeeds,

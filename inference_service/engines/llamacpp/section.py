@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from inference_service.catalog import EngineNeeds, Mistake, Section
+from inference_service.catalog import UNASKED_CONTEXT, EngineNeeds, Mistake, Section, Size
+from inference_service.engines.llamacpp import shape
 
 _JINJA = re.compile(r"\{[{%]")
 _LONGEST_TEMPLATE = 30_000  # characters: Linux takes 128 KiB for a variable
@@ -33,12 +34,14 @@ class GgufWeights(Section):
 class LlamacppNeeds(EngineNeeds):
     """The needs of a model that llama.cpp runs, in a process or in a container.
 
+    `memory` is estimated where the weights are a file of this machine, which `shape` can read.
     `slots` is the number of requests that it works on at once, each with the whole context.
     `image` replaces that of the settings. `serves` is the one thing that the model does. `pooling`
     is how the vectors of all tokens become that of the text, where the file does not name it.
     `chat_template` is Jinja, the name of a file `*.jinja` beside the catalog, or `chatml`.
     """
 
+    memory: Size = 0
     weights: GgufWeights
     image: str | None = None
     slots: int = Field(default=4, ge=1, le=64)
@@ -51,6 +54,12 @@ class LlamacppNeeds(EngineNeeds):
     def _pools_embeddings(self) -> LlamacppNeeds:
         if self.pooling is not None and self.serves != "embeddings":
             raise ValueError('has `pooling`, which goes with `serves = "embeddings"`')
+        return self
+
+    @model_validator(mode="after")
+    def _has_memory(self) -> LlamacppNeeds:
+        if not self.memory and self.weights.path is None:
+            raise ValueError("must have `memory`, which is estimated for a local file alone")
         return self
 
     @property
@@ -70,6 +79,21 @@ class LlamacppNeeds(EngineNeeds):
                 raise Mistake("weights.path", f"there is no file {path}")
             found["weights"] = self.weights.model_copy(update={"path": path})
         return self.model_copy(update=found)
+
+    def completed(self, context_length: int | None) -> tuple[LlamacppNeeds, int | None]:
+        path = self.weights.path
+        if path is None:
+            return self, None
+        try:
+            found = shape.read(path)
+        except shape.Unreadable as error:
+            if context_length is None or not self.memory:
+                needed = "so the entry needs `context_length`, and its section `memory`"
+                raise Mistake("weights.path", f"{error}; {needed}") from None
+            return self, None  # the start tells what is wrong with the file
+        context = context_length or min(found.context_length, UNASKED_CONTEXT)
+        memory = self.memory or found.memory(context, self.slots, text=self.generates)
+        return self.model_copy(update={"memory": memory}), found.context_length
 
 
 def _template(folder: Path, given: str) -> str:
