@@ -11,7 +11,7 @@ from typing import Any
 
 from inference_service.errors import ServiceError
 from inference_service.key import Key
-from inference_service.lifecycle import Phase, Progress, State, Status
+from inference_service.lifecycle import Phase, Progress, State, Status, ToldPhase
 from inference_service.runtimes.base import Instance
 from inference_service.serving.entry import Entry
 from inference_service.serving.start_times import Forecast, StartTimes
@@ -28,12 +28,18 @@ class Report:
         self._start_times = start_times
         self._changed = changed
         self._start_key = ""
+        self._creates = ""
         self._forecast = Forecast({}, 0.0)
 
     @property
     def phase(self) -> Phase:
         """The phase of a start."""
         return self.status.progress.phase if self.status.progress else Phase.WAITING
+
+    @property
+    def told_phase(self) -> ToldPhase:
+        """The phase in the words of errors."""
+        return ToldPhase(self.phase, self._creates)
 
     def now(self) -> Status:
         """Return the status with the forecast of this moment."""
@@ -47,7 +53,7 @@ class Report:
 
     def starting(self, entry: Entry) -> None:
         """Enter STARTING."""
-        self._start_key = entry.start_key
+        self._start_key, self._creates = entry.start_key, entry.runtime.creates
         self._forecast = Forecast(self._start_times.past(entry.start_key), _now())
         self._enter(State.STARTING)
 
