@@ -30,7 +30,7 @@ class Images:
         """Pull an image if the policy asks for it, and yield the progress. Raises LaunchError."""
         if self._policy != "always" and await self._has(image):
             return
-        yield Progress(Phase.PULLING_IMAGE)  # before the first event, which a refusal has not
+        yield Progress(Phase.PULLING_IMAGE, unit="bytes")  # a refusal has no event
         if self._policy == "never":
             raise Unlaunchable(f"there is no image {image}, and `pull_policy` is never")
         progress = PullProgress(image)
