@@ -14,6 +14,7 @@ from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress, State, Status, ToldPhase
 from inference_service.runtimes.base import Instance
 from inference_service.serving.entry import Entry
+from inference_service.serving.milestones import Milestones
 from inference_service.serving.start_times import Forecast, StartTimes
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Report:
         self._changed = changed
         self._start_key = ""
         self._creates = ""
+        self._milestones = Milestones()
         self._forecast = Forecast({}, 0.0)
 
     @property
@@ -54,6 +56,7 @@ class Report:
     def starting(self, entry: Entry) -> None:
         """Enter STARTING."""
         self._start_key, self._creates = entry.start_key, entry.runtime.creates
+        self._milestones = Milestones(self._creates)
         self._forecast = Forecast(self._start_times.past(entry.start_key), _now())
         self._enter(State.STARTING)
 
@@ -64,6 +67,8 @@ class Report:
         progress = progress.after(self.status.progress)
         if progress == self.status.progress:
             return False
+        if line := self._milestones.line(progress):
+            log.info("%s: %s", self._key, line)
         self._show(replace(self.status, progress=progress))
         return True
 
@@ -95,7 +100,8 @@ class Report:
 
     def _enter(self, state: State, **facts: Any) -> None:
         status = self.status.enter(state, time.time())
-        log.info("%s: %s", self._key, state)
+        if state is not State.FAILED:  # which has a line with its cause
+            log.info("%s: %s", self._key, state)
         self._show(replace(status, **facts) if facts else status)
 
     def _show(self, status: Status) -> None:
