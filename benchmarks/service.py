@@ -55,6 +55,7 @@ class RunningEngine:
     """A runtime in which the engine of every model is the one on `port`."""
 
     name = "docker"
+    creates = "starting the container"
     seat = Seat(in_container=True, has_gpu=True)  # else TGI works on one request at once
     patience = 10.0
     nodes = (Node(LOCAL, 1 << 40),)

@@ -56,7 +56,10 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
         sys.exit(2)
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])
+    for package in ("inference_service", "rest_bridge"):  # and not of the libraries
+        logging.getLogger(package).setLevel(level)
     _raise_file_limit()
     faces = "gRPC and REST ask" if settings.rest else "gRPC asks"
     network = not settings.host.startswith(UNIX)

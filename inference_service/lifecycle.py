@@ -38,6 +38,21 @@ class Phase(IntEnum):
         return self.name.lower().replace("_", " ")
 
 
+@dataclass(frozen=True, slots=True)
+class ToldPhase:
+    """A phase in the words of errors. `creates` is `Runtime.creates`."""
+
+    phase: Phase
+    creates: str
+
+    @property
+    def name(self) -> str:
+        return self.phase.name
+
+    def __str__(self) -> str:
+        return self.creates if self.phase is Phase.CREATING_CONTAINER else str(self.phase)
+
+
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.STOPPED: frozenset({State.STARTING}),
     State.STARTING: frozenset({State.READY, State.STOPPING, State.FAILED}),

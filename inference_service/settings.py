@@ -150,7 +150,8 @@ class _Settings(FromEnvironment, BaseSettings):
         "inference-service in $XDG_STATE_HOME, or in ~/.local/state",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "warning", description="lowest level of log lines that go to standard error"
+        "info",
+        description="lowest level of this service's own log lines, which go to standard error",
     )
 
     @field_validator("ports")

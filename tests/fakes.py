@@ -79,6 +79,7 @@ class FakeRuntime(StatelessRuntime):
 
     name = "fake"
     seat = Seat(in_container=True, has_gpu=True)
+    creates = "starting the container"
     patience = 10.0
     nodes: Sequence[Node] = (Node(LOCAL, 10**9),)
 

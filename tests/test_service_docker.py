@@ -301,7 +301,8 @@ async def test_an_image_that_does_not_exist(client: docker.DockerClient, tmp_pat
         models = catalog(tmp_path, none=f'image = "{missing}"', gone=f'image = "{missing}"')
         async with on_docker(client, catalog=models) as service:
             rest, _ = await refused(service, "none", "MODEL_UNUSABLE")
-            assert f"the image {missing} could not be pulled" in rest.json()["detail"]
+            refusal = f"(pulling image): the image {missing} could not be pulled"
+            assert refusal in rest.json()["detail"]
             registry.stop()
             rest, _ = await refused(service, "gone")
             assert "connection refused" in rest.json()["detail"]

@@ -61,6 +61,7 @@ async def test_the_error_of_a_gated_model_names_the_token(
 
     assert (answer.status_code, answer.headers["x-error-reason"]) == (503, "MODEL_UNUSABLE")
     assert "HF_TOKEN" in answer.json()["detail"]
+    assert "llama-2-7b cannot be started (downloading weights): " in answer.json()["detail"]
 
 
 async def test_the_error_of_a_hub_that_does_not_answer_names_its_address(
@@ -74,6 +75,7 @@ async def test_the_error_of_a_hub_that_does_not_answer_names_its_address(
 
     assert (answer.status_code, answer.headers["x-error-reason"]) == (503, "START_FAILED")
     assert hub.url in answer.json()["detail"]
+    assert "phi-2 exited with code 3 (downloading weights): " in answer.json()["detail"]
 
 
 async def test_weights_that_were_damaged_in_the_download_are_not_used(

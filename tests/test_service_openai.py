@@ -169,6 +169,23 @@ def engine_of(service: Serving) -> int:
     return engine
 
 
+async def test_a_process_that_fails_at_once_was_being_started(tmp_path: Path) -> None:
+    ends = entry(command("/bin/sh", "-c", "exit 3"), "ends")
+    killed = entry(command("/bin/sh", "-c", "echo INFO: ready; kill -9 $$"), "killed")
+    missing = entry(command("/no/such/program"), "missing")
+    async with cataloged(tmp_path, ends, killed, missing) as service:
+        causes = {
+            "ends": "ends exited with code 3 (starting the process)",
+            "killed": "killed exited with code -9, SIGKILL (starting the process)",
+            "missing": "missing cannot be started (starting the process): the program",
+        }
+        for model_id, cause in causes.items():
+            answer = await service.http.post(f"/models/{model_id}/start")
+            assert answer.status_code == 503
+            assert answer.json()["detail"].startswith(cause)
+            assert "ready" not in answer.json()["detail"]
+
+
 async def test_a_model_by_command(tmp_path: Path) -> None:
     async with cataloged(tmp_path, entry(command(more=LLAMACPP))) as service:
         await generates(service)

@@ -53,7 +53,7 @@ async def test_the_death_of_an_unused_engine_is_reported_with_its_cause() -> Non
                 if model.state == pb.MODEL_STATE_FAILED:
                     break
         watcher.cancel()
-        assert "exited with code -9" in model.last_error.message
+        assert "exited with code -9, SIGKILL" in model.last_error.message
         assert model.HasField("retry_time")
         response = await service.http.post("/models/story-mini/start")
         assert response.status_code == 503

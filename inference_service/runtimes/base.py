@@ -8,6 +8,7 @@ whose engines leave nothing behind has some of its methods from `StatelessRuntim
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from inference_service.lifecycle import Progress
 from inference_service.runtimes import identity
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.logs import KEPT_LINES
+
+_SIGNALLED = 128  # shells and containers give 128 and the number of the signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,17 @@ class Exit:
         if self.lost:
             return "was lost with its machine"
         if self.oom_killed:
-            code = f"exit code {self.code}"
+            code = f"exit code {self._shown_code}"
             return f"ran out of its memory limit ({code}; raise `memory` of its entry)"
-        return "ended" if self.code is None else f"exited with code {self.code}"
+        return "ended" if self.code is None else f"exited with code {self._shown_code}"
+
+    @property
+    def _shown_code(self) -> str:
+        """The exit code, with the name of the signal that it stands for."""
+        code = self.code or 0
+        number = code - _SIGNALLED if code > _SIGNALLED else -code
+        known = number in set(signal.Signals)
+        return f"{code}, {signal.Signals(number).name}" if known else str(self.code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,10 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """The name that callers see: `docker`, `process` or `url`."""
+
+    @property
+    def creates(self) -> str:
+        """What the runtime does in the phase CREATING_CONTAINER, in words for people."""
 
     @property
     def seat(self) -> Seat:

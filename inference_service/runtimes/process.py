@@ -44,6 +44,7 @@ class ProcessRuntime(StatelessRuntime):
     """The runtime of processes: each runs the words of `command.program`."""
 
     name = "process"
+    creates = "starting the process"
     seat = Seat()
     patience = 10.0
 

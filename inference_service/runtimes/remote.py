@@ -23,6 +23,7 @@ class RemoteRuntime(StatelessRuntime):
     """The runtime `url`, of engines that run already. It claims nothing of this machine."""
 
     name = "url"
+    creates = "looking for the engine"
     seat = Seat()
     nodes: Sequence[Node] = ()
     patience = 10.0

@@ -11,9 +11,10 @@ from typing import Any
 
 from inference_service.errors import ServiceError
 from inference_service.key import Key
-from inference_service.lifecycle import Phase, Progress, State, Status
+from inference_service.lifecycle import Phase, Progress, State, Status, ToldPhase
 from inference_service.runtimes.base import Instance
 from inference_service.serving.entry import Entry
+from inference_service.serving.milestones import Milestones
 from inference_service.serving.start_times import Forecast, StartTimes
 
 log = logging.getLogger(__name__)
@@ -28,12 +29,19 @@ class Report:
         self._start_times = start_times
         self._changed = changed
         self._start_key = ""
+        self._creates = ""
+        self._milestones = Milestones()
         self._forecast = Forecast({}, 0.0)
 
     @property
     def phase(self) -> Phase:
         """The phase of a start."""
         return self.status.progress.phase if self.status.progress else Phase.WAITING
+
+    @property
+    def told_phase(self) -> ToldPhase:
+        """The phase in the words of errors."""
+        return ToldPhase(self.phase, self._creates)
 
     def now(self) -> Status:
         """Return the status with the forecast of this moment."""
@@ -47,7 +55,8 @@ class Report:
 
     def starting(self, entry: Entry) -> None:
         """Enter STARTING."""
-        self._start_key = entry.start_key
+        self._start_key, self._creates = entry.start_key, entry.runtime.creates
+        self._milestones = Milestones(self._creates)
         self._forecast = Forecast(self._start_times.past(entry.start_key), _now())
         self._enter(State.STARTING)
 
@@ -58,6 +67,8 @@ class Report:
         progress = progress.after(self.status.progress)
         if progress == self.status.progress:
             return False
+        if line := self._milestones.line(progress):
+            log.info("%s: %s", self._key, line)
         self._show(replace(self.status, progress=progress))
         return True
 
@@ -89,7 +100,8 @@ class Report:
 
     def _enter(self, state: State, **facts: Any) -> None:
         status = self.status.enter(state, time.time())
-        log.info("%s: %s", self._key, state)
+        if state is not State.FAILED:  # which has a line with its cause
+            log.info("%s: %s", self._key, state)
         self._show(replace(status, **facts) if facts else status)
 
     def _show(self, status: Status) -> None:

@@ -228,13 +228,15 @@ class Run:
                 await start.pulled()
                 async with runtime.run(launch, claim.gpus) as running:
                     self.running = running
-                    await start.healthy(running, self._dies(running))
+                    await start.healthy(running, self._fails(running, start))
                     self._becomes_ready(running)
                     await self._until_dead(running)
             except Unlaunchable as error:
-                raise ModelUnusable(self.key.model_id, self.report.phase, str(error)) from None
+                phase = self.report.told_phase
+                raise ModelUnusable(self.key.model_id, phase, str(error)) from None
             except LaunchError as error:
-                raise StartFailed(self.key.model_id, self.report.phase, str(error)) from None
+                phase = self.report.told_phase
+                raise StartFailed(self.key.model_id, phase, str(error)) from None
 
     def _becomes_ready(self, running: Running) -> None:
         self._ready_at = _now()
@@ -259,6 +261,11 @@ class Run:
         finally:
             self._serving, self._dying = False, True
             self._back_off.served(_now() - self._ready_at)
+
+    async def _fails(self, running: Running, start: Start) -> None:
+        exit = await running.wait()
+        await start.has_read()
+        raise self._death(running, exit)
 
     async def _dies(self, running: Running) -> None:
         raise self._death(running, await running.wait())
@@ -288,7 +295,7 @@ class Run:
         lines, engine = running.tail(_CAUSE_LINES), self.entry.engine
         cause = engine.cause(lines)
         if not self._serving:
-            phase = self.report.phase
+            phase = self.report.told_phase
             if exit.has_no_program or engine.is_lasting(lines):
                 return ModelUnusable(model_id, phase, cause or str(exit), exit.facts, tail)
             return EngineExited(model_id, phase, str(exit), exit.facts, cause, tail)

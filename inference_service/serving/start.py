@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 from inference_service.capacity.admission import Claim
-from inference_service.errors import StartStalled
+from inference_service.errors import LaunchError, StartStalled
 from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.base import Running
 from inference_service.serving.entry import Entry
@@ -17,6 +17,7 @@ from inference_service.serving.report import Report
 from inference_service.serving.timing import Timing
 
 LOG_LINES = 20  # of an engine's log, in an error
+_LAST_LINES = 1.0  # seconds for what an engine that has ended has said last
 
 
 class Start:
@@ -27,6 +28,7 @@ class Start:
         self._report = report
         self._timing = timing
         self._stall = asyncio.timeout(None)  # that of the present step, if it has one
+        self._read = asyncio.Event()  # the log of an engine that has ended
 
     async def granted(self, claim: Claim) -> None:
         """Wait for the memory of the run, for as long as that takes."""
@@ -35,13 +37,24 @@ class Start:
     async def pulled(self) -> None:
         """Fetch what the runtime needs. Raises StartStalled, and what the runtime raises."""
         async with self._stalling():
-            await self._follow(self._entry.runtime.pull(self._entry.command))
+            try:
+                await self._follow(self._entry.runtime.pull(self._entry.command))
+            except LaunchError:
+                if self._report.phase is Phase.WAITING:  # which is over: the memory was granted
+                    self._moved(Progress(Phase.CREATING_CONTAINER))
+                raise
             self._moved(Progress(Phase.CREATING_CONTAINER))
 
     async def healthy(self, running: Running, death: Coroutine[Any, Any, None]) -> None:
         """Wait until the engine answers. Raises StartStalled, and what `death` raises."""
         async with self._stalling(running):
             await race(self._answers(running), self._reports(running), death)
+
+    async def has_read(self) -> None:
+        """Wait, once the engine has ended, until its last lines are read."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_LINES):
+                await self._read.wait()
 
     async def _answers(self, running: Running) -> None:
         await running.listens()
@@ -52,6 +65,7 @@ class Start:
 
     async def _reports(self, running: Running) -> None:
         await self._follow(self._entry.engine.progress(self._entry.command, running))
+        self._read.set()
         await asyncio.Event().wait()  # the end of the log is not the end of the race
 
     async def _follow(self, steps: AsyncGenerator[Progress]) -> None:
@@ -72,7 +86,7 @@ class Start:
                 yield
         except TimeoutError:
             tail = running.tail(LOG_LINES) if running else ()
-            phase, limit = self._report.phase, self._timing.stall
+            phase, limit = self._report.told_phase, self._timing.stall
             raise StartStalled(self._entry.spec.id, phase, limit, tail) from None
 
 

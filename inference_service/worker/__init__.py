@@ -39,6 +39,7 @@ Standard output: one JSON object per line, progress about four times a second
         answers chats with the template of other models. With one that shows neither tools nor calls
         (false), it drops the tools of a request.
     {"event": "failed", "reason": str, "message": str}  one sentence for a person; then the exit
+        With "phase": "downloading" where the weights could not be fetched, before any byte too.
         No retry mends the reasons CONFIGURATION, MODEL_UNUSABLE, WRONG_FILE, GATED, REPO_NOT_FOUND,
         REVISION_NOT_FOUND, FILE_NOT_FOUND, ENGINE_UNUSABLE, NO_AVX2 and NO_OPENMP. One may mend
         CHECKSUM_MISMATCH, MODEL_UNREADABLE, HUB_UNREACHABLE, DISK_FULL, CACHE_UNUSABLE and

@@ -32,7 +32,8 @@ def main() -> NoReturn:
         machine.no_core_dumps()
         _serve(_weights(settings), settings)
     except WorkerError as error:
-        emit("failed", reason=error.reason, message=error.message)
+        phase = {"phase": "downloading"} if error.code == ExitCode.DOWNLOAD else {}
+        emit("failed", reason=error.reason, message=error.message, **phase)
         sys.exit(error.code)
 
 

@@ -325,6 +325,15 @@ def test_the_check_of_a_file_is_part_of_its_download() -> None:
     assert progress.phase is Phase.DOWNLOADING_WEIGHTS
 
 
+def test_a_download_that_failed_before_its_first_byte_was_one() -> None:
+    log = '{"event":"failed","reason":"GATED","message":"No.","phase":"downloading"}'
+    found = worker_log.progress(log)
+
+    assert found is not None
+    assert found.phase is Phase.DOWNLOADING_WEIGHTS
+    assert worker_log.progress(failed("PORT_UNUSABLE")) is None
+
+
 LOADING = '{"event":"loading","file":"/m.gguf"}'
 
 
@@ -406,6 +415,11 @@ SHORT = f"{UNLOADED}error loading model: tensor 'x' is not within the file."
             id="an abort",
         ),
         pytest.param(["slow", "out of memory", LOADING], "out of memory", id="the last line"),
+        pytest.param(
+            [LOADING, "0.00.042.436 I srv  update_slots: all slots are idle"],
+            "",
+            id="killed from outside: a report is no cause",
+        ),
         pytest.param(['{"event":"failed"}'], "", id="an event without its facts"),
         pytest.param([], "", id="nothing"),
     ],

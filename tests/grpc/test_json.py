@@ -48,7 +48,7 @@ async def test_each_library_prints_it_and_the_same() -> None:
     error = failed["lastError"]
     assert failed["state"] == "MODEL_STATE_FAILED"
     assert error["reason"] == "ERROR_REASON_ENGINE_DIED"
-    assert "exited with code -9" in error["message"]
+    assert "exited with code -9, SIGKILL" in error["message"]
     assert error["metadata"] == {
         "model_id": "story-mini",
         "exit_code": "-9",

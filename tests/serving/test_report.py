@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import replace
+
+import pytest
 
 from inference_service.errors import StartFailed
 from inference_service.key import Key
@@ -35,6 +38,30 @@ class Bed:
     @property
     def states(self) -> list[State]:
         return [status.state for status in self.shown]
+
+
+async def test_a_start_and_its_end_are_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "inference_service")
+    bed = Bed()
+    bed.report.starting(bed.entry)
+    bed.report.progress(Progress(Phase.CREATING_CONTAINER))
+    bed.report.progress(Progress(Phase.DOWNLOADING_WEIGHTS, 1, 2, "files", 0.5))
+    bed.ready()
+    bed.report.stopping()
+    bed.report.stopped()
+    bed.report.starting(bed.entry)
+    bed.report.failed(FAILURE, 1)
+
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "tiny: starting"),
+        ("INFO", "tiny: starting the container"),
+        ("INFO", "tiny: downloading weights 50 %"),
+        ("INFO", "tiny: ready"),
+        ("INFO", "tiny: stopping"),
+        ("INFO", "tiny: stopped"),
+        ("INFO", "tiny: starting"),
+        ("ERROR", f"tiny: {FAILURE.message}"),
+    ]
 
 
 async def test_each_change_is_shown_with_the_facts_of_its_state() -> None:

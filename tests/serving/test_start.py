@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from inference_service.errors import StartFailed, StartStalled
+from inference_service.errors import LaunchError, StartFailed, StartStalled
 from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress, State
 from inference_service.runtimes.base import Exit
@@ -117,6 +117,36 @@ async def test_the_death_of_the_engine_ends_a_start() -> None:
     async with within(PROMPTLY, "the engine is dead, and the start is not over"):
         with pytest.raises(StartFailed, match="dead"):
             await bed.healthy()
+
+
+async def test_what_a_runtime_refuses_is_not_refused_in_the_wait_for_memory() -> None:
+    class Refusing(FakeRuntime):
+        async def pull(self, command: Command) -> AsyncGenerator[Progress]:
+            raise LaunchError("no program")
+            yield
+
+    bed = Bed(Refusing())
+
+    with pytest.raises(LaunchError):
+        await bed.start.pulled()
+    assert str(bed.report.told_phase) == "starting the container"
+    assert bed.report.told_phase.name == "CREATING_CONTAINER"
+
+
+async def test_the_phase_of_an_engine_that_ended_is_that_of_its_last_line() -> None:
+    bed = Bed()
+    bed.engine.may_answer.clear()
+
+    async def fails() -> None:
+        await bed.instance.wait()
+        await bed.start.has_read()
+        raise StartFailed("tiny", bed.report.told_phase, "dead")
+
+    bed.instance.die(Exit(1), *["nothing"] * 500, "load 1")
+
+    async with within(PROMPTLY, "the engine is dead, and the start is not over"):
+        with pytest.raises(StartFailed, match=r"\(loading weights\): dead"):
+            await bed.start.healthy(bed.instance, fails())
 
 
 def test_the_pauses_grow_by_a_tenth_to_the_longest() -> None:

@@ -249,6 +249,7 @@ async def test_a_gated_repository(download: Download, hub: Hub) -> None:
         worker = await download(**token)
         code, reason, message = await worker.failure()
         assert (code, reason) == (3, "GATED")
+        assert worker.events[-1]["phase"] == "downloading"
         assert f"{hub.url}/{REPO}" in message
         assert "HF_TOKEN" in message
         assert "hf_stranger" not in f"{worker.events} {await worker.errors()}"

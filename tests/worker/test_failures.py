@@ -36,6 +36,7 @@ async def test_configuration(start: Start, environment: dict[str, str], part: st
     assert (code, reason) == (2, "CONFIGURATION")
     assert part in message
     assert len(worker.events) == 1
+    assert "phase" not in worker.events[0]
     assert await worker.errors() == ""
 
 

@@ -13,6 +13,7 @@ from inference_service.lifecycle import Phase, Progress
 # An error of llama.cpp, with the text after its clock, level and function:
 # `0.00.012.809 E llama_model_load: error loading model: ...`.
 _ERROR = re.compile(r"[\d.]+ E +(?:\w+: |\w+ +\w+: )?(.+)")
+_REPORT = re.compile(r"[\d.]+ [DIW] ")  # a line that is no cause of an end
 
 # Reasons of the worker that no retry mends.
 _LASTING = (
@@ -39,6 +40,8 @@ def progress(line: str) -> Progress | None:
             return Progress(Phase.DOWNLOADING_WEIGHTS, message="checking the file's sha256")
         case {"event": "loading"}:
             return Progress(Phase.LOADING_WEIGHTS)
+        case {"event": "failed", "phase": "downloading"}:
+            return Progress(Phase.DOWNLOADING_WEIGHTS, message="the download has failed")
     return None
 
 
@@ -51,7 +54,7 @@ def port(line: str) -> int | None:
 
 
 def cause(log: Sequence[str]) -> str:
-    """Return the worker's message as it failed, else the last line of llama.cpp.
+    """Return the worker's message, else the last line of llama.cpp that is no report.
 
     For a model that llama.cpp could not load, name llama.cpp's first error instead: its later
     lines repeat that error in less detail. Docker may list the worker's events, which are on
@@ -65,7 +68,7 @@ def cause(log: Sequence[str]) -> str:
                 file = path
             case {"event": "failed", "reason": str(reason), "message": str(message)}:
                 pass
-            case None if line.strip():
+            case None if line.strip() and not _REPORT.match(line):
                 plain.append(line)
     errors = (match[1] for line in plain if (match := _ERROR.match(line)))
     if reason == "MODEL_UNUSABLE" and (error := next(errors, "")):

@@ -24,6 +24,11 @@ _BAR = re.compile(r"^(.*?):? +(\d{1,3})%(?:\|| Completed)")
 _WEIGHTS = re.compile(r"\.(?:safetensors|bin|pt|pth|gguf)\b|^(?:Fetching|Downloading)\b")
 _LOADING = re.compile(r"^(?:Loading|Starting to load model|load_model: loading model)\b", re.I)
 _WARMING = re.compile(r"^(?:Capturing|Graph capturing|Warming up|warming up)\b")
+# A line of a level below that of errors, which is no cause of an end.
+_REPORT = re.compile(
+    r"^(?:[\d.]+ [DIW] |.{0,60}?(?:\b(?:TRACE|DEBUG|INFO|WARN|WARNING)\b"
+    r"|\blevel\"?[=:] ?\"?(?:trace|debug|info|warn)))"
+)
 
 # The exception of a Python traceback, or argparse's word on an argument.
 _RAISED = re.compile(
@@ -73,4 +78,10 @@ def cause(log: Sequence[str]) -> str:
             more = COLOURS.sub("", lines[number + 1]) if number + 1 < len(lines) else ""
             # The message of some exceptions, such as pydantic's, begins on the next line.
             return f"{text}: {more.strip()}" if _CONTINUED.match(more) else text
+    lines = [line for line in lines if not _is_report(line)]
     return _text(lines[-1]) if lines else ""
+
+
+def _is_report(line: str) -> bool:
+    """Return whether a line says what was done: one below the level of errors, or a bar."""
+    return bool(_REPORT.match(COLOURS.sub("", line)) or _BAR.match(_text(line)))

@@ -114,7 +114,7 @@ def progress(line: str) -> Progress | None:
 
 
 def cause(log: Sequence[str]) -> str:
-    """Return the message that best explains TGI's end: an error, or else the last one.
+    """Return what best explains TGI's end: an error, else a line without a level.
 
     The cause stands after the last request and the last step that went well. An error with a
     traceback explains more than one without. Of several, the first is the cause.
@@ -137,7 +137,7 @@ def _best(lines: list[_Line]) -> str:
         *(text for text in outputs if any(map(_RAISED.match, text.splitlines()))),
         *_router_stderr(line.text for line in last if not line.level),
         *(line.text for line in last if _VERDICT.match(line.text)),
-        *(line.text for line in reversed(lines) if not (line.of_request or line.of_death)),
+        *(line.text for line in reversed(lines) if not line.level),
     )
     return next(iter(found), "")
 

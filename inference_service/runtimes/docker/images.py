@@ -11,7 +11,7 @@ from docker.errors import APIError, ImageNotFound
 from docker.utils import parse_repository_tag
 
 from inference_service.errors import LaunchError, Unlaunchable
-from inference_service.lifecycle import Progress
+from inference_service.lifecycle import Phase, Progress
 from inference_service.runtimes.docker.calls import Calls, explanation
 from inference_service.runtimes.docker.pull_progress import PullProgress
 
@@ -30,6 +30,7 @@ class Images:
         """Pull an image if the policy asks for it, and yield the progress. Raises LaunchError."""
         if self._policy != "always" and await self._has(image):
             return
+        yield Progress(Phase.PULLING_IMAGE, unit="bytes")  # a refusal has no event
         if self._policy == "never":
             raise Unlaunchable(f"there is no image {image}, and `pull_policy` is never")
         progress = PullProgress(image)

@@ -69,6 +69,7 @@ class DockerRuntime:
     """
 
     name = "docker"
+    creates = "starting the container"
     patience = 10.0
 
     def __init__(

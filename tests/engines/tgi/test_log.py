@@ -439,6 +439,16 @@ def crash(*lines: str, error: str) -> list[str]:
         pytest.param(
             ["exec format error", "  "], "exec format error", id="not TGI at all: the last line"
         ),
+        pytest.param(
+            [
+                router_json("Warming up model"),
+                router_json("`--revision` is not set", "WARN"),
+                router_json("Connected"),
+                router_text("Success"),
+            ],
+            "",
+            id="killed from outside: reports and warnings are no cause",
+        ),
         pytest.param(["Error: DownloadError", SHUTDOWN], "", id="nothing but the epilogue"),
         pytest.param([], "", id="no line"),
     ],

@@ -8,6 +8,7 @@ import pytest
 from docker import DockerClient
 
 from inference_service.errors import LaunchError
+from inference_service.lifecycle import Phase
 from tests.docker.daemon import Daemon
 from tests.docker.needs import require_private_daemon
 from tests.docker.registry import Registry
@@ -45,8 +46,10 @@ async def test_a_pull_by_digest(open_bed: Open, pushed: str) -> None:
 
 async def test_the_pull_policies(open_bed: Open, registry: Registry, pushed: str) -> None:
     never, missing, always = (open_bed(pull_policy=p) for p in ("never", "missing", "always"))
+    steps = never.runtime.pull(never.launch(image=pushed).command(never.runtime.seat))
+    assert (await anext(steps)).phase is Phase.PULLING_IMAGE
     with pytest.raises(LaunchError, match=r"there is no image .* never"):
-        await pull(never, pushed)
+        await anext(steps)
     await pull(missing, pushed)
     first = missing.client.images.get(pushed).id
     await pull(never, pushed)
