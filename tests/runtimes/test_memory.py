@@ -56,9 +56,8 @@ async def test_an_engine_beyond_its_memory_limit(bed: ProcessBed) -> None:
 
         ended = await running.wait()
         assert ended == Exit(-9, oom_killed=True)
-        assert (
-            str(ended) == "ran out of its memory limit (exit code -9; raise `memory` of its entry)"
-        )
+        limit = "ran out of its memory limit"
+        assert str(ended) == f"{limit} (exit code -9, SIGKILL; raise `memory` of its entry)"
     assert await running.wait() == ended
 
 
