@@ -115,6 +115,8 @@ async def accept(context: Context) -> None:
         await context.send_initial_metadata(_ACCEPTED)
         return
     sending = asyncio.ensure_future(context.send_initial_metadata(_ACCEPTED))
+    # Headers for a caller that has left fail, and after a cut nobody else takes that error.
+    sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
     try:
         await asyncio.shield(sending)
     except asyncio.CancelledError:

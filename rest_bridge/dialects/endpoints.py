@@ -58,12 +58,8 @@ _ALL = (
         "Count the tokens of a chat",
         _chat(_TEXT, "content"),
     ),
-    Endpoint(
-        "/tokenize", OPENAI, "Turn a text into tokens", {"content": _TEXT}, needs_fields=False
-    ),
-    Endpoint(
-        "/detokenize", OPENAI, "Turn tokens into a text", {"tokens": _TOKENS}, needs_fields=False
-    ),
+    Endpoint("/tokenize", OPENAI, "Turn a text into tokens", {"content": _TEXT}),
+    Endpoint("/detokenize", OPENAI, "Turn tokens into a text", {"tokens": _TOKENS}),
     Endpoint(
         "/apply-template",
         OPENAI,
