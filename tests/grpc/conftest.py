@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.table import aligned
+from tests import table
 
 
 class Row(NamedTuple):
@@ -31,9 +31,5 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print the table."""
-    if not (rows := config.stash[ROWS]):
-        return
-    terminalreporter.section("examples")
-    lines = aligned(*(row[:-1] for row in (_HEAD, *rows))).splitlines()
-    for line, row in zip(lines, (_HEAD, *rows), strict=True):
-        terminalreporter.write_line(f"{line}  {row.steps}")
+    rows = config.stash[ROWS]
+    table.write(terminalreporter, "examples", _HEAD, rows)
