@@ -145,10 +145,8 @@ class Call:
     def look(self, now: float) -> None:
         """Send what shows that the call goes on, where a stream can show that."""
         if (stream := self._stream) is None:
-            waits = self._answer is None and self._manner is not None and self._manner.streams
-            if waits and now - self._since >= self._terms.early:
-                self._stream = self._streams()
-                self._show(now)
+            if self._answer is None and now - self._since >= self._terms.early:
+                self._begin_early(now)
         elif not stream.silent:
             stream.silent = True
             self._since = now
@@ -172,6 +170,14 @@ class Call:
         passing = self._terms.service.forward(manner.asked, self._metadata, self)
         if self._manner is not None:  # else it has ended already
             self._passing = passing
+
+    def _begin_early(self, now: float) -> None:
+        # Asked once, since the look at a body of 32 MiB takes 20 ms and more.
+        if self._manner is not None and self._manner.streams:
+            self._stream = self._streams()
+            self._show(now)
+        else:
+            self._since = math.inf
 
     def _let_go(self) -> None:
         """Break cycles with the body in them, which would wait for the collector."""
