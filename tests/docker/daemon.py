@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,6 +44,7 @@ class Daemon:
         live_restore: Containers survive `stop` and `kill`, and the next `start` finds them running.
         disk_bytes: The size of its disk, in memory; without it, the disk of the machine.
         nvidia: The daemon gives GPUs, though there are none: by a hook that does nothing.
+        options: Further options of `dockerd`.
     """
 
     def __init__(
@@ -51,15 +53,18 @@ class Daemon:
         live_restore: bool = False,
         disk_bytes: int | None = None,
         nvidia: bool = False,
+        options: Sequence[str] = (),
     ) -> None:
         self._live_restore = live_restore
         self._disk_bytes = disk_bytes
         self._nvidia = nvidia
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         # A short path: the path of a socket may have 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
+        self.folder.chmod(0o711)  # a user of remapped containers passes through
         self._data = self.folder / "data"
         self._data.mkdir()
         self.url = f"unix://{self.folder}/docker.sock"
@@ -105,6 +110,7 @@ class Daemon:
         command += ["--pidfile", str(self.folder / "pid"), "--host", self.url]
         command += ["--bridge", self.bridge, "--iptables=false", "--ip-masq=false"]
         command += ["--live-restore"] if self._live_restore else []
+        command += self._options
         env = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         with (self.folder / "log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the tests, which stop the daemon.
@@ -133,12 +139,17 @@ class Daemon:
 
     def _remove(self) -> None:
         self.kill()
-        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-        for mount in reversed(mounts):
-            if Path(mount).is_relative_to(self.folder):
-                subprocess.run(["umount", mount], check=True)
+        unmount_below(self.folder)
         subprocess.run(["ip", "link", "delete", self.bridge], check=True)
         shutil.rmtree(self.folder)
+
+
+def unmount_below(folder: Path) -> None:
+    """Unmount all that is mounted in a folder."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount in reversed(mounts):
+        if Path(mount).is_relative_to(folder):
+            subprocess.run(["umount", mount], check=True)
 
 
 def _new_bridge() -> str:

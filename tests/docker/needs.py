@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from . import rootless
 from .daemon import answers
 
 
@@ -22,18 +23,35 @@ def require_daemon() -> None:
 
 def require_private_daemon() -> None:
     """Skip where `Daemon` cannot run: it needs root and the programs `dockerd` and `ip`."""
-    _require_programs("dockerd", "ip")
-    if os.geteuid() != 0:
-        _give_up("only root can start a private Docker daemon")
+    require_programs("dockerd", "ip")
+    _require_root("a private Docker daemon")
 
 
 def require_registry() -> None:
     """Skip where `Registry` cannot run: it needs a daemon and the program `docker-registry`."""
     require_daemon()
-    _require_programs("docker-registry")
+    require_programs("docker-registry")
 
 
-def _require_programs(*names: str) -> None:
+def require_podman() -> None:
+    """Skip where `Podman` cannot run: it needs root and programs."""
+    require_programs("podman", "runc", "/usr/libexec/podman/catatonit")
+    _require_root("podman's service")
+
+
+def require_rootless() -> None:
+    """Skip where `Rootless` cannot run: it needs root, for a user of its own, and programs."""
+    require_programs("dockerd", rootless.SCRIPT, "rootlesskit", "slirp4netns", "newuidmap")
+    _require_root("a user for the rootless daemon")
+
+
+def _require_root(what: str) -> None:
+    if os.geteuid() != 0:
+        _give_up(f"only root can start {what}")
+
+
+def require_programs(*names: str) -> None:
+    """Skip where a program is not installed."""
     for name in names:
         if shutil.which(name) is None:
             _give_up(f"the program {name} is not installed")
