@@ -19,7 +19,8 @@ from .waiting import until
 SCRIPT = "/usr/share/docker.io/contrib/dockerd-rootless.sh"  # of Debian's package
 
 _USER = "rootless-docker"
-_TUN = Path(
+# Open to all users by udev, and to root alone on a machine without it.
+_TUN = Path("/dev/net/tun")
     "/dev/net/tun"
 )  # which udev leaves open to all users, and a machine without it does not
 
