@@ -21,8 +21,6 @@ SCRIPT = "/usr/share/docker.io/contrib/dockerd-rootless.sh"  # of Debian's packa
 _USER = "rootless-docker"
 # Open to all users by udev, and to root alone on a machine without it.
 _TUN = Path("/dev/net/tun")
-    "/dev/net/tun"
-)  # which udev leaves open to all users, and a machine without it does not
 
 
 class Rootless:
