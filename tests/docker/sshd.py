@@ -1,5 +1,6 @@
 """A server of SSH on this machine, for tests of daemons that are reached through one."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -78,7 +79,8 @@ class Sshd:
         """End the server and its connections."""
         if self._process:
             for pid in _descendants(self._process.pid):
-                os.kill(pid, 9)
+                with contextlib.suppress(ProcessLookupError):  # it ended with its parent
+                    os.kill(pid, 9)
             self._process.wait()
             self._process = None
 

@@ -1,4 +1,4 @@
-"""A port of this machine that leads to the same port of a remote one, through `ssh`.
+"""A port of this machine that leads to a port of a remote one, through `ssh`.
 
 The port is this process's own for as long as the tunnel is open, also while `ssh` is away: nobody
 else can take it and read the prompts. Behind it `ssh` listens at a socket in a private folder.
@@ -43,15 +43,16 @@ class Tunnel:
         self._server: asyncio.Server | None = None
         self._relays: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> None:
-        """Return when connections to the port reach the remote machine."""
+    async def open(self) -> int:
+        """Return when connections reach the remote machine: the port of this one for them.
+
+        It is the same as there, or another where that is taken, as where both are one machine.
+        """
         try:
             self._server = await asyncio.start_server(self._relay, _LOOPBACK, self._port)
-        except OSError as error:
-            raise LaunchError(
-                f"the port {self._port} of {_LOOPBACK} cannot be taken for the tunnel to "
-                f"{self._host}: {error.strerror}"
-            ) from None
+        except OSError:
+            self._server = await asyncio.start_server(self._relay, _LOOPBACK, 0)
+        port: int = self._server.sockets[0].getsockname()[1]
         listening = asyncio.get_running_loop().create_future()
         self._keeper = asyncio.create_task(self._keep(listening), name=f"tunnel to {self._host}")
         try:
@@ -59,6 +60,7 @@ class Tunnel:
                 await listening
         except TimeoutError:
             raise LaunchError(f"ssh to {self._host} did not connect in {_OPENS:g} s") from None
+        return port
 
     def close(self) -> None:
         """End the tunnel and all that goes through it."""

@@ -80,11 +80,9 @@ class Tunnelled:
 
     def __init__(self, remote: Remote, port: int) -> None:
         self._tunnel = Tunnel(remote, port)
-        self._at = _shown((LOOPBACK, port))
 
     async def listens(self) -> str:
-        await self._tunnel.open()
-        return self._at
+        return _shown((LOOPBACK, await self._tunnel.open()))
 
     def close(self) -> None:
         self._tunnel.close()
