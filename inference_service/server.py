@@ -22,7 +22,7 @@ from inference_service.capacity.admission import Admission
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines import kinds
-from inference_service.errors import RuntimeUnavailable
+from inference_service.errors import NetworkUnusable, RuntimeUnavailable
 from inference_service.runtimes import identity
 from inference_service.runtimes.base import Runtime
 from inference_service.runtimes.docker import endpoint
@@ -199,7 +199,10 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
             memory_bytes=memory,
             keys=settings.state_path / f"keys-{settings.service_name}",
             gpu_limits=settings.gpu_limits,
+            network=settings.docker_network,
         )
+    except NetworkUnusable:
+        raise
     except RuntimeUnavailable as error:
         if settings.runtime == "docker":
             raise

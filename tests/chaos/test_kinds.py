@@ -37,11 +37,11 @@ Kind = tuple[Callable[[], None], Callable[[], AbstractContextManager[Engine]]]
 KINDS: dict[str, Kind] = {
     "userns-remap": (
         needs.require_private_daemon,
-        lambda: Daemon(options=["--userns-remap", "default"]),
+        lambda: Daemon(flags=["--userns-remap", "default"]),
     ),
     "userland-proxy: false": (
         needs.require_private_daemon,
-        lambda: Daemon(options=["--userland-proxy=false"]),
+        lambda: Daemon(flags=["--userland-proxy=false"]),
     ),
     "rootless": (needs.require_rootless, Rootless),
     "podman": (needs.require_podman, Podman),

@@ -44,7 +44,9 @@ class Daemon:
         live_restore: Containers survive `stop` and `kill`, and the next `start` finds them running.
         disk_bytes: The size of its disk, in memory; without it, the disk of the machine.
         nvidia: The daemon gives GPUs, though there are none: by a hook that does nothing.
-        options: Further options of `dockerd`.
+        apart: It has a network namespace of its own, as one in a container or a machine has, where
+            containers reach each other whatever the packet filter of this machine says.
+        flags: More arguments of `dockerd`.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Daemon:
         live_restore: bool = False,
         disk_bytes: int | None = None,
         nvidia: bool = False,
-        options: Sequence[str] = (),
+        apart: bool = False,
+        flags: Sequence[str] = (),
     ) -> None:
+        self._apart = apart
+        self._flags = flags
         self._live_restore = live_restore
         self._disk_bytes = disk_bytes
         self._nvidia = nvidia
-        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -73,7 +77,11 @@ class Daemon:
             hook.parent.mkdir()
             hook.write_text("#!/bin/sh\n")
             hook.chmod(0o755)
-        self.bridge = _new_bridge()
+        self._namespace = self.folder.name if self._apart else None
+        if self._namespace is not None:
+            subprocess.run(["ip", "netns", "add", self._namespace], check=True)
+            self.run("ip", "link", "set", "lo", "up")
+        self.bridge = self._new_bridge()
         if self._disk_bytes:
             size = f"size={self._disk_bytes}"
             subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", self._data], check=True)
@@ -110,7 +118,7 @@ class Daemon:
         command += ["--pidfile", str(self.folder / "pid"), "--host", self.url]
         command += ["--bridge", self.bridge, "--iptables=false", "--ip-masq=false"]
         command += ["--live-restore"] if self._live_restore else []
-        command += self._options
+        command = [*self._inside(), *command, *self._flags]
         env = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         with (self.folder / "log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the tests, which stop the daemon.
@@ -140,8 +148,33 @@ class Daemon:
     def _remove(self) -> None:
         self.kill()
         unmount_below(self.folder)
-        subprocess.run(["ip", "link", "delete", self.bridge], check=True)
+        self.run("ip", "link", "delete", self.bridge)
+        if self._namespace is not None:
+            subprocess.run(["ip", "netns", "delete", self._namespace], check=True)
         shutil.rmtree(self.folder)
+
+    def run(self, *command: str) -> str:
+        """Run a command in the network of the daemon, and return its output."""
+        done = subprocess.run([*self._inside(), *command], check=True, capture_output=True)
+        return done.stdout.decode()
+
+    def _inside(self) -> list[str]:
+        # Not `ip netns exec`, which mounts another /sys, without the control groups.
+        return ["nsenter", f"--net=/run/netns/{self._namespace}"] if self._namespace else []
+
+    def _new_bridge(self) -> str:
+        """Make a bridge with a number that no other one has, and return its name."""
+        for number in itertools.count():
+            name = f"tests{number}"
+            add = [*self._inside(), "ip", "link", "add", name, "type", "bridge"]
+            made = subprocess.run(add, capture_output=True)
+            if made.returncode == 0:
+                break
+            if b"exists" not in made.stderr:
+                raise RuntimeError(f"no bridge could be made: {made.stderr.decode().strip()}")
+        self.run("ip", "address", "add", f"10.213.{number}.1/24", "dev", name)
+        self.run("ip", "link", "set", name, "up")
+        return name
 
 
 def unmount_below(folder: Path) -> None:
@@ -150,17 +183,3 @@ def unmount_below(folder: Path) -> None:
     for mount in reversed(mounts):
         if Path(mount).is_relative_to(folder):
             subprocess.run(["umount", mount], check=True)
-
-
-def _new_bridge() -> str:
-    """Make a bridge with a number that no other one has, and return its name."""
-    for number in itertools.count():
-        name = f"tests{number}"
-        made = subprocess.run(["ip", "link", "add", name, "type", "bridge"], capture_output=True)
-        if made.returncode == 0:
-            break
-        if b"exists" not in made.stderr:
-            raise RuntimeError(f"no bridge could be made: {made.stderr.decode().strip()}")
-    subprocess.run(["ip", "address", "add", f"10.213.{number}.1/24", "dev", name], check=True)
-    subprocess.run(["ip", "link", "set", name, "up"], check=True)
-    return name
