@@ -29,7 +29,7 @@ class Sshd:
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="sshd-"))
         for name in ("host", "user"):
-            key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self._folder / name]
+            key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{self._folder}/{name}"]
             subprocess.run(key, check=True)
         self.path = self._folder / "bin"
         self.path.mkdir()
