@@ -136,7 +136,7 @@ class Daemon:
             ]
             command += ["--tlscert", f"{self.folder}/server.pem"]
             command += ["--tlskey", f"{self.folder}/server-key.pem"]
-        command = [*self._inside(), *command, *self._flags]
+        command = [*self.inside, *command, *self._flags]
         env = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         with (self.folder / "log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the tests, which stop the daemon.
@@ -176,10 +176,12 @@ class Daemon:
 
     def run(self, *command: str) -> str:
         """Run a command in the network of the daemon, and return its output."""
-        done = subprocess.run([*self._inside(), *command], check=True, capture_output=True)
+        done = subprocess.run([*self.inside, *command], check=True, capture_output=True)
         return done.stdout.decode()
 
-    def _inside(self) -> list[str]:
+    @property
+    def inside(self) -> list[str]:
+        """The words before a command by which it runs in the network of the daemon."""
         # Not `ip netns exec`, which mounts another /sys, without the control groups.
         return ["nsenter", f"--net=/run/netns/{self._namespace}"] if self._namespace else []
 
@@ -187,7 +189,7 @@ class Daemon:
         """Make a bridge with a number that no other one has, and return its name."""
         for number in itertools.count():
             name = f"tests{number}"
-            add = [*self._inside(), "ip", "link", "add", name, "type", "bridge"]
+            add = [*self.inside, "ip", "link", "add", name, "type", "bridge"]
             made = subprocess.run(add, capture_output=True)
             if made.returncode == 0:
                 break

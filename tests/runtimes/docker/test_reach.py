@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,51 +15,17 @@ import pytest
 from docker import DockerClient
 
 from inference_service.errors import LaunchError, NetworkUnusable, RuntimeUnavailable, Unlaunchable
-from inference_service.runtimes.docker import connection, namespace, networks, reach
+from inference_service.runtimes.docker import namespace, networks, reach
 from inference_service.runtimes.docker.endpoint import Endpoint
 from inference_service.runtimes.docker.reach import BehindSsh, OnAnotherMachine, OnThisMachine
-from inference_service.runtimes.ports import Ports
 from tests.docker.daemon import Daemon
 from tests.docker.needs import require_private_daemon
-from tests.runtimes.beds import DockerBed, ask
+from tests.runtimes.beds import ask
 from tests.runtimes.beds import connection as connection_with
-from tests.runtimes.docker.beds import Open, copy_image
+from tests.runtimes.docker.beds import Connect, Open, copy_image
 from tests.waiting import SLOWLY, until, within
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture(scope="module")
-def apart(docker_client: DockerClient, image: str) -> Iterator[Daemon]:
-    """A daemon with a network of its own, whose containers have addresses that exist here too."""
-    require_private_daemon()
-    with Daemon(apart=True, tls=True) as daemon:
-        copy_image(docker_client, image, daemon)
-        yield daemon
-
-
-Connect = Callable[..., Awaitable[DockerBed]]
-
-
-@pytest.fixture
-async def connect(
-    image: str, ports: Ports, monkeypatch: pytest.MonkeyPatch
-) -> AsyncGenerator[Connect]:
-    """A function that opens a bed with the daemon at an address, as the service does.
-
-    The bed itself looks at `url`, which leads to the same daemon.
-    """
-    beds: list[DockerBed] = []
-
-    async def connect(address: str, url: str, network: str | None = None) -> DockerBed:
-        monkeypatch.setenv("DOCKER_HOST", address)
-        found = await connection.connect(network)
-        beds.append(DockerBed(image, ports, url, found))
-        return beds[-1]
-
-    yield connect
-    for bed in beds:
-        await bed.close()
 
 
 async def test_an_engine_is_dialled_at_its_own_address(open_bed: Open) -> None:
