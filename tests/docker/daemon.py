@@ -13,6 +13,7 @@ from typing import Self
 
 from docker import DockerClient
 
+from . import certificates
 from .waiting import until
 
 
@@ -45,7 +46,9 @@ class Daemon:
         disk_bytes: The size of its disk, in memory; without it, the disk of the machine.
         nvidia: The daemon gives GPUs, though there are none: by a hook that does nothing.
         apart: It has a network namespace of its own, as one in a container or a machine has, where
-            containers reach each other whatever the packet filter of this machine says.
+            containers reach each other whatever the packet filter of this machine says. `address`
+            is that of the daemon's side, reached by a cable.
+        tls: It listens at `tls_url` too, for clients with the certificates of `folder`.
         flags: More arguments of `dockerd`.
     """
 
@@ -56,9 +59,11 @@ class Daemon:
         disk_bytes: int | None = None,
         nvidia: bool = False,
         apart: bool = False,
+        tls: bool = False,
         flags: Sequence[str] = (),
     ) -> None:
         self._apart = apart
+        self._tls = tls
         self._flags = flags
         self._live_restore = live_restore
         self._disk_bytes = disk_bytes
@@ -81,7 +86,11 @@ class Daemon:
         if self._namespace is not None:
             subprocess.run(["ip", "netns", "add", self._namespace], check=True)
             self.run("ip", "link", "set", "lo", "up")
+            self.address = _cable(self._namespace)
         self.bridge = self._new_bridge()
+        if self._tls:
+            certificates.make(self.folder, self.address)
+            self.tls_url = f"tcp://{self.address}:2376"
         if self._disk_bytes:
             size = f"size={self._disk_bytes}"
             subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", self._data], check=True)
@@ -118,7 +127,17 @@ class Daemon:
         command += ["--pidfile", str(self.folder / "pid"), "--host", self.url]
         command += ["--bridge", self.bridge, "--iptables=false", "--ip-masq=false"]
         command += ["--live-restore"] if self._live_restore else []
-        command = [*self._inside(), *command, *self._flags]
+        if self._tls:
+            command += [
+                "--host",
+                self.tls_url,
+                "--tlsverify",
+                "--tlscacert",
+                f"{self.folder}/ca.pem",
+            ]
+            command += ["--tlscert", f"{self.folder}/server.pem"]
+            command += ["--tlskey", f"{self.folder}/server-key.pem"]
+        command = [*self.inside, *command, *self._flags]
         env = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         with (self.folder / "log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the tests, which stop the daemon.
@@ -155,10 +174,12 @@ class Daemon:
 
     def run(self, *command: str) -> str:
         """Run a command in the network of the daemon, and return its output."""
-        done = subprocess.run([*self._inside(), *command], check=True, capture_output=True)
+        done = subprocess.run([*self.inside, *command], check=True, capture_output=True)
         return done.stdout.decode()
 
-    def _inside(self) -> list[str]:
+    @property
+    def inside(self) -> list[str]:
+        """The words before a command by which it runs in the network of the daemon."""
         # Not `ip netns exec`, which mounts another /sys, without the control groups.
         return ["nsenter", f"--net=/run/netns/{self._namespace}"] if self._namespace else []
 
@@ -166,7 +187,7 @@ class Daemon:
         """Make a bridge with a number that no other one has, and return its name."""
         for number in itertools.count():
             name = f"tests{number}"
-            add = [*self._inside(), "ip", "link", "add", name, "type", "bridge"]
+            add = [*self.inside, "ip", "link", "add", name, "type", "bridge"]
             made = subprocess.run(add, capture_output=True)
             if made.returncode == 0:
                 break
@@ -183,3 +204,20 @@ def unmount_below(folder: Path) -> None:
     for mount in reversed(mounts):
         if Path(mount).is_relative_to(folder):
             subprocess.run(["umount", mount], check=True)
+
+
+def _cable(namespace: str) -> str:
+    """Lay a cable from this machine into a namespace, and return the address of its other end."""
+    for number in itertools.count():
+        name = f"cable{number}"
+        add = ["ip", "link", "add", name, "type", "veth", "peer", "name", "cable"]
+        made = subprocess.run([*add, "netns", namespace], capture_output=True)
+        if made.returncode == 0:
+            break
+        if b"exists" not in made.stderr:
+            raise RuntimeError(f"no cable could be laid: {made.stderr.decode().strip()}")
+    for side, device, inside in ((1, name, []), (2, "cable", ["-n", namespace])):
+        address = f"10.214.{number}.{side}/24"
+        subprocess.run(["ip", *inside, "address", "add", address, "dev", device], check=True)
+        subprocess.run(["ip", *inside, "link", "set", device, "up"], check=True)
+    return f"10.214.{number}.2"

@@ -50,6 +50,11 @@ def _require_root(what: str) -> None:
         _give_up(f"only root can start {what}")
 
 
+def require_ssh() -> None:
+    """Skip where `Sshd` cannot run."""
+    require_programs("ssh", "sshd", "ssh-keygen", "docker")
+
+
 def require_programs(*names: str) -> None:
     """Skip where a program is not installed."""
     for name in names:

@@ -1,4 +1,4 @@
-"""A server of SSH on this machine, for tests of daemons that are reached through one."""
+"""A server of SSH beside a daemon that is apart, as on another machine."""
 
 import contextlib
 import os
@@ -9,35 +9,36 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from .daemon import Daemon
 from .waiting import until
 
 
 class Sshd:
-    """An `sshd` on a port of 127.0.0.1, which lets the user of the tests in by a key.
+    """An `sshd` in the network of a daemon, which lets the user of the tests in by a key.
 
     `path` is a folder with a program `ssh` that knows the key and the server, to be the first of
-    PATH. Leaving the `with` block removes all of it.
-
-    Args:
-        port: A port that is free.
+    PATH. `url` is the address of the daemon through it. Leaving the `with` block removes all of it.
     """
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    port = 2222
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.url = f"ssh://{daemon.address}:{self.port}{daemon.url.removeprefix('unix://')}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="sshd-"))
         for name in ("host", "user"):
-            key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self._folder / name]
+            key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{self._folder}/{name}"]
             subprocess.run(key, check=True)
         self.path = self._folder / "bin"
         self.path.mkdir()
-        self._write("known_hosts", f"[127.0.0.1]:{self.port} {self._read('host.pub')}")
+        self._write("known_hosts", f"[{self._daemon.address}]:{self.port} {self._read('host.pub')}")
         self._write("authorized_keys", self._read("user.pub"))
         self._write(
             "sshd_config",
-            f"ListenAddress 127.0.0.1:{self.port}\nHostKey {self._folder}/host\n"
+            f"ListenAddress {self._daemon.address}:{self.port}\nHostKey {self._folder}/host\n"
             f"AuthorizedKeysFile {self._folder}/authorized_keys\nPidFile none\n"
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nLogLevel ERROR\n"
             "MaxStartups 100\nPermitRootLogin yes\n",
@@ -63,14 +64,11 @@ class Sshd:
         self.stop()
         shutil.rmtree(self._folder)
 
-    def url(self, socket: str) -> str:
-        """Return the address of the daemon behind a socket, through this server."""
-        return f"ssh://127.0.0.1:{self.port}{socket.removeprefix('unix://')}"
-
     def start(self) -> None:
         """Start the server; return when it listens."""
         Path("/run/sshd").mkdir(exist_ok=True)
-        command = [shutil.which("sshd") or "sshd", "-D", "-e", "-f", f"{self._folder}/sshd_config"]
+        command = [*self._daemon.inside, shutil.which("sshd") or "sshd", "-D", "-e"]
+        command += ["-f", f"{self._folder}/sshd_config"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stderr=log, start_new_session=True)
         until(self._listens, 10, "the start of sshd")
@@ -88,7 +86,7 @@ class Sshd:
         assert self._process is not None
         if self._process.poll() is not None:
             raise RuntimeError(f"sshd ended: {self._read('log')}")
-        scan = ["ssh-keyscan", "-T", "2", "-p", str(self.port), "127.0.0.1"]
+        scan = ["ssh-keyscan", "-T", "2", "-p", str(self.port), self._daemon.address]
         return bool(subprocess.run(scan, capture_output=True).stdout)
 
     def _write(self, name: str, content: str) -> None:

@@ -225,10 +225,18 @@ class ProcessBed(Bed):
 class DockerBed(Bed):
     """Containers of `image` on the daemon at `url`, by default that of the machine.
 
-    The runtime has its own client, as in the service; `changes` are options of the runtime.
+    The runtime has its own client, as in the service: that of `connected`, or one for `url`.
+    `changes` are options of the runtime.
     """
 
-    def __init__(self, image: str, ports: Ports, url: str | None = None, **changes: Any) -> None:
+    def __init__(
+        self,
+        image: str,
+        ports: Ports,
+        url: str | None = None,
+        connected: Connection | None = None,
+        **changes: Any,
+    ) -> None:
         self.url = url or os.environ.get("DOCKER_HOST")
         self.image = image
         self.client = DockerClient(base_url=self.url)
@@ -237,11 +245,12 @@ class DockerBed(Bed):
         options: dict[str, Any] = {"service": _RUN, "volume": _RUN, "pull_policy": "never"}
         options |= {"daemon_id": "", "has_gpu": False, "keys": Path(KEYS.name)}
         options |= {"removal_interval": 600}  # no retry, except in tests of retries
-        self.runtime = DockerRuntime(connection(self.url), ports, **{**options, **changes})
+        self.connection = connected or connection(self.url)
+        self.runtime = DockerRuntime(self.connection, ports, **{**options, **changes})
 
     def address(self, running: Running) -> str:
         networks = self.inspect(running)["NetworkSettings"]["Networks"]
-        return f"{networks['bridge']['IPAddress']}:80"
+        return f"{networks[self.connection.reach.network]['IPAddress']}:80"
 
     def inspect(self, running: Running) -> Any:
         """Inspect the container of an running."""

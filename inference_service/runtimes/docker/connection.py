@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from docker import DockerClient
+from docker.constants import MINIMUM_DOCKER_API_VERSION
 from docker.errors import APIError
 from docker.models.containers import Container
 from docker.tls import TLSConfig
+from requests import PreparedRequest, Response
+from requests.adapters import HTTPAdapter
 
 from inference_service.errors import ContextUnusable, NetworkUnusable, RuntimeUnavailable
 from inference_service.runtimes.docker import endpoint, inside, networks, reach
@@ -73,9 +76,8 @@ async def connect(network: str | None) -> Connection:
 def _connected(
     found: Endpoint, network: str | None, calls: Calls, dialler: Dialler | None, first: int
 ) -> Connection:
-    url = dialler.url if dialler else found.address
-    client = DockerClient(base_url=url, tls=_tls(found.tls), timeout=first)
     with contextlib.ExitStack() as stack:
+        client = _client(dialler.url if dialler else found.address, found.tls, first)
         stack.callback(client.close)
         info = client.info()
         own = inside.own_container(client)
@@ -86,8 +88,34 @@ def _connected(
         return Connection(found, client, info, own, way, calls, dialler)
 
 
-def _tls(tls: Tls | None) -> TLSConfig | bool:
+def _client(url: str, tls: Tls | None, timeout: int) -> DockerClient:
     if tls is None:
-        return False
+        return DockerClient(base_url=url, timeout=timeout)
+    # A client that is told a version asks for none before it has the adapter.
+    with contextlib.closing(
+        DockerClient(url, MINIMUM_DOCKER_API_VERSION, timeout, _tls(tls))
+    ) as first:
+        first.api.mount("https://", _Trusting(tls))
+        version = first.version(api_version=False)["ApiVersion"]
+    client = DockerClient(url, version, timeout, _tls(tls))
+    client.api.mount("https://", _Trusting(tls))
+    return client
+
+
+class _Trusting(HTTPAdapter):
+    """The way to a daemon whose certificate is checked as its files say, and not otherwise.
+
+    Without it REQUESTS_CA_BUNDLE wins, which is for the servers of the internet.
+    """
+
+    def __init__(self, tls: Tls) -> None:
+        super().__init__()
+        self._verify = str(tls.ca) if tls.verify and tls.ca else tls.verify
+
+    def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+        return super().send(request, *args, **options | {"verify": self._verify})
+
+
+def _tls(tls: Tls) -> TLSConfig:
     pair = (str(tls.cert), str(tls.key)) if tls.cert and tls.key else None
     return TLSConfig(client_cert=pair, ca_cert=str(tls.ca) if tls.ca else None, verify=tls.verify)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import tempfile
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 
 from inference_service.errors import LaunchError
@@ -33,6 +33,7 @@ class Tunnel:
             prefix="inference-service-", ignore_cleanup_errors=True
         )
         self._socket = Path(self._folder.name, "engine.sock")
+        self._said = Path(self._folder.name, "said")
         # A connection of its own: a shared one that ends would take along the tunnels in it.
         options = ["-N", "-S", "none", "-o", "ExitOnForwardFailure=yes"]
         options += ["-o", "StreamLocalBindUnlink=yes"]
@@ -78,22 +79,34 @@ class Tunnel:
     async def _keep(self, listening: asyncio.Future[None]) -> None:
         """Run `ssh` again whenever it ends; the first one may not fail."""
         while True:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, start_new_session=True
-            )
-            said = asyncio.create_task(_said(self._process))
-            while not said.done() and not listening.done():
+            try:
+                process = await self._start()
+            except OSError as error:
+                if not listening.done():
+                    listening.set_exception(LaunchError(f"ssh cannot be run: {error.strerror}"))
+                return
+            ends = asyncio.create_task(process.wait())
+            while not ends.done() and not listening.done():
                 if self._socket.exists():
                     listening.set_result(None)
                 else:
-                    await asyncio.wait([said], timeout=_LOOK)
-            why = await said or f"ssh exited with code {self._process.returncode}"
+                    await asyncio.wait([ends], timeout=_LOOK)
+            code = await ends
+            why = last_line(self._said.read_bytes()) or f"ssh exited with code {code}"
             if not listening.done():
                 failure = LaunchError(f"there is no tunnel to the engine on {self._host}: {why}")
                 listening.set_exception(failure)
                 return
             log.warning("the tunnel to %s was lost, and is made again: %s", self._host, why)
             await asyncio.sleep(_RETRY)
+
+    async def _start(self) -> Process:
+        # What it says goes to a file: a program that it leaves behind would hold a pipe open.
+        with self._said.open("wb") as said:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=DEVNULL, stdout=DEVNULL, stderr=said, start_new_session=True
+            )
+        return self._process
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -126,13 +139,3 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
         await sink.drain()
     if sink.can_write_eof():
         sink.write_eof()
-
-
-async def _said(process: Process) -> str:
-    """Return the last line that `ssh` writes, when it has ended."""
-    assert process.stderr is not None
-    kept = b""
-    while data := await process.stderr.read(1024):
-        kept = (kept + data)[-4096:]
-    await process.wait()
-    return last_line(kept)

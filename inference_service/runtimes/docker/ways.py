@@ -12,7 +12,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from docker.errors import APIError
@@ -31,7 +30,6 @@ LOOPBACK = "127.0.0.1"
 
 _HELD = 5.0  # seconds in which the daemon takes the port that it publishes
 _UNREACHED = 5  # tries to reach a container that is in the same network
-_IN_CONTAINER = ("/.dockerenv", "/run/.containerenv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ class Local(_Own):
                     log.debug("%s does not lead to %s", _shown(address), self._target.name)
                     break
                 await asyncio.sleep(pause)
-        await self._held(proof)
+        await self._held()
         return _shown((LOOPBACK, self._target.published))
 
     def _proof(self) -> Proof | None:
@@ -146,15 +144,14 @@ class Local(_Own):
             return _Certain() if near else None
         return Namespace.of(int(container.attrs["State"].get("Pid") or 0), str(container.id))
 
-    async def _held(self, proof: Proof | None) -> None:
-        """Return when somebody holds the published port: the daemon, which had it from the start.
+    async def _held(self) -> None:
+        """Return when somebody holds the published port, which was free before the start.
 
         Raises LaunchError where it is published in another network than that of this service.
         """
-        known = proof is not None or not await asyncio.to_thread(_in_container)
         with suppress(TimeoutError):
             async with asyncio.timeout(_HELD):
-                for pause in _pauses() if known else ():
+                for pause in _pauses():
                     if await asyncio.to_thread(_taken, self._target.published):
                         return
                     await asyncio.sleep(pause)
@@ -221,13 +218,11 @@ class _From:
         return here[0] == self.address
 
 
-def _in_container() -> bool:
-    return any(Path(sign).exists() for sign in _IN_CONTAINER)
-
-
 def _taken(port: int) -> bool:
-    """Return whether somebody holds a port of 127.0.0.1, or answers at it."""
+    """Return whether somebody listens at a port of 127.0.0.1, or answers at it."""
     with socket.socket() as probe:
+        # Connections of the last engine may be in TIME_WAIT.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError:
