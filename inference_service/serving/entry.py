@@ -45,6 +45,11 @@ class Entry:
         return self.spec.sections[self.engine.name].generates
 
     @property
+    def revives(self) -> bool:
+        """Whether the model starts again by itself after a failure."""
+        return self.spec.pinned or self.spec.preload
+
+    @property
     def start_key(self) -> str:
         """The key of past starts that took about as long as the next one."""
         return f"{self.runtime.name} {self.command.name} {self.spec.id}"
