@@ -39,7 +39,7 @@ class Revival:
         self._model = model
         self._longest = longest
         self._timer: asyncio.TimerHandle | None = None
-        self._logged = ""  # the last refusal, which can come again and again
+        self._logged = ""  # the last failure, which can come again and again
 
     @property
     def due(self) -> bool:
@@ -51,6 +51,7 @@ class Revival:
 
         They may have done so by then: a file, a token, an image.
         """
+        self._logged = failure.message
         lasting = isinstance(failure, (ModelUnusable, InsufficientMemory))
         self.soon(max(wait, self._longest) if lasting else wait)
 
@@ -74,7 +75,4 @@ class Revival:
         except ServiceError as error:
             if error.message != self._logged and not isinstance(error, StartBackingOff):
                 log.error("%s is not started: %s", self._model.id, error.message)
-                self._logged = error.message
             self.after(error, error.retry_after or 0.0)
-        else:
-            self._logged = ""
