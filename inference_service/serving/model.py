@@ -197,6 +197,7 @@ class Model:
         started. `instance` is that of the engine; None for one that the request had not reached.
         Raises ModelStopped when somebody stops the model.
         """
+        stops = self._supervisor.stops
         for pause in pauses(self._timing):
             if (runs := self._supervisor.runs) is None:
                 break
@@ -210,6 +211,8 @@ class Model:
                 return
             await asyncio.wait([run.gone], timeout=pause)  # the runtime reports its death
         await asyncio.sleep(max(0.0, self._supervisor.back_off.left))
+        if self._supervisor.stops != stops:
+            raise self.stopped()
 
     async def stop(self, drain: float | None = None) -> None:
         """Drain and end the model; return when nothing is left of it.

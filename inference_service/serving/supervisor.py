@@ -56,7 +56,8 @@ class Supervisor:
     """The owner of all runs of a model; a start makes `count` of them.
 
     `runs` are those that serve together now, None where nothing is left of any. `logged` is the
-    last run that had an engine, because its log outlives it.
+    last run that had an engine, because its log outlives it. `stops` counts the stops that found no
+    run, after which nothing that waits for a start may begin one.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Supervisor:
     ) -> None:
         self.runs: Runs | None = None
         self.logged: Run | None = None
+        self.stops = 0
         self.back_off = BackOff(
             timing.back_off, timing.back_off_longest, timing.healthy_spell, _now
         )
@@ -121,7 +123,8 @@ class Supervisor:
         self._revival.cancel()
 
     def forgive(self) -> None:
-        """End the back-off after the last failure, if there is one."""
+        """End the back-off after the last failure, if there is one: somebody stops the model."""
+        self.stops += 1
         self.abandon()
         self.back_off.forgive()
         if self._last is not None:
