@@ -110,8 +110,9 @@ async def running(
             )
         stack.callback(health.end)
         stack.push_async_callback(models.close, settings.drain_timeout)
-        if settings.leave_containers:
-            for runtime in runtimes.by_name.values():
+        for runtime in runtimes.by_name.values():
+            stack.callback(runtime.hurry)
+            if settings.leave_containers:
                 stack.callback(runtime.leave)
         stack.callback(health.down)
         await models.adopt()
