@@ -46,6 +46,7 @@ class PendingRemovals:
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._retries: dict[Key, asyncio.Task[None]] = {}
+        self._names: dict[Key, str] = {}
         self._gone: set[Key] = set()  # of which nothing was left at the last look
 
     def __contains__(self, key: Key) -> bool:
@@ -69,7 +70,7 @@ class PendingRemovals:
             self._gone.add(key)
         retry = self._retry(key, container, attempt, sure)
         task = asyncio.create_task(retry, name=f"removal of {container}")
-        self._retries[key] = task
+        self._retries[key], self._names[key] = task, container
 
     async def cancel(self, key: Key) -> None:
         """Give up the pending removal of this run, if there is one."""
@@ -79,8 +80,11 @@ class PendingRemovals:
         self._gone.discard(key)
 
     async def cancel_all(self) -> None:
-        """Give up every pending removal."""
+        """Give up every pending removal, and leave it to the next service."""
         for key in list(self._retries):
+            if key in self:
+                name = self._names[key]
+                log.warning("%s is left: the next service of this name adopts or removes it", name)
             await self.cancel(key)
 
     async def _retry(
