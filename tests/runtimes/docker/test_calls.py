@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -109,12 +109,12 @@ async def test_a_stream_of_a_daemon_that_hangs_is_given_up(
 ) -> None:
     monkeypatch.setattr("inference_service.runtimes.docker.calls._QUIET", 0.05)
 
-    def items() -> object:
+    def items() -> Iterator[int]:
         yield 1
         block.wait()
 
     async with made(dead) as calls:
-        stream = calls.stream(items)  # type: ignore[arg-type]
+        stream = calls.stream(items)
         assert await anext(stream) == 1
         with pytest.raises(RuntimeUnavailable, match="has said nothing"):
             await anext(stream)
