@@ -206,7 +206,9 @@ class Model(_message.Message):
     queued_request_count: _builtins.int
     """The part of `active_request_count` that waits for a slot."""
     pinned: _builtins.bool
-    """True for a model that the operator keeps: only StopModel stops it."""
+    """True for a model that the operator keeps: only StopModel stops it, and after a failure it starts
+    again by itself.
+    """
     gpu_memory_bytes: _builtins.int
     """The GPU memory that the model holds now, in bytes. 0 while it holds none, and where GPU memory
     is not counted.
@@ -229,7 +231,9 @@ class Model(_message.Message):
 
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
-        """When a FAILED model may be started again. Set only while FAILED."""
+        """When a FAILED model may be started again; a pinned or preloaded one then starts by itself. Set
+        only while FAILED.
+        """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -1203,7 +1207,8 @@ class GenerateStreamRequest(_message.Message):
     resume: _builtins.bool
     """Whether the text goes on when its engine is lost (it died, or it hung and was replaced), up to
     three times. The model is started again if needed, and continues from the prompt and the text
-    that was sent; an event `resumption` reports that. Tokens can be cut differently at a
+    that was sent; an event `resumption` reports that. From each loss on, starts are tried for the
+    setting `generation_timeout`, as while Docker restarts. Tokens can be cut differently at a
     resumption, so the same seed need not give the same text. Default false: the stream ends with
     ENGINE_FAILED.
     """
