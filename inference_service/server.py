@@ -110,8 +110,9 @@ async def running(
             )
         stack.callback(health.end)
         stack.push_async_callback(models.close, settings.drain_timeout)
-        if settings.leave_containers:
-            for runtime in runtimes.by_name.values():
+        for runtime in runtimes.by_name.values():
+            stack.callback(runtime.hurry)
+            if settings.leave_containers:
                 stack.callback(runtime.leave)
         stack.callback(health.down)
         await models.adopt()
@@ -144,11 +145,13 @@ def _models(
     engines = kinds.engines(settings.images)
     for engine in engines.values():
         stack.push_async_callback(engine.aclose)
-    has_docker = "docker" in runtimes.by_name
+    docker = runtimes.by_name.get("docker")
+    has_docker, has_gpu = docker is not None, docker is not None and docker.seat.has_gpu
 
     def entry(spec: ModelSpec) -> Entry:
-        runtime, engine = place(spec, settings.runtime, settings.engine, has_docker)
-        return Entry.of(spec, runtimes.by_name[runtime], engines[engine])
+        placed = place(spec, settings.runtime, settings.engine, has_docker, has_gpu)
+        runtime, engine = runtimes.by_name[placed.runtime], engines[placed.engine]
+        return Entry.of(spec, runtime, engine, placed.reason)
 
     nodes = [node for runtime in runtimes.by_name.values() for node in runtime.nodes]
     admission = Admission(nodes)

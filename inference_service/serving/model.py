@@ -169,6 +169,12 @@ class Model:
         if self._supervisor.runs is None:
             self._supervisor.begin()
 
+    def keep(self) -> None:
+        """Do as `begin`; where that is refused, try again by itself until a stop."""
+        self._refuse()
+        if self._supervisor.runs is None:
+            self._supervisor.keep()
+
     def refusal(self) -> ServiceError | None:
         """Return what `begin` would raise; None where a call is served, or starts the model."""
         try:
@@ -191,6 +197,7 @@ class Model:
         started. `instance` is that of the engine; None for one that the request had not reached.
         Raises ModelStopped when somebody stops the model.
         """
+        stops = self._supervisor.stops
         for pause in pauses(self._timing):
             if (runs := self._supervisor.runs) is None:
                 break
@@ -204,6 +211,8 @@ class Model:
                 return
             await asyncio.wait([run.gone], timeout=pause)  # the runtime reports its death
         await asyncio.sleep(max(0.0, self._supervisor.back_off.left))
+        if self._supervisor.stops != stops:
+            raise self.stopped()
 
     async def stop(self, drain: float | None = None) -> None:
         """Drain and end the model; return when nothing is left of it.
@@ -249,12 +258,14 @@ class Model:
             return True
         for run in runs or ():
             run.replace_entry(entry)
+        self._supervisor.look()
         self.show()
         return False
 
     def remove(self) -> None:
         """Take the model out of the catalog: refuse callers, drain and stop."""
         self._removed = True
+        self._supervisor.abandon()
         if self._supervisor.runs is not None:
             self._supervisor.runs.end(self._timing.drain)
         else:
@@ -263,6 +274,7 @@ class Model:
     async def close(self, drain: float) -> None:
         """Refuse callers from now on, and stop. Never raises."""
         self._closed = True
+        self._supervisor.abandon()
         if self._supervisor.runs is not None:
             self._supervisor.runs.end(drain)
         await self._supervisor.over()

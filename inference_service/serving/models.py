@@ -96,7 +96,7 @@ class Models:
         """Start the models that the catalog says to start with the service."""
         for model in self:
             if model.entry.spec.preload:
-                _attempt(model.id, model.begin)
+                _attempt(model.id, model.keep)
 
     async def reload(self, catalog: Catalog) -> Reload:
         """Put another catalog into force, and return what that changes.
@@ -123,7 +123,7 @@ class Models:
                 continue
             (changed if model_id in old else added).append(model_id)
             if entry.spec.preload:
-                _attempt(model_id, model.begin)
+                _attempt(model_id, model.keep)
         removed = [model_id for model_id in old if model_id not in catalog]
         async for model_id in self._in_turns(removed):
             self._models[model_id].remove()

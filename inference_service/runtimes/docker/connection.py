@@ -20,6 +20,7 @@ from inference_service.runtimes.docker import endpoint, inside, networks, reach
 from inference_service.runtimes.docker.calls import Calls
 from inference_service.runtimes.docker.contexts import Tls
 from inference_service.runtimes.docker.endpoint import Endpoint
+from inference_service.runtimes.docker.pulse import Pulse
 from inference_service.runtimes.docker.reach import Reach
 from inference_service.runtimes.docker.ssh import Dialler, Remote
 
@@ -58,7 +59,7 @@ async def connect(network: str | None) -> Connection:
     """
     found = endpoint.find()
     dialler = Dialler(Remote.of(found.address)) if found.scheme == "ssh" else None
-    calls = Calls(dialler.said) if dialler else Calls()
+    calls = Calls(said=dialler.said) if dialler else Calls()
     first = _FIRST_BY_SSH if dialler else _FIRST
     try:
         async with asyncio.timeout(2 * first):
@@ -85,6 +86,7 @@ def _connected(
         way = reach.find(found, own, networks.chosen(client, apart, network))
         client.api.timeout = _CALL
         stack.pop_all()
+        calls.pulse = Pulse.of(client)
         return Connection(found, client, info, own, way, calls, dialler)
 
 
