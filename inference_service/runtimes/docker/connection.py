@@ -44,6 +44,9 @@ class Connection:
     calls: Calls
     dialler: Dialler | None
 
+    def __post_init__(self) -> None:
+        self.calls.pulse = Pulse.of(self.client)
+
     async def close(self) -> None:
         """End all calls and connections."""
         await self.calls.close()
@@ -86,7 +89,6 @@ def _connected(
         way = reach.find(found, own, networks.chosen(client, apart, network))
         client.api.timeout = _CALL
         stack.pop_all()
-        calls.pulse = Pulse.of(client)
         return Connection(found, client, info, own, way, calls, dialler)
 
 
