@@ -134,7 +134,9 @@ class _Settings(FromEnvironment, BaseSettings):
         "others wait for the model",
     )
     memory: Annotated[int, BeforeValidator(parse_size)] | None = Field(
-        None, description='memory for all models together, such as "16GB"; default: 9/10 of all'
+        None,
+        description='memory for all models together, such as "16GB"; default: 9/10 of what the '
+        "machine, its control groups and the Docker daemon let them have",
     )
     gpu_memory: str | None = Field(
         None,

@@ -27,7 +27,7 @@ from inference_service.key import Key
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
-from inference_service.runtimes.docker import endpoint
+from inference_service.runtimes.docker import endpoint, resources
 from inference_service.runtimes.docker.calls import Calls, explanation
 from inference_service.runtimes.docker.container import (
     PORT,
@@ -256,14 +256,14 @@ async def connect(
     service: str,
     volume: str,
     pull_policy: PullPolicy,
-    memory_bytes: int,
+    memory_bytes: int | None,
     keys: Path,
     gpu_limits: Sequence[int] = (),
 ) -> DockerRuntime:
     """Connect to the daemon at the address of `endpoint`, and look for GPUs.
 
-    `memory_bytes` is what engines may have of this machine; `keys` is the folder for their keys;
-    `gpu_limits` are those of `gpus.find`.
+    `memory_bytes` is the setting for the memory of all engines; `keys` is the folder for their
+    keys; `gpu_limits` are those of `gpus.find`.
     Raises RuntimeUnavailable, or GpuError.
     """
     calls = Calls()
@@ -274,6 +274,7 @@ async def connect(
         raise endpoint.unanswered(cause or "within 10 s") from None
     finally:
         await calls.close()
+    here = endpoint.address().startswith("unix://")
     return DockerRuntime(
         client,
         ports,
@@ -282,7 +283,7 @@ async def connect(
         volume=volume,
         pull_policy=pull_policy,
         keys=keys,
-        node=Node(LOCAL, memory_bytes, await gpus.find(gpu_limits)),
+        node=resources.node(info, await gpus.find(gpu_limits), memory_bytes, here=here),
         has_gpu="nvidia" in info.get("Runtimes", {}),
     )
 
