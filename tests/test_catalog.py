@@ -283,6 +283,21 @@ SOURCE = "must have either `path`, or `repo` and `file`"
             f'{ENTRY}key tgi: has `gpu_memory`, but also `gpus = "none"`',
         ),
         ("{ memory", "{ env = { A = 1 }, memory", f"{ENTRY}key tgi.env.A: Input should be a valid"),
+        *[
+            ("{ memory", f"{{ env = {{ {name} = '1' }}, memory", f"{ENTRY}key tgi.env: {why}")
+            for name, why in [
+                ("API_KEY", "must not have API_KEY: the service gives each run a key of its own"),
+                ("HOSTNAME", "must not have HOSTNAME: the service chooses the address"),
+                ("PORT", "must not have PORT: the service chooses the port"),
+                ("'A=B'", "has 'A=B', which no process can have as a variable"),
+                ("''", "has '', which no process can have as a variable"),
+            ]
+        ],
+        (
+            "{ memory",
+            '{ env = { A = "\\u0000" }, memory',
+            f"{ENTRY}key tgi.env: has 'A', which no process can have",
+        ),
         (
             "{ repo",
             "{ file = 'x', repo",
@@ -321,6 +336,19 @@ def test_the_message_of_a_mistake_has_its_place_and_the_allowed_values(
             'weights = { repo = "a/b", url = "c" }',
             "weights.url: is not known; known are repo, file",
         ),
+        *[
+            (
+                f'env = {{ LLAMACPP_{name} = "1" }}\nweights = {{ path = "x" }}',
+                f"key llamacpp.env: must not have LLAMACPP_{name}: {why}",
+            )
+            for name, why in [
+                ("API_KEY", "the service gives each run a key of its own"),
+                ("PORT", "the service chooses address and port"),
+                ("SLOTS", "use `slots`"),
+                ("REPO", "use `weights`"),
+                ("CONTEXT", "use `context_length` of the entry"),
+            ]
+        ],
         ('slots = 0\nweights = { path = "x" }', "key llamacpp.slots: Input should be greater than"),
         ('slots = 65\nweights = { path = "x" }', "key llamacpp.slots: Input should be less than"),
         ('threads = 0\nweights = { path = "x" }', "key llamacpp.threads: Input should be greater"),

@@ -448,9 +448,13 @@ def test_the_cause_is_the_message_of_the_worker_or_an_error_of_llamacpp(
         ),
         pytest.param(
             GgufWeights(path=Path("/models/m.gguf")),
-            {"env": {"LLAMACPP_SLOTS": "9"}},
-            {"LLAMACPP_SLOTS": "9", "LLAMACPP_FILE": "/model/m.gguf"},
-            id="on this machine, with an environment that wins",
+            {"slots": 9, "env": {"OMP_WAIT_POLICY": "passive"}},
+            {
+                "OMP_WAIT_POLICY": "passive",
+                "LLAMACPP_SLOTS": "9",
+                "LLAMACPP_FILE": "/model/m.gguf",
+            },
+            id="on this machine, with an environment",
         ),
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from inference_service.catalog import EngineNeeds, Gpus, Section, Size
@@ -21,6 +24,13 @@ class TgiNeeds(EngineNeeds):
     `gpu_memory` is the GPU memory that the model may take for weights, cache and all else; without
     it the model has all GPUs to itself.
     """
+
+    # TGI takes the key of each run in API_KEY: with another one, it would answer nobody.
+    own_variables: ClassVar[Mapping[str, str]] = {
+        "API_KEY": "the service gives each run a key of its own",
+        "HOSTNAME": "the service chooses the address",
+        "PORT": "the service chooses the port",
+    }
 
     weights: HubWeights
     image: str | None = None

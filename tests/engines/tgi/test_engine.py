@@ -466,7 +466,7 @@ def test_the_token_of_the_hub_is_a_secret(engine: Tgi, monkeypatch: pytest.Monke
     monkeypatch.setenv("HF_TOKEN", "hf_ours")
     assert engine.command(spec(), CPU).hub == {"HF_TOKEN": "hf_ours"}
     assert engine.command(spec(), CPU).secrets == {}
-    own = engine.command(spec(env={"HF_TOKEN": "hf_own", "API_KEY": "key"}), CPU)
+    own = engine.command(spec(env={"HF_TOKEN": "hf_own"}), CPU.taken(80, None, "key"))
     assert own.secrets == {"HF_TOKEN": "hf_own", "API_KEY": "key"}
     assert own.hub == {}
     assert own.headers == {"authorization": "Bearer key"}
