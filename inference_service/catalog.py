@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from inference_service.capabilities import Capability
 from inference_service.errors import CatalogInvalid, ModelNotFound
 from inference_service.mistakes import explain
 
@@ -69,7 +70,8 @@ class ContainerOptions(Section):
 
     `shm_size` is shared memory, for engines of several processes. `devices` are paths such as
     `/dev/kfd`, and `groups` what a container needs to open them. `ipc` is `host` for engines that
-    share GPU memory between processes. `ulimits` are by name, -1 is no limit.
+    share GPU memory between processes. `ulimits` are by name, -1 is no limit. A container has no
+    capabilities but those of `cap_add`, and at most `pids_limit` processes and threads.
     """
 
     shm_size: Size = 2**30
@@ -80,6 +82,8 @@ class ContainerOptions(Section):
     ipc: Literal["private", "host"] = "private"
     ulimits: dict[Literal["memlock", "stack", "nofile"], Annotated[int, Field(ge=-1)]] = {}
     seccomp: Literal["default", "unconfined"] = "default"
+    cap_add: tuple[Capability, ...] = Field(default=(), strict=False)
+    pids_limit: int = Field(default=8192, ge=64, le=1 << 22)
 
 
 class EngineNeeds(Section):

@@ -171,7 +171,8 @@ def test_an_entry_can_have_every_key(file: Path) -> None:
 
 def test_the_options_of_a_container(file: Path) -> None:
     options = """{ shm_size = "8GiB", devices = ["/dev/kfd", "/dev/dri"], groups = ["video"],
-        ipc = "host", ulimits = { memlock = -1 }, seccomp = "unconfined" }"""
+        ipc = "host", ulimits = { memlock = -1 }, seccomp = "unconfined",
+        cap_add = ["SYS_NICE"], pids_limit = 100 }"""
     file.write_text(GOOD.replace("memory", f"container = {' '.join(options.split())}, memory"))
 
     container = kinds.catalog(file).find("mine").needs(TgiNeeds).container
@@ -183,6 +184,8 @@ def test_the_options_of_a_container(file: Path) -> None:
         ipc="host",
         ulimits={"memlock": -1},
         seccomp="unconfined",
+        cap_add=("SYS_NICE",),
+        pids_limit=100,
     )
 
 
@@ -194,6 +197,10 @@ def test_the_options_of_a_container(file: Path) -> None:
         ('devices = ["/dev/../etc"]', "key tgi.container.devices.0: '/dev/../etc' does not match"),
         ('ipc = "container:x"', "key tgi.container.ipc: Input should be 'private' or 'host'"),
         ("ulimits = { core = 1 }", "key tgi.container.ulimits.core"),
+        ('cap_add = ["SYS_ADMIN"]', "key tgi.container.cap_add.0: Input should be 'CHOWN', 'DAC_"),
+        ('cap_add = ["ALL"]', "key tgi.container.cap_add.0: Input should be"),
+        ("pids_limit = 63", "key tgi.container.pids_limit: Input should be greater"),
+        ("pids_limit = -1", "key tgi.container.pids_limit: Input should be greater"),
     ],
 )
 def test_an_option_that_is_not_allowed_is_named(file: Path, options: str, message: str) -> None:

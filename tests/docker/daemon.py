@@ -43,6 +43,7 @@ class Daemon:
         live_restore: Containers survive `stop` and `kill`, and the next `start` finds them running.
         disk_bytes: The size of its disk, in memory; without it, the disk of the machine.
         nvidia: The daemon gives GPUs, though there are none: by a hook that does nothing.
+        userns: Root in containers is another user outside.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Daemon:
         live_restore: bool = False,
         disk_bytes: int | None = None,
         nvidia: bool = False,
+        userns: bool = False,
     ) -> None:
         self._live_restore = live_restore
         self._disk_bytes = disk_bytes
         self._nvidia = nvidia
+        self._userns = userns
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -62,6 +65,8 @@ class Daemon:
         self.folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
         self._data = self.folder / "data"
         self._data.mkdir()
+        if self._userns:  # that other user has to pass
+            self.folder.chmod(0o711)
         self.url = f"unix://{self.folder}/docker.sock"
         if self._nvidia:  # the daemon looks for it in its PATH when it starts
             hook = self.folder / "bin" / "nvidia-container-runtime-hook"
@@ -105,6 +110,7 @@ class Daemon:
         command += ["--pidfile", str(self.folder / "pid"), "--host", self.url]
         command += ["--bridge", self.bridge, "--iptables=false", "--ip-masq=false"]
         command += ["--live-restore"] if self._live_restore else []
+        command += ["--userns-remap", "default"] if self._userns else []
         env = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         with (self.folder / "log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the tests, which stop the daemon.

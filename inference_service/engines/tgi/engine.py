@@ -11,6 +11,7 @@ from itertools import accumulate
 from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
+from inference_service.engines.advice import advised
 from inference_service.engines.base import (
     NO_FACTS,
     Chunk,
@@ -120,7 +121,7 @@ class Tgi:
         return Download(command, running, self._look_every).progress()
 
     def cause(self, log: Sequence[str]) -> str:
-        return tgi_log.cause(log)
+        return advised(tgi_log.cause(log))
 
     def is_lasting(self, log: Sequence[str]) -> bool:
         return is_lasting(self.cause(log))

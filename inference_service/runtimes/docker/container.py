@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import stat
 import tarfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import starmap
+from itertools import islice, starmap
+from pathlib import Path
 from typing import Any
 
 from docker import DockerClient
@@ -30,7 +32,11 @@ PORT = 80  # inside the container, where its command names no other
 _LABEL = "inference-service"
 _WEIGHTS = "/data"
 _TOKEN_FILE = "run/inference-service/hf-token"  # in the root of a container
-_FORMAT = 2  # of the digest: engines of services with another format are not adopted
+_FORMAT = 3  # of the digest: engines of services with another format are not adopted
+
+# Docker lets everybody listen at the ports below 1024 in a container, podman only who may.
+_PORTS_FOR_ALL = {"net.ipv4.ip_unprivileged_port_start": "0"}
+_MOST_FILES = 1000  # of a folder that is mounted, whose rights are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,9 @@ class Recipe:
             | {f"{_LABEL}.config": digest(empty), f"{_LABEL}.seat": _written(seat)},
             "environment": {**_hub(command), **command.env, **command.secrets},
             "ports": {f"{command.port}/tcp": ("127.0.0.1", port)},
-            "volumes": {self.volume: {"bind": _WEIGHTS, "mode": "rw"}},
+            "volumes": {
+                self.volume: {"bind": _WEIGHTS, "mode": "rw" if command.writes_weights else "ro"}
+            },
             "mounts": [
                 Mount(mount.target, str(mount.source), type="bind", read_only=True)
                 for mount in command.mounts
@@ -83,6 +91,10 @@ class Recipe:
             "ipc_mode": options.ipc,
             "devices": [f"{device}:{device}" for device in options.devices],
             "group_add": list(options.groups),
+            "cap_drop": ["ALL"],
+            "cap_add": _capabilities(command),
+            "pids_limit": options.pids_limit,
+            "sysctls": _PORTS_FOR_ALL,
             # No core dumps: they would have the prompts, and the token of the hub.
             "ulimits": [_ulimit("core", 0), *starmap(_ulimit, options.ulimits.items())],
             # No restart policy: the service decides when an engine starts again.
@@ -129,6 +141,7 @@ def digest(command: Command) -> str:
         "args": command.args,
         "env": sorted(command.env.items()),
         "mounts": [(str(mount.source), mount.target) for mount in command.mounts],
+        "writes_weights": command.writes_weights,
         "port": command.port,
         "memory": needs.memory_bytes,
         "gpu": needs.gpu and asdict(needs.gpu),
@@ -175,6 +188,37 @@ def published_port(container: Container, port: int) -> int | None:
     """Return the port of 127.0.0.1 at which a port of the container can be reached."""
     bound = container.ports.get(f"{port}/tcp")
     return int(bound[0]["HostPort"]) if bound else None
+
+
+def _capabilities(command: Command) -> list[str]:
+    """Return the capabilities of the entry, and what root needs to read the files of others.
+
+    Without it, root in a container reads no file that its owner keeps to himself. Nobody but root
+    has it of that: an image with another user reads what all may read.
+    """
+    wanted = set(command.needs.container.cap_add)
+    if any(_is_private(mount.source) for mount in command.mounts):
+        wanted.add("DAC_OVERRIDE")
+    return sorted(wanted)
+
+
+def _is_private(path: Path) -> bool:
+    """Return whether a file, or one in a folder, is not for all to read.
+
+    One that is not here, because the daemon is elsewhere, is not known.
+    """
+    try:
+        return any(map(_hides, (path, *islice(path.iterdir(), _MOST_FILES))))
+    except NotADirectoryError:
+        return _hides(path)
+    except OSError:
+        return False
+
+
+def _hides(path: Path) -> bool:
+    facts = path.stat()
+    needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(facts.st_mode) else 0)
+    return facts.st_uid != 0 and facts.st_mode & needed != needed
 
 
 def _ulimit(name: str, value: int) -> Ulimit:

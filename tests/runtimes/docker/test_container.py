@@ -37,8 +37,8 @@ def configuration(command: Command = COMMAND, seat: Seat = SEAT, number: int = 1
 
 
 def test_the_digest_is_that_of_earlier_versions() -> None:
-    assert digest(COMMAND) == "2-decc490d1d338d36"
-    assert digest(Command(model="m", image="i", needs=Needs(1))) == "2-04cfffb0d29f01e9"
+    assert digest(COMMAND) == "3-a457c74103114f7c"
+    assert digest(Command(model="m", image="i", needs=Needs(1))) == "3-1332969cf6f9c133"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_labels_are_those_of_earlier_versions() -> None:
         "inference-service.service": "blue",
         "inference-service.model": "gpt-2",
         "inference-service.run": "2",
-        "inference-service.config": "2-decc490d1d338d36",
+        "inference-service.config": "3-a457c74103114f7c",
         "inference-service.seat": '{"port": 80, "gpus": ["GPU-a", "GPU-b"], "fraction": 0.5}',
     }
 
