@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import stat
 import tarfile
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from inference_service.key import Key
 from inference_service.runtimes import identity
 from inference_service.runtimes.command import Command, Seat
 from inference_service.runtimes.environment import TOKEN
+from inference_service.runtimes.network import has_proxy, network
 
 PORT = 80  # inside the container, where its command names no other
 
@@ -69,6 +71,8 @@ class Recipe:
         127.0.0.1.
         """
         needs, options = command.needs, command.needs.container
+        own = network(os.environ).variables
+        environment = {**own, **_hub(command), **command.env, **command.secrets}
         device_requests = [_request(seat.gpus)] if needs.gpu else []
         return {
             "image": command.image,
@@ -76,7 +80,9 @@ class Recipe:
             "name": self.name(key),
             "labels": self.labels(key)
             | {f"{_LABEL}.config": digest(empty), f"{_LABEL}.seat": _written(seat)},
-            "environment": {**_hub(command), **command.env, **command.secrets},
+            "environment": environment,
+            # Else the SDK adds those of ~/.docker/config.json, before these.
+            "use_config_proxy": not has_proxy(environment),
             "ports": {f"{command.port}/tcp": ("127.0.0.1", port)},
             "volumes": {
                 self.volume: {"bind": _WEIGHTS, "mode": "rw" if command.writes_weights else "ro"}
@@ -113,20 +119,23 @@ def _hub(command: Command) -> dict[str, str]:
     return hub
 
 
-def token_archive(command: Command) -> bytes | None:
-    """Return the file of the token, to be put into the container's root; None without one.
+def files_archive(command: Command) -> bytes | None:
+    """Return the token and the certificates, for the container's root; None without any.
 
     Unlike a variable, a file does not stand in `docker inspect`. Unlike a mount, it needs no folder
     that the daemon can see. It is readable for all, because the engine may not run as root.
     """
-    token = command.hub.get(TOKEN) if command.reads_token_file else None
-    if token is None:
+    files = network(os.environ).files
+    if command.reads_token_file and (token := command.hub.get(TOKEN)) is not None:
+        files[_TOKEN_FILE] = token.encode()
+    if not files:
         return None
     archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as files:
-        entry = tarfile.TarInfo(_TOKEN_FILE)
-        entry.size, entry.mode = len(token), 0o444
-        files.addfile(entry, io.BytesIO(token.encode()))
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o444
+            tar.addfile(entry, io.BytesIO(content))
     return archive.getvalue()
 
 

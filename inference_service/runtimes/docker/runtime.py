@@ -32,13 +32,13 @@ from inference_service.runtimes.docker.calls import Calls, explanation
 from inference_service.runtimes.docker.container import (
     PORT,
     Recipe,
+    files_archive,
     find,
     fits,
     gpu_ids,
     has_gpus,
     published_port,
     run_key,
-    token_archive,
 )
 from inference_service.runtimes.docker.images import Images, PullPolicy
 from inference_service.runtimes.docker.instance import RunningContainer
@@ -199,7 +199,7 @@ class DockerRuntime:
             configuration = self._recipe.configuration(key, command, empty, seat, port)
             try:
                 container: Container = await self._calls.call(create, **configuration)
-                if (archive := token_archive(command)) is not None:
+                if (archive := files_archive(command)) is not None:
                     await self._calls.call(container.put_archive, "/", archive)
                 await self._calls.call(container.start)
             except APIError as error:
