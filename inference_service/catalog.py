@@ -31,6 +31,7 @@ from inference_service.errors import CatalogInvalid, ModelNotFound
 from inference_service.mistakes import explain
 
 Gpus = Literal["auto", "all", "none"]
+GpuCounts = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(strict=False)]
 
 Kind = TypeVar("Kind", bound="EngineNeeds")
 

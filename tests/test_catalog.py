@@ -70,6 +70,32 @@ def test_the_documented_models_have_both_engines(built_in: Catalog) -> None:
     assert built_in.find("story-mini").engines == ("llamacpp",)
 
 
+# Of each config.json: parameters in thousands of millions, layers, heads, those of keys and values,
+# and the numbers of each.
+SHAPES = {
+    "gpt-2": (0.124, 12, 12, 12, 64),
+    "tiny-llama": (1.10, 22, 32, 4, 64),
+    "phi-2": (2.78, 32, 32, 32, 80),
+    "mistral-7b": (7.24, 32, 32, 8, 128),
+    "llama-2-7b": (6.74, 32, 32, 32, 128),
+    "falcon-7b": (7.22, 32, 71, 1, 64),
+}
+
+
+@pytest.mark.parametrize("model_id", SHAPES)
+def test_the_gpu_memory_of_a_documented_model_is_computed(built_in: Catalog, model_id: str) -> None:
+    spec = built_in.find(model_id)
+    needs = spec.needs(TgiNeeds)
+    parameters, layers, heads, of_keys, numbers = SHAPES[model_id]
+    context = 2 * 2 * layers * of_keys * numbers * spec.context_length
+    size = 2 * parameters * 1e9 + 2 * context / 0.9 + 2e9
+
+    assert needs.gpu_memory == math.ceil(size / 1e9) * 10**9
+    divides = [n for n in range(1, 33) if heads % n == 0 and (of_keys % n == 0 or of_keys == 1)]
+    assert [*needs.gpu_counts] == divides
+    assert "NUM_SHARD" not in needs.env
+
+
 def test_the_weights_of_story_mini_are_in_the_package(built_in: Catalog) -> None:
     needs = built_in.find("story-mini").needs(LlamacppNeeds)
 
@@ -284,6 +310,24 @@ SOURCE = "must have either `path`, or `repo` and `file`"
             f"{ENTRY}key tgi.gpus: Input should be 'auto', 'all",
         ),
         ("{ memory", "{ gpu_memory = 8, memory", f"{ENTRY}key tgi.gpu_memory: {SIZE}"),
+        *[
+            ("{ memory", f"{{ gpu_counts = {counts}, memory", f"{ENTRY}key tgi.gpu_counts{what}")
+            for counts, what in [
+                ("[0]", ".0: Input should be greater than or equal to 1"),
+                ("[65]", ".0: Input should be less than or equal to 64"),
+                ("2", ": Input should be a valid tuple, not 2"),
+            ]
+        ],
+        (
+            "{ memory",
+            '{ gpus = "none", gpu_counts = [1], memory',
+            f'{ENTRY}key tgi: has `gpu_counts`, but also `gpus = "none"`',
+        ),
+        (
+            "{ memory",
+            "{ gpu_counts = [1], env = { NUM_SHARD = '1' }, memory",
+            f"{ENTRY}key tgi: has both `gpu_counts` and NUM_SHARD in `env`",
+        ),
         (
             "{ memory",
             '{ gpus = "none", gpu_memory = "8GB", memory',

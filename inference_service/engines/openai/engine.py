@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, closing
 
-from inference_service.capacity.claims import GpuNeed
+from inference_service.capacity.claims import USUAL_COUNTS, GpuNeed
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
 from inference_service.engines.advice import advised
@@ -68,7 +68,7 @@ class Openai:
         env, secrets, hub = environment.variables(variables, needs.key_env)
         path = needs.weights and needs.weights.path
         words = (*needs.args, *needs.env.values())
-        gpu = GpuNeed(needs.gpu_memory) if needs.image and seat.gives(needs.gpus) else None
+        gpu = _gpu_need(needs) if needs.image and seat.gives(needs.gpus) else None
         return Command(
             model=values["served_name"],
             image=needs.image or "",
@@ -213,6 +213,13 @@ async def _body(answer: Answer) -> bytes:
         if len(body) > _LARGEST_LIST:
             break
     return bytes(body)
+
+
+def _gpu_need(needs: OpenaiNeeds) -> GpuNeed:
+    """Return the need of an engine; one that is not told a number divides itself as it can."""
+    all_of_them = needs.gpu_memory is None and needs.is_told_gpus
+    counts = needs.gpu_counts or (USUAL_COUNTS if all_of_them else ())
+    return GpuNeed(needs.gpu_memory, counts=counts)
 
 
 def _values(spec: ModelSpec, needs: OpenaiNeeds, seat: Seat) -> dict[str, str]:

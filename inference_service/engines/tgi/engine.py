@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from itertools import accumulate
 
-from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
 from inference_service.engines.advice import advised
@@ -100,7 +99,7 @@ class Tgi:
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(TgiNeeds)
-        gpu = GpuNeed(needs.gpu_memory, launch.shards(needs)) if seat.gives(needs.gpus) else None
+        gpu = launch.gpu_need(needs) if seat.gives(needs.gpus) else None
         flash = gpu is not None and launch.has_flash(needs.env)
         variables = launch.variables(needs, spec.context_length, seat, gpu=gpu is not None)
         env, secrets, hub = environment.variables(variables)

@@ -46,7 +46,7 @@ def configuration(command: Command = COMMAND, seat: Seat = SEAT, number: int = 1
 
 
 def test_the_digest_is_that_of_earlier_versions() -> None:
-    assert digest(COMMAND) == "3-a457c74103114f7c"
+    assert digest(COMMAND) == "3-60016530f92bdf06"
     assert digest(Command(model="m", image="i", needs=Needs(1))) == "3-1332969cf6f9c133"
 
 
@@ -63,6 +63,9 @@ def test_the_digest_is_that_of_earlier_versions() -> None:
         {"needs": replace(NEEDS, gpu=GpuNeed(8 * 10**9, 1))},
         {"needs": replace(NEEDS, gpu=GpuNeed(9 * 10**9, 2))},
         {"needs": replace(NEEDS, container=ContainerOptions(ipc="host"))},
+        {"needs": replace(NEEDS, container=ContainerOptions(cap_add=("SYS_NICE",)))},
+        {"needs": replace(NEEDS, container=ContainerOptions(pids_limit=100))},
+        {"writes_weights": False},
     ],
     ids=str,
 )
@@ -95,7 +98,7 @@ def test_the_labels_are_those_of_earlier_versions() -> None:
         "inference-service.service": "blue",
         "inference-service.model": "gpt-2",
         "inference-service.run": "2",
-        "inference-service.config": "3-a457c74103114f7c",
+        "inference-service.config": "3-60016530f92bdf06",
         "inference-service.seat": '{"port": 80, "gpus": ["GPU-a", "GPU-b"], "fraction": 0.5}',
     }
 
