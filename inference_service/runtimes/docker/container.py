@@ -13,19 +13,20 @@ import os
 import stat
 import tarfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice, starmap
 from pathlib import Path
 from typing import Any
 
 from docker import DockerClient
 from docker.models.containers import Container
-from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+from docker.types import LogConfig, Mount, Ulimit
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.key import Key
 from inference_service.runtimes import identity
 from inference_service.runtimes.command import Command, Seat
+from inference_service.runtimes.docker.gpu_access import GpuAccess
 from inference_service.runtimes.environment import TOKEN
 from inference_service.runtimes.network import has_proxy, network
 
@@ -47,6 +48,7 @@ class Recipe:
 
     service: str
     volume: str
+    gpus: GpuAccess = field(default_factory=GpuAccess)
 
     def name(self, key: Key) -> str:
         """Return the name of the container of this run."""
@@ -73,7 +75,7 @@ class Recipe:
         needs, options = command.needs, command.needs.container
         own = network(os.environ).variables
         environment = {**own, **_hub(command), **command.env, **command.secrets}
-        device_requests = [_request(seat.gpus)] if needs.gpu else []
+        device_requests = [self.gpus.request(seat.gpus)] if needs.gpu else []
         return {
             "image": command.image,
             "command": list(command.args),
@@ -236,11 +238,6 @@ def _ulimit(name: str, value: int) -> Ulimit:
 
 def _seccomp(profile: str) -> list[str]:
     return ["seccomp=unconfined"] if profile == "unconfined" else []
-
-
-def _request(gpus: GpuShare | None) -> DeviceRequest:
-    which = {"count": -1} if gpus is None else {"device_ids": list(gpus.ids)}
-    return DeviceRequest(capabilities=[["gpu"]], **which)
 
 
 def _ids(gpus: GpuShare | None) -> tuple[str, ...]:

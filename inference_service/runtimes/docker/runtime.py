@@ -21,13 +21,14 @@ from docker.models.containers import Container
 
 from inference_service.capacity import gpus
 from inference_service.capacity.claims import GpuShare
+from inference_service.capacity.gpus import Gpu
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed, Unlaunchable
 from inference_service.key import Key
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
-from inference_service.runtimes.docker import endpoint, resources
+from inference_service.runtimes.docker import endpoint, gpu_access, resources
 from inference_service.runtimes.docker.calls import Calls, explanation
 from inference_service.runtimes.docker.container import (
     PORT,
@@ -40,6 +41,7 @@ from inference_service.runtimes.docker.container import (
     published_port,
     run_key,
 )
+from inference_service.runtimes.docker.gpu_access import GpuAccess
 from inference_service.runtimes.docker.images import Images, PullPolicy
 from inference_service.runtimes.docker.instance import RunningContainer
 from inference_service.runtimes.docker.keys import Keys
@@ -84,6 +86,7 @@ class DockerRuntime:
         has_gpu: bool,
         keys: Path,
         node: Node = _ANY,
+        gpu_access: GpuAccess | None = None,
         removal_interval: float = 5.0,  # seconds between two attempts to remove a container
     ) -> None:
         self.daemon_id = daemon_id
@@ -92,7 +95,7 @@ class DockerRuntime:
         self._calls = Calls()
         self._ports = ports
         self.seat = Seat("0.0.0.0", in_container=True, has_gpu=has_gpu)
-        self._recipe = Recipe(service, volume)
+        self._recipe = Recipe(service, volume, gpu_access or GpuAccess())
         self._keys = Keys(keys)
         self._images = Images(client, self._calls, pull_policy)
         self._leaving = False
@@ -101,7 +104,7 @@ class DockerRuntime:
     def describe(self) -> str:
         """Describe the GPUs that engines can get, in a few words."""
         has_gpu = self.seat.has_gpu
-        return "GPUs for those that want them" if has_gpu else "no NVIDIA runtime, so no GPU"
+        return "GPUs for those that want them" if has_gpu else "it gives no NVIDIA GPUs"
 
     def container_name(self, key: Key) -> str:
         return self._recipe.name(key)
@@ -275,6 +278,8 @@ async def connect(
     finally:
         await calls.close()
     here = endpoint.address().startswith("unix://")
+    found = await gpus.find(gpu_limits, driver=here)
+    access = await _gpu_access(client, info, found, here)
     return DockerRuntime(
         client,
         ports,
@@ -283,9 +288,23 @@ async def connect(
         volume=volume,
         pull_policy=pull_policy,
         keys=keys,
-        node=resources.node(info, await gpus.find(gpu_limits), memory_bytes, here=here),
-        has_gpu="nvidia" in info.get("Runtimes", {}),
+        node=resources.node(info, found, memory_bytes, here=here),
+        has_gpu=access is not None,
+        gpu_access=access,
     )
+
+
+async def _gpu_access(
+    client: docker.DockerClient, info: dict[str, Any], found: Sequence[Gpu], here: bool
+) -> GpuAccess | None:
+    calls = Calls()
+    try:
+        return await calls.call(gpu_access.find, client, info, found, here=here)
+    except (APIError, RuntimeUnavailable) as error:
+        log.warning("whether Docker gives GPUs could not be found, so engines get none: %s", error)
+        return None
+    finally:
+        await calls.close()
 
 
 def _open() -> tuple[docker.DockerClient, dict[str, Any]]:
