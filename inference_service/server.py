@@ -99,7 +99,13 @@ async def running(
         calls = Calls(proxies)
         pings = Pings(settings.ping_interval, settings.client_ping_interval)
         serving = listener.serving(
-            settings.host, settings.grpc_port, services, calls, settings.max_body, pings
+            settings.host,
+            settings.grpc_port,
+            services,
+            calls,
+            settings.max_body,
+            pings,
+            access_log=settings.access_log,
         )
         target = await stack.enter_async_context(serving)
         stack.callback(reflection.down)
@@ -240,7 +246,7 @@ async def _rest(
     )
     app = create_app(LocalService(by_path(services), forwarder, target), bridge)
     limits = Limits(idle_seconds=settings.idle_connection_timeout)
-    server = Server(app, limits, route=front(app).route)
+    server = Server(app, limits, access_log=settings.access_log, route=front(app).route)
     host = _LOOPBACK if settings.host.startswith(addresses.UNIX) else settings.host
     with addresses.bound("REST", host, settings.rest_port) as socket:
         url = f"http://{addresses.address(host, socket.getsockname()[1])}"

@@ -155,6 +155,11 @@ class _Settings(FromEnvironment, BaseSettings):
         "info",
         description="lowest level of this service's own log lines, which go to standard error",
     )
+    access_log: bool = Field(
+        False,
+        description="log one line for each call of gRPC and each request of REST, on standard "
+        "output; it has no keys and no texts",
+    )
 
     @field_validator("ports")
     @classmethod
