@@ -49,6 +49,7 @@ class Hub:
     status            the hub answers every request with this status (500, 503, ...)
     storage_status    the same for the storage
     cut_after         the storage closes the connection after so many bytes of a response
+    silent            the hub answers nothing before `release()`
     hold_after        the storage sends so many bytes of a response, the rest after `release()`
     bytes_per_second  the most that the storage sends
     corrupt           the storage flips the first byte of the file
@@ -66,6 +67,7 @@ class Hub:
         self.status: int | None = None
         self.storage_status: int | None = None
         self.cut_after: int | None = None
+        self.silent = False
         self.hold_after: int | None = None
         self.bytes_per_second: float | None = None
         self.corrupt = False
@@ -149,6 +151,8 @@ class Hub:
         return web.json_response({"sha": found[0], "siblings": siblings})
 
     async def _resolve(self, request: web.Request) -> web.StreamResponse:
+        if self.silent:
+            await self._released.wait()
         found = self._find(request)
         if isinstance(found, web.Response):
             return found

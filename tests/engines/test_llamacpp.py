@@ -303,6 +303,11 @@ async def test_the_request_names_every_sampler(
             Progress(Phase.DOWNLOADING_WEIGHTS, 21, 20, "bytes", 1.0, "downloading m.gguf"),
             id="a download of more than its total",
         ),
+        pytest.param(
+            {"event": "asking", "file": "m.gguf", "repo": "a/b"},
+            Progress(Phase.DOWNLOADING_WEIGHTS, message="asking the hub for m.gguf"),
+            id="a question to the hub",
+        ),
         pytest.param({"event": "loading", "file": "m"}, Progress(Phase.LOADING_WEIGHTS), id="load"),
         pytest.param({"event": "serving", "host": "h", "port": 1}, None, id="serving"),
         pytest.param({"event": "downloading"}, None, id="an event without its facts"),
