@@ -148,3 +148,17 @@ async def test_a_file_that_is_gone_is_no_reason_to_retry(tmp_path: Path) -> None
 
 def streamed(request: pb.GenerateRequest) -> pb.GenerateStreamRequest:
     return pb.GenerateStreamRequest(model_id=request.model_id, prompt=request.prompt)
+
+
+async def test_an_entry_that_names_tgi_is_not_run_by_another_engine(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(
+        '[[models]]\nid = "m"\nhf_name = "x"\ncontext_length = 512\nengine = "tgi"\n'
+        '[models.tgi]\nmemory = "1GB"\nweights = { repo = "a/b" }\n'
+        f'[models.llamacpp]\nmemory = "256MiB"\nweights = {{ path = "{STORY}" }}\n'
+    )
+    async with serving(ports=free_ports(2), catalog=path) as service:
+        answer = await service.http.post("/models/m/start")
+
+    assert (answer.status_code, answer.headers["x-error-reason"]) == (503, "MODEL_UNUSABLE")
+    assert "runs in a container only, by the engine that its entry has or names" in answer.text

@@ -23,8 +23,8 @@ def place(
 ) -> tuple[str, str]:
     """Name the runtime and the engine of a model.
 
-    The engine is one that can run here: the one that the entry names, else the one of the setting
-    if the entry has a section for it, else the first in the table of kinds. It runs in the best of
+    The engine is the one that the entry names; else one that can run here: that of the setting if
+    the entry has a section for it, else the first in the table of kinds. It runs in the best of
     its runtimes. With `auto`, a model with one engine that can be a process is one even where
     Docker answers, because that needs no image. Where nothing can run, the runtime of processes
     gets the model, and refuses it when it is to start.
@@ -34,7 +34,8 @@ def place(
         name: [place for place in needs.runtimes if place not in refused]
         for name, needs in spec.sections.items()
     }
-    names = [name for name in spec.engines if open_to[name]] or spec.engines
+    able = [spec.engine] if spec.engine else [name for name in spec.engines if open_to[name]]
+    names = able or spec.engines
     chosen = next((name for name in names if name == spec.engine), None) or (
         engine if engine in names else names[0]
     )
