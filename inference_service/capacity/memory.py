@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 _LIMITS = ("memory.limit_in_bytes", "memory.max", "memory.high")
 _HIERARCHY = "hierarchical_memory_limit"
 
+_MACHINE = "the memory of this machine"
+
 
 class Limit(NamedTuple):
     """An amount of memory in bytes, and what limits it, for people."""
@@ -49,18 +51,20 @@ def usable(root: Path = Path("/"), daemon: int = 0) -> int:
     """Return what models can have together: nine tenths of the least limit."""
     size, what = least(root, daemon)
     engines = "in containers" if daemon else "as processes"
-    log.info("memory for models %s: %.1f GB, nine tenths of %s", engines, size * 0.9e-9, what)
+    level = logging.DEBUG if what == _MACHINE else logging.INFO
+    line = "memory for models %s: %.1f GB, nine tenths of %s; --memory sets another"
+    log.log(level, line, engines, size * 0.9e-9, what)
     return part(size)
 
 
 def _of_machine(root: Path) -> Iterator[Limit]:
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Limit(size, "the memory of this machine")
+    yield Limit(size, _MACHINE)
     with contextlib.suppress(OSError, ValueError, IndexError):  # not Linux
         # LXC shows its container another total here than the kernel does.
         line = (root / "proc/meminfo").read_text().split("\n", 1)[0]
         if line.startswith("MemTotal:"):
-            yield Limit(int(line.split()[1]) * 1024, "the memory of this machine")
+            yield Limit(int(line.split()[1]) * 1024, _MACHINE)
 
 
 def _of_groups(root: Path) -> Iterator[Limit]:

@@ -123,6 +123,26 @@ def test_what_is_no_size_is_no_limit(tree: Tree, text: str) -> None:
     assert tree.least == 8 * GIB
 
 
+@pytest.mark.parametrize(
+    ("limit", "daemon", "words"),
+    [
+        ("max", 0, []),
+        ("max", 8 * GIB, []),
+        (GIB, 0, ["models as processes: 1.0 GB, nine tenths of the limit of the control group"]),
+        ("max", GIB, ["models in containers: 1.0 GB, nine tenths of what the Docker daemon"]),
+    ],
+)
+def test_a_limit_that_is_not_the_machine_is_told(
+    tree: Tree, caplog: pytest.LogCaptureFixture, limit: object, daemon: int, words: list[str]
+) -> None:
+    caplog.set_level("INFO")
+    tree.is_in("0::/own", mounts=(V2.format(top="/"),))
+    tree.write("sys/fs/cgroup/own/memory.max", limit)
+    memory.usable(tree.root, daemon)
+    assert len(caplog.messages) == len(words)
+    assert all(word in text for word, text in zip(words, caplog.messages, strict=True))
+
+
 def test_a_daemon_can_have_less_than_the_machine(tree: Tree) -> None:
     assert memory.least(tree.root, daemon=6 * GIB).size == 6 * GIB  # Docker Desktop
     assert memory.least(tree.root, daemon=64 * GIB).size == 8 * GIB
