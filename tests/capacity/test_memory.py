@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker import DockerClient
@@ -179,18 +180,28 @@ def test_a_real_group_below_one_with_a_limit(group: Path) -> None:
     assert int(asked.stdout) == 3 * GIB
 
 
+_IN_CONTAINER = "import sys; sys.path[0] = '/m'; import memory; print(memory.least().size)"
+
+
+def in_container(client: DockerClient, **options: Any) -> int:
+    """Return what a container with these options says."""
+    folder = str(Path(memory.__file__).parent)
+    said = client.containers.run(
+        images.python_base(client),
+        ["python", "-c", _IN_CONTAINER],
+        volumes={folder: {"bind": "/m", "mode": "ro"}},
+        remove=True,
+        **options,
+    )
+    return int(said)
+
+
 @pytest.mark.docker
 def test_in_a_real_container(docker_client: DockerClient) -> None:
-    module = Path(memory.__file__)
-    said = docker_client.containers.run(
-        images.python_base(docker_client),
-        [
-            "python",
-            "-c",
-            "import sys; sys.path[0] = '/m'; import memory; print(memory.least().size)",
-        ],
-        volumes={str(module.parent): {"bind": "/m", "mode": "ro"}},
-        mem_limit="512m",
-        remove=True,
-    )
-    assert int(said) == 512 * 2**20
+    assert in_container(docker_client, mem_limit="512m") == 512 * 2**20
+
+
+@pytest.mark.docker
+def test_a_limit_above_a_real_container_counts(docker_client: DockerClient, group: Path) -> None:
+    """The container has no limit of its own, and does not see the group above it."""
+    assert in_container(docker_client, cgroup_parent=f"/{group.parent.name}") == 3 * GIB
