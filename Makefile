@@ -104,7 +104,7 @@ lock: $(VENV)/dev ## pin the newest versions, with hashes
 	$(filter-out --no-emit-package numpy,$(LOCK)) tests/clients/python/requirements.in -o tests/clients/python/requirements.txt
 
 image: ## build the Docker image of the llama.cpp engine
-	docker build -t inference-service/llamacpp:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' inference_service/__init__.py) -f deploy/llamacpp/Dockerfile .
+	docker build -t localhost/inference-service/llamacpp:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' inference_service/__init__.py) -f deploy/llamacpp/Dockerfile .
 
 clean: ## remove what the other commands made
 	rm -rf $(VENV) build dist *.egg-info

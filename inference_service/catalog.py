@@ -13,7 +13,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -22,13 +22,16 @@ from pydantic import (
     Field,
     ValidationError,
     create_model,
+    field_validator,
     model_validator,
 )
 
+from inference_service.capabilities import Capability
 from inference_service.errors import CatalogInvalid, ModelNotFound
 from inference_service.mistakes import explain
 
 Gpus = Literal["auto", "all", "none"]
+GpuCounts = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(strict=False)]
 
 Kind = TypeVar("Kind", bound="EngineNeeds")
 
@@ -39,6 +42,8 @@ UNASKED_CONTEXT = 8192
 
 ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 ALIAS_PATTERN = r"^[!-~]{1,200}$"  # such as `gpt-4o-mini` and `org/name:tag`
+
+_VARIABLE = re.compile(r"[^=\0]+")
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -66,7 +71,8 @@ class ContainerOptions(Section):
 
     `shm_size` is shared memory, for engines of several processes. `devices` are paths such as
     `/dev/kfd`, and `groups` what a container needs to open them. `ipc` is `host` for engines that
-    share GPU memory between processes. `ulimits` are by name, -1 is no limit.
+    share GPU memory between processes. `ulimits` are by name, -1 is no limit. A container has no
+    capabilities but those of `cap_add`, and at most `pids_limit` processes and threads.
     """
 
     shm_size: Size = 2**30
@@ -77,18 +83,33 @@ class ContainerOptions(Section):
     ipc: Literal["private", "host"] = "private"
     ulimits: dict[Literal["memlock", "stack", "nofile"], Annotated[int, Field(ge=-1)]] = {}
     seccomp: Literal["default", "unconfined"] = "default"
+    cap_add: tuple[Capability, ...] = Field(default=(), strict=False)
+    pids_limit: int = Field(default=8192, ge=64, le=1 << 22)
 
 
 class EngineNeeds(Section):
     """The keys that the section of every kind of engine has.
 
     `memory` limits the container, and with some room a process. `env` is passed to the engine, and
-    replaces variables that the service sets. `container` are further options of the container.
+    replaces variables that the service sets, but for those of `own_variables`, each with a reason.
+    `container` are further options of the container.
     """
+
+    own_variables: ClassVar[Mapping[str, str]] = {}
 
     memory: Size
     env: dict[str, str] = {}
     container: ContainerOptions = ContainerOptions()
+
+    @field_validator("env")
+    @classmethod
+    def _has_variables(cls, env: dict[str, str]) -> dict[str, str]:
+        for name, text in env.items():
+            if name in cls.own_variables:
+                raise ValueError(f"must not have {name}: {cls.own_variables[name]}")
+            if not _VARIABLE.fullmatch(name) or "\0" in text:
+                raise ValueError(f"has {name!r}, which no process can have as a variable")
+        return env
 
     @property
     def runtimes(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from inference_service import __version__
+from inference_service.api import access
 from inference_service.api.addresses import UNIX, BindError
 from inference_service.api.listener import SERVICE
 from inference_service.capacity.gpus import GpuError
@@ -27,6 +28,7 @@ from inference_service.server import Runtimes, Service, running
 from inference_service.settings import Settings
 from inference_service.signals import stopping
 from rest_bridge import exposure
+from rest_bridge.http.log import ACCESS
 
 # Seconds for all that comes after the drain, each step of which has a limit of its own. A process
 # that takes longer hangs, and is ended.
@@ -60,6 +62,8 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])
     for package in ("inference_service", "rest_bridge"):  # and not of the libraries
         logging.getLogger(package).setLevel(level)
+    if settings.access_log:
+        _log_access()
     _raise_file_limit()
     faces = "gRPC and REST ask" if settings.rest else "gRPC asks"
     network = not settings.host.startswith(UNIX)
@@ -73,6 +77,16 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
         sys.exit(f"inference-service: {error}")
     except RuntimeUnavailable as error:
         sys.exit(f"inference-service: {error.message}; {error.advice}")
+
+
+def _log_access() -> None:
+    """Write the lines of calls and requests to standard output, whatever the level of others."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Formatter("%(asctime)s %(message)s"))
+    for log in (access.log, ACCESS):
+        log.setLevel(logging.INFO)
+        log.addHandler(handler)
+        log.propagate = False
 
 
 def _raise_file_limit() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from inference_service.api.prompts import Prompts
 from inference_service.api.reflection import Reflection
 from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
+from inference_service.capacity import memory
 from inference_service.capacity.admission import Admission
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import Catalog, ModelSpec
@@ -99,7 +99,13 @@ async def running(
         calls = Calls(proxies)
         pings = Pings(settings.ping_interval, settings.client_ping_interval)
         serving = listener.serving(
-            settings.host, settings.grpc_port, services, calls, settings.max_body, pings
+            settings.host,
+            settings.grpc_port,
+            services,
+            calls,
+            settings.max_body,
+            pings,
+            access_log=settings.access_log,
         )
         target = await stack.enter_async_context(serving)
         stack.callback(reflection.down)
@@ -181,9 +187,9 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
     """Give the runtimes that the settings ask for, and that this machine has."""
     if ports is None:
         ports = Ports(*settings.port_range, offset=identity.first_port(settings.service_name))
-    memory = settings.memory or _memory()
+    own_memory = settings.memory or memory.usable()
     always: dict[str, Runtime] = {
-        "process": ProcessRuntime(ports, Node(LOCAL, memory)),
+        "process": ProcessRuntime(ports, Node(LOCAL, own_memory)),
         "url": RemoteRuntime(),
     }
     if settings.runtime == "process":
@@ -199,7 +205,7 @@ async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[R
             service=settings.service_name,
             volume=settings.volume,
             pull_policy=settings.pull_policy,
-            memory_bytes=memory,
+            memory_bytes=settings.memory,
             keys=settings.state_path / f"keys-{settings.service_name}",
             gpu_limits=settings.gpu_limits,
             network=settings.docker_network,
@@ -246,7 +252,7 @@ async def _rest(
     )
     app = create_app(LocalService(by_path(services), forwarder, target), bridge)
     limits = Limits(idle_seconds=settings.idle_connection_timeout)
-    server = Server(app, limits, route=front(app).route)
+    server = Server(app, limits, access_log=settings.access_log, route=front(app).route)
     host = _LOOPBACK if settings.host.startswith(addresses.UNIX) else settings.host
     with addresses.bound("REST", host, settings.rest_port) as socket:
         url = f"http://{addresses.address(host, socket.getsockname()[1])}"
@@ -255,8 +261,3 @@ async def _rest(
             yield url
         finally:
             await server.close(_CLOSE)
-
-
-def _memory() -> int:
-    """Return what models can have of this machine: nine tenths of its memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10

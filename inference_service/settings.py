@@ -139,7 +139,9 @@ class _Settings(FromEnvironment, BaseSettings):
         "others wait for the model",
     )
     memory: Annotated[int, BeforeValidator(parse_size)] | None = Field(
-        None, description='memory for all models together, such as "16GB"; default: 9/10 of all'
+        None,
+        description='memory for all models together, such as "16GB"; default: 9/10 of what the '
+        "machine, its control groups and the Docker daemon let them have",
     )
     gpu_memory: str | None = Field(
         None,
@@ -157,6 +159,11 @@ class _Settings(FromEnvironment, BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",
         description="lowest level of this service's own log lines, which go to standard error",
+    )
+    access_log: bool = Field(
+        False,
+        description="log one line for each call of gRPC and each request of REST, on standard "
+        "output; it has no keys and no texts",
     )
 
     @field_validator("ports")

@@ -70,6 +70,32 @@ def test_the_documented_models_have_both_engines(built_in: Catalog) -> None:
     assert built_in.find("story-mini").engines == ("llamacpp",)
 
 
+# Of each config.json: parameters in thousands of millions, layers, heads, those of keys and values,
+# and the numbers of each.
+SHAPES = {
+    "gpt-2": (0.124, 12, 12, 12, 64),
+    "tiny-llama": (1.10, 22, 32, 4, 64),
+    "phi-2": (2.78, 32, 32, 32, 80),
+    "mistral-7b": (7.24, 32, 32, 8, 128),
+    "llama-2-7b": (6.74, 32, 32, 32, 128),
+    "falcon-7b": (7.22, 32, 71, 1, 64),
+}
+
+
+@pytest.mark.parametrize("model_id", SHAPES)
+def test_the_gpu_memory_of_a_documented_model_is_computed(built_in: Catalog, model_id: str) -> None:
+    spec = built_in.find(model_id)
+    needs = spec.needs(TgiNeeds)
+    parameters, layers, heads, of_keys, numbers = SHAPES[model_id]
+    context = 2 * 2 * layers * of_keys * numbers * spec.context_length
+    size = 2 * parameters * 1e9 + 2 * context / 0.9 + 2e9
+
+    assert needs.gpu_memory == math.ceil(size / 1e9) * 10**9
+    divides = [n for n in range(1, 33) if heads % n == 0 and (of_keys % n == 0 or of_keys == 1)]
+    assert [*needs.gpu_counts] == divides
+    assert "NUM_SHARD" not in needs.env
+
+
 def test_the_weights_of_story_mini_are_in_the_package(built_in: Catalog) -> None:
     needs = built_in.find("story-mini").needs(LlamacppNeeds)
 
@@ -171,7 +197,8 @@ def test_an_entry_can_have_every_key(file: Path) -> None:
 
 def test_the_options_of_a_container(file: Path) -> None:
     options = """{ shm_size = "8GiB", devices = ["/dev/kfd", "/dev/dri"], groups = ["video"],
-        ipc = "host", ulimits = { memlock = -1 }, seccomp = "unconfined" }"""
+        ipc = "host", ulimits = { memlock = -1 }, seccomp = "unconfined",
+        cap_add = ["SYS_NICE"], pids_limit = 100 }"""
     file.write_text(GOOD.replace("memory", f"container = {' '.join(options.split())}, memory"))
 
     container = kinds.catalog(file).find("mine").needs(TgiNeeds).container
@@ -183,6 +210,8 @@ def test_the_options_of_a_container(file: Path) -> None:
         ipc="host",
         ulimits={"memlock": -1},
         seccomp="unconfined",
+        cap_add=("SYS_NICE",),
+        pids_limit=100,
     )
 
 
@@ -194,6 +223,10 @@ def test_the_options_of_a_container(file: Path) -> None:
         ('devices = ["/dev/../etc"]', "key tgi.container.devices.0: '/dev/../etc' does not match"),
         ('ipc = "container:x"', "key tgi.container.ipc: Input should be 'private' or 'host'"),
         ("ulimits = { core = 1 }", "key tgi.container.ulimits.core"),
+        ('cap_add = ["SYS_ADMIN"]', "key tgi.container.cap_add.0: Input should be 'CHOWN', 'DAC_"),
+        ('cap_add = ["ALL"]', "key tgi.container.cap_add.0: Input should be"),
+        ("pids_limit = 63", "key tgi.container.pids_limit: Input should be greater"),
+        ("pids_limit = -1", "key tgi.container.pids_limit: Input should be greater"),
     ],
 )
 def test_an_option_that_is_not_allowed_is_named(file: Path, options: str, message: str) -> None:
@@ -277,12 +310,45 @@ SOURCE = "must have either `path`, or `repo` and `file`"
             f"{ENTRY}key tgi.gpus: Input should be 'auto', 'all",
         ),
         ("{ memory", "{ gpu_memory = 8, memory", f"{ENTRY}key tgi.gpu_memory: {SIZE}"),
+        *[
+            ("{ memory", f"{{ gpu_counts = {counts}, memory", f"{ENTRY}key tgi.gpu_counts{what}")
+            for counts, what in [
+                ("[0]", ".0: Input should be greater than or equal to 1"),
+                ("[65]", ".0: Input should be less than or equal to 64"),
+                ("2", ": Input should be a valid tuple, not 2"),
+            ]
+        ],
+        (
+            "{ memory",
+            '{ gpus = "none", gpu_counts = [1], memory',
+            f'{ENTRY}key tgi: has `gpu_counts`, but also `gpus = "none"`',
+        ),
+        (
+            "{ memory",
+            "{ gpu_counts = [1], env = { NUM_SHARD = '1' }, memory",
+            f"{ENTRY}key tgi: has both `gpu_counts` and NUM_SHARD in `env`",
+        ),
         (
             "{ memory",
             '{ gpus = "none", gpu_memory = "8GB", memory',
             f'{ENTRY}key tgi: has `gpu_memory`, but also `gpus = "none"`',
         ),
         ("{ memory", "{ env = { A = 1 }, memory", f"{ENTRY}key tgi.env.A: Input should be a valid"),
+        *[
+            ("{ memory", f"{{ env = {{ {name} = '1' }}, memory", f"{ENTRY}key tgi.env: {why}")
+            for name, why in [
+                ("API_KEY", "must not have API_KEY: the service gives each run a key of its own"),
+                ("HOSTNAME", "must not have HOSTNAME: the service chooses the address"),
+                ("PORT", "must not have PORT: the service chooses the port"),
+                ("'A=B'", "has 'A=B', which no process can have as a variable"),
+                ("''", "has '', which no process can have as a variable"),
+            ]
+        ],
+        (
+            "{ memory",
+            '{ env = { A = "\\u0000" }, memory',
+            f"{ENTRY}key tgi.env: has 'A', which no process can have",
+        ),
         (
             "{ repo",
             "{ file = 'x', repo",
@@ -321,6 +387,19 @@ def test_the_message_of_a_mistake_has_its_place_and_the_allowed_values(
             'weights = { repo = "a/b", url = "c" }',
             "weights.url: is not known; known are repo, file",
         ),
+        *[
+            (
+                f'env = {{ LLAMACPP_{name} = "1" }}\nweights = {{ path = "x" }}',
+                f"key llamacpp.env: must not have LLAMACPP_{name}: {why}",
+            )
+            for name, why in [
+                ("API_KEY", "the service gives each run a key of its own"),
+                ("PORT", "the service chooses address and port"),
+                ("SLOTS", "use `slots`"),
+                ("REPO", "use `weights`"),
+                ("CONTEXT", "use `context_length` of the entry"),
+            ]
+        ],
         ('slots = 0\nweights = { path = "x" }', "key llamacpp.slots: Input should be greater than"),
         ('slots = 65\nweights = { path = "x" }', "key llamacpp.slots: Input should be less than"),
         ('threads = 0\nweights = { path = "x" }', "key llamacpp.threads: Input should be greater"),

@@ -462,3 +462,19 @@ async def test_a_closed_terminal_ends_the_service() -> None:
         if process.returncode is None:
             process.kill()
             await process.communicate()
+
+
+async def test_the_access_log_is_on_standard_output_whatever_the_level() -> None:
+    flags = ("--access-log", "--log-level", "error")
+    async with serving(*flags) as (process, banner), within(SLOWLY, "no lines of access"):
+        match = re.search(r"^gRPC +(\S+)", banner, re.MULTILINE)
+        assert match is not None
+        async with grpc.aio.insecure_channel(match[1]) as channel:
+            await pb_grpc.ModelServiceStub(channel).ListModels(pb.ListModelsRequest())
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
+        process.terminate()
+        _, err = await process.communicate()
+
+    assert re.search(r'\d - "gRPC /inference_service\.v1\.ModelService/ListModels" OK \d', line)
+    assert "gRPC /" not in err.decode()

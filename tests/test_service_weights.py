@@ -8,7 +8,9 @@ import grpc
 import pytest
 
 from inference_service.v1 import model_service_pb2 as pb
+from tests.doubles.hub import Hub
 from tests.service import failure, free_ports, serving
+from tests.waiting import SLOWLY, within
 from tests.worker.gguf import UNKNOWN_ARCHITECTURE
 
 STORY = Path(__file__).parents[1] / "inference_service" / "story_mini" / "story-mini.gguf"
@@ -76,6 +78,35 @@ def catalog(folder: Path, file: Path) -> Path:
     return path
 
 
+async def test_a_start_that_asks_a_silent_hub_is_in_the_phase_of_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(
+        '[[models]]\nid = "m"\nhf_name = "x"\ncontext_length = 512\n[models.llamacpp]\n'
+        'memory = "256MiB"\nweights = { repo = "a/b", file = "m.gguf" }\n'
+    )
+    async with Hub() as hub:
+        hub.add("a/b", "m.gguf", STORY.read_bytes())
+        hub.silent = True
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        async with serving(ports=free_ports(2), catalog=path) as service:
+            await service.stub.StartModel(pb.StartModelRequest(model_id="m", no_wait=True))
+            watch = service.stub.WatchModels(pb.WatchModelsRequest(model_id="m"))
+            async with within(SLOWLY, "the start did not come to its weights"):
+                async for event in watch:
+                    progress = event.model.start_progress
+                    if progress.phase == pb.START_PHASE_DOWNLOADING_WEIGHTS:
+                        break
+            watch.cancel()
+            asked = progress.message
+            hub.release()
+            await service.stub.StartModel(pb.StartModelRequest(model_id="m"))
+
+    assert asked == "asking the hub for m.gguf"
+
+
 async def test_an_entry_of_an_id_and_a_file_makes_text(tmp_path: Path) -> None:
     (tmp_path / "mine.gguf").write_bytes(STORY.read_bytes())
     path = tmp_path / "models.toml"
@@ -117,3 +148,17 @@ async def test_a_file_that_is_gone_is_no_reason_to_retry(tmp_path: Path) -> None
 
 def streamed(request: pb.GenerateRequest) -> pb.GenerateStreamRequest:
     return pb.GenerateStreamRequest(model_id=request.model_id, prompt=request.prompt)
+
+
+async def test_an_entry_that_names_tgi_is_not_run_by_another_engine(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(
+        '[[models]]\nid = "m"\nhf_name = "x"\ncontext_length = 512\nengine = "tgi"\n'
+        '[models.tgi]\nmemory = "1GB"\nweights = { repo = "a/b" }\n'
+        f'[models.llamacpp]\nmemory = "256MiB"\nweights = {{ path = "{STORY}" }}\n'
+    )
+    async with serving(ports=free_ports(2), catalog=path) as service:
+        answer = await service.http.post("/models/m/start")
+
+    assert (answer.status_code, answer.headers["x-error-reason"]) == (503, "MODEL_UNUSABLE")
+    assert "runs in a container only, by the engine that its entry has or names" in answer.text

@@ -80,7 +80,7 @@ VALUES = [
 
 
 def test_these_are_all_settings() -> None:
-    assert {name for name, *_ in VALUES} | {"rest", "leave_containers"} == set(
+    assert {name for name, *_ in VALUES} | {"rest", "leave_containers", "access_log"} == set(
         Settings.model_fields
     )
 
@@ -157,6 +157,13 @@ def test_rest_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert flags().rest is False
     assert flags("--rest").rest is True
+
+
+def test_calls_are_logged_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert flags().access_log is False
+    assert flags("--access-log").access_log is True
+    monkeypatch.setenv("INFERENCE_ACCESS_LOG", "1")
+    assert flags().access_log is True
 
 
 def test_containers_are_left_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

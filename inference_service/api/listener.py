@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from inference_service.api import unix
+from inference_service.api.access import logged
 from inference_service.api.addresses import UNIX, address, bound
 from inference_service.api.calls import MOST, Calls, counted
 from inference_service.api.health import Health
@@ -93,19 +94,28 @@ def services(servicer: ModelService, beacon: Health, reflection: Reflection) -> 
 
 @asynccontextmanager
 async def serving(
-    host: str, port: int, services: Mapping[str, Handlers], calls: Calls, largest: int, pings: Pings
+    host: str,
+    port: int,
+    services: Mapping[str, Handlers],
+    calls: Calls,
+    largest: int,
+    pings: Pings,
+    *,
+    access_log: bool = False,
 ) -> AsyncGenerator[str]:
     """Serve gRPC for the time of the block, and give the address. Raises BindError.
 
-    `largest` is the size in bytes of the largest body that may be in a message.
+    `largest` is the size in bytes of the largest body that may be in a message. With `access_log`
+    each call is logged.
     """
     most = ("grpc.max_allowed_incoming_connections", _affordable())
     size = ("grpc.max_receive_message_length", largest + _BESIDE_BODY)
     server = grpc.aio.server(options=[*OPTIONS, *pings.options, most, size])
     for name, methods in services.items():
-        handler = grpc.method_handlers_generic_handler(name, counted(methods, calls))
-        server.add_generic_rpc_handlers((handler,))
-    server.add_generic_rpc_handlers((Unknown(calls),))
+        methods = counted(methods, calls)
+        methods = logged(name, methods) if access_log else methods
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+    server.add_generic_rpc_handlers((Unknown(calls, access_log=access_log),))
     target = _bind(server, host, port)
     await server.start()
     try:

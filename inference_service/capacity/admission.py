@@ -229,7 +229,9 @@ class Admission:
             need = demand.gpu_need
             assert need is not None, "a node with enough memory is enough without GPUs"
             limits = [self._capacity[gpu] for node in nodes for gpu in self._gpus(node)]
-            raise InsufficientGpus(demand.key.model_id, need.memory_bytes, need.count, limits)
+            least = min(need.counts, default=None) if need.memory_bytes is None else None
+            count = need.count or least
+            raise InsufficientGpus(demand.key.model_id, need.memory_bytes, count, limits)
         kept = {*self._kept.get(demand.key, ())}
         return [option for option in options if _gpu_ids(option) == kept] or options
 

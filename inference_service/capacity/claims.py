@@ -28,7 +28,7 @@ Amounts = Mapping[Thing, int]  # bytes of each thing
 
 T = TypeVar("T")
 
-_SHARDS = (1, 2, 4, 8, 16)  # into how many parts the heads of most models can be divided
+USUAL_COUNTS = (1, 2, 4, 8, 16)  # into how many parts the heads of most models can be divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,27 @@ class GpuNeed:
     """The GPUs that an engine needs; by default all of them, whole.
 
     `memory_bytes` is the need of the model in all, spread evenly over `count` GPUs; without a count
-    over as few GPUs as can hold it.
+    over as few GPUs as can hold it. `counts` are the numbers among which the model can be divided;
+    without them it may be any, and those are preferred that divide most models.
     """
 
     memory_bytes: int | None = None
     count: int | None = None
+    counts: tuple[int, ...] = ()
+
+    def numbers(self, most: int) -> list[int]:
+        """Return the numbers of GPUs, of at most so many, in the order in which they are tried."""
+        if self.count is not None:
+            return [self.count]
+        if self.counts:
+            possible = sorted(count for count in self.counts if count <= most)
+            return possible if self.memory_bytes is not None else possible[-1:]
+        if self.memory_bytes is None:
+            return [most]
+        usual = [count for count in USUAL_COUNTS if count <= most]
+        # Models have 12, 24, 48 or 96 heads more often than 40 or 56.
+        others = sorted({*range(1, most + 1)} - {*usual}, key=lambda n: (n % 6 > 0, n % 3 > 0, n))
+        return usual + others
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +135,10 @@ def gpu_options(need: GpuNeed, limits: Mapping[T, int]) -> list[dict[T, int]]:
     size = need.memory_bytes
     if size is None:
         largest_first = sorted(limits, key=lambda id: -limits[id])
-        return _whole(largest_first, need.count or len(limits), limits)
+        numbers = need.numbers(len(limits))
+        return [option for count in numbers for option in _whole(largest_first, count, limits)]
     smallest_first = sorted(limits, key=lambda id: limits[id])
-    for count in (need.count,) if need.count else _SHARDS:
+    for count in need.numbers(len(limits)):
         fit = [id for id in smallest_first if limits[id] * count >= size]
         if count == 1 and fit:
             return [{id: size} for id in fit]

@@ -30,15 +30,20 @@ class Gpu:
     limit_bytes: int
 
 
-async def find(limits: Sequence[int] = (), timeout: float = _TIMEOUT) -> tuple[Gpu, ...]:
+async def find(
+    limits: Sequence[int] = (), timeout: float = _TIMEOUT, *, driver: bool = True
+) -> tuple[Gpu, ...]:
     """Find the GPUs, in the driver's order; none where the driver does not answer.
+
+    Without `driver` it is not asked, because the GPUs are those of another machine.
 
     `limits` are the sizes of the setting `gpu_memory`: one for all GPUs, or one for each. Where the
     driver does not answer, each size stands for a GPU of that size, with the ids 0, 1 and so on.
     `timeout` is in seconds. Raises GpuError where there are several sizes, but not one for each
     GPU.
     """
-    found = await _ask_driver(timeout) or [(str(n), size) for n, size in enumerate(limits)]
+    answer = await _ask_driver(timeout) if driver else []
+    found = answer or [(str(n), size) for n, size in enumerate(limits)]
     if len(limits) > 1 and len(limits) != len(found):
         raise GpuError(
             f"`gpu_memory` has {len(limits)} sizes, and the GPUs of this machine are {len(found)}; "

@@ -44,8 +44,8 @@ KINDS: dict[str, Kind] = {
     "llamacpp": Kind(
         LlamacppNeeds,
         Llamacpp,
-        f"inference-service/llamacpp:{__version__}",
-        "image of the engine llamacpp; `make image` builds it",
+        f"localhost/inference-service/llamacpp:{__version__}",
+        "image of the engine llamacpp; `make image` builds the default, which is never pulled",
     ),
     "openai": Kind(OpenaiNeeds, lambda image: Openai()),
 }

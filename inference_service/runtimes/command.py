@@ -82,6 +82,8 @@ class Command:
     `reads_token_file` reads the token from the file that HF_TOKEN_PATH names. A program that
     `watches_input` ends by itself when its standard input closes.
 
+    An engine that does not write weights sees the volume of all weights to read only.
+
     `port` is where the engine listens: that of the seat, or one that its image has chosen. A
     program that takes its port itself says so in its output, where `port_in` finds that port.
     `model` is the engine's own name of the model, and `headers` go with each request to it.
@@ -102,6 +104,7 @@ class Command:
     hub: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     reads_token_file: bool = False
     watches_input: bool = False
+    writes_weights: bool = True
     mounts: tuple[Mount, ...] = ()
     port: int = 0
     port_in: Callable[[str], int | None] | None = None

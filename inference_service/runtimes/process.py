@@ -56,8 +56,9 @@ class ProcessRuntime(StatelessRuntime):
         """Refuse a command without a program. Otherwise fetch nothing."""
         if not command.program:
             raise Unlaunchable(
-                f"{command.model} runs in a container only; start Docker, or give it a "
-                "`llamacpp` section in the catalog"
+                f"{command.model} runs in a container only, by the engine that its entry has or "
+                "names; start Docker, or let its entry in the catalog have an engine that runs as "
+                "a process, such as `llamacpp`, and name no other"
             )
         return
         yield  # makes this a generator

@@ -32,8 +32,9 @@ def _step(progress: Progress) -> int:
 
 
 def _counted(progress: Progress) -> list[str]:
-    """Return how much is done, in words; of a wait, for what."""
-    if progress.phase is Phase.WAITING:
+    """Return how much is done, in words; of a wait, for what, and of a question to the hub."""
+    asks = progress.phase is Phase.DOWNLOADING_WEIGHTS and not progress.unit
+    if progress.phase is Phase.WAITING or asks:
         return [f"({progress.message})"] if progress.message else []
     share = [] if progress.fraction is None else [f"{progress.fraction:.0%}".replace("%", " %")]
     if progress.unit == "bytes" and (progress.completed or progress.total):

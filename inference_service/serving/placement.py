@@ -36,8 +36,8 @@ def place(
 ) -> Placement:
     """Name the runtime and the engine of a model.
 
-    The engine is one that can run here: the one that the entry names, else the one of the setting
-    if the entry has a section for it, else the first in the table of kinds that does not need a GPU
+    The engine is the one that the entry names; else one that can run here: that of the setting if
+    the entry has a section for it, else the first in the table of kinds that does not need a GPU
     which Docker lacks. It runs in the best of its runtimes. With `auto`, a model with one engine
     that can be a process is one even where Docker answers, because that needs no image. Where
     nothing can run, the runtime of processes gets the model, and refuses it when it is to start.
@@ -47,7 +47,8 @@ def place(
         name: [place for place in needs.runtimes if place not in refused]
         for name, needs in spec.sections.items()
     }
-    names: Sequence[str] = [name for name in spec.engines if open_to[name]] or spec.engines
+    open_names = [name for name in spec.engines if open_to[name]]
+    names: Sequence[str] = [spec.engine] if spec.engine else open_names or spec.engines
     able: Sequence[str] = [
         name for name in names if has_gpu or not spec.sections[name].needs_gpu
     ] or names

@@ -93,7 +93,10 @@ class _StartPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StartPhase
     """The engine tests itself."""
 
 class StartPhase(_StartPhase, metaclass=_StartPhaseEnumTypeWrapper):
-    """The phases of a start, in this order. A phase that has nothing to do is skipped."""
+    """The phases of a start, in this order. A start has those that its runtime and its engine report: an
+    image that is there is not pulled, an engine that runs elsewhere loads nothing. A phase that turns
+    out to have nothing to do, such as a download of weights that are there, may be shown for a moment.
+    """
 
 START_PHASE_UNSPECIFIED: StartPhase.ValueType  # 0
 """Never sent."""

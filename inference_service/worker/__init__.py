@@ -28,6 +28,7 @@ Environment
     HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH  as in huggingface_hub.
 
 Standard output: one JSON object per line, progress about four times a second
+    {"event": "asking", "file": str, "repo": str}  the hub is asked, which may take its time
     {"event": "downloading", "file": str, "completed_bytes": int, "total_bytes": int}
     {"event": "verifying", "file": str, "completed_bytes": int, "total_bytes": int}
     {"event": "loading", "file": str, "context": int, "slots": int, "threads": int}

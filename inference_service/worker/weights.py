@@ -24,6 +24,7 @@ from huggingface_hub import (
 
 from . import checksum, stored, transfer
 from .causes import UNREACHABLE, hub_errors, no_hub
+from .events import emit
 from .failure import ExitCode, WorkerError
 
 # Digests name files and folders of the cache. The hub names a file by its SHA-256, or in git by its
@@ -85,6 +86,7 @@ def fetch(source: Source, sha256: str | None) -> Path:
 
 def _newest(source: Source, sha256: str | None) -> Path:
     """Ask the hub for the revision's commit, and return the path of the file."""
+    emit("asking", file=source.file, repo=source.repo)
     with hub_errors(source.repo, source.file, source.revision):
         remote = get_hf_file_metadata(
             hf_hub_url(source.repo, source.file, revision=source.revision)

@@ -159,9 +159,13 @@ def test_a_model_for_one_gpu_gets(residents: list[Resident], chosen: str) -> Non
         pytest.param(GpuNeed(5), [{"c": 5}, {"a": 5}, {"b": 5}], id="any one, the smallest first"),
         pytest.param(GpuNeed(9), [{"a": 9}, {"b": 9}], id="any that is large enough"),
         pytest.param(GpuNeed(20), [{"a": 10, "b": 10}], id="two, whole"),
-        pytest.param(
-            GpuNeed(21), [], id="none: two are too small, and a model is not split in three"
-        ),
+        pytest.param(GpuNeed(21), [], id="none: three are too small, too"),
+        pytest.param(GpuNeed(15, counts=(3,)), [{"c": 6, "a": 10, "b": 10}], id="only three"),
+        pytest.param(GpuNeed(15, counts=(1, 3)), [{"c": 6, "a": 10, "b": 10}], id="one or three"),
+        pytest.param(GpuNeed(5, counts=(4, 8)), [], id="more than there are, by its counts"),
+        pytest.param(GpuNeed(counts=(1,)), [{"a": 10}, {"b": 10}, {"c": 6}], id="one, and whole"),
+        pytest.param(GpuNeed(counts=(1, 4)), [{"a": 10}, {"b": 10}, {"c": 6}], id="one, not four"),
+        pytest.param(GpuNeed(counts=(4, 8)), [], id="four whole ones"),
         pytest.param(GpuNeed(15, 3), [{"c": 6, "a": 10, "b": 10}], id="three, as the need says"),
         pytest.param(GpuNeed(19, 3), [], id="three of which one is too small"),
         pytest.param(GpuNeed(15, 1), [], id="one, as the need says, and all are too small"),
@@ -174,6 +178,33 @@ def test_a_model_for_one_gpu_gets(residents: list[Resident], chosen: str) -> Non
 )
 def test_the_ways_to_give_a_model_its_gpus(need: GpuNeed, expected: list[dict[str, int]]) -> None:
     assert gpu_options(need, {"a": 10, "c": 6, "b": 10}) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "need", "counts", "given"),
+    [
+        (3, 25, (), 3),
+        (5, 41, (), 5),
+        (6, 35, (), 4),
+        (6, 41, (), 6),
+        (7, 61, (), 7),
+        (7, 55, (), 6),
+        (8, 45, (), 8),
+        (12, 85, (), 12),
+        (12, 85, (3, 6, 9), 9),
+        (3, None, (), 3),
+        (3, None, (1, 2, 4, 8, 16), 2),
+        (7, None, (1, 2, 4, 8, 16), 4),
+        (6, None, (1, 2, 3, 4, 6, 12), 6),
+        (5, None, (1, 2, 3, 4, 6, 12), 4),
+    ],
+)
+def test_any_number_of_gpus(
+    gpus: int, need: int | None, counts: tuple[int, ...], given: int
+) -> None:
+    limits = {str(number): 10 for number in range(gpus)}
+    options = gpu_options(GpuNeed(need, counts=counts), limits)
+    assert {len(option) for option in options} == {given}
 
 
 def test_as_many_are_spared_as_the_larger_one_makes_needless_and_no_more() -> None:

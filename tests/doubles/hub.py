@@ -6,6 +6,7 @@ never get the token.
 
 import asyncio
 import hashlib
+import ssl
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Self
 
 from aiohttp import web
 
+HOSTS = ("hub.test", "storage.test")
 _CHUNK_BYTES = 64 * 1024
 
 
@@ -39,11 +41,15 @@ class Repository:
 class Hub:
     """The hub and its storage, as an async context manager; `url` is the value of HF_ENDPOINT.
 
+    With `tls` they are hosts of the names in HOSTS, which are known to nobody but a proxy: `ports`
+    has the port of this machine for each.
+
     A test may set a fault at any time:
 
     status            the hub answers every request with this status (500, 503, ...)
     storage_status    the same for the storage
     cut_after         the storage closes the connection after so many bytes of a response
+    silent            the hub answers nothing before `release()`
     hold_after        the storage sends so many bytes of a response, the rest after `release()`
     bytes_per_second  the most that the storage sends
     corrupt           the storage flips the first byte of the file
@@ -51,7 +57,9 @@ class Hub:
     tokens            the tokens that may read gated repositories
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self.ports: dict[str, int] = {}
         self.url = ""
         self.requests: list[Seen] = []
         self.repositories: dict[str, Repository] = {}
@@ -59,6 +67,7 @@ class Hub:
         self.status: int | None = None
         self.storage_status: int | None = None
         self.cut_after: int | None = None
+        self.silent = False
         self.hold_after: int | None = None
         self.bytes_per_second: float | None = None
         self.corrupt = False
@@ -74,8 +83,8 @@ class Hub:
         hub.router.add_get("/api/models/{owner}/{name}/revision/{revision}", self._describe)
         storage = web.Application()
         storage.router.add_get("/{sha256}", self._send)
-        self.url = await self._listen(hub)
-        self._storage_url = await self._listen(storage)
+        self.url = await self._listen(hub, HOSTS[0])
+        self._storage_url = await self._listen(storage, HOSTS[1])
         return self
 
     async def __aexit__(
@@ -108,13 +117,14 @@ class Hub:
         """Return the requests for the bytes of a file."""
         return [request for request in self.requests if request.host == "storage"]
 
-    async def _listen(self, application: web.Application) -> str:
+    async def _listen(self, application: web.Application, name: str) -> str:
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
         host, port = runner.addresses[0][:2]
-        return f"http://{host}:{port}"
+        self.ports[name] = port
+        return f"http://{host}:{port}" if self._tls is None else f"https://{name}"
 
     def _find(self, request: web.Request) -> tuple[str, dict[str, bytes]] | web.Response:
         """Return the requested commit with its files, or the refusal."""
@@ -141,6 +151,8 @@ class Hub:
         return web.json_response({"sha": found[0], "siblings": siblings})
 
     async def _resolve(self, request: web.Request) -> web.StreamResponse:
+        if self.silent:
+            await self._released.wait()
         found = self._find(request)
         if isinstance(found, web.Response):
             return found

@@ -303,6 +303,11 @@ async def test_the_request_names_every_sampler(
             Progress(Phase.DOWNLOADING_WEIGHTS, 21, 20, "bytes", 1.0, "downloading m.gguf"),
             id="a download of more than its total",
         ),
+        pytest.param(
+            {"event": "asking", "file": "m.gguf", "repo": "a/b"},
+            Progress(Phase.DOWNLOADING_WEIGHTS, message="asking the hub for m.gguf"),
+            id="a question to the hub",
+        ),
         pytest.param({"event": "loading", "file": "m"}, Progress(Phase.LOADING_WEIGHTS), id="load"),
         pytest.param({"event": "serving", "host": "h", "port": 1}, None, id="serving"),
         pytest.param({"event": "downloading"}, None, id="an event without its facts"),
@@ -448,9 +453,13 @@ def test_the_cause_is_the_message_of_the_worker_or_an_error_of_llamacpp(
         ),
         pytest.param(
             GgufWeights(path=Path("/models/m.gguf")),
-            {"env": {"LLAMACPP_SLOTS": "9"}},
-            {"LLAMACPP_SLOTS": "9", "LLAMACPP_FILE": "/model/m.gguf"},
-            id="on this machine, with an environment that wins",
+            {"slots": 9, "env": {"OMP_WAIT_POLICY": "passive"}},
+            {
+                "OMP_WAIT_POLICY": "passive",
+                "LLAMACPP_SLOTS": "9",
+                "LLAMACPP_FILE": "/model/m.gguf",
+            },
+            id="on this machine, with an environment",
         ),
     ],
 )

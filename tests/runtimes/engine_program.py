@@ -6,6 +6,8 @@ It writes `serving` once it listens at ENGINE_HOST and ENGINE_PORT, and answers
     /exit/CODE   and ends with that code
     /env/NAME    with the value of that variable
     /file/NAME   with the content of the file that the variable names
+    /status/NAME with that line of its /proc/self/status
+    /keep/NAME   after writing the file of this name in /data, with `kept` or what is wrong
     /fork        and makes a child, which has the same port and output
     /grow        and takes memory until it is killed
     /child       and its next child does that
@@ -35,9 +37,22 @@ def _answer(path: str) -> str:
         case "file":
             with open(os.environ[argument], encoding="utf-8") as file:
                 return file.read()
+        case "status":
+            with open("/proc/self/status", encoding="utf-8") as file:
+                return dict(line.rstrip().split(":\t", 1) for line in file)[argument].strip()
+        case "keep":
+            return _kept_in_data(argument)
         case "map":
             return _mapped(os.environ[argument])
     return ""
+
+
+def _kept_in_data(name: str) -> str:
+    try:
+        with open(f"/data/{name}", "w", encoding="utf-8"):
+            return "kept"
+    except OSError as error:
+        return str(error)
 
 
 _kept: list[mmap.mmap] = []

@@ -37,6 +37,15 @@ def test_a_download_has_a_line_for_each_tenth() -> None:
     assert found[-1] == "downloading weights 100 % (400 of 400 MB)"
 
 
+def test_a_question_to_the_hub_is_told_from_a_download() -> None:
+    asks = Progress(Phase.DOWNLOADING_WEIGHTS, message="asking the hub for m.gguf")
+    some = Progress(Phase.DOWNLOADING_WEIGHTS, 10, 100, "bytes", 0.1, "downloading m.gguf")
+    assert lines(asks, some) == [
+        "downloading weights (asking the hub for m.gguf)",
+        "downloading weights 10 % (0 of 0 MB)",
+    ]
+
+
 def test_a_download_of_unknown_size_has_a_line_for_each_gibibyte() -> None:
     sizes = [n * 512 * 2**20 for n in range(5)]
 

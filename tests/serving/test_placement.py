@@ -79,7 +79,7 @@ def test_the_setting_of_the_engine_does_not_move_a_model_of_one_engine(
     [
         pytest.param(BOTH, PROCESS_LLAMACPP, id="has both"),
         pytest.param(LLAMACPP, PROCESS_LLAMACPP, id="has llamacpp"),
-        pytest.param(SAYS_TGI, PROCESS_LLAMACPP, id="names tgi"),
+        pytest.param(SAYS_TGI, PROCESS_TGI, id="names tgi, which a process refuses at the start"),
         pytest.param(SAYS_LLAMACPP, PROCESS_LLAMACPP, id="names llamacpp"),
         pytest.param(TGI, PROCESS_TGI, id="has tgi, which a process refuses at the start"),
     ],

@@ -61,7 +61,8 @@ async def test_progress_and_cache(
     download: Download, home: Path, commit: str, story: bytes
 ) -> None:
     worker = await download()
-    assert await served(worker) == ["downloading", "verifying", "loading", "serving"]
+    assert await served(worker) == ["asking", "downloading", "verifying", "loading", "serving"]
+    assert worker.events[0] == {"event": "asking", "file": FILE, "repo": REPO}
     steps = [event for event in worker.events if event["event"] == "downloading"]
     counts = [event["completed_bytes"] for event in steps]
     assert counts[0] == 0
@@ -102,8 +103,10 @@ async def test_a_cached_file_needs_no_hub(
 ) -> None:
     await served(await download())
     await hub.refuse()
+    asks = [] if revision == "commit" else ["asking"]
     revision = commit if revision == "commit" else revision
-    assert await served(await download(LLAMACPP_REVISION=revision)) == ["loading", "serving"]
+    worker = await download(LLAMACPP_REVISION=revision)
+    assert await served(worker) == [*asks, "loading", "serving"]
 
 
 async def test_a_cached_commit_asks_the_hub_nothing(
@@ -118,7 +121,7 @@ async def test_a_cached_commit_asks_the_hub_nothing(
 async def test_a_cached_branch_serves_when_the_hub_fails(download: Download, hub: Hub) -> None:
     await served(await download())
     hub.status = 503
-    assert await served(await download()) == ["loading", "serving"]
+    assert await served(await download()) == ["asking", "loading", "serving"]
 
 
 async def test_a_branch_that_moved_is_downloaded_again(
@@ -150,7 +153,7 @@ async def test_a_download_that_was_killed_goes_on(
     hub.hold_after = None
     worker = await download()
     await served(worker)
-    assert worker.events[0]["completed_bytes"] >= 2_000_000
+    assert worker.events[1]["completed_bytes"] >= 2_000_000
     assert [request.range for request in hub.sent()][:2] == [None, "bytes=2000000-"]
     assert [blob.stat().st_size for blob in blobs(home)] == [len(story)]
 

@@ -16,6 +16,7 @@ import msgspec
 
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
+from inference_service.engines.advice import advised
 from inference_service.engines.base import Chunk, Facts, Finish, FinishReason, Prompt
 from inference_service.engines.exchange import Options, Request, Sink, Source
 from inference_service.engines.http import Connections
@@ -105,6 +106,7 @@ class Llamacpp:
             hub=hub,
             reads_token_file=True,
             mounts=(Mount(path, seat.path(path)),) if path else (),
+            writes_weights=path is None,
             needs=Needs(needs.memory, container=needs.container),
             port=seat.port,
             port_in=None if seat.in_container else worker_log.port,
@@ -120,7 +122,7 @@ class Llamacpp:
                     yield progress
 
     def cause(self, log: Sequence[str]) -> str:
-        return worker_log.cause(log)
+        return advised(worker_log.cause(log))
 
     def is_lasting(self, log: Sequence[str]) -> bool:
         return worker_log.is_lasting(log)

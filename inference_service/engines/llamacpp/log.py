@@ -36,6 +36,8 @@ def progress(line: str) -> Progress | None:
             fraction = min(1.0, done / total) if total else None
             phase, message = Phase.DOWNLOADING_WEIGHTS, f"downloading {file}"
             return Progress(phase, done, total, "bytes", fraction, message)
+        case {"event": "asking", "file": str(file)}:
+            return Progress(Phase.DOWNLOADING_WEIGHTS, message=f"asking the hub for {file}")
         case {"event": "verifying"}:
             return Progress(Phase.DOWNLOADING_WEIGHTS, message="checking the file's sha256")
         case {"event": "loading"}:

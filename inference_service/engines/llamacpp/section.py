@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from inference_service.catalog import UNASKED_CONTEXT, EngineNeeds, Mistake, Section, Size
 from inference_service.engines.llamacpp import shape
 
+_CHOSEN = {
+    "API_KEY": "the service gives each run a key of its own",
+    **dict.fromkeys(("HOST", "PORT", "PORTS"), "the service chooses address and port"),
+    "EXIT_WITH_PARENT": "the service chooses how a process ends",
+    "NAME": "the name is the id of the entry",
+    "CONTEXT": "use `context_length` of the entry",
+    **dict.fromkeys(("FILE", "REPO", "REVISION", "SHA256"), "use `weights`"),
+    **{
+        key.upper(): f"use `{key}`"
+        for key in ("slots", "threads", "serves", "pooling", "chat_template")
+    },
+}
 _JINJA = re.compile(r"\{[{%]")
 _LONGEST_TEMPLATE = 30_000  # characters: Linux takes 128 KiB for a variable
 
@@ -40,6 +53,10 @@ class LlamacppNeeds(EngineNeeds):
     is how the vectors of all tokens become that of the text, where the file does not name it.
     `chat_template` is Jinja, the name of a file `*.jinja` beside the catalog, or `chatml`.
     """
+
+    own_variables: ClassVar[Mapping[str, str]] = {
+        f"LLAMACPP_{name}": why for name, why in _CHOSEN.items()
+    }
 
     memory: Size = 0
     weights: GgufWeights

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, closing
 
-from inference_service.capacity.claims import GpuNeed
+from inference_service.capacity.claims import USUAL_COUNTS, GpuNeed
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
+from inference_service.engines.advice import advised
 from inference_service.engines.answer import Answer
 from inference_service.engines.base import NO_FACTS, Chunk, Facts, NoRoom, Prompt
 from inference_service.engines.exchange import Options, Request, Sink, Source
@@ -31,6 +32,7 @@ from inference_service.runtimes.command import (
 )
 
 _MODELS = "/v1/models"
+_WEIGHTS = "/data"  # where a container sees the volume of all weights
 _LARGEST_LIST = 4 << 20  # of models, at a gateway with many
 
 
@@ -65,7 +67,8 @@ class Openai:
         headers = needs.headers or bearer(variables.get(needs.key_env or "", ""))
         env, secrets, hub = environment.variables(variables, needs.key_env)
         path = needs.weights and needs.weights.path
-        gpu = GpuNeed(needs.gpu_memory) if needs.image and seat.gives(needs.gpus) else None
+        words = (*needs.args, *needs.env.values())
+        gpu = _gpu_need(needs) if needs.image and seat.gives(needs.gpus) else None
         return Command(
             model=values["served_name"],
             image=needs.image or "",
@@ -76,6 +79,7 @@ class Openai:
             secrets={} if needs.url else secrets,
             hub={} if needs.url else hub,
             mounts=(Mount(path, seat.path(path)),) if path else (),
+            writes_weights=path is None or any(_WEIGHTS in word for word in words),
             needs=Needs(needs.memory, gpu, needs.container),
             port=needs.port or seat.port,
             headers=headers,
@@ -90,7 +94,7 @@ class Openai:
                     yield progress
 
     def cause(self, log: Sequence[str]) -> str:
-        return program_log.cause(log)
+        return advised(program_log.cause(log))
 
     def is_lasting(self, log: Sequence[str]) -> bool:
         return is_lasting(self.cause(log))
@@ -209,6 +213,13 @@ async def _body(answer: Answer) -> bytes:
         if len(body) > _LARGEST_LIST:
             break
     return bytes(body)
+
+
+def _gpu_need(needs: OpenaiNeeds) -> GpuNeed:
+    """Return the need of an engine; one that is not told a number divides itself as it can."""
+    all_of_them = needs.gpu_memory is None and needs.is_told_gpus
+    counts = needs.gpu_counts or (USUAL_COUNTS if all_of_them else ())
+    return GpuNeed(needs.gpu_memory, counts=counts)
 
 
 def _values(spec: ModelSpec, needs: OpenaiNeeds, seat: Seat) -> dict[str, str]:

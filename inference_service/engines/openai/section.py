@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from inference_service.catalog import EngineNeeds, Gpus, Mistake, Section, Size
+from inference_service.catalog import EngineNeeds, GpuCounts, Gpus, Mistake, Section, Size
 
 # The options of a request, under their names in OpenAI's own API. A section adds to these.
 _STANDARD = {
@@ -39,6 +39,7 @@ _FORMS = {
         "port",
         "gpus",
         "gpu_memory",
+        "gpu_counts",
         "container",
         "env",
         "key_env",
@@ -89,6 +90,7 @@ class OpenaiNeeds(EngineNeeds):
     slots: int = Field(default=4, ge=1, le=1024)
     gpus: Gpus = "auto"
     gpu_memory: Size | None = None
+    gpu_counts: GpuCounts = ()
     weights: LocalWeights | None = None
     options: dict[str, str | Literal[False]] = Field(default={})
     body: dict[str, Any] = Field(default={})
@@ -188,8 +190,14 @@ class OpenaiNeeds(EngineNeeds):
             raise ValueError(f"must pass {{port}} on, in `{key}` or `env`{either}")
         if "weights" in used and self.weights is None:
             raise ValueError("has {weights}, but no `weights.path`")
-        if self.gpus == "none" and self.gpu_memory is not None:
-            raise ValueError('has `gpu_memory`, but also `gpus = "none"`')
+        for key in ("gpu_memory", "gpu_counts"):
+            if self.gpus == "none" and getattr(self, key):
+                raise ValueError(f'has `{key}`, but also `gpus = "none"`')
+
+    @property
+    def is_told_gpus(self) -> bool:
+        """Whether the engine is told among how many GPUs it is divided."""
+        return "gpus" in _placeholders([*self.args, *self.env.values()])
 
     @model_validator(mode="after")
     def _own_fields(self) -> OpenaiNeeds:

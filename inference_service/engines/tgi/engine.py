@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from itertools import accumulate
 
-from inference_service.capacity.claims import GpuNeed
 from inference_service.catalog import ModelSpec
 from inference_service.engines import paths, relay, sse
+from inference_service.engines.advice import advised
 from inference_service.engines.base import (
     NO_FACTS,
     Chunk,
@@ -99,7 +99,7 @@ class Tgi:
 
     def command(self, spec: ModelSpec, seat: Seat) -> Command:
         needs = spec.needs(TgiNeeds)
-        gpu = GpuNeed(needs.gpu_memory, launch.shards(needs)) if seat.gives(needs.gpus) else None
+        gpu = launch.gpu_need(needs) if seat.gives(needs.gpus) else None
         flash = gpu is not None and launch.has_flash(needs.env)
         variables = launch.variables(needs, spec.context_length, seat, gpu=gpu is not None)
         env, secrets, hub = environment.variables(variables)
@@ -120,7 +120,7 @@ class Tgi:
         return Download(command, running, self._look_every).progress()
 
     def cause(self, log: Sequence[str]) -> str:
-        return tgi_log.cause(log)
+        return advised(tgi_log.cause(log))
 
     def is_lasting(self, log: Sequence[str]) -> bool:
         return is_lasting(self.cause(log))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from inference_service.capacity.claims import USUAL_COUNTS, GpuNeed
 from inference_service.engines.tgi.section import TgiNeeds
 from inference_service.runtimes.command import Seat
 
@@ -31,15 +32,21 @@ def concurrency(needs: TgiNeeds, *, flash: bool) -> int:
     return most if flash else min(most, number(needs.env, "MAX_BATCH_SIZE") or 1)
 
 
-def shards(needs: TgiNeeds) -> int | None:
-    """Return the number of GPUs that the entry asks for. Without it, TGI takes all it sees."""
-    return number(needs.env, "NUM_SHARD")
+def gpu_need(needs: TgiNeeds) -> GpuNeed:
+    """Return the need for GPUs, among which TGI divides the heads of the model.
+
+    Without a number of the entry, those are possible that divide most models.
+    """
+    shards, memory = number(needs.env, "NUM_SHARD"), needs.gpu_memory
+    usual = USUAL_COUNTS if memory is None and shards is None else ()
+    return GpuNeed(memory, shards, needs.gpu_counts or usual)
 
 
 def variables(needs: TgiNeeds, context: int, seat: Seat, *, gpu: bool) -> dict[str, str]:
     """Return all variables of the engine in a seat; those of the entry win but for the address."""
     flash = gpu and has_flash(needs.env)
-    env = _of_model(needs, context, flash=flash) | ({} if gpu else _CPU) | _share(seat) | _key(seat)
+    on_gpu = _CPU if not gpu else _share(needs, seat)
+    env = _of_model(needs, context, flash=flash) | on_gpu | _key(seat)
     return env | needs.env | {"HOSTNAME": seat.host, "PORT": str(seat.port)}
 
 
@@ -99,13 +106,13 @@ def _key(seat: Seat) -> dict[str, str]:
     return {"API_KEY": seat.key} if seat.key else {}
 
 
-def _share(seat: Seat) -> dict[str, str]:
+def _share(needs: TgiNeeds, seat: Seat) -> dict[str, str]:
     """Return the GPUs of the seat, as TGI is told of them.
 
     TGI's cache takes this fraction of a GPU, less the memory that anybody uses there
     (`get_cuda_free_memory` in server/text_generation_server/utils/import_utils.py).
     """
-    if seat.gpus is None:
-        return {}
+    if seat.gpus is None:  # nobody counts them, and TGI takes all that it sees
+        return {"NUM_SHARD": "1"} if needs.gpu_counts == (1,) else {}
     count, fraction = len(seat.gpus.ids), seat.gpus.rounded
     return {"NUM_SHARD": str(count), "CUDA_MEMORY_FRACTION": str(fraction)}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
-from inference_service.catalog import EngineNeeds, Gpus, Section, Size
+from inference_service.catalog import EngineNeeds, GpuCounts, Gpus, Section, Size
 
 
 class HubWeights(Section):
@@ -20,13 +23,22 @@ class TgiNeeds(EngineNeeds):
     `image` replaces that of the settings. `gpus`: `auto` uses GPUs where Docker has them, and `all`
     is for a model that TGI cannot run without.
     `gpu_memory` is the GPU memory that the model may take for weights, cache and all else; without
-    it the model has all GPUs to itself.
+    it the model has all GPUs to itself. `gpu_counts` are the numbers of GPUs among which its heads
+    can be divided.
     """
+
+    # TGI takes the key of each run in API_KEY: with another one, it would answer nobody.
+    own_variables: ClassVar[Mapping[str, str]] = {
+        "API_KEY": "the service gives each run a key of its own",
+        "HOSTNAME": "the service chooses the address",
+        "PORT": "the service chooses the port",
+    }
 
     weights: HubWeights
     image: str | None = None
     gpus: Gpus = "auto"
     gpu_memory: Size | None = None
+    gpu_counts: GpuCounts = ()
 
     @property
     def needs_gpu(self) -> bool:
@@ -34,6 +46,9 @@ class TgiNeeds(EngineNeeds):
 
     @model_validator(mode="after")
     def _has_gpu(self) -> TgiNeeds:
-        if self.gpus == "none" and self.gpu_memory is not None:
-            raise ValueError('has `gpu_memory`, but also `gpus = "none"`')
+        for key in ("gpu_memory", "gpu_counts"):
+            if self.gpus == "none" and getattr(self, key):
+                raise ValueError(f'has `{key}`, but also `gpus = "none"`')
+        if self.gpu_counts and "NUM_SHARD" in self.env:
+            raise ValueError("has both `gpu_counts` and NUM_SHARD in `env`; one is enough")
         return self

@@ -9,28 +9,37 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import stat
 import tarfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from itertools import starmap
+from dataclasses import asdict, dataclass, field
+from itertools import islice, starmap
+from pathlib import Path
 from typing import Any
 
 from docker import DockerClient
 from docker.models.containers import Container
-from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+from docker.types import LogConfig, Mount, Ulimit
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.key import Key
 from inference_service.runtimes import identity
 from inference_service.runtimes.command import Command, Seat
+from inference_service.runtimes.docker.gpu_access import GpuAccess
 from inference_service.runtimes.environment import TOKEN
+from inference_service.runtimes.network import has_proxy, network
 
 PORT = 80  # inside the container, where its command names no other
 
 _LABEL = "inference-service"
 _WEIGHTS = "/data"
 _TOKEN_FILE = "run/inference-service/hf-token"  # in the root of a container
-_FORMAT = 2  # of the digest: engines of services with another format are not adopted
+_FORMAT = 3  # of the digest: engines of services with another format are not adopted
+
+# Docker lets everybody listen at the ports below 1024 in a container, podman only who may.
+_PORTS_FOR_ALL = {"net.ipv4.ip_unprivileged_port_start": "0"}
+_MOST_FILES = 1000  # of a folder that is mounted, whose rights are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class Recipe:
 
     service: str
     volume: str
+    gpus: GpuAccess = field(default_factory=GpuAccess)
 
     def name(self, key: Key) -> str:
         """Return the name of the container of this run."""
@@ -63,16 +73,22 @@ class Recipe:
         127.0.0.1.
         """
         needs, options = command.needs, command.needs.container
-        device_requests = [_request(seat.gpus)] if needs.gpu else []
+        own = network(os.environ).variables
+        environment = {**own, **_hub(command), **command.env, **command.secrets}
+        device_requests = [self.gpus.request(seat.gpus)] if needs.gpu else []
         return {
             "image": command.image,
             "command": list(command.args),
             "name": self.name(key),
             "labels": self.labels(key)
             | {f"{_LABEL}.config": digest(empty), f"{_LABEL}.seat": _written(seat)},
-            "environment": {**_hub(command), **command.env, **command.secrets},
+            "environment": environment,
+            # Else the SDK adds those of ~/.docker/config.json, before these.
+            "use_config_proxy": not has_proxy(environment),
             "ports": {f"{command.port}/tcp": ("127.0.0.1", port)},
-            "volumes": {self.volume: {"bind": _WEIGHTS, "mode": "rw"}},
+            "volumes": {
+                self.volume: {"bind": _WEIGHTS, "mode": "rw" if command.writes_weights else "ro"}
+            },
             "mounts": [
                 Mount(mount.target, str(mount.source), type="bind", read_only=True)
                 for mount in command.mounts
@@ -83,6 +99,10 @@ class Recipe:
             "ipc_mode": options.ipc,
             "devices": [f"{device}:{device}" for device in options.devices],
             "group_add": list(options.groups),
+            "cap_drop": ["ALL"],
+            "cap_add": _capabilities(command),
+            "pids_limit": options.pids_limit,
+            "sysctls": _PORTS_FOR_ALL,
             # No core dumps: they would have the prompts, and the token of the hub.
             "ulimits": [_ulimit("core", 0), *starmap(_ulimit, options.ulimits.items())],
             # No restart policy: the service decides when an engine starts again.
@@ -101,20 +121,23 @@ def _hub(command: Command) -> dict[str, str]:
     return hub
 
 
-def token_archive(command: Command) -> bytes | None:
-    """Return the file of the token, to be put into the container's root; None without one.
+def files_archive(command: Command) -> bytes | None:
+    """Return the token and the certificates, for the container's root; None without any.
 
     Unlike a variable, a file does not stand in `docker inspect`. Unlike a mount, it needs no folder
     that the daemon can see. It is readable for all, because the engine may not run as root.
     """
-    token = command.hub.get(TOKEN) if command.reads_token_file else None
-    if token is None:
+    files = network(os.environ).files
+    if command.reads_token_file and (token := command.hub.get(TOKEN)) is not None:
+        files[_TOKEN_FILE] = token.encode()
+    if not files:
         return None
     archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as files:
-        entry = tarfile.TarInfo(_TOKEN_FILE)
-        entry.size, entry.mode = len(token), 0o444
-        files.addfile(entry, io.BytesIO(token.encode()))
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o444
+            tar.addfile(entry, io.BytesIO(content))
     return archive.getvalue()
 
 
@@ -129,6 +152,7 @@ def digest(command: Command) -> str:
         "args": command.args,
         "env": sorted(command.env.items()),
         "mounts": [(str(mount.source), mount.target) for mount in command.mounts],
+        "writes_weights": command.writes_weights,
         "port": command.port,
         "memory": needs.memory_bytes,
         "gpu": needs.gpu and asdict(needs.gpu),
@@ -177,17 +201,43 @@ def published_port(container: Container, port: int, host: str) -> int | None:
     return next((int(each["HostPort"]) for each in bound if each["HostIp"] == host), None)
 
 
+def _capabilities(command: Command) -> list[str]:
+    """Return the capabilities of the entry, and what root needs to read the files of others.
+
+    Without it, root in a container reads no file that its owner keeps to himself. Nobody but root
+    has it of that: an image with another user reads what all may read.
+    """
+    wanted = set(command.needs.container.cap_add)
+    if any(_is_private(mount.source) for mount in command.mounts):
+        wanted.add("DAC_OVERRIDE")
+    return sorted(wanted)
+
+
+def _is_private(path: Path) -> bool:
+    """Return whether a file, or one in a folder, is not for all to read.
+
+    One that is not here, because the daemon is elsewhere, is not known.
+    """
+    try:
+        return any(map(_hides, (path, *islice(path.iterdir(), _MOST_FILES))))
+    except NotADirectoryError:
+        return _hides(path)
+    except OSError:
+        return False
+
+
+def _hides(path: Path) -> bool:
+    facts = path.stat()
+    needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(facts.st_mode) else 0)
+    return facts.st_uid != 0 and facts.st_mode & needed != needed
+
+
 def _ulimit(name: str, value: int) -> Ulimit:
     return Ulimit(name=name, soft=value, hard=value)
 
 
 def _seccomp(profile: str) -> list[str]:
     return ["seccomp=unconfined"] if profile == "unconfined" else []
-
-
-def _request(gpus: GpuShare | None) -> DeviceRequest:
-    which = {"count": -1} if gpus is None else {"device_ids": list(gpus.ids)}
-    return DeviceRequest(capabilities=[["gpu"]], **which)
 
 
 def _ids(gpus: GpuShare | None) -> tuple[str, ...]:

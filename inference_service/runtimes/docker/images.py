@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 PullPolicy = Literal["missing", "always", "never"]
 
+# The images that are built here, such as that of llama.cpp. Of a shorter name, Docker would take
+# the image that somebody publishes under it at Docker Hub.
+_BUILT_HERE = "localhost/"
+
 
 class Images:
     """The images of a daemon, pulled as the policy says."""
@@ -33,11 +37,16 @@ class Images:
 
     async def pull(self, image: str) -> AsyncGenerator[Progress]:
         """Pull an image if the policy asks for it, and yield the progress. Raises LaunchError."""
-        if self._policy != "always" and await self._has(image):
+        built = image.startswith(_BUILT_HERE)
+        if (built or self._policy != "always") and await self._has(image):
             return
         yield Progress(Phase.PULLING_IMAGE, unit="bytes")  # a refusal has no event
+        if built:
+            why = f"there is no image {image} here, and images of {_BUILT_HERE} are never pulled"
+            raise Unlaunchable(f"{why}{_hint(image)}")
         if self._policy == "never":
-            raise Unlaunchable(f"there is no image {image}, and `pull_policy` is never")
+            why = f"there is no image {image}, and `pull_policy` is never"
+            raise Unlaunchable(f"{why}{_hint(image)}")
         progress = PullProgress(image)
         events = self._calls.stream(self._pull, image)
         try:
@@ -82,8 +91,11 @@ def _reference(image: str) -> tuple[str, str]:
     return repository, tag or "latest"
 
 
+def _hint(image: str) -> str:
+    return "; `make image` builds it" if "inference-service/llamacpp" in image else ""
+
+
 def _pull_failed(image: str, error: APIError) -> LaunchError:
-    hint = "; `make image` builds it" if "inference-service/llamacpp" in image else ""
     # Of a registry that has no such image, or does not give it to this daemon.
     kind = Unlaunchable if error.status_code in (401, 403, 404) else LaunchError
-    return kind(f"the image {image} could not be pulled: {explanation(error)}{hint}")
+    return kind(f"the image {image} could not be pulled: {explanation(error)}{_hint(image)}")

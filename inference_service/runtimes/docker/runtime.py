@@ -21,6 +21,7 @@ from docker.types import Mount
 
 from inference_service.capacity import gpus
 from inference_service.capacity.claims import GpuShare
+from inference_service.capacity.gpus import Gpu
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.errors import LaunchError, RuntimeUnavailable, StopFailed, Unlaunchable
 from inference_service.key import Key
@@ -28,20 +29,21 @@ from inference_service.lifecycle import Progress
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker import connection as connections
-from inference_service.runtimes.docker import mounts, networks
+from inference_service.runtimes.docker import gpu_access, mounts, networks, resources
 from inference_service.runtimes.docker.calls import explanation
 from inference_service.runtimes.docker.connection import Connection
 from inference_service.runtimes.docker.container import (
     PORT,
     Recipe,
+    files_archive,
     find,
     fits,
     gpu_ids,
     has_gpus,
     published_port,
     run_key,
-    token_archive,
 )
+from inference_service.runtimes.docker.gpu_access import GpuAccess
 from inference_service.runtimes.docker.images import Images, PullPolicy
 from inference_service.runtimes.docker.instance import RunningContainer
 from inference_service.runtimes.docker.keys import Keys
@@ -87,6 +89,7 @@ class DockerRuntime:
         has_gpu: bool,
         keys: Path,
         node: Node = _ANY,
+        gpu_access: GpuAccess | None = None,
         removal_interval: float = 5.0,  # seconds between two attempts to remove a container
     ) -> None:
         self.daemon_id = daemon_id
@@ -96,7 +99,7 @@ class DockerRuntime:
         self._reach = connection.reach
         self._ports = ports
         self.seat = Seat("0.0.0.0", in_container=True, has_gpu=has_gpu)
-        self._recipe = Recipe(service, volume)
+        self._recipe = Recipe(service, volume, gpu_access or GpuAccess())
         self._keys = Keys(keys)
         self._images = Images(self._client, self._calls, pull_policy)
         self._leaving = False
@@ -105,7 +108,7 @@ class DockerRuntime:
     def describe(self) -> str:
         """Describe the daemon and the GPUs that engines can get, in a few words."""
         has_gpu = self.seat.has_gpu
-        given = "GPUs for those that want them" if has_gpu else "no NVIDIA runtime, so no GPU"
+        given = "GPUs for those that want them" if has_gpu else "it gives no NVIDIA GPUs"
         return f"{self._connection.endpoint}; {given}"
 
     def container_name(self, key: Key) -> str:
@@ -211,7 +214,7 @@ class DockerRuntime:
             configuration |= self._place(configuration["mounts"], command.port, port)
             try:
                 container: Container = await self._calls.call(create, **configuration)
-                if (archive := token_archive(command)) is not None:
+                if (archive := files_archive(command)) is not None:
                     await self._calls.call(container.put_archive, "/", archive)
                 await self._calls.call(container.start)
                 await self._calls.call(container.reload)  # it has its address now
@@ -290,20 +293,21 @@ async def connect(
     service: str,
     volume: str,
     pull_policy: PullPolicy,
-    memory_bytes: int,
+    memory_bytes: int | None,
     keys: Path,
     gpu_limits: Sequence[int] = (),
     network: str | None = None,
 ) -> DockerRuntime:
     """Connect to the daemon at the address of `endpoint`, and look for GPUs.
 
-    `memory_bytes` is what engines may have of this machine; `keys` is the folder for their keys;
-    `gpu_limits` are those of `gpus.find`; `network` is the one that engines join.
+    `memory_bytes` is the setting for the memory of all engines; `keys` is the folder for their
+    keys; `gpu_limits` are those of `gpus.find`; `network` is the one that engines join.
     Raises RuntimeUnavailable, or GpuError.
     """
-    found = await gpus.find(gpu_limits)
     connection = await connections.connect(network)
-    info = connection.info
+    info, here = connection.info, connection.reach.here
+    found = await gpus.find(gpu_limits, driver=here)
+    access = await _gpu_access(connection, found)
     return DockerRuntime(
         connection,
         ports,
@@ -312,6 +316,16 @@ async def connect(
         volume=volume,
         pull_policy=pull_policy,
         keys=keys,
-        node=Node(LOCAL, memory_bytes, found),
-        has_gpu="nvidia" in info.get("Runtimes", {}),
+        node=resources.node(info, found, memory_bytes, here=here),
+        has_gpu=access is not None,
+        gpu_access=access,
     )
+
+
+async def _gpu_access(connection: Connection, found: Sequence[Gpu]) -> GpuAccess | None:
+    ask, here = (connection.client, connection.info, found), connection.reach.here
+    try:
+        return await connection.calls.call(gpu_access.find, *ask, here=here)
+    except (APIError, RuntimeUnavailable) as error:
+        log.warning("whether Docker gives GPUs could not be found, so engines get none: %s", error)
+        return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from inference_service.capacity.claims import GpuNeed, GpuShare
+from inference_service.capacity.claims import USUAL_COUNTS, GpuNeed, GpuShare
 from inference_service.catalog import ModelSpec
 from inference_service.engines.base import Chunk, Finish, FinishReason, Prompt
 from inference_service.engines.tgi.engine import Tgi
@@ -466,7 +466,7 @@ def test_the_token_of_the_hub_is_a_secret(engine: Tgi, monkeypatch: pytest.Monke
     monkeypatch.setenv("HF_TOKEN", "hf_ours")
     assert engine.command(spec(), CPU).hub == {"HF_TOKEN": "hf_ours"}
     assert engine.command(spec(), CPU).secrets == {}
-    own = engine.command(spec(env={"HF_TOKEN": "hf_own", "API_KEY": "key"}), CPU)
+    own = engine.command(spec(env={"HF_TOKEN": "hf_own"}), CPU.taken(80, None, "key"))
     assert own.secrets == {"HF_TOKEN": "hf_own", "API_KEY": "key"}
     assert own.hub == {}
     assert own.headers == {"authorization": "Bearer key"}
@@ -566,11 +566,14 @@ def test_the_slots_are_the_requests_that_tgi_works_on_at_once(
 @pytest.mark.parametrize(
     ("entry", "need"),
     [
-        ({}, GpuNeed()),
+        ({}, GpuNeed(counts=USUAL_COUNTS)),
         ({"gpu_memory": "16GB"}, GpuNeed(16 * 10**9)),
+        ({"gpu_counts": [3, 6]}, GpuNeed(counts=(3, 6))),
+        ({"gpu_memory": "16GB", "gpu_counts": [3]}, GpuNeed(16 * 10**9, counts=(3,))),
+        ({"env": {"NUM_SHARD": "3"}}, GpuNeed(count=3)),
         ({"gpu_memory": "1GB", "env": {"NUM_SHARD": "2"}}, GpuNeed(10**9, 2)),
-        ({"env": {"NUM_SHARD": "0"}}, GpuNeed()),
-        ({"env": {"NUM_SHARD": "few"}}, GpuNeed()),
+        ({"env": {"NUM_SHARD": "0"}}, GpuNeed(counts=USUAL_COUNTS)),
+        ({"env": {"NUM_SHARD": "few"}}, GpuNeed(counts=USUAL_COUNTS)),
     ],
 )
 def test_the_command_has_the_need_for_gpus(
@@ -587,4 +590,7 @@ def test_the_share_of_the_gpus_is_rounded_down_and_the_entry_wins(engine: Tgi) -
     own = engine.command(spec(env={"CUDA_MEMORY_FRACTION": "0.9"}), seat).env
     assert (own["NUM_SHARD"], own["CUDA_MEMORY_FRACTION"]) == ("2", "0.9")
 
-    assert "NUM_SHARD" not in engine.command(spec(), dataclasses.replace(seat, gpus=None)).env
+    uncounted = dataclasses.replace(seat, gpus=None)
+    assert "NUM_SHARD" not in engine.command(spec(), uncounted).env
+    assert "NUM_SHARD" not in engine.command(spec(gpu_counts=[1, 2]), uncounted).env
+    assert engine.command(spec(gpu_counts=[1]), uncounted).env["NUM_SHARD"] == "1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from inference_service.capacity.claims import GpuNeed, GpuShare
 from inference_service.catalog import ContainerOptions
 from inference_service.key import Key
 from inference_service.runtimes.command import Command, Mount, Needs, Seat
-from inference_service.runtimes.docker.container import Recipe, digest, token_archive
+from inference_service.runtimes.docker.container import Recipe, digest, files_archive
+from inference_service.runtimes.network import network
 
 NEEDS = Needs(4 * 10**9, GpuNeed(8 * 10**9, 2))
 COMMAND = Command(
@@ -32,13 +34,20 @@ SEAT = Seat("0.0.0.0", 80, in_container=True)
 RECIPE = Recipe(service="blue", volume="weights")
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment without proxies and certificates, which containers would get."""
+    for name in network(os.environ).variables:
+        monkeypatch.delenv(name)
+
+
 def configuration(command: Command = COMMAND, seat: Seat = SEAT, number: int = 1) -> dict[str, Any]:
     return RECIPE.configuration(Key("gpt-2", number), command, command, seat, 8080)
 
 
 def test_the_digest_is_that_of_earlier_versions() -> None:
-    assert digest(COMMAND) == "2-decc490d1d338d36"
-    assert digest(Command(model="m", image="i", needs=Needs(1))) == "2-04cfffb0d29f01e9"
+    assert digest(COMMAND) == "3-60016530f92bdf06"
+    assert digest(Command(model="m", image="i", needs=Needs(1))) == "3-1332969cf6f9c133"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +63,9 @@ def test_the_digest_is_that_of_earlier_versions() -> None:
         {"needs": replace(NEEDS, gpu=GpuNeed(8 * 10**9, 1))},
         {"needs": replace(NEEDS, gpu=GpuNeed(9 * 10**9, 2))},
         {"needs": replace(NEEDS, container=ContainerOptions(ipc="host"))},
+        {"needs": replace(NEEDS, container=ContainerOptions(cap_add=("SYS_NICE",)))},
+        {"needs": replace(NEEDS, container=ContainerOptions(pids_limit=100))},
+        {"writes_weights": False},
     ],
     ids=str,
 )
@@ -86,7 +98,7 @@ def test_the_labels_are_those_of_earlier_versions() -> None:
         "inference-service.service": "blue",
         "inference-service.model": "gpt-2",
         "inference-service.run": "2",
-        "inference-service.config": "2-decc490d1d338d36",
+        "inference-service.config": "3-60016530f92bdf06",
         "inference-service.seat": '{"port": 80, "gpus": ["GPU-a", "GPU-b"], "fraction": 0.5}',
     }
 
@@ -102,12 +114,12 @@ def test_secrets_are_in_the_environment_alone() -> None:
 def test_a_token_is_a_file_where_the_engine_reads_one() -> None:
     variable = replace(COMMAND, hub={"HF_TOKEN": "hf_x", "HF_ENDPOINT": "http://hub"})
     assert configuration(variable)["environment"].items() > variable.hub.items()
-    assert token_archive(variable) is None
+    assert files_archive(variable) is None
 
     file = replace(variable, reads_token_file=True)
     environment = configuration(file)["environment"]
     assert "HF_TOKEN" not in environment
-    archive = token_archive(file)
+    archive = files_archive(file)
     assert archive is not None
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         (entry,) = files.getmembers()
@@ -116,8 +128,45 @@ def test_a_token_is_a_file_where_the_engine_reads_one() -> None:
         assert read is not None
         assert read.read() == b"hf_x"
 
-    assert token_archive(replace(file, hub={})) is None
+    assert files_archive(replace(file, hub={})) is None
     assert "HF_TOKEN_PATH" not in configuration(replace(file, hub={}))["environment"]
+
+
+def test_a_container_gets_the_proxies_and_the_certificates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.pem").write_text("CA")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    own = {**COMMAND.env, "HF_HUB_OFFLINE": "0"}  # of the entry, which wins
+    made = configuration(replace(COMMAND, env=own))
+
+    assert (
+        made["environment"].items()
+        >= {
+            "HTTPS_PROXY": "http://me:secret@proxy:3128",
+            "SSL_CERT_FILE": "/run/inference-service/SSL_CERT_FILE.pem",
+            "HF_HUB_OFFLINE": "0",
+        }.items()
+    )
+    assert made["use_config_proxy"] is False
+    archive = files_archive(COMMAND)
+    assert archive is not None
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        (entry,) = files.getmembers()
+        read = files.extractfile(entry)
+        assert read is not None
+        assert (f"/{entry.name}", read.read()) == (made["environment"]["SSL_CERT_FILE"], b"CA")
+    assert made["labels"] == configuration()["labels"] | {
+        "inference-service.config": digest(replace(COMMAND, env=own))
+    }  # another proxy restarts no engine
+
+
+def test_the_proxies_of_the_docker_client_count_where_the_service_has_none() -> None:
+    assert configuration()["use_config_proxy"] is True
+    own = replace(COMMAND, env={"https_proxy": "http://own"})
+    assert configuration(own)["use_config_proxy"] is False
 
 
 def test_files_are_mounted_to_read_only() -> None:

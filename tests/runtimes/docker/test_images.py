@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 
-from inference_service.errors import LaunchError
+from inference_service.errors import LaunchError, Unlaunchable
 from inference_service.lifecycle import Phase
 from tests.docker.daemon import Daemon
 from tests.docker.needs import require_private_daemon
@@ -162,3 +162,19 @@ async def test_a_full_disk_is_reported(
         with pytest.raises(LaunchError, match="no space left on device"):
             await pull(bed, pushed)
         await bed.close()
+
+
+@pytest.mark.parametrize("policy", ["missing", "always"])
+async def test_an_image_that_is_built_here_is_never_pulled(
+    open_bed: Open, image: str, policy: str
+) -> None:
+    bed = open_bed(pull_policy=policy)
+    name = "localhost/inference-service/llamacpp:test"
+    with pytest.raises(Unlaunchable, match=r"never pulled; `make image` builds it"):
+        await pull(bed, name)
+
+    bed.client.images.get(image).tag(name)
+    try:
+        assert await pull(bed, name) == []
+    finally:
+        bed.client.images.remove(name)

@@ -1,0 +1,27 @@
+"""What a daemon has for its containers: memory and GPUs, as its `info` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from inference_service.capacity import memory
+from inference_service.capacity.gpus import Gpu
+from inference_service.capacity.nodes import LOCAL, Node
+
+_ELSEWHERE = "docker"  # the node of a daemon on another machine
+
+
+def node(
+    info: Mapping[str, Any], gpus: Sequence[Gpu], memory_bytes: int | None, *, here: bool
+) -> Node:
+    """Return the machine of a daemon, which is `here` or another one.
+
+    A daemon here shares the machine with the processes of this service: what one of them claims is
+    not free for the other. `memory_bytes` is the setting, which wins. Docker Desktop and others run
+    the daemon in a virtual machine with less memory than this one.
+    """
+    total = info.get("MemTotal") or 0
+    if here or not total:
+        return Node(LOCAL, memory_bytes or memory.usable(daemon=total), tuple(gpus))
+    return Node(_ELSEWHERE, memory_bytes or memory.part(total), tuple(gpus))

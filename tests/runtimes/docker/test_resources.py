@@ -1,0 +1,44 @@
+"""What a daemon has for its containers."""
+
+from __future__ import annotations
+
+import pytest
+
+from inference_service.capacity import memory
+from inference_service.capacity.gpus import Gpu
+from inference_service.capacity.nodes import LOCAL, Node
+from inference_service.runtimes.docker import resources
+
+GPU = Gpu("GPU-a", 24, 20)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of 1000 bytes."""
+
+    def usable(daemon: int = 0) -> int:
+        return memory.part(min(1000, daemon or 1000))
+
+    monkeypatch.setattr(memory, "usable", usable)
+
+
+@pytest.mark.parametrize(
+    ("info", "setting", "expected"),
+    [
+        ({"MemTotal": 500}, None, 450),
+        ({"MemTotal": 2000}, None, 900),
+        ({"MemTotal": 500}, 700, 700),
+        ({"MemTotal": 0}, None, 900),  # of a daemon that cannot read its /proc/meminfo
+        ({}, None, 900),
+    ],
+)
+def test_a_daemon_here_shares_the_machine(
+    info: dict[str, int], setting: int | None, expected: int
+) -> None:
+    assert resources.node(info, [GPU], setting, here=True) == Node(LOCAL, expected, (GPU,))
+
+
+def test_a_daemon_elsewhere_has_a_machine_of_its_own() -> None:
+    node = resources.node({"MemTotal": 5000}, [], None, here=False)
+    assert (node.memory_bytes, node.name == LOCAL) == (4500, False)
+    assert resources.node({"MemTotal": 5000}, [], 700, here=False).memory_bytes == 700
