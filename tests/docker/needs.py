@@ -33,6 +33,14 @@ def require_registry() -> None:
     _require_programs("docker-registry")
 
 
+def require_podman() -> None:
+    """Skip where podman cannot run beside a registry."""
+    require_registry()
+    _require_programs("podman")
+    if os.geteuid() != 0:
+        _give_up("only root can run podman with storage of its own here")
+
+
 def _require_programs(*names: str) -> None:
     for name in names:
         if shutil.which(name) is None:
