@@ -1,5 +1,6 @@
 """Podman's API of Docker, for tests on a daemon that is none of Docker's."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,22 +35,28 @@ os.execvp("runc", ["runc", *sys.argv[1:]])
 class Podman:
     """Podman's service as root, with images, containers and a socket of its own.
 
-    Its network is podman's default one, which is made with the first container. Leaving the `with`
-    block removes all of it.
+    Its network is podman's default one, which is made with the first container. It trusts the
+    `registry` at this address. Leaving the `with` block removes all of it.
     """
+
+    def __init__(self, registry: str = "127.0.0.1:5000") -> None:
+        self._registry = registry
 
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="podman-"))
         runtime = self.folder / "runtime"
         runtime.write_text(_RUNTIME.format(python=sys.executable))
         runtime.chmod(0o755)
+        trusted = self.folder / "registries.conf"
+        trusted.write_text(f'[[registry]]\nlocation = "{self._registry}"\ninsecure = true\n')
+        env = {**os.environ, "CONTAINERS_REGISTRIES_CONF": str(trusted)}
         socket = self.folder / "podman.sock"
         self.url = f"unix://{socket}"
         command = ["podman", "--root", f"{self.folder}/data", "--runroot", f"{self.folder}/run"]
         command += ["--cgroup-manager", "cgroupfs", "--runtime", str(runtime)]
         command += ["--events-backend", "file", "system", "service", "--time", "0", self.url]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(command, stderr=log, start_new_session=True, env=env)
         try:
             until(lambda: answers(socket), 30, "the start of podman")
         except BaseException:

@@ -27,7 +27,8 @@ _LASTING = re.compile(
     r"manifest (?:unknown|for .* not found)|no matching manifest|pull access denied|not found$"
     r"|repository does not exist|unauthorized|denied:"
 )
-_NAMED = frozenset(("Pulling fs layer", "Already exists", "Pull complete"))
+_HERE = ("Already exists", "Exists")  # the second by containerd's store until Docker 24
+_NAMED = frozenset(("Pulling fs layer", "Pull complete", *_HERE))
 _WORKS = frozenset(("Downloading", "Verifying Checksum", "Download complete", "Extracting"))
 
 Event = dict[str, Any]
@@ -100,13 +101,15 @@ def _move(layer: _Layer, status: str, current: int, total: int, detail: Event) -
             share = _DOWNLOAD_SHARE
             if total:  # else it is counted in seconds, of which nobody knows how many there are
                 share += (1 - _DOWNLOAD_SHARE) * min(1.0, current / total)
-        case "Download complete" | "Pull complete" | "Already exists":
+        case "Download complete" | "Exists":
             layer.completed = layer.total = max(layer.completed, layer.total)
+            share = _DOWNLOAD_SHARE
+        case "Already exists":
             # containerd says by `hidecounts` that it has the file, which it may still extract.
-            whole = status == "Pull complete" or (
-                status == "Already exists" and not detail.get("hidecounts")
-            )
-            share = 1.0 if whole else _DOWNLOAD_SHARE
+            share = _DOWNLOAD_SHARE if detail.get("hidecounts") else 1.0
+        case "Pull complete":
+            layer.completed = layer.total = max(layer.completed, layer.total)
+            share = 1.0
     layer.share = max(layer.share, share)
 
 

@@ -25,7 +25,7 @@ class Patience(NamedTuple):
 
 
 USUAL = Patience(5.0, 10.0, 65.0)  # the SDK itself gives a call up after 60 s
-HURRIED = Patience(2.0, 2.0, 10.0)
+HURRIED = Patience(2.0, 3.0, 10.0)
 
 
 class Pulse:

@@ -197,6 +197,18 @@ def test_a_pull_by_containerd_rises_to_one() -> None:
     assert last.completed == 36 * MB
 
 
+def test_a_layer_that_containerd_has_packed_is_not_whole() -> None:
+    """As Docker 23 says it, and the later ones; without a download, and without its size."""
+    for events in (
+        [of_containerd("aa", "Exists")],
+        [of_containerd("aa", "Already exists", **HIDDEN)],
+        [of_containerd("aa", "Pulling fs layer"), of_containerd("aa", "Download complete")],
+    ):
+        *_, last = shown([*events, of_containerd("aa", "Extracting", current=1, units="s")])
+        assert last.fraction == pytest.approx(0.7)
+        assert (last.completed, last.total) == (0, 0)
+
+
 def test_what_containerd_repeats_ten_times_a_second_does_not_move() -> None:
     stuck = [
         of_containerd("aa", "Downloading", current=10, total=30),
