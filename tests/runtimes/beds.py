@@ -28,6 +28,7 @@ from inference_service.runtimes.command import Command, Launch, Mount, Needs, Se
 from inference_service.runtimes.docker.calls import Calls
 from inference_service.runtimes.docker.connection import Connection
 from inference_service.runtimes.docker.endpoint import Endpoint
+from inference_service.runtimes.docker.pulse import Pulse
 from inference_service.runtimes.docker.reach import OnThisMachine
 from inference_service.runtimes.docker.runtime import DockerRuntime
 from inference_service.runtimes.ports import Ports
@@ -78,7 +79,9 @@ def connection(url: str | None) -> Connection:
     """Connect with the daemon at `url`, on this machine."""
     client = DockerClient(base_url=url, timeout=60)
     found = Endpoint(url or "")
-    return Connection(found, client, client.info(), None, OnThisMachine(found), Calls(), None)
+    return Connection(
+        found, client, client.info(), None, OnThisMachine(found), Calls(Pulse.of(client)), None
+    )
 
 
 class Bed(ABC):

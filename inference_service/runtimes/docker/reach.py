@@ -38,10 +38,6 @@ class Reach(Protocol):
     def publish(self) -> str:
         """The address of the daemon's machine on which it publishes ports."""
 
-    @property
-    def here(self) -> bool:
-        """Whether the daemon is on this machine."""
-
     def way(self, target: Target, calls: Calls) -> Way:
         """Return the way to an engine that was started."""
 
@@ -54,7 +50,6 @@ class OnThisMachine:
     network: str = networks.BRIDGE
     in_hosts_network: bool = False
     publish: str = LOOPBACK
-    here: bool = True
 
     def way(self, target: Target, calls: Calls) -> Way:
         own = self.network, self.in_hosts_network, str(self.endpoint)
@@ -71,7 +66,6 @@ class InTheSameNetwork:
     own: Container
     network: str
     publish: str = LOOPBACK
-    here: bool = True
 
     def way(self, target: Target, calls: Calls) -> Way:
         return Neighbour(target, calls, self.network, self.own)
@@ -83,7 +77,6 @@ class OnAnotherMachine:
 
     publish: str
     network: str = networks.BRIDGE
-    here: bool = False
 
     def way(self, target: Target, calls: Calls) -> Way:
         return Published(self.publish, target.published)
@@ -96,7 +89,6 @@ class BehindSsh:
     remote: Remote
     network: str = networks.BRIDGE
     publish: str = LOOPBACK
-    here: bool = False
 
     def way(self, target: Target, calls: Calls) -> Way:
         return Tunnelled(self.remote, target.published)

@@ -309,9 +309,13 @@ async def connect(
     Raises RuntimeUnavailable, or GpuError.
     """
     connection = await connections.connect(network)
-    info, here = connection.info, connection.reach.here
-    found = await gpus.find(gpu_limits, driver=here)
+    try:
+        found = await gpus.find(gpu_limits, driver=connection.here)
+    except BaseException:
+        await connection.close()
+        raise
     access = await _gpu_access(connection, found)
+    info = connection.info
     return DockerRuntime(
         connection,
         ports,
@@ -320,16 +324,16 @@ async def connect(
         volume=volume,
         pull_policy=pull_policy,
         keys=keys,
-        node=resources.node(info, found, memory_bytes, here=here),
+        node=resources.node(info, found, memory_bytes, here=connection.here),
         has_gpu=access is not None,
         gpu_access=access,
     )
 
 
 async def _gpu_access(connection: Connection, found: Sequence[Gpu]) -> GpuAccess | None:
-    ask, here = (connection.client, connection.info, found), connection.reach.here
+    known = (connection.client, connection.info, found)
     try:
-        return await connection.calls.call(gpu_access.find, *ask, here=here)
+        return await connection.calls.call(gpu_access.find, *known, here=connection.here)
     except (APIError, RuntimeUnavailable) as error:
         log.warning("whether Docker gives GPUs could not be found, so engines get none: %s", error)
         return None
