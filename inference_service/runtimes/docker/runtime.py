@@ -29,6 +29,7 @@ from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker import endpoint
 from inference_service.runtimes.docker.calls import Calls, explanation
+from inference_service.runtimes.docker.claim import Claim
 from inference_service.runtimes.docker.container import (
     PORT,
     Recipe,
@@ -64,8 +65,9 @@ _ANY = Node(LOCAL, 1 << 62)  # a machine whose memory is not counted
 class DockerRuntime:
     """The runtime of containers: each runs `command.image`.
 
-    The name `service` separates the containers of this service from those of others. `daemon_id` is
-    the same for all services that use this daemon, at whatever address.
+    The name `service` separates the containers of this service from those of others. Without the
+    `claim` on it, which `server.py` takes, none is started or removed. `daemon_id` is the same for
+    all services that use this daemon, at whatever address; see `identity.alone`.
     """
 
     name = "docker"
@@ -86,7 +88,6 @@ class DockerRuntime:
         node: Node = _ANY,
         removal_interval: float = 5.0,  # seconds between two attempts to remove a container
     ) -> None:
-        self.daemon_id = daemon_id
         self.nodes = (node,)
         self._client = client
         self._calls = Calls()
@@ -97,6 +98,7 @@ class DockerRuntime:
         self._images = Images(client, self._calls, pull_policy)
         self._leaving = False
         self._pending = PendingRemovals(removal_interval)
+        self.claim = Claim(client, service, daemon_id)
 
     def describe(self) -> str:
         """Describe the GPUs that engines can get, in a few words."""
@@ -118,6 +120,7 @@ class DockerRuntime:
         self, launch: Launch, gpus: GpuShare | None = None
     ) -> AsyncGenerator[RunningContainer]:
         key = launch.key
+        await self._require_name()
         grace, failed = launch.command(self.seat).stop_grace, False
         with ExitStack() as held:
             try:
@@ -139,6 +142,7 @@ class DockerRuntime:
         return key in self._pending
 
     async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
+        await self._require_name()
         fitting: dict[Key, tuple[str, ...]] = {}
         for container in await self._ours(self._recipe.own_label):
             run = run_key(container)
@@ -155,6 +159,7 @@ class DockerRuntime:
 
     async def aclose(self) -> None:
         await self._pending.cancel_all()
+        await self.claim.let_go()
         await self._calls.close()
         self._client.close()
 
@@ -210,6 +215,11 @@ class DockerRuntime:
                 continue
             return container, port, command
 
+    async def _require_name(self) -> None:
+        """Raise LaunchError where another service has the name by now."""
+        if (refusal := await self.claim.refusal()) is not None:
+            raise LaunchError(str(refusal))
+
     async def _remove_or_retry(self, key: Key, grace: float, failed: bool) -> None:
         """Remove the container that a run leaves; if that fails, retry it in the background."""
         removal = asyncio.create_task(self._remove(key, 0 if failed else grace))
@@ -224,7 +234,12 @@ class DockerRuntime:
                 self._pending.add(key, name, partial(self._remove, key, grace))
 
     async def _remove(self, key: Key, grace: float | None = None) -> None:
-        """Remove all containers of this run, after a stop where there is a grace."""
+        """Remove all containers of this run, after a stop where there is a grace.
+
+        Where another service has the name by now, they are left to it.
+        """
+        if await self.claim.refusal() is not None:
+            return
         labels = self._recipe.labels(key)
         try:
             await self._calls.call(remove_all, self._client, labels, grace)
