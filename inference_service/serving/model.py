@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.admission import Admission
@@ -33,6 +33,8 @@ from inference_service.serving.supervisor import Supervisor
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import View
 
+Look = Callable[[], Awaitable[None]]
+
 
 class Taken:
     """A lease that was there without a wait, with the run whose it is."""
@@ -53,7 +55,8 @@ class Model:
     """A model of the catalog; `entry` is that of the next runs, of which a start makes `count`.
 
     Callers do not act on a status: they ask for a lease, a start or a stop, and get a fact.
-    `changed` is called after each change of what is shown.
+    `changed` is called after each change of what is shown. `look` is awaited before a start whose
+    runtime is not there: it looks for the runtime, and may `move` the model there.
     """
 
     def __init__(
@@ -64,9 +67,12 @@ class Model:
         start_times: StartTimes,
         changed: Callable[[Model], None] = lambda _: None,
         count: int = 1,
+        look: Look | None = None,
     ) -> None:
         self.id = entry.spec.id
-        self.entry = entry
+        self._entry = entry
+        self._next: Entry | None = None  # in force when nothing is left of the present runs
+        self._look = look
         self.changes = Changes(self.now)
         self._start_times = start_times
         self._timing = timing
@@ -75,6 +81,18 @@ class Model:
         self._supervisor = Supervisor(self, timing, admission, start_times, count)
         self._closed = False
         self._removed = False
+
+    @property
+    def entry(self) -> Entry:
+        """The entry of the next runs, or of the present ones where these stay where they are."""
+        if self._next is not None and not self.runs:
+            self._entry, self._next = self._next, None
+        return self._entry
+
+    @property
+    def runs(self) -> bool:
+        """Whether there are runs, of whatever state."""
+        return self._supervisor.runs is not None
 
     @property
     def status(self) -> Status:
@@ -169,6 +187,11 @@ class Model:
         if self._supervisor.runs is None:
             self._supervisor.begin()
 
+    async def seek(self) -> None:
+        """Look for the runtime that a start would need, where it is missing."""
+        if self._look is not None and not self.runs and not self.entry.reachable:
+            await self._look()
+
     def refusal(self) -> ServiceError | None:
         """Return what `begin` would raise; None where a call is served, or starts the model."""
         try:
@@ -234,6 +257,13 @@ class Model:
             async for line in lines:
                 yield line
 
+    def move(self, entry: Entry) -> None:
+        """Take the entry of a runtime that was found, for the next runs; present ones stay."""
+        if entry != self._entry and not self.runs:
+            self._supervisor.forgive()
+        self._next = entry
+        self.show()
+
     def change(self, entry: Entry) -> bool:
         """Take another entry of the catalog; return whether that restarts the model.
 
@@ -241,7 +271,7 @@ class Model:
         """
         runs = self._supervisor.runs
         self._removed = False
-        self.entry = entry
+        self._entry, self._next = entry, None
         if runs is not None and runs.ended:  # its drain was asked for by another
             return runs.replaced
         if runs is not None and any(run.entry != entry for run in runs):
@@ -273,6 +303,7 @@ class Model:
         """Return runs of which one is READY at this moment: no await may follow in the caller."""
         heartbeat = self._timing.heartbeat
         while True:
+            await self.seek()
             self._refuse()
             runs = self._supervisor.runs or self._supervisor.begin()
             if runs.serves:
