@@ -34,6 +34,7 @@ RENEWAL = 5.0  # seconds between two renewals
 VOID = 15.0  # seconds after which a record that was not renewed is void
 _LOOK = 1.0  # seconds between two looks at the record of another
 _TRIES = 5  # to make a record that others make and remove meanwhile
+_BETWEEN = 0.5  # seconds between two of them
 _TAKING = VOID + 15  # seconds in which a claim is taken, or never
 _ANSWER = 5.0  # seconds for the question whether the claim is held still
 _LETTING_GO = 3.0  # seconds for the last call
@@ -177,12 +178,18 @@ class Claim:
                 return
             except NotFound:
                 self._id = ""
+            except APIError as error:
+                if error.status_code != 409:  # a removal is under way
+                    raise
+                return
         self._take()
 
     def _take(self) -> None:
         """Make the record, in the place of one that is void. Raises NameTaken."""
         replaced = False
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
+            if attempt > 0:
+                self._ended.wait(_BETWEEN)
             try:
                 found = self._made()
             except (NotOurs, APIError) as error:
@@ -212,7 +219,7 @@ class Claim:
                 return None
             if (found := self._record.find()) is not None:
                 return found
-            self._ended.wait(_LOOK)  # it is being removed
+            self._ended.wait(_BETWEEN)  # it is being made, or removed
         raise NotOurs(f"the daemon holds the name {self._record.name} for no container")
 
     def _await_void(self, found: Found) -> None:
@@ -221,7 +228,7 @@ class Claim:
         What counts is the time in which the daemon answers: no owner renews while it does not.
         """
         refusal = self._taken(found.owner)
-        pause, rested = min(_LOOK, self._void / 10), 0.0
+        pause, rested, looked_at = min(_LOOK, self._void / 10), 0.0, time.monotonic()
         while rested < self._void:
             alive = found.owner.alive(self._owner, self._client)
             if alive is False:
@@ -237,7 +244,9 @@ class Claim:
                 return
             if again.renewal != found.renewal:
                 raise refusal
-            rested += pause
+            self._known = _uptime()
+            before, looked_at = looked_at, time.monotonic()
+            rested += min(looked_at - before, 2 * pause)
 
     def _note(self) -> None:
         """Note that the record is ours now, and have its removal noticed at once."""
@@ -259,7 +268,7 @@ class Claim:
         self._due.set()
 
     def _complain(self, complaint: str) -> None:
-        if complaint != self._complaint:
+        if complaint != self._complaint and not self._ended.is_set():
             log.error("%s", complaint)
         self._complaint = complaint
 

@@ -17,6 +17,7 @@ from docker import DockerClient
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from inference_service.runtimes import identity
+from inference_service.runtimes.docker.calls import explanation
 from inference_service.runtimes.docker.owner import Owner
 
 # The prefix keeps every daemon from taking it for an image of Docker Hub.
@@ -51,10 +52,10 @@ class Record:
         """
         try:
             return self._create(owner)
-        except APIError:
-            # Docker answers 409 to a name that is taken, and podman 500.
-            with contextlib.suppress(NotFound):
-                self.client.api.inspect_container(self.name)
+        except APIError as error:
+            # Docker answers 409, and podman 500. A container whose name is taken need not be there
+            # yet, or any more.
+            if error.status_code == 409 or "already in use" in explanation(error):
                 return None
             raise
 
@@ -75,8 +76,11 @@ class Record:
 
     def remove(self, id: str) -> None:
         """Remove the record of this id, and never that of another owner."""
-        with contextlib.suppress(NotFound):
+        try:
             self.client.api.remove_container(id, force=True)
+        except APIError as error:
+            if error.status_code not in (404, 409):  # 409: a removal is under way already
+                raise
 
     def wait_for_removal(self, id: str) -> None:
         """Return when the record of this id is removed, by whomever."""
