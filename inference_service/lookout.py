@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERVAL = 30.0  # seconds between two looks for Docker
-_AGAIN = 1.0  # seconds until starts that need Docker have it looked for again
+_COSTS = 10  # times as long as a look took, starts do not have Docker looked for again
 _LAST = 5.0  # seconds for a look that goes on when the service ends
 
 Found = Callable[[Runtime], Awaitable[None]]
@@ -65,7 +65,7 @@ class Lookout:
         self._misses = False  # Docker, which is to be looked for again
         self._found: Found | None = None
         self._look: asyncio.Task[None] | None = None
-        self._looked_at = -self._interval
+        self._next = 0.0  # when starts may have it looked for again
         always: dict[str, Runtime] = {
             "process": ProcessRuntime(self._ports, Node(LOCAL, self._memory)),
             "url": RemoteRuntime(),
@@ -112,14 +112,15 @@ class Lookout:
             await asyncio.wait(tasks, timeout=_LAST)
 
     async def look(self) -> None:
-        """Look now for a daemon that is missing, unless that was just done. Never raises.
+        """Look now for a daemon that is missing. Never raises.
 
-        All who wait for a look share it.
+        All who wait for a look share it. One that was slow, as at an address that does not answer,
+        is not repeated soon.
         """
         if self._found is None or not self._misses:
             return
         if self._look is None or self._look.done():
-            if time.monotonic() - self._looked_at < _AGAIN:
+            if time.monotonic() < self._next:
                 return
             self._look = asyncio.create_task(self._look_with(self._found), name="look for Docker")
         await asyncio.wait([self._look])
@@ -127,9 +128,11 @@ class Lookout:
     async def _watch(self) -> None:
         while self._misses:
             await asyncio.sleep(self._interval)
+            self._next = 0.0
             await self.look()
 
     async def _look_with(self, found: Found) -> None:
+        begun = time.monotonic()
         try:
             docker = await self._docker()
             try:
@@ -152,7 +155,7 @@ class Lookout:
         except Exception:  # a fault of this service must not end the looks
             log.exception("fault in the look for Docker")
         finally:
-            self._looked_at = time.monotonic()
+            self._next = time.monotonic() + _COSTS * (time.monotonic() - begun)
 
     async def _docker(self) -> DockerRuntime:
         """Connect to Docker, and claim the service's name there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -178,13 +179,14 @@ async def test_a_name_that_is_taken_is_waited_for(
 
 
 @pytest.mark.usefixtures("nowhere")
-async def test_a_look_is_not_repeated_at_once(
+async def test_a_look_that_was_slow_is_not_repeated_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[str] = []
 
     def look() -> None:
         looks.append("look")
+        time.sleep(0.1)
         raise RuntimeUnavailable("nobody", "unix:///nowhere")
 
     async with watching(tmp_path, Watcher()) as lookout:
