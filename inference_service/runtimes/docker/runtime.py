@@ -66,7 +66,7 @@ class DockerRuntime:
     """The runtime of containers: each runs `command.image`.
 
     The name `service` separates the containers of this service from those of others. Without the
-    `claim` on it, which `server.py` takes, none is started or removed. `daemon_id` is the same for
+    `claim` on it, which the lookout takes, none is started or removed. `daemon_id` is the same for
     all services that use this daemon, at whatever address; see `identity.alone`.
     """
 
@@ -98,7 +98,7 @@ class DockerRuntime:
         self._images = Images(client, self._calls, pull_policy)
         self._leaving = False
         self._pending = PendingRemovals(removal_interval)
-        self.claim = Claim(client, service, daemon_id)
+        self.claim = Claim(self._client, service, daemon_id)
 
     def describe(self) -> str:
         """Describe the GPUs that engines can get, in a few words."""
