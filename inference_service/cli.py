@@ -20,7 +20,7 @@ from inference_service import __version__
 from inference_service.api.addresses import UNIX, BindError
 from inference_service.api.listener import SERVICE
 from inference_service.capacity.gpus import GpuError
-from inference_service.errors import CatalogInvalid, RuntimeUnavailable
+from inference_service.errors import CatalogInvalid, NetworkUnusable, RuntimeUnavailable
 from inference_service.lookout import Runtimes
 from inference_service.printable import Formatter
 from inference_service.runtimes.identity import NameTaken
@@ -70,10 +70,10 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
         sys.exit(asyncio.run(_serve(settings, runtimes)))
     except CatalogInvalid as error:
         sys.exit(_mistakes(error))
-    except (BindError, GpuError, NameTaken) as error:
+    except (BindError, GpuError, NameTaken, NetworkUnusable) as error:
         sys.exit(f"inference-service: {error}")
     except RuntimeUnavailable as error:
-        sys.exit(f"inference-service: {error.message}; start it, or use --runtime process")
+        sys.exit(f"inference-service: {error.message}; {error.advice}")
 
 
 def _raise_file_limit() -> None:

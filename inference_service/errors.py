@@ -272,6 +272,7 @@ class RuntimeUnavailable(ServiceError):
     """A Docker daemon that does not answer; with an address, one that never has."""
 
     reason = "RUNTIME_UNAVAILABLE"
+    advice: ClassVar[str] = "start it, or use --runtime process"
 
     def __init__(self, cause: object, address: str = "") -> None:
         message = f"no Docker daemon answers at {address} ({cause})"
@@ -279,6 +280,23 @@ class RuntimeUnavailable(ServiceError):
             advice = "start it, or run the service with --runtime process"
             message = f"Docker does not answer ({cause}); {advice}"
         super().__init__(message, metadata={"cause": cause})
+
+
+class ContextUnusable(RuntimeUnavailable):
+    """A context of the `docker` command that was chosen and cannot be used."""
+
+    advice = "`docker context ls` shows those that exist; choose one, or use --runtime process"
+
+    def __init__(self, name: str, chosen_by: str, why: str) -> None:
+        message = f"the Docker context {name}, chosen by {chosen_by}, {why}"
+        ServiceError.__init__(self, message, metadata={"cause": why})
+
+
+class NetworkUnusable(RuntimeUnavailable):
+    """A network of Docker that engines were to join and cannot; `why` says what to change."""
+
+    def __init__(self, why: str) -> None:
+        ServiceError.__init__(self, why, metadata={"cause": why})
 
 
 class InsufficientMemory(ServiceError):

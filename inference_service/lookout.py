@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 from inference_service.capacity.gpus import GpuError
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.engines import kinds
-from inference_service.errors import LaunchError, RuntimeUnavailable, ServiceError, ShuttingDown
+from inference_service.errors import (
+    LaunchError,
+    NetworkUnusable,
+    RuntimeUnavailable,
+    ServiceError,
+    ShuttingDown,
+)
 from inference_service.runtimes import identity
 from inference_service.runtimes.base import Runtime
 from inference_service.runtimes.docker import endpoint
@@ -75,12 +81,14 @@ class Lookout:
     async def __aenter__(self) -> Runtimes:
         """Look for Docker, unless it is not wanted.
 
-        Raises GpuError, NameTaken when a service of this name uses the daemon, or
+        Raises GpuError, NetworkUnusable, NameTaken when a service of this name uses the daemon, or
         RuntimeUnavailable when `runtime` is docker and no daemon answers.
         """
         if self._settings.runtime != "process":
             try:
                 self._take_in(await self._docker(), "a Docker daemon answers")
+            except NetworkUnusable:
+                raise
             except RuntimeUnavailable as error:
                 if self._settings.runtime == "docker":
                     raise
@@ -172,6 +180,7 @@ class Lookout:
             memory_bytes=self._memory,
             keys=settings.state_path / f"keys-{settings.service_name}",
             gpu_limits=settings.gpu_limits,
+            network=settings.docker_network,
         )
         try:
             await docker.claim.take()

@@ -81,6 +81,11 @@ class _Settings(FromEnvironment, BaseSettings):
     volume: str = Field(
         "inference-service-weights", description="Docker volume of the weights of all models"
     )
+    docker_network: str | None = Field(
+        None,
+        description="Docker network that engines join; default: one of this service's own "
+        "container, else that of containers which name none",
+    )
     service_name: str = Field(
         identity.DEFAULT,
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$",

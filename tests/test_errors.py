@@ -70,6 +70,10 @@ EXAMPLES: dict[str, ServiceError] = {
     "no Docker daemon answers at unix:///x (no such file)": errors.RuntimeUnavailable(
         "no such file", "unix:///x"
     ),
+    "the Docker context far, chosen by DOCKER_CONTEXT, does not exist": errors.ContextUnusable(
+        "far", "DOCKER_CONTEXT", "does not exist"
+    ),
+    "there is no network lan": errors.NetworkUnusable("there is no network lan"),
     "m needs 16.0 GB, and models can have 7.2 GB in all on this machine; use a smaller model, or "
     "raise the setting `memory`": errors.InsufficientMemory("m", 16 * 10**9, 72 * 10**8),
     "m needs 2 GPUs with 40.0 GB of GPU memory, and models can have 8.0 GB and 9.0 GB of the GPUs "

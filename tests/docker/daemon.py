@@ -6,12 +6,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from docker import DockerClient
 
+from . import certificates
 from .waiting import until
 
 
@@ -43,6 +45,11 @@ class Daemon:
         live_restore: Containers survive `stop` and `kill`, and the next `start` finds them running.
         disk_bytes: The size of its disk, in memory; without it, the disk of the machine.
         nvidia: The daemon gives GPUs, though there are none: by a hook that does nothing.
+        apart: It has a network namespace of its own, as one in a container or a machine has, where
+            containers reach each other whatever the packet filter of this machine says. `address`
+            is that of the daemon's side, reached by a cable.
+        tls: It listens at `tls_url` too, for clients with the certificates of `folder`.
+        flags: More arguments of `dockerd`.
     """
 
     def __init__(
@@ -51,7 +58,13 @@ class Daemon:
         live_restore: bool = False,
         disk_bytes: int | None = None,
         nvidia: bool = False,
+        apart: bool = False,
+        tls: bool = False,
+        flags: Sequence[str] = (),
     ) -> None:
+        self._apart = apart
+        self._tls = tls
+        self._flags = flags
         self._live_restore = live_restore
         self._disk_bytes = disk_bytes
         self._nvidia = nvidia
@@ -68,7 +81,15 @@ class Daemon:
             hook.parent.mkdir()
             hook.write_text("#!/bin/sh\n")
             hook.chmod(0o755)
-        self.bridge = _new_bridge()
+        self._namespace = self.folder.name if self._apart else None
+        if self._namespace is not None:
+            subprocess.run(["ip", "netns", "add", self._namespace], check=True)
+            self.run("ip", "link", "set", "lo", "up")
+            self.address = _cable(self._namespace)
+        self.bridge = self._new_bridge()
+        if self._tls:
+            certificates.make(self.folder, self.address)
+            self.tls_url = f"tcp://{self.address}:2376"
         if self._disk_bytes:
             size = f"size={self._disk_bytes}"
             subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", self._data], check=True)
@@ -105,6 +126,17 @@ class Daemon:
         command += ["--pidfile", str(self.folder / "pid"), "--host", self.url]
         command += ["--bridge", self.bridge, "--iptables=false", "--ip-masq=false"]
         command += ["--live-restore"] if self._live_restore else []
+        if self._tls:
+            command += [
+                "--host",
+                self.tls_url,
+                "--tlsverify",
+                "--tlscacert",
+                f"{self.folder}/ca.pem",
+            ]
+            command += ["--tlscert", f"{self.folder}/server.pem"]
+            command += ["--tlskey", f"{self.folder}/server-key.pem"]
+        command = [*self.inside, *command, *self._flags]
         env = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         with (self.folder / "log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the tests, which stop the daemon.
@@ -137,19 +169,49 @@ class Daemon:
         for mount in reversed(mounts):
             if Path(mount).is_relative_to(self.folder):
                 subprocess.run(["umount", mount], check=True)
-        subprocess.run(["ip", "link", "delete", self.bridge], check=True)
+        self.run("ip", "link", "delete", self.bridge)
+        if self._namespace is not None:
+            subprocess.run(["ip", "netns", "delete", self._namespace], check=True)
         shutil.rmtree(self.folder)
 
+    def run(self, *command: str) -> str:
+        """Run a command in the network of the daemon, and return its output."""
+        done = subprocess.run([*self.inside, *command], check=True, capture_output=True)
+        return done.stdout.decode()
 
-def _new_bridge() -> str:
-    """Make a bridge with a number that no other one has, and return its name."""
+    @property
+    def inside(self) -> list[str]:
+        """The words before a command by which it runs in the network of the daemon."""
+        # Not `ip netns exec`, which mounts another /sys, without the control groups.
+        return ["nsenter", f"--net=/run/netns/{self._namespace}"] if self._namespace else []
+
+    def _new_bridge(self) -> str:
+        """Make a bridge with a number that no other one has, and return its name."""
+        for number in itertools.count():
+            name = f"tests{number}"
+            add = [*self.inside, "ip", "link", "add", name, "type", "bridge"]
+            made = subprocess.run(add, capture_output=True)
+            if made.returncode == 0:
+                break
+            if b"exists" not in made.stderr:
+                raise RuntimeError(f"no bridge could be made: {made.stderr.decode().strip()}")
+        self.run("ip", "address", "add", f"10.213.{number}.1/24", "dev", name)
+        self.run("ip", "link", "set", name, "up")
+        return name
+
+
+def _cable(namespace: str) -> str:
+    """Lay a cable from this machine into a namespace, and return the address of its other end."""
     for number in itertools.count():
-        name = f"tests{number}"
-        made = subprocess.run(["ip", "link", "add", name, "type", "bridge"], capture_output=True)
+        name = f"cable{number}"
+        add = ["ip", "link", "add", name, "type", "veth", "peer", "name", "cable"]
+        made = subprocess.run([*add, "netns", namespace], capture_output=True)
         if made.returncode == 0:
             break
         if b"exists" not in made.stderr:
-            raise RuntimeError(f"no bridge could be made: {made.stderr.decode().strip()}")
-    subprocess.run(["ip", "address", "add", f"10.213.{number}.1/24", "dev", name], check=True)
-    subprocess.run(["ip", "link", "set", name, "up"], check=True)
-    return name
+            raise RuntimeError(f"no cable could be laid: {made.stderr.decode().strip()}")
+    for side, device, inside in ((1, name, []), (2, "cable", ["-n", namespace])):
+        address = f"10.214.{number}.{side}/24"
+        subprocess.run(["ip", *inside, "address", "add", address, "dev", device], check=True)
+        subprocess.run(["ip", *inside, "link", "set", device, "up"], check=True)
+    return f"10.214.{number}.2"

@@ -46,6 +46,23 @@ ENTRYPOINT ["/tgi-entrypoint.sh"]
     return building.packaged(client, "tgi", dockerfile, ["aiohttp"], sources, scripts)
 
 
+def service(client: DockerClient) -> str:
+    """Build an image of this service, for tests of one that runs in a container itself."""
+    dockerfile = f"""\
+FROM {python_base(client)}
+COPY {ROOT} /
+ENV PYTHONPATH=/service HOME=/tmp
+ENTRYPOINT ["python", "-m", "inference_service"]
+"""
+    copied: Sources = {}
+    for name in ("inference_service", "rest_bridge"):
+        copied |= building.sources(REPOSITORY / name, ROOT / "service" / name)
+    lines = (REPOSITORY / "requirements.in").read_text().splitlines()
+    # The embedded engine stays out: the service of these tests has Docker.
+    packages = [line for line in lines if line and not line.startswith(("#", "xllama", "pykd"))]
+    return building.packaged(client, "service", dockerfile, packages, copied)
+
+
 def llamacpp(client: DockerClient) -> str:
     """Build the image of `deploy/llamacpp/Dockerfile`, with packages of this environment.
 

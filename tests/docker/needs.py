@@ -33,6 +33,11 @@ def require_registry() -> None:
     _require_programs("docker-registry")
 
 
+def require_ssh() -> None:
+    """Skip where `Sshd` cannot run."""
+    _require_programs("ssh", "sshd", "ssh-keygen", "docker")
+
+
 def _require_programs(*names: str) -> None:
     for name in names:
         if shutil.which(name) is None:

@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from docker import DockerClient
 from docker.errors import NotFound
@@ -25,6 +25,10 @@ from inference_service.key import Key
 from inference_service.runtimes import environment
 from inference_service.runtimes.base import Exit, Running, Runtime
 from inference_service.runtimes.command import Command, Launch, Mount, Needs, Seat
+from inference_service.runtimes.docker.calls import Calls
+from inference_service.runtimes.docker.connection import Connection
+from inference_service.runtimes.docker.endpoint import Endpoint
+from inference_service.runtimes.docker.reach import OnThisMachine
 from inference_service.runtimes.docker.runtime import DockerRuntime
 from inference_service.runtimes.ports import Ports
 from inference_service.runtimes.process import ProcessRuntime
@@ -59,7 +63,8 @@ ENTRYPOINT ["python", "/engine_program.py"]
 
 async def ask(running: Running, path: str) -> str:
     """Send a request to `engine_program` and return the answer, empty if it ended meanwhile."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.instance.port)
+    address = urlsplit(running.instance.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
     try:
         writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
         answer = await reader.read()
@@ -67,6 +72,13 @@ async def ask(running: Running, path: str) -> str:
         writer.close()
         await writer.wait_closed()
     return answer.decode().partition("\r\n\r\n")[2]
+
+
+def connection(url: str | None) -> Connection:
+    """Connect with the daemon at `url`, on this machine."""
+    client = DockerClient(base_url=url, timeout=60)
+    found = Endpoint(url or "")
+    return Connection(found, client, client.info(), None, OnThisMachine(found), Calls(), None)
 
 
 class Bed(ABC):
@@ -129,12 +141,17 @@ class Bed(ABC):
             yield running
         assert self.left(launch) == []
 
+    def address(self, running: Running) -> str:
+        """Return the host and the port at which the engine is reached."""
+        return f"127.0.0.1:{running.instance.port}"
+
     async def serves(self, running: Running) -> None:
         """Return when the engine serves."""
         serves = within(SLOWLY, f"{running.instance.name} did not serve")
         async with serves, aclosing(running.logs()) as lines:
             async for line in lines:
                 if line == "serving":
+                    await running.listens()
                     return
         raise AssertionError(f"the engine {await running.wait()}: {running.tail(20)}")
 
@@ -208,10 +225,18 @@ class ProcessBed(Bed):
 class DockerBed(Bed):
     """Containers of `image` on the daemon at `url`, by default that of the machine.
 
-    The runtime has its own client, as in the service; `changes` are options of the runtime.
+    The runtime has its own client, as in the service: that of `connected`, or one for `url`.
+    `changes` are options of the runtime.
     """
 
-    def __init__(self, image: str, ports: Ports, url: str | None = None, **changes: Any) -> None:
+    def __init__(
+        self,
+        image: str,
+        ports: Ports,
+        url: str | None = None,
+        connected: Connection | None = None,
+        **changes: Any,
+    ) -> None:
         self.url = url or os.environ.get("DOCKER_HOST")
         self.image = image
         self.client = DockerClient(base_url=self.url)
@@ -220,8 +245,12 @@ class DockerBed(Bed):
         options: dict[str, Any] = {"service": _RUN, "volume": _RUN, "pull_policy": "never"}
         options |= {"daemon_id": "", "has_gpu": False, "keys": Path(KEYS.name)}
         options |= {"removal_interval": 600}  # no retry, except in tests of retries
-        client = DockerClient(base_url=self.url, timeout=60)
-        self.runtime = DockerRuntime(client, ports, **{**options, **changes})
+        self.connection = connected or connection(self.url)
+        self.runtime = DockerRuntime(self.connection, ports, **{**options, **changes})
+
+    def address(self, running: Running) -> str:
+        networks = self.inspect(running)["NetworkSettings"]["Networks"]
+        return f"{networks[self.connection.reach.network]['IPAddress']}:80"
 
     def inspect(self, running: Running) -> Any:
         """Inspect the container of an running."""

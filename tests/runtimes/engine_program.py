@@ -67,7 +67,10 @@ def main() -> None:
         while True:
             connection, _ = server.accept()
             with connection:
-                path = connection.recv(65536).split()[1].decode()
+                request = connection.recv(65536).split()
+                if not request:  # somebody has only looked whether it listens
+                    continue
+                path = request[1].decode()
                 body = _answer(path).encode()
                 connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + body)
             if path.startswith("/exit/"):

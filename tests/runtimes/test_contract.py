@@ -61,14 +61,15 @@ async def test_an_instance_has_a_name_a_port_and_a_url(bed: Bed) -> None:
     async with bed.running() as running:
         assert running.instance.name == bed.name(launch)
         assert running.instance.name.endswith(f"tgi-{launch.key}")
-        assert running.instance.url == f"http://127.0.0.1:{running.instance.port}"
+        assert running.instance.port
+        assert running.instance.url == f"http://{bed.address(running)}"
 
 
 async def test_the_engine_is_reachable_and_then_gone(real: Bed) -> None:
     async with real.running(env={"COLOUR": "blue"}) as running:
         assert await ask(running, "/env/COLOUR") == "blue"
 
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(OSError):
         await ask(running, "/env/COLOUR")
 
 

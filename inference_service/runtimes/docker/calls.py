@@ -25,8 +25,13 @@ T = TypeVar("T")
 UNAVAILABLE = (DockerException, RequestException, HTTPError, OSError)
 
 
-def unavailable(error: BaseException) -> RuntimeUnavailable:
-    """Make the error for a daemon that does not answer, with its first cause."""
+def unavailable(error: BaseException, said: str = "") -> RuntimeUnavailable:
+    """Make the error for a daemon that does not answer, with its first cause.
+
+    `said` is what the program on the way to the daemon says, which knows better.
+    """
+    if said:
+        return RuntimeUnavailable(said)
     while (below := error.__cause__ or error.__context__) is not None:
         error = below  # the first of them is the error of the socket
     strerror = error.strerror if isinstance(error, OSError) else None
@@ -39,9 +44,13 @@ def explanation(error: APIError) -> str:
 
 
 class Calls:
-    """A pool of threads for calls: asyncio's is shared, and too small for long waits."""
+    """A pool of threads for calls: asyncio's is shared, and too small for long waits.
 
-    def __init__(self) -> None:
+    `said` returns what the program on the way to the daemon has said since it was last asked.
+    """
+
+    def __init__(self, said: Callable[[], str] = str) -> None:
+        self._said = said
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="docker")
 
     async def call(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
@@ -57,7 +66,7 @@ class Calls:
         except APIError:
             raise
         except UNAVAILABLE as error:
-            raise unavailable(error) from None
+            raise unavailable(error, self._said()) from None
 
     async def stream(
         self, function: Callable[..., Iterable[T]], *args: Any, **options: Any
@@ -90,7 +99,7 @@ class Calls:
                 if isinstance(item, APIError):
                     raise item
                 if isinstance(item, UNAVAILABLE):
-                    raise unavailable(item) from None
+                    raise unavailable(item, self._said()) from None
                 if isinstance(item, BaseException):
                     raise item
                 yield item

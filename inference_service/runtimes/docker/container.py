@@ -171,10 +171,10 @@ def gpu_ids(container: Container) -> tuple[str, ...]:
         return ()
 
 
-def published_port(container: Container, port: int) -> int | None:
-    """Return the port of 127.0.0.1 at which a port of the container can be reached."""
-    bound = container.ports.get(f"{port}/tcp")
-    return int(bound[0]["HostPort"]) if bound else None
+def published_port(container: Container, port: int, host: str) -> int | None:
+    """Return the port at an address of the daemon's machine that leads to one of the container."""
+    bound = container.ports.get(f"{port}/tcp") or ()
+    return next((int(each["HostPort"]) for each in bound if each["HostIp"] == host), None)
 
 
 def _ulimit(name: str, value: int) -> Ulimit:

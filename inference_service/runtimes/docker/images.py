@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from docker import DockerClient
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 from docker.utils import parse_repository_tag
 
 from inference_service.errors import LaunchError, Unlaunchable
 from inference_service.lifecycle import Phase, Progress
+from inference_service.runtimes.docker import credentials
 from inference_service.runtimes.docker.calls import Calls, explanation
 from inference_service.runtimes.docker.pull_progress import PullProgress
+
+log = logging.getLogger(__name__)
 
 PullPolicy = Literal["missing", "always", "never"]
 
@@ -34,15 +39,29 @@ class Images:
         if self._policy == "never":
             raise Unlaunchable(f"there is no image {image}, and `pull_policy` is never")
         progress = PullProgress(image)
-        events = self._calls.stream(
-            self._client.api.pull, *_reference(image), stream=True, decode=True
-        )
+        events = self._calls.stream(self._pull, image)
         try:
             async with aclosing(events):
                 async for event in events:
                     yield progress.feed(event)
         except APIError as error:
             raise _pull_failed(image, error) from None
+
+    def _pull(self, image: str) -> Any:
+        """Begin a pull; without credentials where their program fails, for most need none."""
+        name, tag = _reference(image)
+        begin = partial(self._client.api.pull, name, tag, stream=True, decode=True)
+        try:
+            return begin()
+        except DockerException as error:
+            if (fault := credentials.fault(error)) is None:
+                raise
+        log.warning("%s is pulled without credentials: %s", image, fault)
+        try:
+            return begin(auth_config={})
+        except APIError as error:
+            error.explanation = f"{explanation(error)}; {fault}"
+            raise
 
     async def _has(self, image: str) -> bool:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
@@ -14,6 +15,7 @@ from inference_service.errors import RuntimeUnavailable
 from inference_service.runtimes.base import Exit, Instance
 from inference_service.runtimes.command import Command
 from inference_service.runtimes.docker.calls import UNAVAILABLE, Calls
+from inference_service.runtimes.docker.ways import Way
 from inference_service.runtimes.lines import Line, Lines
 from inference_service.runtimes.logs import KEPT_LINES, LogBuffer
 
@@ -28,11 +30,15 @@ class RunningContainer:
     runs, and reads on if it does.
     """
 
-    def __init__(self, container: Container, command: Command, port: int, calls: Calls) -> None:
+    def __init__(
+        self, container: Container, command: Command, port: int, calls: Calls, way: Way
+    ) -> None:
         name = str(container.name)
         self.instance = Instance.local(name, port, command)
         self._container = container
         self._calls = calls
+        self._way = way
+        self._started_at = container.attrs["State"].get("StartedAt")
         self._log = LogBuffer(command.hidden)
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
@@ -40,7 +46,7 @@ class RunningContainer:
         threading.Thread(target=self._follow, name=f"follow-{name}", daemon=True).start()
 
     async def listens(self) -> None:
-        """Return at once: the daemon has held the port since the container was started."""
+        self.instance = replace(self.instance, url=f"http://{await self._way.listens()}")
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._exit)
@@ -65,6 +71,7 @@ class RunningContainer:
     def leave(self) -> None:
         """Follow the container no longer; all that still wait get an unknown exit."""
         self._left.set()
+        self._way.close()
         self._finish(Exit(None))
 
     def _follow(self) -> None:
@@ -107,7 +114,8 @@ class RunningContainer:
         self._container.reload()
         state = self._container.attrs["State"]
         if state["Running"]:
-            return None
+            # One that somebody has started anew may have another address, and no weights yet.
+            return None if state.get("StartedAt") == self._started_at else Exit(None)
         return Exit(int(state["ExitCode"]), bool(state["OOMKilled"]))
 
     def _finish(self, exit: Exit) -> None:

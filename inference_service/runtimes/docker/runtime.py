@@ -1,4 +1,4 @@
-"""Engines as containers of the Docker daemon of this machine.
+"""Engines as containers of a Docker daemon.
 
 Labels on a container name its service and its run, and hold a digest of its command. The next
 service adopts a container of its own that still runs and has the right digest; any other container
@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import docker
 from docker.errors import APIError, ImageNotFound
 from docker.models.containers import Container
 
@@ -27,9 +26,11 @@ from inference_service.key import Key
 from inference_service.lifecycle import Progress
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
-from inference_service.runtimes.docker import endpoint
-from inference_service.runtimes.docker.calls import Calls, explanation
+from inference_service.runtimes.docker import connection as connections
+from inference_service.runtimes.docker import networks
+from inference_service.runtimes.docker.calls import explanation
 from inference_service.runtimes.docker.claim import Claim
+from inference_service.runtimes.docker.connection import Connection
 from inference_service.runtimes.docker.container import (
     PORT,
     Recipe,
@@ -45,6 +46,7 @@ from inference_service.runtimes.docker.images import Images, PullPolicy
 from inference_service.runtimes.docker.instance import RunningContainer
 from inference_service.runtimes.docker.keys import Keys
 from inference_service.runtimes.docker.removal import PendingRemovals, remove, remove_all
+from inference_service.runtimes.docker.ways import Target
 from inference_service.runtimes.ports import Ports
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class DockerRuntime:
 
     def __init__(
         self,
-        client: docker.DockerClient,
+        connection: Connection,
         ports: Ports,
         *,
         daemon_id: str,
@@ -89,21 +91,23 @@ class DockerRuntime:
         removal_interval: float = 5.0,  # seconds between two attempts to remove a container
     ) -> None:
         self.nodes = (node,)
-        self._client = client
-        self._calls = Calls()
+        self._connection = connection
+        self._client, self._calls = connection.client, connection.calls
+        self._reach = connection.reach
         self._ports = ports
         self.seat = Seat("0.0.0.0", in_container=True, has_gpu=has_gpu)
         self._recipe = Recipe(service, volume)
         self._keys = Keys(keys)
-        self._images = Images(client, self._calls, pull_policy)
+        self._images = Images(self._client, self._calls, pull_policy)
         self._leaving = False
         self._pending = PendingRemovals(removal_interval)
         self.claim = Claim(self._client, service, daemon_id)
 
     def describe(self) -> str:
-        """Describe the GPUs that engines can get, in a few words."""
+        """Describe the daemon and the GPUs that engines can get, in a few words."""
         has_gpu = self.seat.has_gpu
-        return "GPUs for those that want them" if has_gpu else "no NVIDIA runtime, so no GPU"
+        given = "GPUs for those that want them" if has_gpu else "no NVIDIA runtime, so no GPU"
+        return f"{self._connection.endpoint}; {given}"
 
     def container_name(self, key: Key) -> str:
         return self._recipe.name(key)
@@ -128,7 +132,8 @@ class DockerRuntime:
                 container, port, command = await self._adopt(launch, gpus, held) or (
                     await self._start(launch, gpus, held)
                 )
-                running = RunningContainer(container, command, port, self._calls)
+                way = self._reach.way(Target(container, command.port, port), self._calls)
+                running = RunningContainer(container, command, port, self._calls, way)
                 held.callback(running.leave)
                 yield running
             except Exception:
@@ -160,8 +165,7 @@ class DockerRuntime:
     async def aclose(self) -> None:
         await self._pending.cancel_all()
         await self.claim.let_go()
-        await self._calls.close()
-        self._client.close()
+        await self._connection.close()
 
     async def _adopt(
         self, launch: Launch, gpus: GpuShare | None, held: ExitStack
@@ -173,7 +177,8 @@ class DockerRuntime:
             empty = launch.command(self.seat)
             for container in await self._ours(self._recipe.labels(launch.key)):
                 same = fits(container, empty) and has_gpus(container, gpus)
-                if same and (port := published_port(container, command.port)):
+                port = published_port(container, command.port, self._reach.publish)
+                if same and port and networks.address(container, self._reach.network):
                     held.enter_context(self._ports.hold(port))
                     return container, port, command
         await self._remove(launch.key)
@@ -202,11 +207,13 @@ class DockerRuntime:
             seat = self.seat.taken(PORT, gpus, self._keys.new(key))
             command, empty = launch.command(seat), launch.command(self.seat)
             configuration = self._recipe.configuration(key, command, empty, seat, port)
+            configuration |= self._network(command.port, port)
             try:
                 container: Container = await self._calls.call(create, **configuration)
                 if (archive := token_archive(command)) is not None:
                     await self._calls.call(container.put_archive, "/", archive)
                 await self._calls.call(container.start)
+                await self._calls.call(container.reload)  # it has its address now
             except APIError as error:
                 if not _port_clash(error):
                     raise _refused(command, self.container_name(key), error) from None
@@ -219,6 +226,13 @@ class DockerRuntime:
         """Raise LaunchError where another service has the name by now."""
         if (refusal := await self.claim.refusal()) is not None:
             raise LaunchError(str(refusal))
+
+    def _network(self, port: int, published: int) -> dict[str, Any]:
+        """Return the options by which a container joins a network, with a port published."""
+        options: dict[str, Any] = {"ports": {f"{port}/tcp": (self._reach.publish, published)}}
+        if self._reach.network != networks.BRIDGE:
+            options["network"] = self._reach.network
+        return options
 
     async def _remove_or_retry(self, key: Key, grace: float, failed: bool) -> None:
         """Remove the container that a run leaves; if that fails, retry it in the background."""
@@ -260,6 +274,11 @@ def _refused(command: Command, name: str, error: APIError) -> LaunchError:
             f"a container named {name} exists that is not this service's; remove it with "
             f"`docker rm -f {name}`, or rename it"
         )
+    if "cannot assign requested address" in cause:
+        return Unlaunchable(
+            f"{cause}; the daemon's machine does not have the address by which DOCKER_HOST names "
+            "it; name another one, or use ssh://..."
+        )
     if isinstance(error, ImageNotFound):
         return Unlaunchable(f"there is no image {command.image}")
     return Unlaunchable(cause) if any(sign in cause for sign in _LASTING) else LaunchError(cause)
@@ -274,36 +293,25 @@ async def connect(
     memory_bytes: int,
     keys: Path,
     gpu_limits: Sequence[int] = (),
+    network: str | None = None,
 ) -> DockerRuntime:
     """Connect to the daemon at the address of `endpoint`, and look for GPUs.
 
     `memory_bytes` is what engines may have of this machine; `keys` is the folder for their keys;
-    `gpu_limits` are those of `gpus.find`.
+    `gpu_limits` are those of `gpus.find`; `network` is the one that engines join.
     Raises RuntimeUnavailable, or GpuError.
     """
-    calls = Calls()
-    try:
-        client, info = await asyncio.wait_for(calls.call(_open), 10)
-    except (APIError, RuntimeUnavailable, TimeoutError) as error:
-        cause = error.metadata["cause"] if isinstance(error, RuntimeUnavailable) else str(error)
-        raise endpoint.unanswered(cause or "within 10 s") from None
-    finally:
-        await calls.close()
+    found = await gpus.find(gpu_limits)
+    connection = await connections.connect(network)
+    info = connection.info
     return DockerRuntime(
-        client,
+        connection,
         ports,
         daemon_id=f"{info.get('ID')} {info.get('DockerRootDir')}",
         service=service,
         volume=volume,
         pull_policy=pull_policy,
         keys=keys,
-        node=Node(LOCAL, memory_bytes, await gpus.find(gpu_limits)),
+        node=Node(LOCAL, memory_bytes, found),
         has_gpu="nvidia" in info.get("Runtimes", {}),
     )
-
-
-def _open() -> tuple[docker.DockerClient, dict[str, Any]]:
-    client = docker.from_env(timeout=5)
-    info = client.info()
-    client.api.timeout = 60
-    return client, info

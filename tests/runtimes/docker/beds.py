@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import PurePosixPath
 
@@ -19,6 +19,7 @@ from tests.docker.rootfs import Archive
 from tests.runtimes.beds import DockerBed
 
 Open = Callable[..., DockerBed]
+Connect = Callable[..., Awaitable[DockerBed]]
 
 
 def copy_image(client: DockerClient, image: str, daemon: Daemon) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from docker import DockerClient
 
+from inference_service.runtimes.docker import connection
 from inference_service.runtimes.ports import Ports
 from tests.docker.daemon import Daemon
 from tests.docker.needs import require_private_daemon
 from tests.docker.registry import Registry
 from tests.runtimes.beds import DockerBed
-from tests.runtimes.docker.beds import Open, copy_image, forget, push
+from tests.runtimes.docker.beds import Connect, Open, copy_image, forget, push
 
 
 @pytest.fixture
@@ -64,3 +65,33 @@ def pushed(docker_client: DockerClient, registry: Registry) -> Iterator[str]:
     reference = push(docker_client, registry, "model:1")
     yield reference
     forget(docker_client, reference)
+
+
+@pytest.fixture(scope="package")
+def apart(docker_client: DockerClient, image: str) -> Iterator[Daemon]:
+    """A daemon with a network of its own, whose containers have addresses that exist here too."""
+    require_private_daemon()
+    with Daemon(apart=True, tls=True) as daemon:
+        copy_image(docker_client, image, daemon)
+        yield daemon
+
+
+@pytest.fixture
+async def connect(
+    image: str, ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Connect]:
+    """A function that opens a bed with the daemon at an address, as the service does.
+
+    The bed itself looks at `url`, which leads to the same daemon.
+    """
+    beds: list[DockerBed] = []
+
+    async def connect(address: str, url: str, network: str | None = None) -> DockerBed:
+        monkeypatch.setenv("DOCKER_HOST", address)
+        found = await connection.connect(network)
+        beds.append(DockerBed(image, ports, url, found))
+        return beds[-1]
+
+    yield connect
+    for bed in beds:
+        await bed.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 import pytest
 from docker import DockerClient
@@ -42,6 +44,42 @@ async def test_a_pull_by_digest(open_bed: Open, pushed: str) -> None:
 
     assert has(bed.client, f"{name}@{digest}")
     bed.client.images.remove(f"{name}@{digest}")
+
+
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The program that the files of the `docker` command name for credentials; not there yet."""
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "config.json").write_text('{"credsStore": "lost"}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(config))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path / "docker-credential-lost"
+
+
+@pytest.mark.filterwarnings("ignore:docker-credential-lost not installed")
+async def test_a_program_for_credentials_that_is_missing_keeps_nobody_from_a_public_image(
+    open_bed: Open, pushed: str, helper: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bed = open_bed(pull_policy="missing")
+
+    await pull(bed, pushed)
+
+    assert has(bed.client, pushed)
+    assert "without credentials" in caplog.text
+    assert "docker-credential-lost not installed" in caplog.text
+    assert str(helper.parent / "config" / "config.json") in caplog.text
+
+
+async def test_a_program_for_credentials_that_fails_is_named_when_the_image_is_refused(
+    open_bed: Open, pushed: str, helper: Path
+) -> None:
+    helper.write_text("#!/bin/sh\necho the vault is locked >&2; echo the vault is locked; exit 1\n")
+    helper.chmod(0o755)
+    bed = open_bed(pull_policy="missing")
+
+    with pytest.raises(LaunchError, match=r"manifest unknown.*docker-credential-lost.*locked"):
+        await pull(bed, pushed.replace("model:1", "model:none"))
 
 
 async def test_the_pull_policies(open_bed: Open, registry: Registry, pushed: str) -> None:

@@ -11,6 +11,7 @@ from docker.models.containers import Container
 from inference_service.runtimes.command import Command, Needs
 from inference_service.runtimes.docker.calls import Calls
 from inference_service.runtimes.docker.instance import RunningContainer
+from inference_service.runtimes.docker.ways import Published
 from tests.waiting import until
 
 
@@ -39,7 +40,9 @@ async def test_a_container_waits_for_the_loop() -> None:
     """Else the lines that wait in the loop fill the memory."""
     floods = Floods()
     command = Command("tiny", Needs(1))
-    running = RunningContainer(cast(Container, floods), command, 1, cast(Calls, None))
+    running = RunningContainer(
+        cast(Container, floods), command, 1, cast(Calls, None), Published("127.0.0.1", 1)
+    )
     await until(lambda: floods.given, "no line came")
     time.sleep(0.2)  # noqa: ASYNC251  # a loop that is busy
     before = floods.given
