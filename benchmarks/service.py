@@ -86,6 +86,9 @@ class RunningEngine:
     def leave(self) -> None:
         pass
 
+    def hurry(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         pass
 

@@ -96,6 +96,11 @@ class EngineNeeds(Section):
         return ("docker",)
 
     @property
+    def needs_gpu(self) -> bool:
+        """Whether the engine cannot run the model without a GPU."""
+        return False
+
+    @property
     def generates(self) -> bool:
         """Whether the model makes text, and not only vectors or scores of texts."""
         return True

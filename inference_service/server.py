@@ -102,7 +102,9 @@ async def running(
 
         def leave() -> None:
             for runtime in runtimes.by_name.values():
-                runtime.leave()
+                runtime.hurry()
+                if settings.leave_containers:
+                    runtime.leave()
 
         proxies = Proxies(settings.trusted_proxy)
         servicer = _servicer(settings, models, lambda: runtimes.choice, reload, proxies)
@@ -123,8 +125,7 @@ async def running(
             )
         stack.callback(health.end)
         stack.push_async_callback(models.close, settings.drain_timeout)
-        if settings.leave_containers:
-            stack.callback(leave)
+        stack.callback(leave)
         stack.callback(health.down)
         await models.adopt()
         models.preload()
@@ -153,9 +154,13 @@ def _placing(settings: Settings, stack: AsyncExitStack) -> Callable[[Mapping[str
         stack.push_async_callback(engine.aclose)
 
     def placing(runtimes: Mapping[str, Runtime]) -> Place:
+        docker = runtimes.get("docker")
+        has_docker, has_gpu = docker is not None, docker is not None and docker.seat.has_gpu
+
         def entry(spec: ModelSpec) -> Entry:
-            runtime, engine = place(spec, settings.runtime, settings.engine, "docker" in runtimes)
-            return Entry.of(spec, runtimes[runtime], engines[engine])
+            placed = place(spec, settings.runtime, settings.engine, has_docker, has_gpu)
+            runtime, engine = runtimes[placed.runtime], engines[placed.engine]
+            return Entry.of(spec, runtime, engine, placed.reason)
 
         return entry
 

@@ -163,19 +163,24 @@ async def test_llama_cpp_writes_real_text_in_a_container(client: docker.DockerCl
     assert len(inside.split()) > 20
 
 
-async def test_auto_takes_docker_and_leaves_story_mini_to_the_embedded_engine(
+async def test_auto_takes_docker_and_leaves_to_the_embedded_engine_what_tgi_cannot_run(
     client: docker.DockerClient,
 ) -> None:
     async with on_docker(client, runtime="auto") as service:
         models = (await service.stub.ListModels(pb.ListModelsRequest())).models
+        request = pb.StartModelRequest(model_id="phi-2", validate_only=True)
+        planned = await service.stub.StartModel(request)
         info = await service.stub.GetInfo(pb.GetInfoRequest())
         text = await service.http.post("/generate", json={"model_id": "story-mini", "prompt": "x"})
 
     assert info.runtime == "docker"
     assert {m.id: (m.runtime, m.engine) for m in models} == {
-        **{m.id: ("docker", "tgi") for m in models},
-        "story-mini": ("process", "llamacpp"),
+        **{m.id: ("process", "llamacpp") for m in models},
+        "gpt-2": ("docker", "tgi"),
+        "tiny-llama": ("docker", "tgi"),
     }
+    assert planned.model.placement == "tgi needs a GPU for it, which the service does not have"
+    assert planned.plan.required_memory_bytes == 6 * 10**9
     assert text.status_code == 200
 
 
@@ -410,7 +415,7 @@ async def test_ports_that_are_used_up(client: docker.DockerClient) -> None:
     async with on_docker(client, ports=free_ports(1)) as service:
         assert (await service.http.post("/models/gpt-2/start")).status_code == 200
 
-        rest, _ = await refused(service, "phi-2")
+        rest, _ = await refused(service, "tiny-llama")
 
         assert "no port of 127.0.0.1 is free" in rest.json()["detail"]
         assert "widen the setting `ports`" in rest.json()["detail"]

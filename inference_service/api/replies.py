@@ -43,6 +43,7 @@ def model(view: View) -> pb.Model:
         state=_STATES[status.state],
         engine=view.engine,
         runtime=view.runtime,
+        placement=view.placement,
         context_length=view.context_length,
         memory_bytes=view.memory_bytes,
         container_name=status.container,

@@ -206,6 +206,9 @@ class Runtime(Protocol):
         The next service can adopt them. A runtime whose engines end with the service does nothing.
         """
 
+    def hurry(self) -> None:
+        """Wait less for what does not answer, from now on: the service ends."""
+
     async def aclose(self) -> None:
         """Release what the runtime itself holds, such as connections, and give up retries."""
 
@@ -228,6 +231,9 @@ class StatelessRuntime:
         return {}
 
     def leave(self) -> None:
+        pass
+
+    def hurry(self) -> None:
         pass
 
     async def aclose(self) -> None:

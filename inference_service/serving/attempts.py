@@ -130,14 +130,14 @@ class Attempts:
         """Give a lease back before the end of its block, when its engine is done."""
         self._model.release(lease, self._idle_timeout)
 
-    async def recovery(self, lost: ServiceError) -> None:
+    async def recovery(self, lost: ServiceError, seconds: float | None = None) -> None:
         """Return when another attempt makes sense.
 
         Raises `lost` where the runtime has not noticed the end of the engine within its patience,
-        or the back-off of the model is longer.
+        or within `seconds`, or the back-off of the model is longer.
         """
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._patience if seconds is None else seconds):
                 await self._model.recovered(self._instance)
         except TimeoutError:
             raise lost from None

@@ -18,7 +18,7 @@ from inference_service.runtimes.command import Command, Launch
 class Entry:
     """A model of the catalog, with its runtime and its engine.
 
-    `command` is that of an empty seat.
+    `command` is that of an empty seat, and `placement` says why it is this engine.
 
     Two entries are equal when the same engine would run in the same way: what the engine does not
     know of, such as the idle timeout, changes without a restart.
@@ -28,11 +28,12 @@ class Entry:
     runtime: Runtime
     engine: Engine
     command: Command
+    placement: str = field(default="", compare=False)
 
     @classmethod
-    def of(cls, spec: ModelSpec, runtime: Runtime, engine: Engine) -> Entry:
+    def of(cls, spec: ModelSpec, runtime: Runtime, engine: Engine, placement: str = "") -> Entry:
         """Return the entry with the command that the engine makes."""
-        return cls(spec, runtime, engine, engine.command(spec, runtime.seat))
+        return cls(spec, runtime, engine, engine.command(spec, runtime.seat), placement)
 
     def launch(self, key: Key) -> Launch:
         """Return what the runtime runs under this key."""
@@ -47,6 +48,11 @@ class Entry:
     def generates(self) -> bool:
         """Whether the model makes text in this engine."""
         return self.spec.sections[self.engine.name].generates
+
+    @property
+    def revives(self) -> bool:
+        """Whether the model starts again by itself after a failure."""
+        return self.spec.pinned or self.spec.preload
 
     @property
     def start_key(self) -> str:

@@ -7,6 +7,7 @@ stream and in the outcome.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -23,9 +24,12 @@ from inference_service.errors import (
     ModelStopped,
     PromptTooLong,
     ResumptionFailed,
+    RuntimeUnavailable,
     ServiceError,
     ShuttingDown,
     SilenceTimeout,
+    StartBackingOff,
+    StartFailed,
 )
 from inference_service.serving.ahead import Ahead, Store
 from inference_service.serving.attempts import Attempts
@@ -38,6 +42,9 @@ from inference_service.serving.reading import FREE, Reading
 from inference_service.serving.silence import SilenceLimit
 
 _LOSSES = 3  # engines that one text may outlive: a prompt that kills them must come to an end
+
+# Of a start that another one may follow soon: the daemon is away, say, or restarts.
+_NO_START = (StartFailed, StartBackingOff, RuntimeUnavailable)
 
 Write = Callable[[Chunk], Awaitable[None]]
 
@@ -222,10 +229,14 @@ class Generation:
         resumed: Callable[[Resumption], Awaitable[None]],
         notify: Notify | None,
     ) -> None:
-        """Write the text, and go on with another engine after a loss."""
+        """Write the text, and go on with another engine after a loss.
+
+        From a loss on, starts are tried for as long as a stream may be silent.
+        """
         attempts, prompt = self._attempts, self._order.prompt
         sent: list[str] = []
         losses = 0
+        until = -math.inf  # when no start is tried any more
 
         async def keep(chunk: Chunk) -> None:
             await write(chunk)
@@ -251,7 +262,12 @@ class Generation:
                     if self._sent_tokens >= prompt.max_new_tokens:
                         self._finish = Finish(FinishReason.LENGTH, 0, 0)
                         return
-                await attempts.recovery(lost)
+                until = _now() + self._order.timeout
+                await attempts.recovery(lost, self._order.timeout)
+            except _NO_START as failed:
+                if (left := until - _now()) <= 0:
+                    raise
+                await attempts.recovery(failed, left)
             except PromptTooLong:
                 if not self._resumptions:
                     raise
@@ -269,3 +285,7 @@ class Generation:
             error = ResumptionFailed(self._id, self._resumptions[-1].cause, error)
         error.metadata["sent_token_count"] = str(self._sent_tokens)
         return error
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

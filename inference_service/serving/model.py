@@ -187,6 +187,12 @@ class Model:
         if self._supervisor.runs is None:
             self._supervisor.begin()
 
+    def keep(self) -> None:
+        """Do as `begin`; where that is refused, try again by itself until a stop."""
+        self._refuse()
+        if self._supervisor.runs is None:
+            self._supervisor.keep()
+
     async def seek(self) -> None:
         """Look for the runtime that a start would need, where it is missing."""
         if self._look is not None and not self.runs and not self.entry.reachable:
@@ -214,6 +220,7 @@ class Model:
         started. `instance` is that of the engine; None for one that the request had not reached.
         Raises ModelStopped when somebody stops the model.
         """
+        stops = self._supervisor.stops
         for pause in pauses(self._timing):
             if (runs := self._supervisor.runs) is None:
                 break
@@ -227,6 +234,8 @@ class Model:
                 return
             await asyncio.wait([run.gone], timeout=pause)  # the runtime reports its death
         await asyncio.sleep(max(0.0, self._supervisor.back_off.left))
+        if self._supervisor.stops != stops:
+            raise self.stopped()
 
     async def stop(self, drain: float | None = None) -> None:
         """Drain and end the model; return when nothing is left of it.
@@ -259,9 +268,10 @@ class Model:
 
     def move(self, entry: Entry) -> None:
         """Take the entry of a runtime that was found, for the next runs; present ones stay."""
-        if entry != self._entry and not self.runs:
-            self._supervisor.forgive()
-        self._next = entry
+        other, self._next = entry != self._entry, entry
+        if other and not self.runs:
+            self._supervisor.excuse()
+            self._supervisor.look()
         self.show()
 
     def change(self, entry: Entry) -> bool:
@@ -279,12 +289,14 @@ class Model:
             return True
         for run in runs or ():
             run.replace_entry(entry)
+        self._supervisor.look()
         self.show()
         return False
 
     def remove(self) -> None:
         """Take the model out of the catalog: refuse callers, drain and stop."""
         self._removed = True
+        self._supervisor.abandon()
         if self._supervisor.runs is not None:
             self._supervisor.runs.end(self._timing.drain)
         else:
@@ -293,6 +305,7 @@ class Model:
     async def close(self, drain: float) -> None:
         """Refuse callers from now on, and stop. Never raises."""
         self._closed = True
+        self._supervisor.abandon()
         if self._supervisor.runs is not None:
             self._supervisor.runs.end(drain)
         await self._supervisor.over()

@@ -127,7 +127,7 @@ class Models:
     def _preload(self, models: Iterable[Model]) -> None:
         for model in models:
             if model.entry.spec.preload:
-                _attempt(model.id, model.begin)
+                _attempt(model.id, model.keep)
 
     async def reload(self, catalog: Catalog) -> Reload:
         """Put another catalog into force, and return what that changes.
@@ -154,7 +154,7 @@ class Models:
                 continue
             (changed if model_id in old else added).append(model_id)
             if entry.spec.preload:
-                _attempt(model_id, model.begin)
+                _attempt(model_id, model.keep)
         removed = [model_id for model_id in old if model_id not in catalog]
         async for model_id in self._in_turns(removed):
             self._models[model_id].remove()

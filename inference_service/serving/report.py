@@ -91,6 +91,8 @@ class Report:
     def failed(self, failure: ServiceError, wait: float) -> None:
         """Enter FAILED; the next start may be made in `wait` seconds."""
         log.error("%s: %s", self._key, failure.message)
+        # What is shown is kept for long, and the frames in which this was raised hold open files.
+        failure.__traceback__ = failure.__context__ = failure.__cause__ = None
         self._enter(State.FAILED, failure=failure, retry_at=time.time() + wait)
 
     def forgiven(self) -> None:

@@ -18,6 +18,7 @@ from inference_service.errors import (
     ServiceError,
     StartFailed,
     StartFault,
+    StartStalled,
     StopFailed,
     Unlaunchable,
 )
@@ -228,7 +229,7 @@ class Run:
                 await start.pulled()
                 async with runtime.run(launch, claim.gpus) as running:
                     self.running = running
-                    await start.healthy(running, self._fails(running, start))
+                    await self._until_ready(running, start)
                     self._becomes_ready(running)
                     await self._until_dead(running)
             except Unlaunchable as error:
@@ -237,6 +238,16 @@ class Run:
             except LaunchError as error:
                 phase = self.report.told_phase
                 raise StartFailed(self.key.model_id, phase, str(error)) from None
+
+    async def _until_ready(self, running: Running, start: Start) -> None:
+        """Wait until the engine answers. One that is adopted was READY: it answers, or it hangs."""
+        limit = self._timing.hang if self._adopts else None
+        try:
+            await start.healthy(running, self._fails(running, start), limit)
+        except StartStalled:
+            if limit is None:
+                raise
+            raise self._hung(running, limit) from None
 
     def _becomes_ready(self, running: Running) -> None:
         self._ready_at = _now()
@@ -280,8 +291,8 @@ class Run:
             await asyncio.sleep(self._timing.probe)
             if await self.answers():
                 answered = _now()
-        tail = running.tail(LOG_LINES)
-        raise EngineHung(self.key.model_id, silence, self._back_off_after_death(), tail)
+        self._back_off.served(_now() - self._ready_at)
+        raise self._hung(running, silence)
 
     async def _end(self) -> None:
         """Return when the run has to end, and is drained or cut."""
@@ -299,12 +310,12 @@ class Run:
             if exit.has_no_program or engine.is_lasting(lines):
                 return ModelUnusable(model_id, phase, cause or str(exit), exit.facts, tail)
             return EngineExited(model_id, phase, str(exit), exit.facts, cause, tail)
-        wait = self._back_off_after_death()
-        return EngineDied(model_id, str(exit), exit.facts, cause, wait, tail)
-
-    def _back_off_after_death(self) -> float:
         self._back_off.served(_now() - self._ready_at)
-        return self._back_off.next
+        return EngineDied(model_id, str(exit), exit.facts, cause, self._back_off.next, tail)
+
+    def _hung(self, running: Running, silence: float) -> EngineHung:
+        tail = running.tail(LOG_LINES)
+        return EngineHung(self.key.model_id, silence, self._back_off.next, tail)
 
 
 def _now() -> float:

@@ -33,6 +33,7 @@ def snapshot(wanted: Entry, runs: Runs | None, status: Status, admission: Admiss
         paths=entry.engine.paths(entry.spec),
         engine=entry.engine.name,
         runtime=entry.runtime.name,
+        placement=entry.placement,
         context_length=entry.spec.context_length,
         memory_bytes=entry.command.needs.memory_bytes,
         pinned=entry.spec.pinned,

@@ -27,6 +27,7 @@ class Start:
         self._entry = entry
         self._report = report
         self._timing = timing
+        self._limit = timing.stall
         self._stall = asyncio.timeout(None)  # that of the present step, if it has one
         self._read = asyncio.Event()  # the log of an engine that has ended
 
@@ -45,8 +46,14 @@ class Start:
                 raise
             self._moved(Progress(Phase.CREATING_CONTAINER))
 
-    async def healthy(self, running: Running, death: Coroutine[Any, Any, None]) -> None:
-        """Wait until the engine answers. Raises StartStalled, and what `death` raises."""
+    async def healthy(
+        self, running: Running, death: Coroutine[Any, Any, None], limit: float | None = None
+    ) -> None:
+        """Wait until the engine answers. Raises StartStalled, and what `death` raises.
+
+        `limit` is the time in seconds in which something has to move; None is the setting.
+        """
+        self._limit = self._timing.stall if limit is None else limit
         async with self._stalling(running):
             await race(self._answers(running), self._reports(running), death)
 
@@ -76,18 +83,18 @@ class Start:
     def _moved(self, progress: Progress) -> None:
         moved = self._report.progress(progress)
         if moved and self._stall.when() is not None and not self._stall.expired():
-            self._stall.reschedule(asyncio.get_running_loop().time() + self._timing.stall)
+            self._stall.reschedule(asyncio.get_running_loop().time() + self._limit)
 
     @asynccontextmanager
     async def _stalling(self, running: Running | None = None) -> AsyncGenerator[None]:
         """Raise StartStalled when nothing moves in the block for too long."""
         try:
-            async with asyncio.timeout(self._timing.stall) as self._stall:
+            async with asyncio.timeout(self._limit) as self._stall:
                 yield
         except TimeoutError:
             tail = running.tail(LOG_LINES) if running else ()
-            phase, limit = self._report.told_phase, self._timing.stall
-            raise StartStalled(self._entry.spec.id, phase, limit, tail) from None
+            phase = self._report.told_phase
+            raise StartStalled(self._entry.spec.id, phase, self._limit, tail) from None
 
 
 def pauses(timing: Timing) -> Iterator[float]:

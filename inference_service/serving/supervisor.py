@@ -22,6 +22,7 @@ from inference_service.lifecycle import Status
 from inference_service.serving.back_off import BackOff
 from inference_service.serving.entry import Entry
 from inference_service.serving.report import Report
+from inference_service.serving.revival import Revival
 from inference_service.serving.run import Run
 from inference_service.serving.runs import Runs, folded
 from inference_service.serving.start_times import StartTimes
@@ -55,7 +56,8 @@ class Supervisor:
     """The owner of all runs of a model; a start makes `count` of them.
 
     `runs` are those that serve together now, None where nothing is left of any. `logged` is the
-    last run that had an engine, because its log outlives it.
+    last run that had an engine, because its log outlives it. `stops` counts the stops that found no
+    run, after which nothing that waits for a start may begin one.
     """
 
     def __init__(
@@ -68,9 +70,11 @@ class Supervisor:
     ) -> None:
         self.runs: Runs | None = None
         self.logged: Run | None = None
+        self.stops = 0
         self.back_off = BackOff(
             timing.back_off, timing.back_off_longest, timing.healthy_spell, _now
         )
+        self._revival = Revival(model, timing.back_off_longest)
         self._last: Run | None = None  # the one that ended last: its status outlives it
         self._model = model
         self._timing = timing
@@ -91,6 +95,7 @@ class Supervisor:
         Raises StartBackingOff, ModelUnusable, or InsufficientMemory for what can never fit.
         """
         self.refuse()
+        self._revival.cancel()
         model = self._model
         runs = self.runs = Runs(model.id, self._timing, model.stopped)
         for number in [*numbers] or [1]:
@@ -98,8 +103,33 @@ class Supervisor:
         runs.started.add_done_callback(lambda _: self._begin_more(runs))
         return runs
 
+    def keep(self) -> None:
+        """Begin runs of a model that has to run, or plan them. Raises what `begin` raises."""
+        try:
+            self._model.begin()
+        except ServiceError as error:
+            self._revive(error, error.retry_after or 0.0)
+            raise
+
+    def look(self) -> None:
+        """Begin another entry, with which the model may start, as soon as the back-off is over."""
+        if self._revival.due:
+            self._revival.cancel()
+            if self._model.entry.revives:
+                self._revival.soon(self.back_off.left)
+
+    def abandon(self) -> None:
+        """Start the model no more without a caller."""
+        self._revival.cancel()
+
     def forgive(self) -> None:
-        """End the back-off after the last failure, if there is one."""
+        """End the back-off after the last failure, if there is one: somebody stops the model."""
+        self.stops += 1
+        self.abandon()
+        self.excuse()
+
+    def excuse(self) -> None:
+        """End the back-off after the last failure: another runtime need not have its cause."""
         self.back_off.forgive()
         if self._last is not None:
             self._last.report.forgiven()
@@ -141,6 +171,7 @@ class Supervisor:
     async def _own(self, runs: Runs, run: Run) -> None:
         """Own a run: the one task that ends it."""
         failure = await run.live()
+        wait = 0.0
         runs.remove(run)
         if not runs:
             self.runs = None
@@ -157,14 +188,22 @@ class Supervisor:
             run.report.failed(failure, wait)
         run.finish(failure)
         runs.finish(failure)
-        if runs.replaced and self.runs is None:
+        if self.runs is not None:
+            return
+        if runs.replaced:
             self._begin_again()
+        elif failure is not None and not run.leases.ended:  # else somebody has stopped it
+            self._revive(failure, wait)
 
     def _begin_again(self) -> None:
         try:
-            self._model.begin()
+            self.keep()
         except ServiceError as error:
             log.error("%s is not started again: %s", self._model.id, error.message)
+
+    def _revive(self, failure: ServiceError, wait: float) -> None:
+        if self._model.entry.revives:
+            self._revival.after(failure, wait)
 
 
 def _now() -> float:

@@ -23,7 +23,8 @@ class InstanceView:
 class View:
     """A model at the time `seen`. Times are Unix seconds, sizes bytes.
 
-    `expire_time` is the end of the idle timeout; None while that is not known, or never.
+    `placement` says why it is this engine. `expire_time` is the end of the idle timeout; None while
+    that is not known, or never.
     """
 
     id: str
@@ -32,6 +33,7 @@ class View:
     paths: Sequence[str]
     engine: str
     runtime: str
+    placement: str
     context_length: int
     memory_bytes: int
     pinned: bool

@@ -169,6 +169,7 @@ class Model(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id by which calls name the model, such as `gpt-2`: 1 to 63 characters of `a-z 0-9 . _ -`;
     the first is a letter or a digit.
@@ -205,10 +206,16 @@ class Model(_message.Message):
     queued_request_count: _builtins.int
     """The part of `active_request_count` that waits for a slot."""
     pinned: _builtins.bool
-    """True for a model that the operator keeps: only StopModel stops it."""
+    """True for a model that the operator keeps: only StopModel stops it, and after a failure it starts
+    again by itself.
+    """
     gpu_memory_bytes: _builtins.int
     """The GPU memory that the model holds now, in bytes. 0 while it holds none, and where GPU memory
     is not counted.
+    """
+    placement: _builtins.str
+    """Why the model has this engine, for people: `tgi needs a GPU for it, which the service does not
+    have`.
     """
     @_builtins.property
     def state_change_time(self) -> _timestamp_pb2.Timestamp:
@@ -224,7 +231,9 @@ class Model(_message.Message):
 
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
-        """When a FAILED model may be started again. Set only while FAILED."""
+        """When a FAILED model may be started again; a pinned or preloaded one then starts by itself. Set
+        only while FAILED.
+        """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -282,10 +291,11 @@ class Model(_message.Message):
         instances: _abc.Iterable[Global___Instance] | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         paths: _abc.Iterable[_builtins.str] | None = ...,
+        placement: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "last_error", b"last_error", "retry_time", b"retry_time", "start_progress", b"start_progress", "state_change_time", b"state_change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "aliases", b"aliases", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "gpu_ids", b"gpu_ids", "gpu_memory_bytes", b"gpu_memory_bytes", "hf_name", b"hf_name", "id", b"id", "instances", b"instances", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "paths", b"paths", "pinned", b"pinned", "port", b"port", "queued_request_count", b"queued_request_count", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_request_count", b"active_request_count", "aliases", b"aliases", "container_name", b"container_name", "context_length", b"context_length", "engine", b"engine", "expire_time", b"expire_time", "gpu_ids", b"gpu_ids", "gpu_memory_bytes", b"gpu_memory_bytes", "hf_name", b"hf_name", "id", b"id", "instances", b"instances", "last_error", b"last_error", "memory_bytes", b"memory_bytes", "name", b"name", "paths", b"paths", "pinned", b"pinned", "placement", b"placement", "port", b"port", "queued_request_count", b"queued_request_count", "retry_time", b"retry_time", "running", b"running", "runtime", b"runtime", "start_progress", b"start_progress", "state", b"state", "state_change_time", b"state_change_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1197,7 +1207,8 @@ class GenerateStreamRequest(_message.Message):
     resume: _builtins.bool
     """Whether the text goes on when its engine is lost (it died, or it hung and was replaced), up to
     three times. The model is started again if needed, and continues from the prompt and the text
-    that was sent; an event `resumption` reports that. Tokens can be cut differently at a
+    that was sent; an event `resumption` reports that. From each loss on, starts are tried for the
+    setting `generation_timeout`, as while Docker restarts. Tokens can be cut differently at a
     resumption, so the same seed need not give the same text. Default false: the stream ends with
     ENGINE_FAILED.
     """

@@ -75,12 +75,13 @@ def faulty(docker_client: DockerClient, pytestconfig: pytest.Config) -> Faulty:
 def tgi(tmp_path: Path, tgi_image: str) -> Callable[..., dict[str, object]]:
     """Make settings of a service with one model on TGI's double; `env` is that of the double."""
 
-    def settings(**env: object) -> dict[str, object]:
+    def settings(*, pinned: bool = False, **env: object) -> dict[str, object]:
         path = tmp_path / "catalog.toml"
         env = _MANY_AT_ONCE | {"DOUBLE_LOAD_SECONDS": 0.1, "DOUBLE_DOWNLOAD_SECONDS": 0} | env
         variables = ", ".join(f'{name} = "{value}"' for name, value in env.items())
         path.write_text(
             f'[[models]]\nid = "{_MODEL}"\nhf_name = "org/{_MODEL}"\ncontext_length = 1024\n'
+            f"pinned = {str(pinned).lower()}\n"
             f'[models.tgi]\nmemory = "256MiB"\nweights = {{ repo = "org/{_MODEL}" }}\n'
             f"env = {{ {variables} }}\n"
         )

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -107,6 +108,7 @@ class Daemon:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.wake()
         # Only a running daemon can remove the containers of one that was killed.
         self.start()
         for container in self.client.containers.list(all=True, ignore_removed=True):
@@ -156,6 +158,16 @@ class Daemon:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def hang(self) -> None:
+        """Let the daemon hang: who connects gets no answer, and its containers run on."""
+        if self._process:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let the daemon go on, with all that it was asked meanwhile."""
+        if self._process:
+            self._process.send_signal(signal.SIGCONT)
 
     def _ready(self) -> bool:
         if self._process and self._process.poll() is not None:

@@ -38,6 +38,14 @@ def require_ssh() -> None:
     _require_programs("ssh", "sshd", "ssh-keygen", "docker")
 
 
+def require_podman() -> None:
+    """Skip where podman cannot run beside a registry."""
+    require_registry()
+    _require_programs("podman")
+    if os.geteuid() != 0:
+        _give_up("only root can run podman with storage of its own here")
+
+
 def _require_programs(*names: str) -> None:
     for name in names:
         if shutil.which(name) is None:

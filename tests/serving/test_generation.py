@@ -13,9 +13,9 @@ from inference_service.errors import (
     EngineLost,
     EngineOverloaded,
     GenerationTimeout,
-    LaunchError,
     ModelStopped,
     PromptTooLong,
+    Unlaunchable,
 )
 from inference_service.lifecycle import State, Status
 from inference_service.runtimes.base import Instance
@@ -184,7 +184,7 @@ async def test_a_text_that_fills_the_context_at_its_resumption_is_whole() -> Non
 async def test_a_text_for_which_no_engine_starts_ends_with_the_count_that_was_sent() -> None:
     async with mortal(2) as (model, runtime, _):
         await model.start()
-        runtime.refusal = LaunchError("no space left")
+        runtime.refusal = Unlaunchable("no space left")
         with pytest.raises(
             EngineFailed, match=r"connection; .* could not go on .* no space"
         ) as end:

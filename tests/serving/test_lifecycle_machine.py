@@ -132,6 +132,7 @@ class Model:
     must_go_at: float = 0.0  # the latest
     failures: int = 0  # in a row
     retry_at: float = -math.inf
+    revives_at: float = math.inf  # when it starts again without a caller
     waits: dict[str, Wait] = field(default_factory=dict)  # by caller
 
     def __post_init__(self) -> None:
@@ -556,7 +557,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             await served.stop(call.drain)
         except NotRunning:
             assert model.state in (State.STOPPED, State.FAILED)
-            model.failures, model.retry_at = 0, -math.inf
+            model.failures, model.retry_at, model.revives_at = 0, -math.inf, math.inf
             return
         assert instance is None or model.runtime.current is not instance
 
@@ -602,6 +603,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.each_answer_fits()
         self.watchers_see_the_present_statuses()
         self.unused_models_are_stopped()
+        self.pinned_models_start_again()
         self.sound = True
 
     def changed(self, shown: Shown) -> None:
@@ -614,6 +616,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         if model.state not in TRANSITIONS[last]:
             self.wrong.append(f"{model.spec.id}: {last} -> {model.state}")
         if model.state is State.STARTING:
+            model.revives_at = math.inf
             model.run += 1
             model.spec = model.run_spec = self.served.find(shown.id).entry.spec
             model.waits.clear()
@@ -634,6 +637,8 @@ class LifecycleMachine(RuleBasedStateMachine):
             if last is State.READY and model.harmed != model.run:
                 self.wrong.append(f"{model.spec.id}: failed with a healthy engine")
             self.backs_off(model, shown.status)
+            if model.spec.pinned and model.stopped != model.run:
+                model.revives_at = model.retry_at
         if model.state is State.STOPPING and model.stopped != model.run and not self.closes:
             self.wrong += [
                 f"{model.spec.id}: {why}" for why in self.reasons_against_a_stop(model, last)
@@ -757,6 +762,12 @@ class LifecycleMachine(RuleBasedStateMachine):
                 in_use = any(call.holds for call in self.calls if call.model is model)
                 if not in_use and model.runtime.current not in self.dead:
                     assert self.loop.time() < model.must_go_at + SOON, name
+
+    def pinned_models_start_again(self) -> None:
+        """Check that a failure of a pinned model is followed by a start, unless it was stopped."""
+        if self.settled and not self.closes:
+            for name, model in self.models.items():
+                assert self.loop.time() < model.revives_at + SOON, name
 
     # The end.
 

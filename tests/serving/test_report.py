@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from inference_service.errors import StartFailed
+from inference_service.errors import LaunchError, ShuttingDown, StartFailed
 from inference_service.key import Key
 from inference_service.lifecycle import Phase, Progress, State, Status
 from inference_service.serving.entry import Entry
@@ -112,6 +112,23 @@ async def test_a_start_moves_when_its_progress_does() -> None:
     assert report.status.progress == half
     assert report.progress(Progress(Phase.LOADING_WEIGHTS))
     assert report.phase is Phase.LOADING_WEIGHTS
+
+
+async def test_a_failure_that_is_shown_keeps_no_frames() -> None:
+    """They would keep open what their variables are, such as the socket of a call."""
+    bed = Bed()
+    bed.report.starting(bed.entry)
+    try:
+        raise LaunchError("no")
+    except LaunchError:
+        try:
+            raise ShuttingDown
+        except ShuttingDown as failure:
+            bed.report.failed(failure, 1)
+
+    shown = bed.report.status.failure
+    assert shown is not None
+    assert (shown.__traceback__, shown.__context__, shown.__cause__) == (None, None, None)
 
 
 async def test_progress_after_the_start_is_none() -> None:

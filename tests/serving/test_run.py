@@ -10,8 +10,10 @@ import pytest
 
 from inference_service.capacity.admission import Admission
 from inference_service.capacity.nodes import LOCAL, Node
+from inference_service.engines.exchange import Request
 from inference_service.errors import (
     EngineDied,
+    EngineHung,
     InsufficientMemory,
     LaunchError,
     ModelStopped,
@@ -22,6 +24,7 @@ from inference_service.errors import (
 )
 from inference_service.lifecycle import State, Status
 from inference_service.runtimes.base import Exit, Instance
+from inference_service.serving.attempts import Attempts
 from inference_service.serving.entry import Entry
 from inference_service.serving.model import Model
 from inference_service.serving.run import Run
@@ -30,6 +33,7 @@ from inference_service.serving.timing import Timing
 from tests.build import machine, timing
 from tests.build import model as make_model
 from tests.fakes import FakeEngine, FakeRuntime, spec
+from tests.sinks import Kept
 from tests.waiting import PROMPTLY, until, within
 
 
@@ -86,6 +90,38 @@ async def test_the_start_of_an_engine_that_runs_already_teaches_nothing(adopts: 
 
         past = bed.start_times.past(bed.model.entry.start_key)
         assert (past == {}) is adopts
+
+
+async def test_an_adopted_engine_that_hangs_is_replaced_before_a_start_would_be_given_up() -> None:
+    async with made(stall=600, hang=0.05, back_off=0.01) as bed:
+        bed.engine.may_answer.clear()
+        bed.model.adopt([1])
+        hung = (await bed.runtime.engine()).instance
+        asked = asyncio.create_task(Attempts(bed.model, 60).ask(Request("POST", "/words"), Kept()))
+        await bed.until(State.FAILED)
+
+        failure = bed.model.status.failure
+        assert isinstance(failure, EngineHung)
+        assert bed.runtime.running == {}
+        bed.engine.dead.append(hung)
+        bed.engine.may_answer.set()
+        async with within(PROMPTLY, "the request did not go on to the next engine"):
+            await asked
+        assert len(bed.runtime.started) == 2
+
+
+async def test_an_adopted_engine_that_still_starts_is_not_replaced_while_it_moves() -> None:
+    async with made(stall=600, hang=0.2) as bed:
+        bed.engine.may_answer.clear()
+        bed.model.adopt([1])
+        engine = await bed.runtime.engine()
+        began = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() - began < 0.5:
+            engine.log.append(f"load {asyncio.get_running_loop().time()}")
+            await bed.model.changes.next()
+        bed.engine.may_answer.set()
+        await bed.until(State.READY)
+        assert len(bed.runtime.started) == 1
 
 
 async def test_an_engine_that_dies_says_when_it_may_start_again() -> None:

@@ -17,7 +17,8 @@ class HubWeights(Section):
 class TgiNeeds(EngineNeeds):
     """The needs of a model that Hugging Face TGI runs.
 
-    `image` replaces that of the settings. `gpus`: `auto` uses GPUs where Docker has them.
+    `image` replaces that of the settings. `gpus`: `auto` uses GPUs where Docker has them, and `all`
+    is for a model that TGI cannot run without.
     `gpu_memory` is the GPU memory that the model may take for weights, cache and all else; without
     it the model has all GPUs to itself.
     """
@@ -26,6 +27,10 @@ class TgiNeeds(EngineNeeds):
     image: str | None = None
     gpus: Gpus = "auto"
     gpu_memory: Size | None = None
+
+    @property
+    def needs_gpu(self) -> bool:
+        return self.gpus == "all"
 
     @model_validator(mode="after")
     def _has_gpu(self) -> TgiNeeds:

@@ -58,7 +58,7 @@ async def connect(network: str | None) -> Connection:
     """
     found = endpoint.find()
     dialler = Dialler(Remote.of(found.address)) if found.scheme == "ssh" else None
-    calls = Calls(dialler.said) if dialler else Calls()
+    calls = Calls(said=dialler.said) if dialler else Calls()
     first = _FIRST_BY_SSH if dialler else _FIRST
     try:
         async with asyncio.timeout(2 * first):

@@ -46,38 +46,64 @@ class PendingRemovals:
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._retries: dict[Key, asyncio.Task[None]] = {}
+        self._names: dict[Key, str] = {}
+        self._gone: set[Key] = set()  # of which nothing was left at the last look
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._retries
+        return key in self._retries and key not in self._gone
 
-    def add(self, key: Key, container: str, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Retry `attempt` until it raises neither RuntimeUnavailable nor LaunchError."""
-        retry = self._retry(key, container, attempt)
+    def add(
+        self,
+        key: Key,
+        container: str,
+        attempt: Callable[[], Awaitable[None]],
+        *,
+        gone: bool = False,
+        sure: bool = True,
+    ) -> None:
+        """Retry `attempt` until it raises neither RuntimeUnavailable nor LaunchError.
+
+        `gone` says that this was so already. Unless it is `sure`, there is one more attempt after
+        that.
+        """
+        if gone:
+            self._gone.add(key)
+        retry = self._retry(key, container, attempt, sure)
         task = asyncio.create_task(retry, name=f"removal of {container}")
-        self._retries[key] = task
+        self._retries[key], self._names[key] = task, container
 
     async def cancel(self, key: Key) -> None:
         """Give up the pending removal of this run, if there is one."""
         if (retry := self._retries.pop(key, None)) is not None:
             retry.cancel()
             await asyncio.wait([retry])
+        self._gone.discard(key)
 
     async def cancel_all(self) -> None:
-        """Give up every pending removal."""
+        """Give up every pending removal, and leave it to the next service."""
         for key in list(self._retries):
+            if key in self:
+                name = self._names[key]
+                log.warning("%s is left: the next service of this name adopts or removes it", name)
             await self.cancel(key)
 
     async def _retry(
-        self, key: Key, container: str, attempt: Callable[[], Awaitable[None]]
+        self, key: Key, container: str, attempt: Callable[[], Awaitable[None]], sure: bool
     ) -> None:
         while True:
             await asyncio.sleep(self._interval)
             try:
                 await attempt()
-                break
             except (RuntimeUnavailable, LaunchError):
                 continue
             except Exception:  # a fault of this service must not make the claim on memory eternal
                 log.exception("fault in the removal of %s", container)
-        log.warning("the container %s has been removed at last", container)
+                continue
+            if key in self._gone:
+                break
+            log.warning("the container %s has been removed at last", container)
+            if sure:
+                break
+            self._gone.add(key)
         del self._retries[key]
+        self._gone.discard(key)

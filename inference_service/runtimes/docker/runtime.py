@@ -45,6 +45,7 @@ from inference_service.runtimes.docker.container import (
 from inference_service.runtimes.docker.images import Images, PullPolicy
 from inference_service.runtimes.docker.instance import RunningContainer
 from inference_service.runtimes.docker.keys import Keys
+from inference_service.runtimes.docker.pulse import Pulse
 from inference_service.runtimes.docker.removal import PendingRemovals, remove, remove_all
 from inference_service.runtimes.docker.ways import Target
 from inference_service.runtimes.ports import Ports
@@ -93,6 +94,7 @@ class DockerRuntime:
         self.nodes = (node,)
         self._connection = connection
         self._client, self._calls = connection.client, connection.calls
+        self._pulse = self._calls.pulse = Pulse.of(self._client)
         self._reach = connection.reach
         self._ports = ports
         self.seat = Seat("0.0.0.0", in_container=True, has_gpu=has_gpu)
@@ -125,7 +127,7 @@ class DockerRuntime:
     ) -> AsyncGenerator[RunningContainer]:
         key = launch.key
         await self._require_name()
-        grace, failed = launch.command(self.seat).stop_grace, False
+        grace, failed, sure = launch.command(self.seat).stop_grace, False, False
         with ExitStack() as held:
             try:
                 await self._pending.cancel(key)
@@ -135,13 +137,15 @@ class DockerRuntime:
                 way = self._reach.way(Target(container, command.port, port), self._calls)
                 running = RunningContainer(container, command, port, self._calls, way)
                 held.callback(running.leave)
+                sure = True
                 yield running
-            except Exception:
+            except Exception as error:
                 failed = True
+                sure = sure or isinstance(error, LaunchError)
                 raise
             finally:
                 if failed or not self._leaving:
-                    await self._remove_or_retry(key, grace, failed)
+                    await self._remove_or_retry(key, grace, failed, sure)
 
     def removal_pending(self, key: Key) -> bool:
         return key in self._pending
@@ -161,6 +165,9 @@ class DockerRuntime:
 
     def leave(self) -> None:
         self._leaving = True
+
+    def hurry(self) -> None:
+        self._pulse.hurry()
 
     async def aclose(self) -> None:
         await self._pending.cancel_all()
@@ -234,8 +241,12 @@ class DockerRuntime:
             options["network"] = self._reach.network
         return options
 
-    async def _remove_or_retry(self, key: Key, grace: float, failed: bool) -> None:
-        """Remove the container that a run leaves; if that fails, retry it in the background."""
+    async def _remove_or_retry(self, key: Key, grace: float, failed: bool, sure: bool) -> None:
+        """Remove the container that a run leaves; if that fails, retry it in the background.
+
+        Unless it is `sure` what the run has made, look once more later: a daemon that hung can
+        still make the container that nobody waits for any more.
+        """
         removal = asyncio.create_task(self._remove(key, 0 if failed else grace))
         name = self.container_name(key)
         try:
@@ -244,8 +255,10 @@ class DockerRuntime:
             if not failed:  # else the failure of the run says more than this one
                 raise StopFailed(key.model_id, name, error) from None
         finally:
-            if not removal.done() or removal.cancelled() or removal.exception():
-                self._pending.add(key, name, partial(self._remove, key, grace))
+            fails = not removal.done() or removal.cancelled() or removal.exception() is not None
+            if fails or not sure:
+                attempt = partial(self._remove, key, grace)
+                self._pending.add(key, name, attempt, gone=not fails, sure=sure)
 
     async def _remove(self, key: Key, grace: float | None = None) -> None:
         """Remove all containers of this run, after a stop where there is a grace.
@@ -256,7 +269,7 @@ class DockerRuntime:
             return
         labels = self._recipe.labels(key)
         try:
-            await self._calls.call(remove_all, self._client, labels, grace)
+            await self._calls.call(remove_all, self._client, labels, grace, takes=grace or 0.0)
         except APIError as error:
             raise LaunchError(explanation(error)) from None
         self._keys.forget(key)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, closing
 from pathlib import Path
 
 import pytest
 from docker import DockerClient
 
 from inference_service.errors import LaunchError
-from inference_service.lifecycle import Phase
+from inference_service.lifecycle import Phase, Progress
+from inference_service.runtimes.docker.calls import Calls
+from inference_service.runtimes.docker.images import Images
+from inference_service.runtimes.docker.pulse import Pulse
 from tests.docker.daemon import Daemon
-from tests.docker.needs import require_private_daemon
+from tests.docker.needs import require_podman, require_private_daemon
+from tests.docker.podman import podman
 from tests.docker.registry import Registry
 from tests.runtimes.beds import MIB
 from tests.runtimes.docker.beds import Open, has, pull, push
@@ -118,6 +124,44 @@ async def test_a_pull_of_a_missing_image(open_bed: Open, registry: Registry) -> 
     registry.stop()
     with pytest.raises(LaunchError, match="connection refused"):
         await pull(bed, f"{registry.address}/nothing:1")
+
+
+async def test_a_pull_by_podman_moves_and_counts_its_bytes(pushed: str) -> None:
+    """Podman announces the configuration as a layer too, and says nothing while it extracts."""
+    require_podman()
+    address, _, name = pushed.partition("/")
+    async with Tap(address, 4_000_000) as tap:
+        with podman(tap.address) as url, closing(DockerClient(base_url=url)) as client:
+            calls = Calls(Pulse.of(client))
+            seen: list[Progress] = []
+
+            async def read() -> None:
+                pull = Images(client, calls, "missing").pull(f"{tap.address}/{name}")
+                async with aclosing(pull) as steps:
+                    async for progress in steps:
+                        seen.append(progress.after(seen[-1] if seen else None))
+
+            reading = asyncio.create_task(read())
+            async with within(SLOWLY, "the pull did not come through the tap"):
+                await tap.held.wait()
+            tap.open()
+            async with within(SLOWLY, "the pull did not end"):
+                await reading
+            await calls.close()
+            assert has(client, f"{tap.address}/{name}")
+            fractions = [progress.fraction for progress in seen if progress.fraction is not None]
+            assert fractions == sorted(fractions)
+            assert fractions[-1] == pytest.approx(0.7)
+
+            with pytest.raises(LaunchError, match="manifest unknown"):
+                await anext(_failing(client, f"{tap.address}/nothing:1"))
+
+
+async def _failing(client: DockerClient, image: str) -> AsyncGenerator[Progress]:
+    async with aclosing(Images(client, Calls(Pulse.of(client)), "missing").pull(image)) as steps:
+        async for progress in steps:
+            if progress.message:
+                yield progress
 
 
 async def test_a_pull_goes_on_after_its_connections_broke(open_bed: Open, pushed: str) -> None:

@@ -113,6 +113,34 @@ async def test_a_cancelled_attempt_has_ended_when_cancel_returns(pending: Pendin
     assert ended.is_set()
 
 
+async def test_a_removal_that_is_not_sure_is_looked_after_once_more(
+    pending: PendingRemovals,
+) -> None:
+    """A daemon that hung may make the container only then."""
+    attempt, had = attempts(LaunchError("busy"), None, None)
+    pending.add(Key("tiny"), "tgi-tiny", attempt, sure=False)
+    await until_gone(pending, Key("tiny"))
+    assert len(had) == 2
+    attempt_of_gone, had_of_gone = attempts(None)
+    pending.add(Key("gone"), "tgi-gone", attempt_of_gone, gone=True, sure=False)
+    assert Key("gone") not in pending
+
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (len(had), len(had_of_gone)) == (3, 1)
+
+
+async def test_what_is_given_up_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    pending = PendingRemovals(interval=600)
+    attempt, _ = attempts(None)
+    pending.add(Key("left"), "tgi-left", attempt)
+    pending.add(Key("gone"), "tgi-gone", attempt, gone=True, sure=False)
+
+    await pending.cancel_all()
+
+    assert [record.args for record in caplog.records] == [("tgi-left",)]
+
+
 async def test_all_can_be_cancelled() -> None:
     pending = PendingRemovals(interval=600)
     attempt, had = attempts(None)
