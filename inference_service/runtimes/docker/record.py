@@ -23,6 +23,7 @@ from inference_service.runtimes.docker.owner import Owner
 # The prefix keeps every daemon from taking it for an image of Docker Hub.
 _IMAGE = "localhost/inference-service-claim"
 _FILE = "renewal"
+_TRIES = 3  # to import the image, which another service removes at its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,16 @@ class Record:
         """Return the record; None where there is none. Raises NotOurs."""
         try:
             facts = self.client.api.inspect_container(self.name)
-            owner = Owner.read(facts["Config"]["Labels"] or {})
-            if owner is None:
-                raise NotOurs(f"a container that is no record of a claim is named {self.name}")
-            return Found(facts["Id"], owner, self._renewal(facts["Id"]))
         except NotFound:
+            return None
+        owner = Owner.read(facts["Config"]["Labels"] or {})
+        if owner is None:
+            raise NotOurs(f"a container that is no record of a claim is named {self.name}")
+        try:
+            return Found(facts["Id"], owner, self._renewal(facts["Id"]))
+        except APIError:
+            if self._is_there(facts["Id"]):
+                raise
             return None
 
     def renew(self, id: str, number: int) -> None:
@@ -100,11 +106,18 @@ class Record:
             labels=owner.labels(),
             network_mode="none",
         )
-        try:
-            return str(create().id)
-        except ImageNotFound:
+        for _ in range(_TRIES):
+            with contextlib.suppress(ImageNotFound):
+                return str(create().id)
             self.client.api.import_image_from_data(_archive(b""), repository=_IMAGE)
-            return str(create().id)
+        return str(create().id)
+
+    def _is_there(self, id: str) -> bool:
+        """Return whether a container is there, and not on its way out."""
+        try:
+            return bool(self.client.api.inspect_container(id)["State"]["Status"] == "created")
+        except NotFound:
+            return False
 
     def _renewal(self, id: str) -> bytes:
         data, _ = self.client.api.get_archive(id, f"/{_FILE}")

@@ -229,7 +229,7 @@ async def test_only_one_takes_over_a_void_record(daemon: Daemon) -> None:
         *(hold_for_a_while(daemon.url) for _ in range(4)), return_exceptions=True
     )
 
-    assert [type(result) for result in results].count(NameTaken) == 3
+    assert [type(result) for result in results].count(NameTaken) == 3, results
     assert results.count(None) == 1
 
 
