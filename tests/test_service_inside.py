@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from docker import DockerClient
 from docker.models.containers import Container
+from docker.types import Mount
 
 from tests.docker import images
 from tests.docker.daemon import Daemon
@@ -104,6 +107,31 @@ def writes(daemon: Daemon, container: Container) -> list[str]:
 def test_in_a_network_of_the_daemon(daemon: Daemon, network: str) -> None:
     with inside(daemon, network_mode=network) as service:
         assert writes(daemon, service) == ["bridge"]
+
+
+CATALOG = """\
+[[models]]
+id = "mine"
+[models.llamacpp]
+memory = "256MiB"
+weights = { path = "/models/story-mini.gguf" }
+"""
+
+
+def test_a_file_of_a_folder_that_is_mounted_from_outside(daemon: Daemon, tmp_path: Path) -> None:
+    """A file that is in the image of the service alone cannot be given to an engine."""
+    file = images.REPOSITORY / "inference_service" / "story_mini" / "story-mini.gguf"
+    shutil.copy(file, tmp_path)
+    (tmp_path / "catalog.toml").write_text(CATALOG)
+    llamacpp = images.llamacpp(daemon.client)
+    arguments = ["--catalog", "/models/catalog.toml", "--llamacpp-image", llamacpp]
+    mount = Mount("/models", str(tmp_path), type="bind")
+    with inside(daemon, *arguments, mounts=[mount]) as service:
+        serves(service)
+        answer = ask(service, "/v1/completions", model="mine", prompt="Once", max_tokens=4)
+        assert answer["usage"]["completion_tokens"] == 4, answer
+        refused = ask(service, "/models/story-mini/start", idle_timeout=1)
+        assert "which the daemon cannot give to an engine" in refused["detail"]
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ VALUES = [
     ("llamacpp_image", "y:2", "y:2"),
     ("pull_policy", "never", "never"),
     ("volume", "v", "v"),
+    ("docker_network", "lan", "lan"),
     ("service_name", "a.b_c-1", "a.b_c-1"),
     ("generation_timeout", "0.5", 0.5),
     ("answer_timeout", "0.5", 0.5),

@@ -12,6 +12,7 @@ from docker.models.containers import Container
 from inference_service.errors import NetworkUnusable
 
 BRIDGE = "bridge"  # the network of a container for which no other is named
+_PODMANS = "podman"  # its name in what podman shows
 _NONE = ("host", "none")
 
 
@@ -51,14 +52,19 @@ def attached(container: Container) -> Mapping[str, Any]:
 
 def address(container: Container, network: str) -> str:
     """Return the address of a container in a network; empty where it has none, as after its end."""
-    endpoint = attached(container).get(network) or {}
+    endpoint = _endpoint(container, network)
     return str(endpoint.get("IPAddress") or endpoint.get("GlobalIPv6Address") or "")
 
 
 def gateway(container: Container, network: str) -> str:
     """Return the address that the daemon's machine has in the network of a container."""
-    endpoint = attached(container).get(network) or {}
+    endpoint = _endpoint(container, network)
     return str(endpoint.get("Gateway") or endpoint.get("IPv6Gateway") or "")
+
+
+def _endpoint(container: Container, network: str) -> Mapping[str, Any]:
+    found = attached(container)
+    return found.get(network) or (network == BRIDGE and found.get(_PODMANS)) or {}
 
 
 def _check(client: DockerClient, name: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from docker.errors import APIError, ImageNotFound
 from docker.models.containers import Container
+from docker.types import Mount
 
 from inference_service.capacity import gpus
 from inference_service.capacity.claims import GpuShare
@@ -27,7 +28,7 @@ from inference_service.lifecycle import Progress
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker import connection as connections
-from inference_service.runtimes.docker import networks
+from inference_service.runtimes.docker import mounts, networks
 from inference_service.runtimes.docker.calls import explanation
 from inference_service.runtimes.docker.claim import Claim
 from inference_service.runtimes.docker.connection import Connection
@@ -214,7 +215,7 @@ class DockerRuntime:
             seat = self.seat.taken(PORT, gpus, self._keys.new(key))
             command, empty = launch.command(seat), launch.command(self.seat)
             configuration = self._recipe.configuration(key, command, empty, seat, port)
-            configuration |= self._network(command.port, port)
+            configuration |= self._place(configuration["mounts"], command.port, port)
             try:
                 container: Container = await self._calls.call(create, **configuration)
                 if (archive := token_archive(command)) is not None:
@@ -234,9 +235,12 @@ class DockerRuntime:
         if (refusal := await self.claim.refusal()) is not None:
             raise LaunchError(str(refusal))
 
-    def _network(self, port: int, published: int) -> dict[str, Any]:
-        """Return the options by which a container joins a network, with a port published."""
-        options: dict[str, Any] = {"ports": {f"{port}/tcp": (self._reach.publish, published)}}
+    def _place(self, files: list[Mount], port: int, published: int) -> dict[str, Any]:
+        """Return the options of a container that differ by where the daemon is."""
+        options: dict[str, Any] = {
+            "ports": {f"{port}/tcp": (self._reach.publish, published)},
+            "mounts": mounts.outside(files, self._connection.own),
+        }
         if self._reach.network != networks.BRIDGE:
             options["network"] = self._reach.network
         return options
