@@ -94,7 +94,7 @@ class Calls:
 
     @staticmethod
     def _given_up(answer: asyncio.Future[T], seconds: float) -> RuntimeUnavailable:
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+        answer.cancel()  # a call for which no thread was free is not made any more
         return RuntimeUnavailable(f"it has not answered for {seconds:.0f} s")
 
     async def stream(

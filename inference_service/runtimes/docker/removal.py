@@ -34,10 +34,20 @@ def remove(container: Container, grace: float | None) -> None:
             container.wait(condition="removed")
 
 
-def remove_all(client: DockerClient, labels: Mapping[str, str], grace: float | None) -> None:
-    """Remove the containers with these labels: one call, which a cancellation cannot split."""
+def remove_all(
+    client: DockerClient,
+    labels: Mapping[str, str],
+    grace: float | None,
+    given_up: Callable[[], bool] = lambda: False,
+) -> None:
+    """Remove the containers with these labels: one call, which a cancellation cannot split.
+
+    When it was `given_up`, because the daemon hung, it does nothing more: another run may use what
+    it finds.
+    """
     for container in find(client, labels):
-        remove(container, grace)
+        if not given_up():
+            remove(container, grace)
 
 
 class PendingRemovals:

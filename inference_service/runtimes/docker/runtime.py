@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from functools import partial
@@ -271,11 +272,14 @@ class DockerRuntime:
         """
         if await self.claim.refusal() is not None:
             return
-        labels = self._recipe.labels(key)
+        ended = threading.Event()
+        what = (self._client, self._recipe.labels(key), grace, ended.is_set)
         try:
-            await self._calls.call(remove_all, self._client, labels, grace, takes=grace or 0.0)
+            await self._calls.call(remove_all, *what, takes=grace or 0.0)
         except APIError as error:
             raise LaunchError(explanation(error)) from None
+        finally:
+            ended.set()
         self._keys.forget(key)
 
 

@@ -96,12 +96,20 @@ async def test_a_cancelled_call_is_awaited_unless_the_daemon_hangs(block: thread
 
 
 async def test_more_calls_than_threads_are_all_given_up(block: threading.Event) -> None:
+    made_at_all: list[int] = []
+
+    def call(number: int) -> None:
+        made_at_all.append(number)
+        block.wait()
+
     async with made(dead) as calls:
         answers = await asyncio.gather(
-            *(calls.call(block.wait) for _ in range(20)), return_exceptions=True
+            *(calls.call(call, number) for number in range(20)), return_exceptions=True
         )
         block.set()
+        assert await calls.call(lambda: "the next") == "the next"
     assert {type(answer) for answer in answers} == {RuntimeUnavailable}
+    assert len(made_at_all) == 8, "the others were given up before a thread was free"
 
 
 async def test_a_stream_of_a_daemon_that_hangs_is_given_up(

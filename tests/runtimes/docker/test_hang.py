@@ -65,6 +65,27 @@ async def test_a_removal_is_given_up_and_the_next_service_adopts(
         assert heir.inspect(after)["Id"] == old
 
 
+async def test_a_removal_that_was_given_up_leaves_the_container_to_the_next_run(
+    open_bed: Open, hung: Daemon
+) -> None:
+    """It goes on when the daemon wakes, and finds what the next run uses by then."""
+    bed = open_bed(url=hung.url)
+    launch = bed.launch()
+    with pytest.raises(StopFailed):
+        async with bed.runtime.run(launch) as running:
+            await bed.serves(running)
+            old = bed.inspect(running)["Id"]
+            hung.hang()
+
+    hung.wake()
+    async with bed.running() as after:
+        assert bed.inspect(after)["Id"] == old
+        ended = asyncio.create_task(after.wait())
+        done, _ = await asyncio.wait([ended], timeout=1)
+        assert not done
+        ended.cancel()
+
+
 class Hanging(Ports):
     """Ports at whose choice the daemon begins to hang."""
 
