@@ -10,7 +10,6 @@ from contextlib import aclosing, asynccontextmanager
 from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import Quote
 from inference_service.errors import (
-    DeadlineTooShort,
     ModelRemoved,
     ModelStopped,
     NotRunning,
@@ -25,7 +24,7 @@ from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Lease, WasCut
 from inference_service.serving.queue import Caller
 from inference_service.serving.run import Run
-from inference_service.serving.runs import Runs
+from inference_service.serving.runs import Runs, Taken
 from inference_service.serving.snapshot import snapshot
 from inference_service.serving.start import pauses
 from inference_service.serving.start_times import Forecast, StartTimes
@@ -33,22 +32,7 @@ from inference_service.serving.supervisor import Supervisor
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import View
 
-Look = Callable[[], Awaitable[None]]
-
-
-class Taken:
-    """A lease that was there without a wait, with the run whose it is."""
-
-    __slots__ = ("_run", "_runs", "lease")
-
-    def __init__(self, runs: Runs, run: Run, lease: Lease) -> None:
-        self.lease = lease
-        self._runs = runs
-        self._run = run
-
-    def give(self) -> None:
-        """Give the lease back."""
-        self._runs.give(self._run, self.lease, None)
+Look = Callable[[], Awaitable[None]]  # for a runtime that is missing
 
 
 class Model:
@@ -91,7 +75,7 @@ class Model:
 
     @property
     def runs(self) -> bool:
-        """Whether there are runs, of whatever state."""
+        """Whether anything of a run is there."""
         return self._supervisor.runs is not None
 
     @property
@@ -321,7 +305,7 @@ class Model:
             runs = self._supervisor.runs or self._supervisor.begin()
             if runs.serves:
                 if not runs.started.done():
-                    self._in_time(runs, deadline)
+                    runs.refuse_late(deadline)
                     with runs.slots.waiting():
                         await self.changes.until(runs.started, notify, heartbeat)
                 if not runs.replaced:
@@ -344,14 +328,6 @@ class Model:
         async with runs.queued():
             return await runs.slots.take(caller, deadline, notify and report_position)
 
-    def _in_time(self, runs: Runs, deadline: float) -> None:
-        """Raise DeadlineTooShort if this start will take too long; the start goes on."""
-        if math.isinf(deadline):
-            return
-        wait, left = runs.start_at_best(), deadline - _now()
-        if wait is not None and wait > left:
-            raise DeadlineTooShort(self.id, left, wait, "it is starting")
-
     def _refuse(self) -> None:
         if self._closed:
             raise ShuttingDown
@@ -367,7 +343,3 @@ class Model:
         self.changes.note()
         self._admission.changed()
         self._changed(self)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
