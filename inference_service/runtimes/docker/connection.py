@@ -20,7 +20,7 @@ from inference_service.runtimes.docker import endpoint, inside, networks, reach
 from inference_service.runtimes.docker.calls import Calls
 from inference_service.runtimes.docker.contexts import Tls
 from inference_service.runtimes.docker.endpoint import Endpoint
-from inference_service.runtimes.docker.reach import Reach
+from inference_service.runtimes.docker.reach import InTheSameNetwork, OnThisMachine, Reach
 from inference_service.runtimes.docker.ssh import Dialler, Remote
 
 _FIRST = 5  # seconds for each of the first calls
@@ -43,6 +43,11 @@ class Connection:
     calls: Calls
     dialler: Dialler | None
 
+    @property
+    def here(self) -> bool:
+        """Whether the daemon is taken for one of this machine, by its socket or its address."""
+        return isinstance(self.reach, (OnThisMachine, InTheSameNetwork))
+
     async def close(self) -> None:
         """End all calls and connections."""
         await self.calls.close()
@@ -58,24 +63,27 @@ async def connect(network: str | None) -> Connection:
     """
     found = endpoint.find()
     dialler = Dialler(Remote.of(found.address)) if found.scheme == "ssh" else None
-    calls = Calls(said=dialler.said) if dialler else Calls()
+    said = dialler.said if dialler is not None else str
     first = _FIRST_BY_SSH if dialler else _FIRST
+    opening = Calls(said=said)
     try:
         async with asyncio.timeout(2 * first):
-            return await calls.call(_connected, found, network, calls, dialler, first)
+            client, info, own, way = await opening.call(_opened, found, network, dialler, first)
     except (APIError, RuntimeUnavailable, TimeoutError) as error:
-        await calls.close()
         if dialler is not None:
             dialler.close()
         if isinstance(error, (ContextUnusable, NetworkUnusable)):
             raise
         cause = error.metadata["cause"] if isinstance(error, RuntimeUnavailable) else str(error)
         raise endpoint.unanswered(cause or f"within {2 * first} s", found) from None
+    finally:
+        await opening.close()
+    return Connection(found, client, info, own, way, Calls(said=said), dialler)
 
 
-def _connected(
-    found: Endpoint, network: str | None, calls: Calls, dialler: Dialler | None, first: int
-) -> Connection:
+def _opened(
+    found: Endpoint, network: str | None, dialler: Dialler | None, first: int
+) -> tuple[DockerClient, dict[str, Any], Container | None, Reach]:
     with contextlib.ExitStack() as stack:
         client = _client(dialler.url if dialler else found.address, found.tls, first)
         stack.callback(client.close)
@@ -85,7 +93,7 @@ def _connected(
         way = reach.find(found, own, networks.chosen(client, apart, network))
         client.api.timeout = _CALL
         stack.pop_all()
-        return Connection(found, client, info, own, way, calls, dialler)
+        return client, info, own, way
 
 
 def _client(url: str, tls: Tls | None, timeout: int) -> DockerClient:

@@ -322,8 +322,12 @@ async def connect(
     `gpu_limits` are those of `gpus.find`; `network` is the one that engines join.
     Raises RuntimeUnavailable, or GpuError.
     """
-    found = await gpus.find(gpu_limits)
     connection = await connections.connect(network)
+    try:
+        found = await gpus.find(gpu_limits)
+    except BaseException:
+        await connection.close()
+        raise
     info = connection.info
     return DockerRuntime(
         connection,

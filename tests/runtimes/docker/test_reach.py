@@ -161,6 +161,7 @@ async def test_a_daemon_of_another_machine_by_tls(
     bed = await connect(apart.tls_url, apart.url)
     async with bed.running() as running:
         assert running.instance.url == f"http://{apart.address}:{running.instance.port}"
+        assert not bed.connection.here
         assert await ask(running, "/env/ENGINE_PORT") == "80"
     assert "prompts and answers go to its engines in clear text" in caplog.text
 
