@@ -18,10 +18,10 @@ from inference_service.capacity.claims import GpuShare
 from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.key import Key
 from inference_service.lifecycle import Progress
+from inference_service.lookout import Runtimes
 from inference_service.runtimes import base
 from inference_service.runtimes.base import Exit, Instance
 from inference_service.runtimes.command import Command, Launch, Seat
-from inference_service.server import Runtimes
 from inference_service.serving.placement import RuntimeChoice
 
 CATALOG = Path(__file__).with_name("catalog.toml")

@@ -22,9 +22,10 @@ from inference_service.api.addresses import UNIX, BindError
 from inference_service.api.listener import SERVICE
 from inference_service.capacity.gpus import GpuError
 from inference_service.errors import CatalogInvalid, NetworkUnusable, RuntimeUnavailable
+from inference_service.lookout import Runtimes
 from inference_service.printable import Formatter
 from inference_service.runtimes.identity import NameTaken
-from inference_service.server import Runtimes, Service, running
+from inference_service.server import Service, running
 from inference_service.settings import Settings
 from inference_service.signals import stopping
 from rest_bridge import exposure

@@ -17,20 +17,14 @@ from inference_service.api.prompts import Prompts
 from inference_service.api.reflection import Reflection
 from inference_service.api.requests import Limits
 from inference_service.api.servicer import ModelService
-from inference_service.capacity import memory
 from inference_service.capacity.admission import Admission
-from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.engines import kinds
-from inference_service.errors import NetworkUnusable, RuntimeUnavailable
-from inference_service.runtimes import identity
+from inference_service.lookout import Lookout, Runtimes
 from inference_service.runtimes.base import Runtime
-from inference_service.runtimes.docker import endpoint
 from inference_service.runtimes.ports import Ports
-from inference_service.runtimes.process import ProcessRuntime
-from inference_service.runtimes.remote import RemoteRuntime
 from inference_service.serving.entry import Entry
-from inference_service.serving.models import Models, Reload
+from inference_service.serving.models import Models, Place, Reload
 from inference_service.serving.placement import RuntimeChoice, place
 from inference_service.serving.reading import Readers
 from inference_service.serving.start_times import StartTimes
@@ -44,22 +38,19 @@ _LONGEST_PROBE = 15.0  # seconds between two looks at an engine that is READY
 
 
 @dataclass(frozen=True, slots=True)
-class Runtimes:
-    """The runtimes of a service by name, and the choice between them."""
-
-    by_name: Mapping[str, Runtime]
-    choice: RuntimeChoice
-
-
-@dataclass(frozen=True, slots=True)
 class Service:
     """A service that runs. `rest_url` is None when REST is off; `reload` raises CatalogInvalid."""
 
     models: Models
-    choice: RuntimeChoice
+    runtimes: Runtimes
     target: str
     rest_url: str | None
     reload: Callable[[], Awaitable[Reload]]
+
+    @property
+    def choice(self) -> RuntimeChoice:
+        """The runtime that is chosen now, and why."""
+        return self.runtimes.choice
 
 
 @asynccontextmanager
@@ -78,10 +69,23 @@ async def running(
     """
     catalog = _catalog(settings)
     async with AsyncExitStack() as stack:
+        lookout = Lookout(settings, ports)
         if runtimes is None:
-            runtimes = await stack.enter_async_context(_runtimes(settings, ports))
+            runtimes = await stack.enter_async_context(lookout)
+        placing = _placing(settings, stack)
         health = Health()
-        models = _models(settings, catalog, runtimes, health, stack, count)
+        nodes = [node for runtime in runtimes.by_name.values() for node in runtime.nodes]
+        start_times = StartTimes(settings.state_path / f"start-times-{settings.service_name}.json")
+        models = Models(
+            catalog,
+            placing(runtimes.by_name),
+            _timing(settings),
+            Admission(nodes),
+            start_times,
+            health.changed,
+            count,
+            lookout.look,
+        )
 
         reloading = asyncio.Lock()  # the file that is read last is in force last
 
@@ -91,8 +95,19 @@ async def running(
                 catalog = await asyncio.to_thread(_catalog, settings)
                 return await models.reload(catalog)
 
+        async def take_in(docker: Runtime) -> None:
+            async with reloading:
+                place = placing({**runtimes.by_name, docker.name: docker})
+                await models.take_in(docker, place)
+
+        def leave() -> None:
+            for runtime in runtimes.by_name.values():
+                runtime.hurry()
+                if settings.leave_containers:
+                    runtime.leave()
+
         proxies = Proxies(settings.trusted_proxy)
-        servicer = _servicer(settings, models, runtimes.choice, reload, proxies)
+        servicer = _servicer(settings, models, lambda: runtimes.choice, reload, proxies)
         reflection = Reflection()
         services = listener.services(servicer, health, reflection)
         health.up(("", SERVICE), [spec.id for spec in catalog], models.refusal)
@@ -116,20 +131,18 @@ async def running(
             )
         stack.callback(health.end)
         stack.push_async_callback(models.close, settings.drain_timeout)
-        for runtime in runtimes.by_name.values():
-            stack.callback(runtime.hurry)
-            if settings.leave_containers:
-                stack.callback(runtime.leave)
+        stack.callback(leave)
         stack.callback(health.down)
         await models.adopt()
         models.preload()
-        yield Service(models, runtimes.choice, target, rest_url, reload)
+        await stack.enter_async_context(lookout.watching(take_in))
+        yield Service(models, runtimes, target, rest_url, reload)
 
 
 def _servicer(
     settings: Settings,
     models: Models,
-    choice: RuntimeChoice,
+    choice: Callable[[], RuntimeChoice],
     reload: Callable[[], Awaitable[Reload]],
     proxies: Proxies,
 ) -> ModelService:
@@ -140,29 +153,24 @@ def _servicer(
     return ModelService(models, choice, limits, reload, readers, Prompts(proxies))
 
 
-def _models(
-    settings: Settings,
-    catalog: Catalog,
-    runtimes: Runtimes,
-    health: Health,
-    stack: AsyncExitStack,
-    count: int,
-) -> Models:
+def _placing(settings: Settings, stack: AsyncExitStack) -> Callable[[Mapping[str, Runtime]], Place]:
+    """Return what makes the entries of models, of the runtimes that there are."""
     engines = kinds.engines(settings.images)
     for engine in engines.values():
         stack.push_async_callback(engine.aclose)
-    docker = runtimes.by_name.get("docker")
-    has_docker, has_gpu = docker is not None, docker is not None and docker.seat.has_gpu
 
-    def entry(spec: ModelSpec) -> Entry:
-        placed = place(spec, settings.runtime, settings.engine, has_docker, has_gpu)
-        runtime, engine = runtimes.by_name[placed.runtime], engines[placed.engine]
-        return Entry.of(spec, runtime, engine, placed.reason)
+    def placing(runtimes: Mapping[str, Runtime]) -> Place:
+        docker = runtimes.get("docker")
+        has_docker, has_gpu = docker is not None, docker is not None and docker.seat.has_gpu
 
-    nodes = [node for runtime in runtimes.by_name.values() for node in runtime.nodes]
-    admission = Admission(nodes)
-    start_times = StartTimes(settings.state_path / f"start-times-{settings.service_name}.json")
-    return Models(catalog, entry, _timing(settings), admission, start_times, health.changed, count)
+        def entry(spec: ModelSpec) -> Entry:
+            placed = place(spec, settings.runtime, settings.engine, has_docker, has_gpu)
+            runtime, engine = runtimes[placed.runtime], engines[placed.engine]
+            return Entry.of(spec, runtime, engine, placed.reason)
+
+        return entry
+
+    return placing
 
 
 def _timing(settings: Settings) -> Timing:
@@ -180,56 +188,6 @@ def _timing(settings: Settings) -> Timing:
 
 def _catalog(settings: Settings) -> Catalog:
     return kinds.catalog(*filter(None, [settings.catalog]))
-
-
-@asynccontextmanager
-async def _runtimes(settings: Settings, ports: Ports | None) -> AsyncGenerator[Runtimes]:
-    """Give the runtimes that the settings ask for, and that this machine has."""
-    if ports is None:
-        ports = Ports(*settings.port_range, offset=identity.first_port(settings.service_name))
-    own_memory = settings.memory or memory.usable()
-    always: dict[str, Runtime] = {
-        "process": ProcessRuntime(ports, Node(LOCAL, own_memory)),
-        "url": RemoteRuntime(),
-    }
-    if settings.runtime == "process":
-        yield Runtimes(always, RuntimeChoice("process", "it was asked for"))
-        return
-    try:
-        endpoint.look()
-        # Imported here: the Docker SDK has 7 MB, which a service without Docker need not hold.
-        from inference_service.runtimes.docker import runtime
-
-        docker = await runtime.connect(
-            ports,
-            service=settings.service_name,
-            volume=settings.volume,
-            pull_policy=settings.pull_policy,
-            memory_bytes=settings.memory,
-            keys=settings.state_path / f"keys-{settings.service_name}",
-            gpu_limits=settings.gpu_limits,
-            network=settings.docker_network,
-        )
-    except NetworkUnusable:
-        raise
-    except RuntimeUnavailable as error:
-        if settings.runtime == "docker":
-            raise
-        yield Runtimes(always, _without_docker(settings, error.message))
-        return
-    reason = "it was asked for" if settings.runtime == "docker" else "a Docker daemon answers"
-    choice = RuntimeChoice("docker", f"{reason}; {docker.describe()}")
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(docker.aclose)
-        stack.enter_context(identity.alone(settings.service_name, docker.daemon_id))
-        yield Runtimes({**always, "docker": docker}, choice)
-
-
-def _without_docker(settings: Settings, why: str) -> RuntimeChoice:
-    kind = kinds.KINDS.get(settings.engine)
-    if kind is not None and kind.is_image:
-        why += f"; {settings.engine} runs in Docker alone, so other engines run what they can"
-    return RuntimeChoice("process", why)
 
 
 @asynccontextmanager

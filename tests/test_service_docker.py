@@ -407,7 +407,8 @@ async def test_a_daemon_that_stops_is_reported_and_serves_when_it_is_back(
             again = await service.http.post("/models/gpt-2/start")
             await asyncio.sleep(int(again.headers["retry-after"]))
             assert (await service.http.post("/models/gpt-2/start")).status_code == 200
-            assert len(daemon.client.containers.list(all=True)) == 1
+            engines = daemon.client.containers.list(filters={"name": f"{NAME}-tgi"})
+            assert len(engines) == 1
 
 
 async def test_ports_that_are_used_up(client: docker.DockerClient) -> None:

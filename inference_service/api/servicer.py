@@ -29,7 +29,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
     def __init__(
         self,
         models: Models,
-        choice: RuntimeChoice,
+        choice: Callable[[], RuntimeChoice],
         limits: Limits,
         reload: Callable[[], Awaitable[Reload]],
         readers: Readers,
@@ -44,13 +44,14 @@ class ModelService(pb_grpc.ModelServiceServicer):
         self.forwarder = Forwarder(models, limits, readers, prompts)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
+        choice = self._choice()
         return pb.GetInfoResponse(
             message="LLM Inference API",
             models=[model.id for model in self._models],
             running_containers=[m.id for m in self._models if m.status.state is State.READY],
             version=__version__,
-            runtime=self._choice.name,
-            runtime_choice=self._choice.reason,
+            runtime=choice.name,
+            runtime_choice=choice.reason,
         )
 
     async def ListModels(
@@ -74,6 +75,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
                 plan=replies.plan(model.quote(), model.usual_start),
             )
         if request.no_wait:
+            await model.seek()
             model.begin()
         else:
             await model.start(idle_timeout)

@@ -106,17 +106,22 @@ class Admission:
     def __init__(self, nodes: Iterable[Node]) -> None:
         self._sizes: dict[Thing, int] = {}  # of the GPUs
         self._capacity: dict[Thing, int] = {}
-        for node in nodes:
-            self._capacity[Thing(node.name, MEMORY)] = node.memory_bytes
-            for gpu in node.gpus:
-                thing = Thing(node.name, gpu.id)
-                self._sizes[thing] = gpu.memory_bytes
-                self._capacity[thing] = gpu.limit_bytes
         self._claims: dict[Key, Claim] = {}
         self._unremoved: dict[Key, Claim] = {}
         self._kept: dict[Key, tuple[str, ...]] = {}  # see `keep`
         self._queue: deque[Claim] = deque()
         self._changed = asyncio.Event()
+        for node in nodes:
+            self.add(node)
+
+    def add(self, node: Node) -> None:
+        """Count a node, or what is new of one that is counted."""
+        self._capacity[Thing(node.name, MEMORY)] = node.memory_bytes
+        for gpu in node.gpus:
+            thing = Thing(node.name, gpu.id)
+            self._sizes[thing] = gpu.memory_bytes
+            self._capacity[thing] = gpu.limit_bytes
+        self.changed()
 
     @property
     def waiting(self) -> bool:

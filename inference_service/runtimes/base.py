@@ -2,7 +2,7 @@
 
 A new runtime is a class with the methods of `Runtime`, whose instances have those of `Instance`. It
 passes `tests/runtimes/test_contract.py` with a bed of its own in `tests/runtimes/beds.py`, and
-`server.py` builds it. Methods that do as described here need no docstring of their own. A runtime
+`lookout.py` builds it. Methods that do as described here need no docstring of their own. A runtime
 whose engines leave nothing behind has some of its methods from `StatelessRuntime`.
 """
 

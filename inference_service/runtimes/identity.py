@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import socket
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from inference_service.key import Key
 
 DEFAULT = "inference-service"  # the service whose containers and ports are as documented
+ADVICE = "stop it, or give this one another --service-name"  # to a service whose name is taken
 
 
 class NameTaken(Exception):
@@ -25,6 +28,14 @@ def container_name(service: str, key: Key) -> str:
     return name if service == DEFAULT else f"{service}-{name}"
 
 
+def record_name(service: str) -> str:
+    """Return the name of the record of the claim, which no container of an engine has.
+
+    Those end with the key of a run, and so never in capital letters.
+    """
+    return f"{service}-CLAIM"
+
+
 def first_port(service: str) -> int:
     """Return the offset in its range of ports at which a service begins.
 
@@ -35,11 +46,11 @@ def first_port(service: str) -> int:
 
 
 @contextmanager
-def alone(service: str, daemon: str) -> Iterator[None]:
-    """Hold the name of a service on a daemon. Raises NameTaken.
+def alone(service: str, daemon: str) -> Iterator[str]:
+    """Hold the name of a service on this machine, and give the socket's name. Raises NameTaken.
 
-    A second service of the name would adopt or remove the containers of the first. `daemon` is the
-    id that the daemon reports.
+    `daemon` is the id that the daemon reports. An id that is another at each question, as podman's
+    is, refuses nobody here.
 
     A socket in Linux's abstract namespace holds the name. The kernel closes the socket when the
     process ends, however it ends. Like the ports of engines, the namespace belongs to one machine,
@@ -47,17 +58,40 @@ def alone(service: str, daemon: str) -> Iterator[None]:
     than Linux have no such namespace, and nothing is held there.
     """
     if sys.platform != "linux":
-        yield
+        yield ""
         return
     key = hashlib.sha256(f"{daemon}\n{service}".encode()).hexdigest()
+    name = f"inference-service/{key}"
     with socket.socket(socket.AF_UNIX) as holder:
-        try:
-            holder.bind(f"\0inference-service/{key}")
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise NameTaken(
-                f"a service named {service} uses this Docker daemon already; stop it, or give this "
-                "one another --service-name"
-            ) from None
-        yield
+        if not _binds(holder, name):
+            raise NameTaken(f"a service named {service} uses this Docker daemon already; {ADVICE}")
+        yield name
+
+
+def is_held(name: str) -> bool:
+    """Return whether a process holds this socket in the network namespace of this one."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return not _binds(probe, name)
+
+
+def namespace() -> str:
+    """Return the id of this boot and network namespace, where sockets of one name meet.
+
+    Empty where that is unknown, as on other systems than Linux.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/net')}"
+    except OSError:
+        return ""
+
+
+def _binds(end: socket.socket, name: str) -> bool:
+    """Bind a socket to a name, unless another one is."""
+    try:
+        end.bind(f"\0{name}")
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True

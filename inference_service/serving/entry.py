@@ -40,6 +40,11 @@ class Entry:
         return Launch(key, partial(self.engine.command, self.spec))
 
     @property
+    def reachable(self) -> bool:
+        """Whether the runtime is one in which the engine can run; see `placement.place`."""
+        return self.runtime.name in self.spec.sections[self.engine.name].runtimes
+
+    @property
     def generates(self) -> bool:
         """Whether the model makes text in this engine."""
         return self.spec.sections[self.engine.name].generates

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 
 from inference_service.capacity.admission import Admission
 from inference_service.capacity.claims import Quote
 from inference_service.errors import (
-    DeadlineTooShort,
     ModelRemoved,
     ModelStopped,
     NotRunning,
@@ -25,7 +24,7 @@ from inference_service.serving.entry import Entry
 from inference_service.serving.leases import Lease, WasCut
 from inference_service.serving.queue import Caller
 from inference_service.serving.run import Run
-from inference_service.serving.runs import Runs
+from inference_service.serving.runs import Runs, Taken
 from inference_service.serving.snapshot import snapshot
 from inference_service.serving.start import pauses
 from inference_service.serving.start_times import Forecast, StartTimes
@@ -33,27 +32,15 @@ from inference_service.serving.supervisor import Supervisor
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import View
 
-
-class Taken:
-    """A lease that was there without a wait, with the run whose it is."""
-
-    __slots__ = ("_run", "_runs", "lease")
-
-    def __init__(self, runs: Runs, run: Run, lease: Lease) -> None:
-        self.lease = lease
-        self._runs = runs
-        self._run = run
-
-    def give(self) -> None:
-        """Give the lease back."""
-        self._runs.give(self._run, self.lease, None)
+Look = Callable[[], Awaitable[None]]  # for a runtime that is missing
 
 
 class Model:
     """A model of the catalog; `entry` is that of the next runs, of which a start makes `count`.
 
     Callers do not act on a status: they ask for a lease, a start or a stop, and get a fact.
-    `changed` is called after each change of what is shown.
+    `changed` is called after each change of what is shown. `look` is awaited before a start whose
+    runtime is not there: it looks for the runtime, and may `move` the model there.
     """
 
     def __init__(
@@ -64,9 +51,12 @@ class Model:
         start_times: StartTimes,
         changed: Callable[[Model], None] = lambda _: None,
         count: int = 1,
+        look: Look | None = None,
     ) -> None:
         self.id = entry.spec.id
-        self.entry = entry
+        self._entry = entry
+        self._next: Entry | None = None  # in force when nothing is left of the present runs
+        self._look = look
         self.changes = Changes(self.now)
         self._start_times = start_times
         self._timing = timing
@@ -75,6 +65,18 @@ class Model:
         self._supervisor = Supervisor(self, timing, admission, start_times, count)
         self._closed = False
         self._removed = False
+
+    @property
+    def entry(self) -> Entry:
+        """The entry of the next runs, or of the present ones where these stay where they are."""
+        if self._next is not None and not self.runs:
+            self._entry, self._next = self._next, None
+        return self._entry
+
+    @property
+    def runs(self) -> bool:
+        """Whether anything of a run is there."""
+        return self._supervisor.runs is not None
 
     @property
     def status(self) -> Status:
@@ -175,6 +177,11 @@ class Model:
         if self._supervisor.runs is None:
             self._supervisor.keep()
 
+    async def seek(self) -> None:
+        """Look for the runtime that a start would need, where it is missing."""
+        if self._look is not None and not self.runs and not self.entry.reachable:
+            await self._look()
+
     def refusal(self) -> ServiceError | None:
         """Return what `begin` would raise; None where a call is served, or starts the model."""
         try:
@@ -243,6 +250,14 @@ class Model:
             async for line in lines:
                 yield line
 
+    def move(self, entry: Entry) -> None:
+        """Take the entry of a runtime that was found, for the next runs; present ones stay."""
+        other, self._next = entry != self._entry, entry
+        if other and not self.runs:
+            self._supervisor.excuse()
+            self._supervisor.look()
+        self.show()
+
     def change(self, entry: Entry) -> bool:
         """Take another entry of the catalog; return whether that restarts the model.
 
@@ -250,7 +265,7 @@ class Model:
         """
         runs = self._supervisor.runs
         self._removed = False
-        self.entry = entry
+        self._entry, self._next = entry, None
         if runs is not None and runs.ended:  # its drain was asked for by another
             return runs.replaced
         if runs is not None and any(run.entry != entry for run in runs):
@@ -285,11 +300,12 @@ class Model:
         """Return runs of which one is READY at this moment: no await may follow in the caller."""
         heartbeat = self._timing.heartbeat
         while True:
+            await self.seek()
             self._refuse()
             runs = self._supervisor.runs or self._supervisor.begin()
             if runs.serves:
                 if not runs.started.done():
-                    self._in_time(runs, deadline)
+                    runs.refuse_late(deadline)
                     with runs.slots.waiting():
                         await self.changes.until(runs.started, notify, heartbeat)
                 if not runs.replaced:
@@ -312,14 +328,6 @@ class Model:
         async with runs.queued():
             return await runs.slots.take(caller, deadline, notify and report_position)
 
-    def _in_time(self, runs: Runs, deadline: float) -> None:
-        """Raise DeadlineTooShort if this start will take too long; the start goes on."""
-        if math.isinf(deadline):
-            return
-        wait, left = runs.start_at_best(), deadline - _now()
-        if wait is not None and wait > left:
-            raise DeadlineTooShort(self.id, left, wait, "it is starting")
-
     def _refuse(self) -> None:
         if self._closed:
             raise ShuttingDown
@@ -335,7 +343,3 @@ class Model:
         self.changes.note()
         self._admission.changed()
         self._changed(self)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +13,11 @@ from typing import TypeVar
 from inference_service.capacity.admission import Admission
 from inference_service.catalog import Catalog, ModelSpec
 from inference_service.errors import ServiceError, ShuttingDown
+from inference_service.key import Key
+from inference_service.runtimes.base import Runtime
 from inference_service.serving.entry import Entry
 from inference_service.serving.history import NO_REVISION, Change, History
-from inference_service.serving.model import Model
+from inference_service.serving.model import Look, Model
 from inference_service.serving.start_times import StartTimes
 from inference_service.serving.timing import Timing
 from inference_service.serving.view import Removed, View
@@ -45,7 +47,7 @@ class Reload:
 class Models:
     """The models by id. `place` chooses the runtime and the engine of a model.
 
-    `notify` is called with each change, in order. `count` is that of `Model`.
+    `notify` is called with each change, in order. `count` and `look` are those of `Model`.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Models:
         start_times: StartTimes,
         notify: Callable[[Shown], None] = lambda _: None,
         count: int = 1,
+        look: Look | None = None,
     ) -> None:
         self._history: History[Shown] = History()
         self._catalog = catalog
@@ -65,6 +68,7 @@ class Models:
         self._admission = admission
         self._start_times = start_times
         self._count = count
+        self._look = look
         self._notify = notify
         self._closing = False
         self._models = {spec.id: self._model(place(spec)) for spec in catalog}
@@ -85,16 +89,43 @@ class Models:
         """Take over the engines that an earlier run of this service has left."""
         for runtime in {id(m.entry.runtime): m.entry.runtime for m in self}.values():
             commands = {m.id: m.entry.command for m in self if m.entry.runtime is runtime}
-            numbers: dict[str, list[int]] = {}
-            for key, gpu_ids in (await runtime.survivors(commands)).items():
-                self._admission.keep(key, gpu_ids)
-                numbers.setdefault(key.model_id, []).append(key.number)
-            for model_id, found in numbers.items():
-                _attempt(model_id, partial(self._models[model_id].adopt, sorted(found)))
+            self._adopt(await runtime.survivors(commands))
+
+    def _adopt(self, survivors: Mapping[Key, tuple[str, ...]]) -> None:
+        numbers: dict[str, list[int]] = {}
+        for key, gpu_ids in survivors.items():
+            self._admission.keep(key, gpu_ids)
+            numbers.setdefault(key.model_id, []).append(key.number)
+        for model_id, found in numbers.items():
+            _attempt(model_id, partial(self._models[model_id].adopt, sorted(found)))
+
+    async def take_in(self, runtime: Runtime, place: Place) -> None:
+        """Take in a runtime that was found while the service runs, and which `place` may choose.
+
+        Models that run stay where they are, and their next runs go where `place` says. Engines that
+        an earlier run of this service has left there are taken over. No reload is allowed at the
+        same time. Raises LaunchError, RuntimeUnavailable or ShuttingDown, and has changed nothing.
+        """
+        entries = {spec.id: place(spec) async for spec in self._in_turns(self._catalog)}
+        idle = [entries[m.id] for m in self if not m.runs and entries[m.id].runtime is runtime]
+        # Before anything is started there, which would be taken for what is to be removed.
+        survivors = await runtime.survivors({entry.spec.id: entry.command for entry in idle})
+        self._place = place
+        for node in runtime.nodes:
+            self._admission.add(node)
+        lost = [model for model in self if not model.runs and not model.entry.reachable]
+        for model in self:
+            model.move(entries[model.id])
+        free = [key for key in survivors if not self._models[key.model_id].runs]
+        self._adopt({key: survivors[key] for key in free})
+        self._preload(lost)
 
     def preload(self) -> None:
         """Start the models that the catalog says to start with the service."""
-        for model in self:
+        self._preload(self)
+
+    def _preload(self, models: Iterable[Model]) -> None:
+        for model in models:
             if model.entry.spec.preload:
                 _attempt(model.id, model.keep)
 
@@ -176,7 +207,13 @@ class Models:
 
     def _model(self, entry: Entry) -> Model:
         return Model(
-            entry, self._timing, self._admission, self._start_times, self._record, self._count
+            entry,
+            self._timing,
+            self._admission,
+            self._start_times,
+            self._record,
+            self._count,
+            self._look,
         )
 
     def _record(self, model: Model) -> None:

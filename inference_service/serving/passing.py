@@ -10,8 +10,9 @@ from typing import Any
 from inference_service.engines.exchange import Head, Request, Sink, Source, lost
 from inference_service.errors import ServiceError, SilenceTimeout
 from inference_service.serving.attempts import Lost
-from inference_service.serving.model import Model, Taken
+from inference_service.serving.model import Model
 from inference_service.serving.reading import NOTHING, Reader, Readers
+from inference_service.serving.runs import Taken
 
 # Waits for what the request needs, asks, and returns when the sink has the end.
 Ask = Callable[[Lost | None], Coroutine[Any, Any, None]]

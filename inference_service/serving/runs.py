@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
-from inference_service.errors import QueueTimeout, ServiceError, StopFailed
+from inference_service.errors import DeadlineTooShort, QueueTimeout, ServiceError, StopFailed
 from inference_service.lifecycle import State, Status
 from inference_service.serving.leases import Lease
 from inference_service.serving.run import Run
@@ -111,7 +111,15 @@ class Runs:
         """Whether all of them have to end."""
         return all(run.leases.ended for run in self._runs.values())
 
-    def start_at_best(self) -> float | None:
+    def refuse_late(self, deadline: float) -> None:
+        """Raise DeadlineTooShort if this start will take too long; the start goes on."""
+        if math.isinf(deadline):
+            return
+        wait, left = self._start_at_best(), deadline - asyncio.get_running_loop().time()
+        if wait is not None and wait > left:
+            raise DeadlineTooShort(self._model_id, left, wait, "it is starting")
+
+    def _start_at_best(self) -> float | None:
         """Return the seconds until the first is ready at best; None when nothing is known."""
         waits = [run.report.start_at_best() for run in self._runs.values()]
         return min((wait for wait in waits if wait is not None), default=None)
@@ -230,3 +238,18 @@ class Runs:
     def _released(self) -> None:
         for run in self._runs.values():
             run.leases.check_released()
+
+
+class Taken:
+    """A lease that was there without a wait, with the run whose it is."""
+
+    __slots__ = ("_run", "_runs", "lease")
+
+    def __init__(self, runs: Runs, run: Run, lease: Lease) -> None:
+        self.lease = lease
+        self._runs = runs
+        self._run = run
+
+    def give(self) -> None:
+        """Give the lease back."""
+        self._runs.give(self._run, self.lease, None)

@@ -126,6 +126,10 @@ class Supervisor:
         """End the back-off after the last failure, if there is one: somebody stops the model."""
         self.stops += 1
         self.abandon()
+        self.excuse()
+
+    def excuse(self) -> None:
+        """End the back-off after the last failure: another runtime need not have its cause."""
         self.back_off.forgive()
         if self._last is not None:
             self._last.report.forgiven()

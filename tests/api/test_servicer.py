@@ -83,7 +83,7 @@ class Bed:
         )
         choice = RuntimeChoice("fake", "for tests")
         self.service: Any = ModelService(
-            self.models, choice, Limits(60, 3600, 600), self._reload, Readers(60), Prompts()
+            self.models, lambda: choice, Limits(60, 3600, 600), self._reload, Readers(60), Prompts()
         )
         self.context = Context()
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 
+from inference_service.catalog import ModelSpec
 from inference_service.key import Key
 from inference_service.runtimes import identity
 from inference_service.runtimes.identity import NameTaken, alone
@@ -23,6 +25,12 @@ with alone(*sys.argv[1:]):
     print("alone", flush=True)
     sys.stdin.read()
 """
+
+
+def test_the_record_of_a_claim_has_the_name_of_no_container() -> None:
+    assert identity.record_name("blue") == "blue-CLAIM"
+    with pytest.raises(ValidationError):
+        ModelSpec.model_validate({"id": "x-CLAIM", "hf_name": "x", "context_length": 1})
 
 
 def test_the_default_service_has_the_documented_names_and_ports() -> None:

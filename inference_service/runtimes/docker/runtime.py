@@ -32,6 +32,7 @@ from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker import connection as connections
 from inference_service.runtimes.docker import gpu_access, mounts, networks, resources
 from inference_service.runtimes.docker.calls import explanation
+from inference_service.runtimes.docker.claim import Claim
 from inference_service.runtimes.docker.connection import Connection
 from inference_service.runtimes.docker.container import (
     PORT,
@@ -70,8 +71,9 @@ _ANY = Node(LOCAL, 1 << 62)  # a machine whose memory is not counted
 class DockerRuntime:
     """The runtime of containers: each runs `command.image`.
 
-    The name `service` separates the containers of this service from those of others. `daemon_id` is
-    the same for all services that use this daemon, at whatever address.
+    The name `service` separates the containers of this service from those of others. Without the
+    `claim` on it, which the lookout takes, none is started or removed. `daemon_id` is the same for
+    all services that use this daemon, at whatever address; see `identity.alone`.
     """
 
     name = "docker"
@@ -93,7 +95,6 @@ class DockerRuntime:
         gpu_access: GpuAccess | None = None,
         removal_interval: float = 5.0,  # seconds between two attempts to remove a container
     ) -> None:
-        self.daemon_id = daemon_id
         self.nodes = (node,)
         self._connection = connection
         self._client, self._calls = connection.client, connection.calls
@@ -105,6 +106,7 @@ class DockerRuntime:
         self._images = Images(self._client, self._calls, pull_policy)
         self._leaving = False
         self._pending = PendingRemovals(removal_interval)
+        self.claim = Claim(self._client, service, daemon_id)
 
     def describe(self) -> str:
         """Describe the daemon and the GPUs that engines can get, in a few words."""
@@ -127,6 +129,7 @@ class DockerRuntime:
         self, launch: Launch, gpus: GpuShare | None = None
     ) -> AsyncGenerator[RunningContainer]:
         key = launch.key
+        await self._require_name()
         grace, failed, sure = launch.command(self.seat).stop_grace, False, False
         with ExitStack() as held:
             try:
@@ -151,6 +154,7 @@ class DockerRuntime:
         return key in self._pending
 
     async def survivors(self, commands: Mapping[str, Command]) -> dict[Key, tuple[str, ...]]:
+        await self._require_name()
         fitting: dict[Key, tuple[str, ...]] = {}
         for container in await self._ours(self._recipe.own_label):
             run = run_key(container)
@@ -167,9 +171,11 @@ class DockerRuntime:
 
     def hurry(self) -> None:
         self._calls.hurry()
+        self.claim.hurry()
 
     async def aclose(self) -> None:
         await self._pending.cancel_all()
+        await self.claim.let_go()
         await self._connection.close()
 
     async def _adopt(
@@ -227,6 +233,11 @@ class DockerRuntime:
                 continue
             return container, port, command
 
+    async def _require_name(self) -> None:
+        """Raise LaunchError where another service has the name by now."""
+        if (refusal := await self.claim.refusal()) is not None:
+            raise LaunchError(str(refusal))
+
     def _place(self, files: list[Mount], port: int, published: int) -> dict[str, Any]:
         """Return the options of a container that differ by where the daemon is."""
         options: dict[str, Any] = {
@@ -257,7 +268,12 @@ class DockerRuntime:
                 self._pending.add(key, name, attempt, gone=not fails, sure=sure)
 
     async def _remove(self, key: Key, grace: float | None = None) -> None:
-        """Remove all containers of this run, after a stop where there is a grace."""
+        """Remove all containers of this run, after a stop where there is a grace.
+
+        Where another service has the name by now, they are left to it.
+        """
+        if await self.claim.refusal() is not None:
+            return
         ended = threading.Event()
         what = (self._client, self._recipe.labels(key), grace, ended.is_set)
         try:
