@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inference_service.capacity import memory
 from inference_service.capacity.gpus import Gpu
 from inference_service.capacity.nodes import LOCAL, Node
+
+log = logging.getLogger(__name__)
+
+# Such as one that is rootless on control groups of version 1.
+NO_LIMITS = (
+    "this daemon sets none, so that an engine that needs more than `memory` of its entry can take "
+    "all that the machine has"
+)
 
 _ELSEWHERE = "docker"  # the node of a daemon on another machine
 
@@ -25,3 +34,9 @@ def node(
     if here or not total:
         return Node(LOCAL, memory_bytes or memory.usable(daemon=total), tuple(gpus))
     return Node(_ELSEWHERE, memory_bytes or memory.part(total), tuple(gpus))
+
+
+def warn_of_missing_limits(info: Mapping[str, Any]) -> None:
+    """Warn where the daemon says that its containers have no memory limit."""
+    if info.get("MemoryLimit") is False:
+        log.warning("containers have no memory limit: %s", NO_LIMITS)

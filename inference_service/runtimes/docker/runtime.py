@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError
 from docker.models.containers import Container
 from docker.types import Mount
 
@@ -30,7 +30,7 @@ from inference_service.lifecycle import Progress
 from inference_service.runtimes.command import Command, Launch, Seat
 from inference_service.runtimes.completion import completed
 from inference_service.runtimes.docker import connection as connections
-from inference_service.runtimes.docker import gpu_access, mounts, networks, resources
+from inference_service.runtimes.docker import gpu_access, mounts, networks, refusal, resources
 from inference_service.runtimes.docker.calls import explanation
 from inference_service.runtimes.docker.claim import Claim
 from inference_service.runtimes.docker.connection import Connection
@@ -55,16 +55,6 @@ from inference_service.runtimes.ports import Ports
 
 log = logging.getLogger(__name__)
 
-# What Docker says of an image without the program, of options that this machine does not have, and
-# of files that are not there.
-_LASTING = (
-    "executable file not found",
-    "no such file or directory",
-    "permission denied",
-    "could not select device driver",
-    "invalid mount config",
-    "source path does not exist",
-)
 _ANY = Node(LOCAL, 1 << 62)  # a machine whose memory is not counted
 
 
@@ -225,13 +215,19 @@ class DockerRuntime:
                     await self._calls.call(container.put_archive, "/", archive)
                 await self._calls.call(container.start)
                 await self._calls.call(container.reload)  # it has its address now
+                self._look_at_limit(container)
             except APIError as error:
-                if not _port_clash(error):
-                    raise _refused(command, self.container_name(key), error) from None
+                if not refusal.is_of_port(error):
+                    raise refusal.error(error, command, self.container_name(key)) from None
                 taken |= {port}  # another program took it after it was found free
                 await self._remove(key)
                 continue
             return container, port, command
+
+    def _look_at_limit(self, container: Container) -> None:
+        """Warn of a container without the limit that it was to have, as podman makes one."""
+        if not container.attrs["HostConfig"].get("Memory"):
+            log.warning("%s has no memory limit: %s", container.name, resources.NO_LIMITS)
 
     async def _require_name(self) -> None:
         """Raise LaunchError where another service has the name by now."""
@@ -285,28 +281,6 @@ class DockerRuntime:
         self._keys.forget(key)
 
 
-def _port_clash(error: APIError) -> bool:
-    cause = explanation(error)
-    return "port is already allocated" in cause or "address already in use" in cause
-
-
-def _refused(command: Command, name: str, error: APIError) -> LaunchError:
-    cause = explanation(error)
-    if error.status_code == 409 and "name" in cause:
-        return Unlaunchable(
-            f"a container named {name} exists that is not this service's; remove it with "
-            f"`docker rm -f {name}`, or rename it"
-        )
-    if "cannot assign requested address" in cause:
-        return Unlaunchable(
-            f"{cause}; the daemon's machine does not have the address by which DOCKER_HOST names "
-            "it; name another one, or use ssh://..."
-        )
-    if isinstance(error, ImageNotFound):
-        return Unlaunchable(f"there is no image {command.image}")
-    return Unlaunchable(cause) if any(sign in cause for sign in _LASTING) else LaunchError(cause)
-
-
 async def connect(
     ports: Ports,
     *,
@@ -332,6 +306,7 @@ async def connect(
         raise
     access = await _gpu_access(connection, found)
     info = connection.info
+    resources.warn_of_missing_limits(info)
     return DockerRuntime(
         connection,
         ports,

@@ -31,6 +31,8 @@ from inference_service.runtimes.docker.record import Record
 from inference_service.runtimes.docker.runtime import DockerRuntime
 from inference_service.runtimes.identity import NameTaken
 from tests.docker.daemon import Daemon
+from tests.docker.needs import require_podman
+from tests.docker.podman import Podman
 from tests.runtimes.docker.beds import Open
 from tests.waiting import PROMPTLY, SLOWLY, until, within
 

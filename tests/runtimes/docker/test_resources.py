@@ -42,3 +42,11 @@ def test_a_daemon_elsewhere_has_a_machine_of_its_own() -> None:
     node = resources.node({"MemTotal": 5000}, [], None, here=False)
     assert (node.memory_bytes, node.name == LOCAL) == (4500, False)
     assert resources.node({"MemTotal": 5000}, [], 700, here=False).memory_bytes == 700
+
+
+@pytest.mark.parametrize(("info", "warnings"), [({}, 0), ({"MemoryLimit": False}, 1)])
+def test_a_daemon_without_limits_is_told_of(
+    caplog: pytest.LogCaptureFixture, info: dict[str, bool], warnings: int
+) -> None:
+    resources.warn_of_missing_limits(info)
+    assert caplog.text.count("containers have no memory limit") == warnings
