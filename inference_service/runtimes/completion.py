@@ -16,7 +16,7 @@ async def completed(work: asyncio.Future[T]) -> T:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
+        # Without it asyncio logs that the exception was never retrieved.
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait([work])
-        if not work.cancelled():
-            work.exception()  # else asyncio logs that the exception was never retrieved
         raise

@@ -45,19 +45,27 @@ def pytest_terminal_summary(
 
 @pytest.fixture
 def faulty(docker_client: DockerClient, pytestconfig: pytest.Config) -> Faulty:
-    """Make trials on the daemon of DOCKER_HOST; each makes a row, and fails unless it is clean."""
+    """Make trials on the daemon of DOCKER_HOST, or the one to which `connect` connects.
+
+    Each makes a row, and fails unless it is clean.
+    """
 
     @asynccontextmanager
     async def trial(
-        fault: str, allowed: Collection[str] = (), model_id: str = _MODEL
+        fault: str,
+        allowed: Collection[str] = (),
+        model_id: str = _MODEL,
+        connect: Callable[[], DockerClient] = docker.from_env,
     ) -> AsyncGenerator[Trial]:
         row = Row(fault)
         pytestconfig.stash[_REPORT].rows.append(row)
         # gRPC ends its thread and closes its files with its last object. This channel keeps both
         # open, so that they are no difference between the start and the end of the trial.
         async with grpc.aio.insecure_channel("127.0.0.1:1"):
-            client = docker.from_env()
-            trial = Trial(row, client, _MODEL, model_id, free_ports(8), allowed, new_client())
+            client = connect()
+            trial = Trial(
+                row, connect, client, _MODEL, model_id, free_ports(8), allowed, new_client()
+            )
             before = trial.held()
             try:
                 yield trial

@@ -7,11 +7,11 @@ import gc
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-import docker
+from docker import DockerClient
 
 from tests.service import free
 
@@ -21,14 +21,14 @@ Held = Counter[str]
 _SHARED = "asyncio_"
 
 # A service that runs keeps threads and sockets for its connection to Docker, both bounded.
-_POOLED = ("thread docker_", "file of unix")
+_POOLED = ("thread docker", "file of unix")
 
 
-def held(service: str, ports: range) -> Held:
+def held(service: str, ports: range, connect: Callable[[], DockerClient]) -> Held:
     """Count the things that exist now, by name. `ports` are those of engines."""
     gc.collect()  # the Docker SDK leaves sockets to the collector
     label = f"inference-service.service={service}"
-    with closing(docker.from_env()) as client:  # a new one: a client keeps up to 25 connections
+    with closing(connect()) as client:  # a new one: a client keeps up to 25 connections
         ours = client.containers.list(all=True, ignore_removed=True, filters={"label": label})
     found = Counter(f"container {container.name}" for container in ours)
     found.update(f"port {port}" for port in ports if not free(port))
@@ -40,17 +40,20 @@ def held(service: str, ports: range) -> Held:
     return found
 
 
-async def left_behind(before: Held, look: Callable[[], Held], *, running: bool) -> list[str]:
+async def left_behind(
+    before: Held, look: Callable[[], Held], *, running: bool, pooled: Sequence[str] = ()
+) -> list[str]:
     """Return the things that are new since `before` and do not end within a few seconds.
 
-    With `running`, the service still runs, and keeps its connections to Docker.
+    With `running`, the service still runs, and keeps its connections to Docker; `pooled` are more
+    things of which these are made.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + 5
     while True:
         left = sorted((look() - before).elements())
         if running:
-            left = [thing for thing in left if not thing.startswith(_POOLED)]
+            left = [thing for thing in left if not thing.startswith((*_POOLED, *pooled))]
         if not left or loop.time() > end:
             return left
         await asyncio.sleep(0.05)

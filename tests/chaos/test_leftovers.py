@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 
+import docker
 import pytest
 from docker import DockerClient
 
@@ -23,7 +24,7 @@ async def test_each_kind_is_seen_and_goes(docker_client: DockerClient, tgi_image
     port = int(free_ports(1).partition("-")[0])
     ports = range(port, port + 1)
     over = threading.Event()
-    before = held(SERVICE, ports)
+    before = held(SERVICE, ports, docker.from_env)
 
     labels = {"inference-service.service": SERVICE}
     container = docker_client.containers.create(tgi_image, name=SERVICE, labels=labels)
@@ -33,7 +34,7 @@ async def test_each_kind_is_seen_and_goes(docker_client: DockerClient, tgi_image
     process = await asyncio.create_subprocess_exec("sleep", "60")
     try:
         with socket.create_server(("127.0.0.1", port)):
-            found = held(SERVICE, ports) - before
+            found = held(SERVICE, ports, docker.from_env) - before
     finally:
         process.kill()
         await process.wait()
@@ -51,13 +52,13 @@ async def test_each_kind_is_seen_and_goes(docker_client: DockerClient, tgi_image
         "file of tcp",
     } <= set(found)
     await asyncio.wait([task])
-    left = held(SERVICE, ports) - before
+    left = held(SERVICE, ports, docker.from_env) - before
     assert set(left) <= {"file of unix"}  # of `docker_client`
 
 
 async def test_a_volume_in_use_is_seen(docker_client: DockerClient, tgi_image: str) -> None:
     async with new_client() as http:
-        trial = Trial(Row(""), docker_client, SERVICE, "", free_ports(1), (), http)
+        trial = Trial(Row(""), docker.from_env, docker_client, SERVICE, "", free_ports(1), (), http)
         volumes = {SERVICE: {"bind": "/data", "mode": "rw"}}
         container = docker_client.containers.create(tgi_image, volumes=volumes)
         trial.forget_volume()

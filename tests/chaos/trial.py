@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +30,7 @@ class Trial:
     """A fault with its callers. `allowed` are the reasons that fit it; a text always does."""
 
     row: Row
+    connect: Callable[[], DockerClient]
     client: DockerClient
     service_name: str
     model_id: str
@@ -38,6 +39,7 @@ class Trial:
     http: httpx.AsyncClient
     crowds: list[Crowd] = field(default_factory=list)
     struck_at: float = 0.0
+    pooled: Sequence[str] = ()  # see `left_behind`
     rest_at: str = ""  # the URL for calls on REST; by default that of the service
 
     @property
@@ -52,7 +54,7 @@ class Trial:
     def held(self) -> Held:
         """Count the things of the service and of this process."""
         first, _, last = self.ports.partition("-")
-        return held(self.service_name, range(int(first), int(last) + 1))
+        return held(self.service_name, range(int(first), int(last) + 1), self.connect)
 
     def container(self) -> Container:
         """Return the container of the engine."""
@@ -128,7 +130,7 @@ class Trial:
             await self.judge()
             await self.at_rest(service)
             await self.stopped(service)
-            self.row.left += await left_behind(before, self.held, running=True)
+            self.row.left += await left_behind(before, self.held, running=True, pooled=self.pooled)
 
     async def served(self, service: Serving) -> None:
         """Let the model serve once, and stop it."""

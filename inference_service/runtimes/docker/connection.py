@@ -99,7 +99,9 @@ def _opened(
 
 def _client(url: str, tls: Tls | None, timeout: int) -> DockerClient:
     if tls is None:
-        return DockerClient(base_url=url, timeout=timeout)
+        client = DockerClient(base_url=url, timeout=timeout)
+        client.api.mount("http://", _Closing())
+        return client
     # A client that is told a version asks for none before it has the adapter.
     with contextlib.closing(
         DockerClient(url, MINIMUM_DOCKER_API_VERSION, timeout, _tls(tls))
@@ -111,7 +113,22 @@ def _client(url: str, tls: Tls | None, timeout: int) -> DockerClient:
     return client
 
 
-class _Trusting(HTTPAdapter):
+class _Closing(HTTPAdapter):
+    """The way to a daemon at an address, whose connections are closed with the client.
+
+    The SDK ties each stream to its socket, and urllib3 each socket to its pool, so that without it
+    nobody closes them.
+    """
+
+    def close(self) -> None:
+        pools = self.poolmanager.pools
+        for key in pools.keys():  # noqa: SIM118 - it has no iterator, lest another thread changes it
+            if (pool := pools.get(key)) is not None:
+                pool.close()
+        super().close()
+
+
+class _Trusting(_Closing):
     """The way to a daemon whose certificate is checked as its files say, and not otherwise.
 
     Without it REQUESTS_CA_BUNDLE wins, which is for the servers of the internet.

@@ -150,7 +150,9 @@ def ended(process: subprocess.Popen[bytes]) -> str:
     """
     assert process.stderr is not None
     kept = bytearray()
-    reading = threading.Thread(target=_read, args=(process.stderr.fileno(), kept), daemon=True)
+    reading = threading.Thread(
+        target=_read, args=(process.stderr.fileno(), kept), name="docker-ssh-words", daemon=True
+    )
     reading.start()
     process.wait()
     reading.join(0.5)
