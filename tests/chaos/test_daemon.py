@@ -67,13 +67,13 @@ async def test_restarted(
 async def test_restarted_with_live_restore(
     faulty: Faulty, tgi: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine lives on, but not its port: the proxy behind the port ends with dockerd."""
+    """The engine lives on, and is asked at its own address: no caller sees that dockerd is away."""
     require_private_daemon()
     with Daemon(live_restore=True, disk_bytes=_DISK) as daemon:
         images.tgi_double(daemon.client)
         monkeypatch.setenv("DOCKER_HOST", daemon.url)
         async with (
-            faulty("dockerd: stop, start, live-restore", ABSENT) as trial,
+            faulty("dockerd: stop, start, live-restore, amid 20 streams") as trial,
             trial.serving(**tgi(DOUBLE_TOKENS_PER_SECOND=50)) as service,
         ):
             crowd = trial.call(service, 20, ENDLESS, STREAMS)
