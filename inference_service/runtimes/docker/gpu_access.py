@@ -7,10 +7,8 @@ does is decided at the start of a container, in moby's `daemon/devices.go`.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +19,7 @@ from docker.types import DeviceRequest
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.capacity.gpus import Gpu
+from inference_service.runtimes.docker.archive import packed
 from inference_service.runtimes.docker.calls import explanation
 
 log = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ def _refusal(client: DockerClient, request: DeviceRequest) -> str:
     driver of the request.
     """
     api = client.api
-    image = json.loads(api.import_image_from_data(_empty()))["status"]
+    image = json.loads(api.import_image_from_data(packed({})))["status"]
     try:
         options = api.create_host_config(device_requests=[request], network_mode="none")
         container = api.create_container(image, [_PROBE], host_config=options)
@@ -121,10 +120,3 @@ def _refusal(client: DockerClient, request: DeviceRequest) -> str:
     finally:
         api.remove_image(image, force=True)
     return ""
-
-
-def _empty() -> bytes:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w"):
-        pass
-    return archive.getvalue()

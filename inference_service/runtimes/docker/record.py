@@ -17,6 +17,7 @@ from docker import DockerClient
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from inference_service.runtimes import identity
+from inference_service.runtimes.docker.archive import packed
 from inference_service.runtimes.docker.calls import explanation
 from inference_service.runtimes.docker.owner import Owner
 
@@ -78,7 +79,7 @@ class Record:
 
     def renew(self, id: str, number: int) -> None:
         """Write the number of a renewal. Raises NotFound when the record is there no more."""
-        self.client.api.put_archive(id, "/", _archive(str(number).encode()))
+        self.client.api.put_archive(id, "/", packed({_FILE: str(number).encode()}))
 
     def remove(self, id: str) -> None:
         """Remove the record of this id, and never that of another owner."""
@@ -109,7 +110,7 @@ class Record:
         for _ in range(_TRIES):
             with contextlib.suppress(ImageNotFound):
                 return str(create().id)
-            self.client.api.import_image_from_data(_archive(b""), repository=_IMAGE)
+            self.client.api.import_image_from_data(packed({_FILE: b""}), repository=_IMAGE)
         return str(create().id)
 
     def _is_there(self, id: str) -> bool:
@@ -124,12 +125,3 @@ class Record:
         with tarfile.open(fileobj=io.BytesIO(b"".join(data))) as files:
             file = files.extractfile(_FILE)
             return file.read() if file else b""
-
-
-def _archive(content: bytes) -> bytes:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as files:
-        entry = tarfile.TarInfo(_FILE)
-        entry.size = len(content)
-        files.addfile(entry, io.BytesIO(content))
-    return archive.getvalue()
