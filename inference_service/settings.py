@@ -40,6 +40,7 @@ class _Settings(FromEnvironment, BaseSettings):
 
     host: str = Field(
         "127.0.0.1",
+        min_length=1,
         description="address on which gRPC and REST listen; with unix:/PATH gRPC listens on that "
         "socket, and REST on 127.0.0.1",
     )
@@ -58,12 +59,14 @@ class _Settings(FromEnvironment, BaseSettings):
     ping_interval: float = Field(
         30,
         ge=0.1,
+        le=86400,
         description="seconds without a byte after which gRPC pings a client; one that answers no "
         "ping for as long (20 s at most) has vanished",
     )
     client_ping_interval: float = Field(
         10,
         ge=0.1,
+        le=86400,
         description="shortest interval, in seconds, at which clients of gRPC may ping",
     )
     runtime: Literal["auto", "docker", "process"] = Field(
@@ -79,7 +82,9 @@ class _Settings(FromEnvironment, BaseSettings):
         "missing", description="when Docker pulls an image"
     )
     volume: str = Field(
-        "inference-service-weights", description="Docker volume of the weights of all models"
+        "inference-service-weights",
+        min_length=1,
+        description="Docker volume of the weights of all models",
     )
     docker_network: str | None = Field(
         None,
@@ -102,6 +107,7 @@ class _Settings(FromEnvironment, BaseSettings):
     )
     max_body: Annotated[int, BeforeValidator(_size)] = Field(
         32 << 20,
+        le=2 * 10**9,  # gRPC counts the bytes of a message in 31 bits
         description="largest body of a request that is forwarded, such as 100MiB",
     )
     start_stall_timeout: float = Field(
@@ -171,7 +177,7 @@ class _Settings(FromEnvironment, BaseSettings):
     def _ports_are_a_range(cls, value: str) -> str:
         first, dash, last = value.partition("-")
         if not (
-            dash and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536
+            dash and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) < 65536
         ):
             raise ValueError('must be two ports, such as "8080-8179"')
         return value
@@ -227,7 +233,7 @@ def _of_kinds() -> dict[str, Any]:
     fields: dict[str, Any] = {"engine": (Literal["auto", *KINDS], engine)}
     for name, kind in KINDS.items():
         if kind.image:
-            fields[f"{name}_image"] = (str, Field(kind.image, description=kind.about))
+            fields[f"{name}_image"] = (str, Field(kind.image, min_length=1, description=kind.about))
     return fields
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import signal
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,7 +31,8 @@ def stopping(
         nonlocal seen
         seen += 1
         loop.call_soon_threadsafe(stop if seen == 1 else hurry, number)
-        faulthandler.dump_traceback_later((grace if seen == 1 else 0) + last, exit=True)
+        left = min((grace if seen == 1 else 0) + last, threading.TIMEOUT_MAX)
+        faulthandler.dump_traceback_later(left, exit=True)
         if seen > 1:
             signal.signal(number, signal.SIG_DFL)
 
