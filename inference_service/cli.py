@@ -27,7 +27,7 @@ from inference_service.printable import Formatter
 from inference_service.runtimes.identity import NameTaken
 from inference_service.server import Service, running
 from inference_service.settings import Settings
-from inference_service.signals import stopping
+from inference_service.signals import restore, stopping
 from rest_bridge import environment, exposure
 from rest_bridge.http.log import ACCESS
 
@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
     of the settings.
     """
     streams.prepare()
+    restore()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
         print(f"inference-service {__version__}")

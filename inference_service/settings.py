@@ -6,11 +6,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, create_model, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference_service.catalog import parse_size
 from inference_service.engines.kinds import KINDS
+from inference_service.home import expanded, home
 from inference_service.runtimes import identity
 from rest_bridge.environment import FromEnvironment
 from rest_bridge.settings import AllowedHosts, CorsOrigins, TrustedProxies
@@ -74,7 +82,7 @@ class _Settings(FromEnvironment, BaseSettings):
         description="where engines run; auto is Docker where a daemon answers, else processes",
     )
     engine: str = "auto"  # see `_of_kinds`
-    catalog: Path | None = Field(
+    catalog: Annotated[Path, AfterValidator(expanded)] | None = Field(
         None, description="TOML file with models of your own, which are added to the built-in ones"
     )
     ports: str = Field("8080-8179", description="ports of 127.0.0.1 for engines, FIRST-LAST")
@@ -157,7 +165,7 @@ class _Settings(FromEnvironment, BaseSettings):
     min_residency: float = Field(
         10, ge=0, description="seconds for which a model that has become ready is not evicted"
     )
-    state_dir: Path | None = Field(
+    state_dir: Annotated[Path, AfterValidator(expanded)] | None = Field(
         None,
         description="folder for times of past starts and keys of containers; default: "
         "inference-service in $XDG_STATE_HOME, or in ~/.local/state",
@@ -213,8 +221,8 @@ class _Settings(FromEnvironment, BaseSettings):
         """The folder for data that outlives the service."""
         if self.state_dir is not None:
             return self.state_dir
-        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        return Path(home) / "inference-service"
+        given = Path(os.environ.get("XDG_STATE_HOME", ""))  # which counts if it is absolute
+        return (given if given.is_absolute() else home() / ".local/state") / "inference-service"
 
     @property
     def port_range(self) -> tuple[int, int]:

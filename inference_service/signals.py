@@ -13,6 +13,16 @@ from types import FrameType
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
+def restore() -> None:
+    """Take signals as any process does, whatever the one that has started this one did.
+
+    A process inherits which signals are blocked, so that it cannot be ended, and whether SIGCHLD is
+    ignored, so that the kernel forgets with what code an engine has exited.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 @contextmanager
 def stopping(
     stop: Callable[[int], None], hurry: Callable[[int], None], grace: float, last: float

@@ -14,7 +14,7 @@ from pydantic_settings import CliApp, SettingsError
 
 from inference_service import streams
 from inference_service.printable import Formatter
-from inference_service.signals import stopping
+from inference_service.signals import restore, stopping
 from rest_bridge import environment, exposure
 from rest_bridge.app import create_app, front
 from rest_bridge.channel import OPTIONS
@@ -28,6 +28,7 @@ from rest_bridge.settings import Settings
 def main(arguments: list[str] | None = None) -> None:
     """Serve until a signal to stop. `arguments` defaults to those of the process."""
     streams.prepare()
+    restore()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         settings = CliApp.run(Settings, cli_args=arguments)

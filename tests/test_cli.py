@@ -523,3 +523,30 @@ async def test_standard_streams_that_take_nothing_do_not_end_the_service(
             process.kill()
             await process.wait()
     assert "Traceback" not in errors.read_text()
+
+
+_STARTED_BADLY = """\
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.executable, [sys.executable, "-m", "inference_service", *sys.argv[1:]])
+"""
+
+
+async def test_signals_that_are_blocked_or_ignored_at_the_start_are_taken(tmp_path: Path) -> None:
+    script = tmp_path / "start.py"
+    script.write_text(_STARTED_BADLY)
+    async with serving(how=(str(script),)) as (process, banner):
+        async with grpc.aio.insecure_channel(target(banner)) as channel:
+            stub = pb_grpc.ModelServiceStub(channel)
+            await stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+            os.kill(children(process.pid)[0], signal.SIGKILL)
+            async with within(SLOWLY, "the engine's end was not reported"):
+                request = pb.WatchModelsRequest(model_id="story-mini")
+                async for event in stub.WatchModels(request):
+                    if "SIGKILL" in event.model.last_error.message:
+                        break
+        process.send_signal(signal.SIGTERM)
+        await end(process)
+
+    assert process.returncode == 0

@@ -92,9 +92,14 @@ def test_the_folder_for_data_that_outlives_the_service(
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert flags().state_path == Path("/home/somebody/.local/state/inference-service")
+    monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")  # which its specification forbids
+    assert flags().state_path == Path("/home/somebody/.local/state/inference-service")
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
     assert flags().state_path == Path("/state/inference-service")
     assert flags("--state-dir", "/mine").state_path == Path("/mine")
+    assert flags("--state-dir=~/mine").state_path == Path("/home/somebody/mine")
+    assert flags("--catalog=~/a.toml").catalog == Path("/home/somebody/a.toml")
+    assert flags("--catalog=~no-such-user/a").catalog == Path("~no-such-user/a")
 
 
 @pytest.mark.parametrize(("name", "text", "value"), VALUES)

@@ -6,10 +6,10 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from inference_service import stored
+from inference_service.home import expanded
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def _token() -> str:
     if not name:
         return os.environ.get(TOKEN) or os.environ.get(_OLD_TOKEN, "")
     try:
-        data = stored.read(Path(name).expanduser(), _LARGEST_TOKEN)
+        data = stored.read(expanded(name), _LARGEST_TOKEN)
         token = (data or b"").decode("ascii").strip()
     except ValueError as error:  # Damaged and UnicodeDecodeError are ValueErrors
         log.warning("%s cannot be read, so the hub gets no token: %s", name, error)
