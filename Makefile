@@ -21,7 +21,7 @@ ALL_CLIENTS = $(CLIENTS)/python $(if $(shell command -v npm),$(CLIENTS)/node) $(
 # The languages of `examples/` whose compiler or interpreter is here.
 BUILDABLE := python $(foreach pair,go:$(firstword $(GO)) node:npm java:mvn rust:cargo ruby:grpc_tools_ruby_protoc,\
   $(if $(shell command -v $(lastword $(subst :, ,$(pair)))),$(firstword $(subst :, ,$(pair))))) \
-  $(if $(shell pkg-config --exists grpc++ && command -v cmake),cpp)
+  $(if $(shell { pkg-config --exists grpc++ && command -v cmake; } 2>/dev/null),cpp)
 # Peers of the benchmark, which reports each as absent that cannot be installed.
 PEERS := $(addprefix $(BENCH)/,litellm vllm-router sglang-router)
 PEER_litellm := litellm[proxy]==1.106.2
