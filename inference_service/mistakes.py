@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ class Mistake(Exception):
 def place(key: str, folder: Path, given: Path | str) -> Path:
     """Return the absolute path of what a key names beside the catalog. Raises Mistake."""
     try:
-        path = (folder / expanded(given)).resolve()
+        # The file has this name in UTF-8, whatever the locale makes of its bytes.
+        name = os.fsdecode(str(given).encode())
+        path = (folder / expanded(name)).resolve()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
         cause = getattr(error, "strerror", None) or error

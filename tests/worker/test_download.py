@@ -269,6 +269,8 @@ async def test_a_gated_repository(download: Download, hub: Hub) -> None:
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "HUB_UNREACHABLE", "http://127.0.0.1:9"),
         ({"HF_HUB_OFFLINE": "1"}, "HUB_UNREACHABLE", "uncached"),
         ({"HF_HOME": "/proc/none"}, "CACHE_UNUSABLE", "/proc/none"),
+        ({"SSL_CERT_FILE": "/none"}, "CERTIFICATES_UNUSABLE", "SSL_CERT_FILE (/none)"),
+        ({"SSL_CERT_FILE": "/dev/null"}, "CERTIFICATES_UNUSABLE", "SSL_CERT_FILE (/dev/null)"),
     ],
 )
 async def test_causes(
