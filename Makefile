@@ -109,11 +109,13 @@ image: ## build the Docker image of the llama.cpp engine
 clean: ## remove what the other commands made
 	rm -rf $(VENV) build dist *.egg-info
 
-$(VENV)/bin/python:
+# Made last, so that what was interrupted, or has no pip as without Debian's python3-venv, is begun anew.
+$(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; } # Debian's may lack ensurepip, and leaves a half
+	@test -e $(VENV)/run || $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
+	@touch $@
 
-$(VENV)/run: $(VENV)/bin/python requirements.txt pyproject.toml
+$(VENV)/run: $(VENV)/made requirements.txt pyproject.toml
 	$(PIP) install --quiet --require-hashes --no-deps -r requirements.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
