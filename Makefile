@@ -109,13 +109,18 @@ image: ## build the Docker image of the llama.cpp engine
 clean: ## remove what the other commands made
 	rm -rf $(VENV) build dist *.egg-info
 
-# Made last, so that what was interrupted, or has no pip as without Debian's python3-venv, is begun anew.
-$(VENV)/made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	@test -e $(VENV)/run || $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
-	@touch $@
+# A half that was left by an interruption is begun anew. (So is one without pip, as Debian's Python without
+# python3-venv leaves it.)
+ifeq ($(wildcard $(VENV)/made $(VENV)/run),)
+.PHONY: $(VENV)/bin/python
+endif
 
-$(VENV)/run: $(VENV)/made requirements.txt pyproject.toml
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
+	@touch $(VENV)/made
+
+$(VENV)/run: $(VENV)/bin/python requirements.txt pyproject.toml
 	$(PIP) install --quiet --require-hashes --no-deps -r requirements.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
