@@ -14,6 +14,7 @@ from typing import Protocol
 import pytest
 
 from tests.doubles.hub import Hub
+from tests.doubles.proxy import socks
 
 from .conftest import Start, Worker
 
@@ -280,6 +281,17 @@ async def test_causes(
     code, given, message = await worker.failure()
     assert (code, given) == (3, reason)
     assert part in message
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+async def test_a_proxy_of_socks(download: Download, scheme: str) -> None:
+    async with socks() as proxy:
+        every = {"ALL_PROXY": f"{scheme}://127.0.0.1:{proxy.port}", "NO_PROXY": "", "no_proxy": ""}
+        await served(await download(**every))
+        assert set(proxy.asked) == {"127.0.0.1"}
+
+    # It is in the way of nothing that is here already, or that goes without a proxy.
+    await served(await download(**every | {"NO_PROXY": "127.0.0.1"}))
 
 
 @pytest.mark.parametrize(("status", "storage_status"), [(500, None), (None, 404)])
