@@ -21,7 +21,7 @@ ALL_CLIENTS = $(CLIENTS)/python $(if $(shell command -v npm),$(CLIENTS)/node) $(
 # The languages of `examples/` whose compiler or interpreter is here.
 BUILDABLE := python $(foreach pair,go:$(firstword $(GO)) node:npm java:mvn rust:cargo ruby:grpc_tools_ruby_protoc,\
   $(if $(shell command -v $(lastword $(subst :, ,$(pair)))),$(firstword $(subst :, ,$(pair))))) \
-  $(if $(shell pkg-config --exists grpc++ && command -v cmake),cpp)
+  $(if $(shell { pkg-config --exists grpc++ && command -v cmake; } 2>/dev/null),cpp)
 # Peers of the benchmark, which reports each as absent that cannot be installed.
 PEERS := $(addprefix $(BENCH)/,litellm vllm-router sglang-router)
 PEER_litellm := litellm[proxy]==1.106.2
@@ -109,9 +109,16 @@ image: ## build the Docker image of the llama.cpp engine
 clean: ## remove what the other commands made
 	rm -rf $(VENV) build dist *.egg-info
 
+# A half that was left by an interruption is begun anew. (So is one without pip, as Debian's Python without
+# python3-venv leaves it.)
+ifeq ($(wildcard $(VENV)/made $(VENV)/run),)
+.PHONY: $(VENV)/bin/python
+endif
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; } # Debian's may lack ensurepip, and leaves a half
+	$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
+	@touch $(VENV)/made
 
 $(VENV)/run: $(VENV)/bin/python requirements.txt pyproject.toml
 	$(PIP) install --quiet --require-hashes --no-deps -r requirements.txt

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from inference_service import __version__
+from inference_service import __version__, streams
 from inference_service.api import access
 from inference_service.api.addresses import UNIX, BindError
 from inference_service.api.listener import SERVICE
@@ -27,8 +27,8 @@ from inference_service.printable import Formatter
 from inference_service.runtimes.identity import NameTaken
 from inference_service.server import Service, running
 from inference_service.settings import Settings
-from inference_service.signals import stopping
-from rest_bridge import exposure
+from inference_service.signals import restore, stopping
+from rest_bridge import environment, exposure
 from rest_bridge.http.log import ACCESS
 
 # Seconds for all that comes after the drain, each step of which has a limit of its own. A process
@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
     requests; 1 when the service cannot start; 2 for bad settings. `runtimes` are by default those
     of the settings.
     """
+    streams.prepare()
+    restore()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
         print(f"inference-service {__version__}")
@@ -52,12 +54,12 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
     except ValidationError as error:
-        print(*map(_explain, error.errors()), sep="\n", file=sys.stderr)
+        print(*environment.explain(Settings, error, arguments), sep="\n", file=sys.stderr)
         sys.exit(2)
     except SettingsError as error:
         print(f"inference-service: {error}", file=sys.stderr)
         sys.exit(2)
-    handler = logging.StreamHandler()
+    handler = streams.Handler()
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])
@@ -66,10 +68,12 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
     if settings.access_log:
         _log_access()
     _raise_file_limit()
+    for line in environment.unknown(Settings):
+        streams.say(line, sys.stderr)
     faces = "gRPC and REST ask" if settings.rest else "gRPC asks"
     network = not settings.host.startswith(UNIX)
     if network and (warning := exposure.warning(settings.host, faces)):
-        print(f"inference-service: {warning}", file=sys.stderr)
+        streams.say(f"inference-service: {warning}", sys.stderr)
     try:
         sys.exit(asyncio.run(_serve(settings, runtimes)))
     except CatalogInvalid as error:
@@ -78,11 +82,13 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
         sys.exit(f"inference-service: {error}")
     except RuntimeUnavailable as error:
         sys.exit(f"inference-service: {error.message}; {error.advice}")
+    finally:
+        streams.finish()
 
 
 def _log_access() -> None:
     """Write the lines of calls and requests to standard output, whatever the level of others."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = streams.Handler(sys.stdout)
     handler.setFormatter(Formatter("%(asctime)s %(message)s"))
     for log in (access.log, ACCESS):
         log.setLevel(logging.INFO)
@@ -127,11 +133,9 @@ async def _serve(settings: Settings, runtimes: Runtimes | None) -> int:
             # To the end of the service, and not only of this block.
             stack.enter_context(stopping(on_signal, on_signal, grace, _LAST))
             loop.add_signal_handler(signal.SIGHUP, on_hang_up)
-            print(_banner(service), flush=True)
+            streams.say(_banner(service))
             await stop.wait()
-            print(
-                "stopping: waits for running requests; press Ctrl-C again to cut them", flush=True
-            )
+            streams.say("stopping: waits for running requests; press Ctrl-C again to cut them")
     return code
 
 
@@ -160,10 +164,10 @@ async def _reload(service: Service) -> None:
     try:
         changes = await service.reload()
     except CatalogInvalid as error:
-        print(f"{_mistakes(error)}; the old catalog stays", file=sys.stderr, flush=True)
+        streams.say(f"{_mistakes(error)}; the old catalog stays", sys.stderr)
         return
     parts = [f"{what} {' '.join(ids)}" for what, ids in asdict(changes).items() if ids]
-    print(f"catalog  {'; '.join(parts) or 'nothing has changed'}", flush=True)
+    streams.say(f"catalog  {'; '.join(parts) or 'nothing has changed'}")
 
 
 def _mistakes(error: CatalogInvalid) -> str:
@@ -190,10 +194,3 @@ def _banner(service: Service) -> str:
         post = f"curl -s {url}/generate -H 'Content-Type: application/json' -d '{_EXAMPLE}'"
         lines += [f"REST     {url}   (documentation: {url}/docs)", f"  {post}"]
     return "\n".join(lines)
-
-
-def _explain(problem: object) -> str:
-    assert isinstance(problem, dict)
-    flag = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"inference-service: --{flag}: {message}, not {problem['input']!r}"

@@ -300,14 +300,19 @@ class NetworkUnusable(RuntimeUnavailable):
 
 
 class InsufficientMemory(ServiceError):
-    """A model that no eviction makes room for; `need` and `capacity` are in bytes."""
+    """A model that no eviction makes room for; `need` and `capacity` are in bytes.
+
+    `limit` is what bounds the capacity, if that is not the setting or the machine.
+    """
 
     reason = "INSUFFICIENT_MEMORY"
 
-    def __init__(self, model_id: str, need: int, capacity: int) -> None:
+    def __init__(self, model_id: str, need: int, capacity: int, limit: str = "") -> None:
+        why = f", nine tenths of {limit}" if limit else ""
         message = (
             f"{model_id} needs {need / 1e9:.1f} GB, and models can have {capacity / 1e9:.1f} GB in "
-            "all on this machine; use a smaller model, or raise the setting `memory`"
+            f"all on this machine{why}; use a smaller model, or raise "
+            f"{'that limit' if limit else 'the setting `memory`'}"
         )
         facts = {"model_id": model_id, "required_bytes": need, "capacity_bytes": capacity}
         super().__init__(message, metadata=facts)

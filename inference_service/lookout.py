@@ -10,9 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from inference_service.capacity import memory
+from inference_service.capacity import memory, nodes
 from inference_service.capacity.gpus import GpuError
-from inference_service.capacity.nodes import LOCAL, Node
 from inference_service.engines import kinds
 from inference_service.errors import (
     LaunchError,
@@ -72,7 +71,7 @@ class Lookout:
         self._look: asyncio.Task[None] | None = None
         self._next = 0.0  # when starts may have it looked for again
         always: dict[str, Runtime] = {
-            "process": ProcessRuntime(self._ports, Node(LOCAL, settings.memory or memory.usable())),
+            "process": ProcessRuntime(self._ports, nodes.local(settings.memory)),
             "url": RemoteRuntime(),
         }
         self.runtimes = Runtimes(always, RuntimeChoice("process", "it was asked for"))
@@ -93,6 +92,8 @@ class Lookout:
                     raise
                 self._misses = True
                 self._fall_back(error.message)
+        if "docker" not in self.runtimes.by_name:
+            memory.warn(self._settings.memory)
         return self.runtimes
 
     async def __aexit__(self, *_: object) -> None:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+
+from inference_service.home import expanded
+
+
+class Mistake(Exception):
+    """A value of a section that cannot be used: its key, and what is wrong."""
+
+
+def place(key: str, folder: Path, given: Path | str) -> Path:
+    """Return the absolute path of what a key names beside the catalog. Raises Mistake."""
+    try:
+        # The file has this name in UTF-8, whatever the locale makes of its bytes.
+        name = os.fsdecode(str(given).encode())
+        path = (folder / expanded(name)).resolve()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+        cause = getattr(error, "strerror", None) or error
+        raise Mistake(key, f"{str(given)[:200]!r} cannot be used: {cause}") from None
+    return path
 
 
 def explain(path: Path, data: dict[str, Any], file: type[BaseModel], error: Any) -> str:

@@ -6,11 +6,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, create_model, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference_service.catalog import parse_size
 from inference_service.engines.kinds import KINDS
+from inference_service.home import expanded, home
 from inference_service.runtimes import identity
 from rest_bridge.environment import FromEnvironment
 from rest_bridge.settings import AllowedHosts, CorsOrigins, TrustedProxies
@@ -40,6 +48,7 @@ class _Settings(FromEnvironment, BaseSettings):
 
     host: str = Field(
         "127.0.0.1",
+        min_length=1,
         description="address on which gRPC and REST listen; with unix:/PATH gRPC listens on that "
         "socket, and REST on 127.0.0.1",
     )
@@ -58,12 +67,14 @@ class _Settings(FromEnvironment, BaseSettings):
     ping_interval: float = Field(
         30,
         ge=0.1,
+        le=86400,
         description="seconds without a byte after which gRPC pings a client; one that answers no "
         "ping for as long (20 s at most) has vanished",
     )
     client_ping_interval: float = Field(
         10,
         ge=0.1,
+        le=86400,
         description="shortest interval, in seconds, at which clients of gRPC may ping",
     )
     runtime: Literal["auto", "docker", "process"] = Field(
@@ -71,7 +82,7 @@ class _Settings(FromEnvironment, BaseSettings):
         description="where engines run; auto is Docker where a daemon answers, else processes",
     )
     engine: str = "auto"  # see `_of_kinds`
-    catalog: Path | None = Field(
+    catalog: Annotated[Path, AfterValidator(expanded)] | None = Field(
         None, description="TOML file with models of your own, which are added to the built-in ones"
     )
     ports: str = Field("8080-8179", description="ports of 127.0.0.1 for engines, FIRST-LAST")
@@ -79,7 +90,9 @@ class _Settings(FromEnvironment, BaseSettings):
         "missing", description="when Docker pulls an image"
     )
     volume: str = Field(
-        "inference-service-weights", description="Docker volume of the weights of all models"
+        "inference-service-weights",
+        min_length=1,
+        description="Docker volume of the weights of all models",
     )
     docker_network: str | None = Field(
         None,
@@ -102,6 +115,7 @@ class _Settings(FromEnvironment, BaseSettings):
     )
     max_body: Annotated[int, BeforeValidator(_size)] = Field(
         32 << 20,
+        le=2 * 10**9,  # gRPC counts the bytes of a message in 31 bits
         description="largest body of a request that is forwarded, such as 100MiB",
     )
     start_stall_timeout: float = Field(
@@ -151,7 +165,7 @@ class _Settings(FromEnvironment, BaseSettings):
     min_residency: float = Field(
         10, ge=0, description="seconds for which a model that has become ready is not evicted"
     )
-    state_dir: Path | None = Field(
+    state_dir: Annotated[Path, AfterValidator(expanded)] | None = Field(
         None,
         description="folder for times of past starts and keys of containers; default: "
         "inference-service in $XDG_STATE_HOME, or in ~/.local/state",
@@ -171,7 +185,7 @@ class _Settings(FromEnvironment, BaseSettings):
     def _ports_are_a_range(cls, value: str) -> str:
         first, dash, last = value.partition("-")
         if not (
-            dash and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536
+            dash and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) < 65536
         ):
             raise ValueError('must be two ports, such as "8080-8179"')
         return value
@@ -207,8 +221,8 @@ class _Settings(FromEnvironment, BaseSettings):
         """The folder for data that outlives the service."""
         if self.state_dir is not None:
             return self.state_dir
-        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        return Path(home) / "inference-service"
+        given = Path(os.environ.get("XDG_STATE_HOME", ""))  # which counts if it is absolute
+        return (given if given.is_absolute() else home() / ".local/state") / "inference-service"
 
     @property
     def port_range(self) -> tuple[int, int]:
@@ -227,7 +241,7 @@ def _of_kinds() -> dict[str, Any]:
     fields: dict[str, Any] = {"engine": (Literal["auto", *KINDS], engine)}
     for name, kind in KINDS.items():
         if kind.image:
-            fields[f"{name}_image"] = (str, Field(kind.image, description=kind.about))
+            fields[f"{name}_image"] = (str, Field(kind.image, min_length=1, description=kind.about))
     return fields
 
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import signal
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def restore() -> None:
+    """Take signals as any process does, whatever the one that has started this one did.
+
+    A process inherits which signals are blocked, so that it cannot be ended, and whether SIGCHLD is
+    ignored, so that the kernel forgets with what code an engine has exited.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager
@@ -30,7 +41,8 @@ def stopping(
         nonlocal seen
         seen += 1
         loop.call_soon_threadsafe(stop if seen == 1 else hurry, number)
-        faulthandler.dump_traceback_later((grace if seen == 1 else 0) + last, exit=True)
+        left = min((grace if seen == 1 else 0) + last, threading.TIMEOUT_MAX)
+        faulthandler.dump_traceback_later(left, exit=True)
         if seen > 1:
             signal.signal(number, signal.SIG_DFL)
 

@@ -10,11 +10,12 @@ import sys
 
 import grpc.aio
 from pydantic import ValidationError
-from pydantic_settings import CliApp
+from pydantic_settings import CliApp, SettingsError
 
+from inference_service import streams
 from inference_service.printable import Formatter
-from inference_service.signals import stopping
-from rest_bridge import exposure
+from inference_service.signals import restore, stopping
+from rest_bridge import environment, exposure
 from rest_bridge.app import create_app, front
 from rest_bridge.channel import OPTIONS
 from rest_bridge.http import Limits, Server
@@ -26,16 +27,21 @@ from rest_bridge.settings import Settings
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve until a signal to stop. `arguments` defaults to those of the process."""
+    streams.prepare()
+    restore()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         settings = CliApp.run(Settings, cli_args=arguments)
     except ValidationError as error:
-        for problem in error.errors():
-            option = str(problem["loc"][0]).replace("_", "-")
-            message = problem["msg"].removeprefix("Value error, ")
-            print(f"rest-bridge: --{option}: {message}", file=sys.stderr)
+        print(*environment.explain(Settings, error, arguments), sep="\n", file=sys.stderr)
         sys.exit(2)
+    except SettingsError as error:
+        print(f"rest-bridge: {error}", file=sys.stderr)
+        sys.exit(2)
+    for line in environment.unknown(Settings):
+        streams.say(line, sys.stderr)
     if warning := exposure.warning(settings.host, "REST asks"):
-        print(f"rest-bridge: {warning}", file=sys.stderr)
+        streams.say(f"rest-bridge: {warning}", sys.stderr)
     try:
         sockets = bind(settings.host, settings.port)
     except OSError as error:
@@ -45,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     _raise_file_limit()
     with contextlib.suppress(KeyboardInterrupt):  # before the server listens to signals
         asyncio.run(serve(settings, sockets))
+    streams.finish()
 
 
 async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
@@ -67,7 +74,7 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
 
 def _log() -> None:
     """Write log lines to standard error, and those of requests to standard output."""
-    errors, requests = logging.StreamHandler(), logging.StreamHandler(sys.stdout)
+    errors, requests = streams.Handler(), streams.Handler(sys.stdout)
     errors.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     requests.setFormatter(Formatter("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[errors])

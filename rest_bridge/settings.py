@@ -1,9 +1,10 @@
 """Settings of the bridge, from the command line and the environment."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rest_bridge.environment import FromEnvironment
@@ -52,6 +53,16 @@ TrustedProxies = Annotated[
 ]
 
 
+_SCHEME = re.compile(r"(unix|unix-abstract|vsock|dns|ipv4|ipv6|xds):\S+")
+_HOST_AND_PORT = re.compile(r"(\[[^\s/]+\]|[^\s/:]+):\d{1,5}")
+
+
+def _target(value: str) -> str:
+    if not _SCHEME.fullmatch(value) and not _HOST_AND_PORT.fullmatch(value):
+        raise ValueError("must be HOST:PORT or unix:/PATH")
+    return value
+
+
 class Settings(FromEnvironment, BaseSettings):
     """Serve the REST API. Each option is also read from the environment, as REST_BRIDGE_PORT."""
 
@@ -63,7 +74,7 @@ class Settings(FromEnvironment, BaseSettings):
         cli_hide_none_type=True,
     )
 
-    target: str = Field(
+    target: Annotated[str, AfterValidator(_target)] = Field(
         default="127.0.0.1:50051",
         description="address of the gRPC service, HOST:PORT or unix:/PATH",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -681,7 +682,10 @@ def test_a_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
     ("content", "message"),
     [
         pytest.param(b"[[models", "is not TOML: ", id="broken"),
-        pytest.param(b"id = \xff", "is not TOML: ", id="not UTF-8"),
+        pytest.param(b"id = \xff", "is not TOML: byte 5 is not UTF-8; save", id="not UTF-8"),
+        pytest.param(GOOD.encode("utf-16"), "is not TOML: byte 0 is not UTF-8", id="UTF-16"),
+        pytest.param(b"a = " + b"9" * 5000, "is not TOML: ", id="a number of 5,000 digits"),
+        pytest.param(b"a = " + b"[" * 9000, "is not TOML: ", id="nested too deeply"),
         pytest.param(b"a = 1\na = 2", "is not TOML: ", id="the same key twice"),
         pytest.param(b'{"models": []}', "is not TOML: ", id="JSON"),
         pytest.param(None, "cannot be read: No such file or directory", id="missing"),
@@ -699,9 +703,46 @@ def test_a_file_that_is_no_catalog_is_reported(
     assert str(refused.value).startswith(f"{file}: {message}")
 
 
-def test_a_directory_is_no_catalog(tmp_path: Path) -> None:
-    with pytest.raises(CatalogInvalid, match="cannot be read: Is a directory"):
-        kinds.catalog(tmp_path)
+def test_what_is_no_file_is_no_catalog(tmp_path: Path) -> None:
+    pipe, circle = tmp_path / "pipe", tmp_path / "circle"
+    os.mkfifo(pipe)  # nobody ever writes to it
+    circle.symlink_to(circle)
+    for path, cause in ((tmp_path, "it is not a file"), (pipe, "it is not a file"), (circle, "")):
+        with pytest.raises(CatalogInvalid, match=f"cannot be read: {cause}"):
+            kinds.catalog(path)
+
+
+@pytest.mark.parametrize("ends", ["\r\n", "\r"])
+def test_the_ends_of_lines_of_other_systems(file: Path, ends: str) -> None:
+    file.write_bytes(GOOD.replace("\n", ends).encode())
+
+    assert "mine" in kinds.catalog(file)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("a\\u0000b", r"'a\\x00b' cannot be used: embedded null byte"),
+        ("x" * 5000, "cannot be used: File name too long"),
+        ("circle/a.gguf", "cannot be used: "),
+        ("~no-such-user/a.gguf", "there is no file"),
+        ("", "there is no file"),
+        (".", "there is no file"),
+    ],
+)
+@pytest.mark.parametrize("section", ["llamacpp", "openai"])
+def test_a_path_that_cannot_be_used(file: Path, section: str, path: str, message: str) -> None:
+    if section == "openai" and path in ("", "."):
+        pytest.skip("a folder can be weights")
+    (file.parent / "circle").symlink_to(file.parent / "circle")
+    file.write_text(
+        f'[[models]]\nid = "mine"\nhf_name = "a"\ncontext_length = 128\n[models.{section}]\n'
+        f'memory = "1GB"\nweights.path = "{path}"\n'
+        + ("" if section == "llamacpp" else 'command = ["a", "{port}", "{weights}"]\n')
+    )
+
+    with pytest.raises(CatalogInvalid, match=f"key {section}.weights.path: .*{message}"):
+        kinds.catalog(file)
 
 
 @pytest.mark.parametrize(

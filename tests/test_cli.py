@@ -152,8 +152,13 @@ async def test_a_bad_value_is_one_line_and_exit_code_2(arguments: list[str], mes
     assert (code, out) == (2, "")
 
 
-async def test_a_bad_variable_is_reported_by_its_flag() -> None:
+async def test_a_bad_variable_is_reported_by_its_name() -> None:
     code, _, err = await ended(INFERENCE_REST_PORT="many")
+
+    assert err.startswith("inference-service: INFERENCE_REST_PORT: ")
+    assert code == 2
+
+    code, _, err = await ended("--rest-port=more", INFERENCE_REST_PORT="many")
 
     assert err.startswith("inference-service: --rest-port: ")
     assert code == 2
@@ -478,3 +483,70 @@ async def test_the_access_log_is_on_standard_output_whatever_the_level() -> None
 
     assert re.search(r'\d - "gRPC /inference_service\.v1\.ModelService/ListModels" OK \d', line)
     assert "gRPC /" not in err.decode()
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        "<&- >&- 2>&-",
+        ">&-",
+        "2>&-",
+        ">/dev/full",
+        "2>/dev/full",
+        ">/dev/full 2>&1",
+        "> >(exec <&-)",
+    ],
+)
+async def test_standard_streams_that_take_nothing_do_not_end_the_service(
+    streams: str, tmp_path: Path
+) -> None:
+    first, _, last = free_ports(2).partition("-")
+    flags = [*EMBEDDED[:2], "--grpc-port", first, "--rest-port", last, "--access-log"]
+    errors = tmp_path / "errors"
+    line = f'exec "$@" 2>"$ERRORS" {streams}'
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", line, "bash", sys.executable, "-m", "inference_service", *flags),
+        env=os.environ | {"ERRORS": str(errors)},
+    )
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{first}") as channel:
+            stub = pb_grpc.ModelServiceStub(channel)
+            request = pb.GenerateRequest(model_id="story-mini", prompt="Once", max_new_tokens=3)
+            async with within(SLOWLY, "the service did not answer"):
+                answer = await stub.Generate(request, wait_for_ready=True)
+        assert answer.generated_text.startswith("Once")
+        process.send_signal(signal.SIGTERM)
+        async with within(SLOWLY, "the service did not end"):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert "Traceback" not in errors.read_text()
+
+
+_STARTED_BADLY = """\
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.executable, [sys.executable, "-m", "inference_service", *sys.argv[1:]])
+"""
+
+
+async def test_signals_that_are_blocked_or_ignored_at_the_start_are_taken(tmp_path: Path) -> None:
+    script = tmp_path / "start.py"
+    script.write_text(_STARTED_BADLY)
+    async with serving(how=(str(script),)) as (process, banner):
+        async with grpc.aio.insecure_channel(target(banner)) as channel:
+            stub = pb_grpc.ModelServiceStub(channel)
+            await stub.StartModel(pb.StartModelRequest(model_id="story-mini"))
+            os.kill(children(process.pid)[0], signal.SIGKILL)
+            async with within(SLOWLY, "the engine's end was not reported"):
+                request = pb.WatchModelsRequest(model_id="story-mini")
+                async for event in stub.WatchModels(request):
+                    if "SIGKILL" in event.model.last_error.message:
+                        break
+        process.send_signal(signal.SIGTERM)
+        await end(process)
+
+    assert process.returncode == 0

@@ -76,6 +76,10 @@ EXAMPLES: dict[str, ServiceError] = {
     "there is no network lan": errors.NetworkUnusable("there is no network lan"),
     "m needs 16.0 GB, and models can have 7.2 GB in all on this machine; use a smaller model, or "
     "raise the setting `memory`": errors.InsufficientMemory("m", 16 * 10**9, 72 * 10**8),
+    "m needs 16.0 GB, and models can have 1.9 GB in all on this machine, nine tenths of the limit "
+    "of x; use a smaller model, or raise that limit": errors.InsufficientMemory(
+        "m", 16 * 10**9, 19 * 10**8, "the limit of x"
+    ),
     "m needs 2 GPUs with 40.0 GB of GPU memory, and models can have 8.0 GB and 9.0 GB of the GPUs "
     "of this machine; use a smaller model, or change `gpu_memory` in the catalog or in the "
     "settings": errors.InsufficientGpus("m", 40 * 10**9, 2, [8 * 10**9, 9 * 10**9]),

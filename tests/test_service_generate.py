@@ -133,7 +133,7 @@ async def test_three_hundred_at_once_are_all_answered(service: Serving) -> None:
 async def test_a_deadline_that_a_start_cannot_meet_is_refused_and_the_start_goes_on(
     tmp_path: Path,
 ) -> None:
-    program = " ".join((sys.executable, "-P", "-m", "inference_service.worker"))
+    program = " ".join((sys.executable, "-X", "utf8", "-P", "-m", "inference_service.worker"))
     learnt = {f"process {program} story-mini": {"LOADING_WEIGHTS": [100.0, 90.0, 110.0]}}
     (tmp_path / "start-times-inference-service.json").write_text(json.dumps(learnt))
     async with serving(ports=free_ports(4), state_dir=tmp_path) as service:

@@ -92,9 +92,14 @@ def test_the_folder_for_data_that_outlives_the_service(
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert flags().state_path == Path("/home/somebody/.local/state/inference-service")
+    monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")  # which its specification forbids
+    assert flags().state_path == Path("/home/somebody/.local/state/inference-service")
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
     assert flags().state_path == Path("/state/inference-service")
     assert flags("--state-dir", "/mine").state_path == Path("/mine")
+    assert flags("--state-dir=~/mine").state_path == Path("/home/somebody/mine")
+    assert flags("--catalog=~/a.toml").catalog == Path("/home/somebody/a.toml")
+    assert flags("--catalog=~no-such-user/a").catalog == Path("~no-such-user/a")
 
 
 @pytest.mark.parametrize(("name", "text", "value"), VALUES)
@@ -130,6 +135,20 @@ def test_the_variables_of_kubernetes_are_no_settings(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("INFERENCE_REST_PORT", "tcp://10.96.0.12:8000")
 
     assert (flags().grpc_port, flags().rest_port) == (50051, 8000)
+
+
+def test_the_variables_of_links_of_docker_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`docker run --link x:inference_service` sets them."""
+    monkeypatch.setenv("INFERENCE_SERVICE_NAME", "/web/inference_service")
+
+    assert flags().service_name == Settings.model_fields["service_name"].default
+
+
+@pytest.mark.parametrize("name", [*Settings.model_fields])
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"INFERENCE_{name.upper()}", "")
+
+    assert flags() == Settings.model_construct()
 
 
 def test_the_memory_of_gpus_is_one_size_or_one_for_each() -> None:
@@ -180,7 +199,7 @@ def test_containers_are_left_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        *[("grpc_port", text) for text in ("-1", "65536", "many", "", "1.5")],
+        *[("grpc_port", text) for text in ("-1", "65536", "many", "1.5")],
         ("rest_port", "65536"),
         *[("allowed_host", text) for text in ("http://a", "a:8000", "a/b", "a..b", "*.*.a", "a b")],
         *[("cors_origin", text) for text in ("a.example", "https://a/", "https://*.a", "null")],
@@ -191,18 +210,19 @@ def test_containers_are_left_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         ("engine", "vllm"),
         ("pull_policy", "sometimes"),
         ("log_level", "DEBUG"),
-        *[("service_name", text) for text in ("", "-x", "a b", "x" * 64)],
+        *[("service_name", text) for text in ("-x", "a b", "x" * 64)],
         *[("generation_timeout", text) for text in ("0", "-1", "soon", "nan")],
         *[("start_stall_timeout", text) for text in ("0", "-1")],
         *[("hang_timeout", text) for text in ("0", "-1", "nan")],
         *[(f"{name}_timeout", "-0.1") for name in ("drain", "idle", "max_idle")],
         ("idle_timeout", "nan"),
         ("min_residency", "-1"),
-        *[("memory", text) for text in ("", "16", "lots", "5MiB", "-1GB")],
-        *[("gpu_memory", text) for text in ("", "16", "20GB,", "20GB;40GB", "all")],
+        *[(f"{name}ping_interval", text) for name in ("", "client_") for text in ("inf", "1e9")],
+        *[("memory", text) for text in ("16", "lots", "5MiB", "-1GB")],
+        *[("gpu_memory", text) for text in ("16", "20GB,", "20GB;40GB", "all")],
         *[
             ("ports", text)
-            for text in ("", "8080", "8080-", "-8080", "8081-8080", "0-9", "1-65536", "1-2-3")
+            for text in ("8080", "8080-", "-8080", "8081-8080", "0-9", "1-65536", "1-2-3")
         ],
         *[("ports", text) for text in ("a-b", "8080 - 8081", "+1-2", "²-³")],
     ],
@@ -218,6 +238,18 @@ def test_a_wrong_value_is_refused_with_the_name_of_its_setting(
     [problem] = refused.value.errors()
     assert problem["loc"] == (name,)
     assert problem["input"] == text
+
+
+def test_the_largest_body_is_one_that_grpc_can_carry() -> None:
+    assert flags("--max-body=2GB").max_body == 2 * 10**9
+    with pytest.raises(ValidationError, match="max_body"):
+        flags("--max-body=2GiB")
+
+
+@pytest.mark.parametrize("name", ["host", "volume", "tgi_image", "llamacpp_image", "ports"])
+def test_an_empty_flag_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        flags(f"--{name.replace('_', '-')}=")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def _signalled(tmp_path: Path, how: str, grace: str, last: str) -> subprocess.Po
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_and_a_second_one_hurries(tmp_path: Path, number: signal.Signals) -> None:
-    process = _signalled(tmp_path, "waits", "3600", "60")
+    process = _signalled(tmp_path, "waits", "inf", "60")
     assert process.stdout is not None
     process.send_signal(number)
     assert process.stdout.readline() == "stop\n"

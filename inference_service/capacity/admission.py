@@ -106,6 +106,7 @@ class Admission:
     def __init__(self, nodes: Iterable[Node]) -> None:
         self._sizes: dict[Thing, int] = {}  # of the GPUs
         self._capacity: dict[Thing, int] = {}
+        self._limits: dict[str, str] = {}  # by node: what bounds its memory
         self._claims: dict[Key, Claim] = {}
         self._unremoved: dict[Key, Claim] = {}
         self._kept: dict[Key, tuple[str, ...]] = {}  # see `keep`
@@ -117,6 +118,7 @@ class Admission:
     def add(self, node: Node) -> None:
         """Count a node, or what is new of one that is counted."""
         self._capacity[Thing(node.name, MEMORY)] = node.memory_bytes
+        self._limits[node.name] = node.limit
         for gpu in node.gpus:
             thing = Thing(node.name, gpu.id)
             self._sizes[thing] = gpu.memory_bytes
@@ -228,7 +230,8 @@ class Admission:
         nodes = [node for node, size in sizes.items() if demand.memory_bytes <= size]
         if not nodes:
             model_id, largest = demand.key.model_id, max(sizes.values())
-            raise InsufficientMemory(model_id, demand.memory_bytes, largest)
+            limit = next((self._limits[n] for n, size in sizes.items() if size == largest), "")
+            raise InsufficientMemory(model_id, demand.memory_bytes, largest, limit)
         options = [option for node in nodes for option in self._options_on(node, demand)]
         if not options:
             need = demand.gpu_need

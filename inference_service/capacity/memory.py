@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 _LIMITS = ("memory.limit_in_bytes", "memory.max", "memory.high")
 _HIERARCHY = "hierarchical_memory_limit"
 
-_MACHINE = "the memory of this machine"
+MACHINE = "the memory of this machine"
+DAEMON = "what the Docker daemon says that it has"
 
 
 class Limit(NamedTuple):
@@ -43,7 +44,7 @@ def least(root: Path = Path("/"), daemon: int = 0) -> Limit:
     """
     limits = [*_of_machine(root), *_of_groups(root)]
     if daemon > 0:
-        limits.append(Limit(daemon, "what the Docker daemon says that it has"))
+        limits.append(Limit(daemon, DAEMON))
     return min(limit for limit in limits if limit.size > 0)
 
 
@@ -51,20 +52,28 @@ def usable(root: Path = Path("/"), daemon: int = 0) -> int:
     """Return what models can have together: nine tenths of the least limit."""
     size, what = least(root, daemon)
     engines = "in containers" if daemon else "as processes"
-    level = logging.DEBUG if what == _MACHINE else logging.INFO
+    level = logging.DEBUG if what == MACHINE else logging.INFO
     line = "memory for models %s: %.1f GB, nine tenths of %s; --memory sets another"
     log.log(level, line, engines, size * 0.9e-9, what)
     return part(size)
 
 
+def warn(given: int | None, root: Path = Path("/")) -> None:
+    """Warn of a setting that lets processes have more memory than something else does."""
+    size, what = least(root)
+    if given is not None and given > size:
+        line = "--memory lets models have %.1f GB, and %s is %.1f GB: what takes more is killed"
+        log.warning(line, given / 1e9, what, size / 1e9)
+
+
 def _of_machine(root: Path) -> Iterator[Limit]:
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Limit(size, _MACHINE)
+    yield Limit(size, MACHINE)
     with contextlib.suppress(OSError, ValueError, IndexError):  # not Linux
         # LXC shows its container another total here than the kernel does.
         line = (root / "proc/meminfo").read_text().split("\n", 1)[0]
         if line.startswith("MemTotal:"):
-            yield Limit(int(line.split()[1]) * 1024, _MACHINE)
+            yield Limit(int(line.split()[1]) * 1024, MACHINE)
 
 
 def _of_groups(root: Path) -> Iterator[Limit]:

@@ -6,14 +6,16 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from inference_service import stored
+from inference_service.home import expanded
 
 log = logging.getLogger(__name__)
 
 TOKEN, ENDPOINT, TOKEN_FILE = "HF_TOKEN", "HF_ENDPOINT", "HF_TOKEN_FILE"
+
+_warned = ""  # the last warning, until there is a token
 
 _OLD_TOKEN = "HUGGING_FACE_HUB_TOKEN"  # which huggingface_hub still reads, and TGI
 
@@ -35,6 +37,13 @@ _INHERITED = re.compile(
     "|(?i:https?|all|no|ftp)_(?i:proxy)"
 )
 _NOT_INHERITED = (TOKEN_FILE,)
+
+# Kubernetes sets VLLM_PORT=tcp://10.96.0.12:8000 in each container, for a service `vllm`; vLLM and
+# others then fail.
+_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
+# The libraries of the hub fail with some that are empty; of others, such as CUDA_VISIBLE_DEVICES,
+# an empty one says something.
+_NOT_EMPTY = re.compile("(HF|HUGGINGFACE|HUGGING_FACE|TRANSFORMERS|DATASETS)_.*")
 
 
 class Variables(NamedTuple):
@@ -63,27 +72,48 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: text
         for name, text in environment.items()
-        if _INHERITED.fullmatch(name) and not _SECRET.search(name) and name not in _NOT_INHERITED
+        if _INHERITED.fullmatch(name)
+        and not _SECRET.search(name)
+        and name not in _NOT_INHERITED
+        and not _OF_KUBERNETES.match(text)
+        and (text.strip() or not _NOT_EMPTY.fullmatch(name))
     }
 
 
 def _hub() -> dict[str, str]:
-    own = {TOKEN: _token(), ENDPOINT: os.environ.get(ENDPOINT, "")}
+    own = {TOKEN: _token(), ENDPOINT: os.environ.get(ENDPOINT, "").strip()}
     return {name: text for name, text in own.items() if text}
 
 
 def _token() -> str:
     """Return the token of the hub, which a file can change while the service runs."""
-    name = os.environ.get(TOKEN_FILE)
-    if not name:
-        return os.environ.get(TOKEN) or os.environ.get(_OLD_TOKEN, "")
+    if not (name := os.environ.get(TOKEN_FILE)):
+        name = TOKEN if os.environ.get(TOKEN, "").strip() else _OLD_TOKEN
+        text = os.environ.get(name, "")
+        return _checked(name, text) if text.strip() else ""
     try:
-        data = stored.read(Path(name).expanduser(), _LARGEST_TOKEN)
-        token = (data or b"").decode("ascii").strip()
+        data = stored.read(expanded(name), _LARGEST_TOKEN)
+        if data is None:
+            raise ValueError("there is no such file")
+        text = data.decode("ascii")
     except ValueError as error:  # Damaged and UnicodeDecodeError are ValueErrors
-        log.warning("%s cannot be read, so the hub gets no token: %s", name, error)
+        _warn(f"{name} cannot be read, so the hub gets no token: {error}")
         return ""
-    if not token or not token.isprintable() or " " in token:
-        log.warning("%s has no token of one line, so the hub gets none", name)
+    return _checked(name, text)
+
+
+def _checked(name: str, text: str) -> str:
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        _warn(f"{name} has no token of one line, so the hub gets none")
         return ""
+    _warn("")
     return token
+
+
+def _warn(line: str) -> None:
+    """Log a warning, unless it is the last one again: a start asks for the token several times."""
+    global _warned
+    if line and line != _warned:
+        log.warning("%s", line)
+    _warned = line

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from inference_service import stored
+from inference_service.home import expanded
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def _certificates(name: str, text: str) -> tuple[str, dict[str, bytes]]:
     """Return where a container finds the certificates of a variable, and their files."""
     files: dict[str, bytes] = {}
     for place in text.split(os.pathsep) if name == "SSL_CERT_DIR" else [text]:
-        path = Path(place).expanduser()
+        path = expanded(place)
         try:
             inside = sorted(path.iterdir())[:_MOST]
         except NotADirectoryError:

@@ -90,7 +90,9 @@ class Report:
 
     def failed(self, failure: ServiceError, wait: float) -> None:
         """Enter FAILED; the next start may be made in `wait` seconds."""
-        log.error("%s: %s", self._key, failure.message)
+        name = str(self._key)
+        named = failure.message.startswith(name)
+        log.error("%s", failure.message if named else f"{name}: {failure.message}")
         # What is shown is kept for long, and the frames in which this was raised hold open files.
         failure.__traceback__ = failure.__context__ = failure.__cause__ = None
         self._enter(State.FAILED, failure=failure, retry_at=time.time() + wait)

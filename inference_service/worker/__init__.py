@@ -43,8 +43,8 @@ Standard output: one JSON object per line, progress about four times a second
         With "phase": "downloading" where the weights could not be fetched, before any byte too.
         No retry mends the reasons CONFIGURATION, MODEL_UNUSABLE, WRONG_FILE, GATED, REPO_NOT_FOUND,
         REVISION_NOT_FOUND, FILE_NOT_FOUND, ENGINE_UNUSABLE, NO_AVX2 and NO_OPENMP. One may mend
-        CHECKSUM_MISMATCH, MODEL_UNREADABLE, HUB_UNREACHABLE, DISK_FULL, CACHE_UNUSABLE and
-        PORT_UNUSABLE.
+        CHECKSUM_MISMATCH, MODEL_UNREADABLE, HUB_UNREACHABLE, DISK_FULL, CACHE_UNUSABLE,
+        CERTIFICATES_UNUSABLE and PORT_UNUSABLE.
 
 Standard error: llama.cpp's log, errors only. For a model that llama.cpp could not load, the first
 line has the reason.

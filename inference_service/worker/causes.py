@@ -1,6 +1,8 @@
 """Errors of a download, as sentences that a person can act on."""
 
 import errno
+import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +19,8 @@ from huggingface_hub.errors import (
 )
 
 from .failure import ExitCode, WorkerError
+
+_UNREADABLE = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.EISDIR)
 
 UNREACHABLE = "HUB_UNREACHABLE"
 
@@ -49,6 +53,10 @@ def hub_errors(repo: str, file: str, revision: str) -> Iterator[None]:
                 f"The disk under {constants.HF_HUB_CACHE} became full during {file} of {repo}."
             )
             raise WorkerError(ExitCode.DOWNLOAD, "DISK_FULL", message) from error
+        # OpenSSL names no file that it cannot read.
+        nameless = error.filename is None and error.errno in _UNREADABLE
+        if nameless or isinstance(error, ssl.SSLError):
+            raise _no_certificates(error) from error
         message = f"The cache {constants.HF_HUB_CACHE} cannot be used: {error}."
         raise WorkerError(ExitCode.DOWNLOAD, "CACHE_UNUSABLE", message) from error
 
@@ -59,6 +67,14 @@ def no_hub(detail: str = "") -> WorkerError:
     detail = f" ({detail})" if detail else ""
     message = f"{what}{detail}: check HF_ENDPOINT and any proxy."
     return WorkerError(ExitCode.DOWNLOAD, UNREACHABLE, message)
+
+
+def _no_certificates(error: OSError) -> WorkerError:
+    """Make the error for certificates that cannot be read."""
+    names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+    given = " or ".join(f"{name} ({os.environ[name]})" for name in names) or "this machine"
+    message = f"The certificates of {given} cannot be used: {error.strerror or error}."
+    return WorkerError(ExitCode.DOWNLOAD, "CERTIFICATES_UNUSABLE", message)
 
 
 def _refusal(error: HfHubHTTPError, repo: str, file: str, revision: str) -> tuple[str, str]:

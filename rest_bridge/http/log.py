@@ -1,6 +1,7 @@
 """The log lines of the server: access, and what was refused or cut."""
 
 import logging
+import re
 import time
 
 from rest_bridge.http.request import Request
@@ -9,6 +10,7 @@ ACCESS = logging.getLogger("rest_bridge.access")
 LOG = logging.getLogger("rest_bridge.http")
 
 _EVERY = 1.0  # seconds
+_NUMBER = re.compile(r"[\d.-]{1,20}")
 
 
 class Log:
@@ -21,7 +23,7 @@ class Log:
 
     def answered(self, client: str, request: Request, status: int) -> None:
         """Log a request and the status of its answer."""
-        target = request.target.decode("ascii").replace('"', "%22")
+        target = _shown(request.target.decode("ascii").replace('"', "%22"))
         line = '%s - "%s %s HTTP/%s" %d'
         ACCESS.info(line, client, request.method, target, request.version, status)
 
@@ -57,3 +59,16 @@ class Log:
             self._left_out.clear()
         self._last[kind] = now
         return True
+
+
+def _shown(target: str) -> str:
+    """Return a target with the names and numbers of its query alone: the rest may be a key."""
+    path, mark, query = target.partition("?")
+    return path + mark + "&".join(map(_masked, query.split("&")))
+
+
+def _masked(field: str) -> str:
+    name, equals, value = field.partition("=")
+    if not equals:
+        return "***" if name else ""
+    return f"{name}={value if not value or _NUMBER.fullmatch(value) else '***'}"

@@ -144,6 +144,20 @@ def test_a_limit_that_is_not_the_machine_is_told(
     assert all(word in text for word, text in zip(words, caplog.messages, strict=True))
 
 
+def test_a_setting_above_a_limit_is_warned_of(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
+    tree.is_in("0::/", mounts=(V2.format(top="/"),))
+    tree.write("sys/fs/cgroup/memory.max", 2 * GIB)
+    for given in (None, GIB, 2 * GIB):
+        memory.warn(given, tree.root)
+    assert not caplog.messages
+
+    memory.warn(8 * 10**9, tree.root)
+
+    [line] = caplog.messages
+    assert line.startswith("--memory lets models have 8.0 GB, and the limit of the control group ")
+    assert line.endswith(" is 2.1 GB: what takes more is killed")
+
+
 def test_a_daemon_can_have_less_than_the_machine(tree: Tree) -> None:
     assert memory.least(tree.root, daemon=6 * GIB).size == 6 * GIB  # Docker Desktop
     assert memory.least(tree.root, daemon=64 * GIB).size == 8 * GIB

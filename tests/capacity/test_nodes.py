@@ -22,7 +22,7 @@ from tests.waiting import until
 MIB = 2**20
 NODES = (
     Node("small", 100 * MIB, (Gpu("0", 50, 50),)),
-    Node("large", 200 * MIB, (Gpu("0", 100, 100),)),
+    Node("large", 200 * MIB, (Gpu("0", 100, 100),), "the limit of x"),
 )
 
 
@@ -104,7 +104,7 @@ async def test_gpus_of_one_id_on_two_nodes_are_two_gpus() -> None:
 
 async def test_what_fits_on_no_node_is_refused_with_the_largest() -> None:
     house = House()
-    with pytest.raises(InsufficientMemory, match=r"needs 0\.2 GB"):
+    with pytest.raises(InsufficientMemory, match=r"needs 0\.2 GB.* the limit of x; .*that limit"):
         house.model("huge", "201MiB").quote()
     with pytest.raises(InsufficientGpus):
         house.model("wide", "10MiB", GpuNeed(101)).quote()

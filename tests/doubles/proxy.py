@@ -1,4 +1,4 @@
-"""A proxy for HTTPS, the only way to some hosts."""
+"""Proxies: for HTTPS, as the only way to some hosts, and of SOCKS."""
 
 from __future__ import annotations
 
@@ -36,6 +36,35 @@ async def proxy(hosts: Mapping[str, int]) -> AsyncGenerator[Proxy]:
                 await asyncio.gather(_copy(reader, to_host[1]), _copy(to_host[0], writer))
 
     server = await asyncio.start_server(tunnel, "0.0.0.0")
+    found.port = server.sockets[0].getsockname()[1]
+    try:
+        yield found
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def socks() -> AsyncGenerator[Proxy]:
+    """Run a proxy of SOCKS 5 without a password, for addresses of version 4."""
+    found = Proxy()
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            _, methods = await reader.readexactly(2)
+            await reader.readexactly(methods)
+            writer.write(b"\5\0")
+            *_, kind = await reader.readexactly(4)
+            size = 4 if kind == 1 else (await reader.readexactly(1))[0]
+            address = await reader.readexactly(size)
+            host = ".".join(map(str, address)) if kind == 1 else address.decode()
+            found.asked.append(host)
+            port = int.from_bytes(await reader.readexactly(2), "big")
+            to_host = await asyncio.open_connection(host, port)
+            writer.write(b"\5\0\0\1" + bytes(6))
+            with closing(to_host[1]):
+                await asyncio.gather(_copy(reader, to_host[1]), _copy(to_host[0], writer))
+
+    server = await asyncio.start_server(tunnel, "127.0.0.1")
     found.port = server.sockets[0].getsockname()[1]
     try:
         yield found

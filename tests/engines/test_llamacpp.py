@@ -479,7 +479,8 @@ def test_the_command_follows_the_entry(
 def test_a_process_sees_the_file_where_it_is_and_ends_with_the_service(engine: Llamacpp) -> None:
     command = engine.command(spec(GgufWeights(path=Path("/m.gguf"))), Seat(port=8080))
 
-    assert (command.image, command.program[1:]) == ("", ("-P", "-m", "inference_service.worker"))
+    words = ("-X", "utf8", "-P", "-m", "inference_service.worker")
+    assert (command.image, command.program[1:]) == ("", words)
     assert command.env["LLAMACPP_FILE"] == "/m.gguf"
     assert command.env["LLAMACPP_EXIT_WITH_PARENT"] == "1"
     assert command.env["LLAMACPP_PORT"] == "8080"

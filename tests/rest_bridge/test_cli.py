@@ -168,6 +168,10 @@ async def test_a_proxy_of_the_environment_is_not_used(target: str) -> None:
         (["--cors-origin", "a.example"], "rest-bridge: --cors-origin: must be an origin such as"),
         (["--allowed-host", "a:80"], "rest-bridge: --allowed-host: must be a host such as"),
         (["--trusted-proxy", "*"], "rest-bridge: --trusted-proxy: must be an address or a network"),
+        *(
+            (["--target", target], "rest-bridge: --target: must be HOST:PORT or unix:/PATH, not ")
+            for target in ("", "localhost", "http://a:1", "tcp://a:1", "127.0.0.1: 1", "a:1/b")
+        ),
         (["--speed", "9"], "unrecognized arguments: --speed 9"),
     ],
 )
@@ -178,6 +182,13 @@ def test_wrong_arguments(
         main(arguments)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "target", ["a:1", "[::1]:1", "unix:/run/a", "unix:///run/a", "dns:///a:1", "ipv4:1.2.3.4:5"]
+)
+def test_targets(target: str) -> None:
+    assert Settings(target=target).target == target
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,44 @@ def test_engines_do_not_get_what_is_of_no_use_to_them() -> None:
     assert inherited(dict.fromkeys(KEPT, "x")) == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("VLLM_PORT", "tcp://10.96.0.12:8000"),  # of Kubernetes, for a service `vllm`
+        ("LLAMA_PORT", "udp://10.96.0.12:8000"),
+        ("HF_HUB_ETAG_TIMEOUT", ""),  # with which huggingface_hub ends
+        ("TRANSFORMERS_OFFLINE", " "),
+    ],
+)
+def test_engines_do_not_get_what_they_fail_with(name: str, text: str) -> None:
+    assert inherited({name: text}) == {}
+
+
+def test_what_says_something_by_being_empty_is_passed() -> None:
+    assert inherited({"CUDA_VISIBLE_DEVICES": ""}) == {"CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.mark.parametrize("text", ["hf_\u00e4", "hf_a\nhf_b", "hf a", "hf_\x1b"])
+def test_a_variable_without_a_token(
+    text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("HF_ENDPOINT", "HF_TOKEN_FILE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert variables({}).hub == {}  # there is none, which is no mistake
+    monkeypatch.setenv("HF_TOKEN", " ")
+    assert variables({}).hub == {}
+    assert not caplog.messages
+
+    monkeypatch.setenv("HF_TOKEN", text)
+    for _ in range(3):
+        assert variables({}).hub == {}
+    assert caplog.messages == ["HF_TOKEN has no token of one line, so the hub gets none"]
+
+    monkeypatch.setenv("HF_TOKEN", " hf_good\n")
+    monkeypatch.setenv("HF_ENDPOINT", " http://hub ")
+    assert variables({}).hub == {"HF_TOKEN": "hf_good", "HF_ENDPOINT": "http://hub"}
+
+
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_variable")

@@ -60,7 +60,7 @@ async def test_a_start_and_its_end_are_in_the_log(caplog: pytest.LogCaptureFixtu
         ("INFO", "tiny: stopping"),
         ("INFO", "tiny: stopped"),
         ("INFO", "tiny: starting"),
-        ("ERROR", f"tiny: {FAILURE.message}"),
+        ("ERROR", FAILURE.message),  # which begins with the name
     ]
 
 

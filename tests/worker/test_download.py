@@ -14,6 +14,7 @@ from typing import Protocol
 import pytest
 
 from tests.doubles.hub import Hub
+from tests.doubles.proxy import socks
 
 from .conftest import Start, Worker
 
@@ -269,6 +270,8 @@ async def test_a_gated_repository(download: Download, hub: Hub) -> None:
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "HUB_UNREACHABLE", "http://127.0.0.1:9"),
         ({"HF_HUB_OFFLINE": "1"}, "HUB_UNREACHABLE", "uncached"),
         ({"HF_HOME": "/proc/none"}, "CACHE_UNUSABLE", "/proc/none"),
+        ({"SSL_CERT_FILE": "/none"}, "CERTIFICATES_UNUSABLE", "SSL_CERT_FILE (/none)"),
+        ({"SSL_CERT_FILE": "/dev/null"}, "CERTIFICATES_UNUSABLE", "SSL_CERT_FILE (/dev/null)"),
     ],
 )
 async def test_causes(
@@ -278,6 +281,17 @@ async def test_causes(
     code, given, message = await worker.failure()
     assert (code, given) == (3, reason)
     assert part in message
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+async def test_a_proxy_of_socks(download: Download, scheme: str) -> None:
+    async with socks() as proxy:
+        every = {"ALL_PROXY": f"{scheme}://127.0.0.1:{proxy.port}", "NO_PROXY": "", "no_proxy": ""}
+        await served(await download(**every))
+        assert set(proxy.asked) == {"127.0.0.1"}
+
+    # It is in the way of nothing that is here already, or that goes without a proxy.
+    await served(await download(**every | {"NO_PROXY": "127.0.0.1"}))
 
 
 @pytest.mark.parametrize(("status", "storage_status"), [(500, None), (None, 404)])

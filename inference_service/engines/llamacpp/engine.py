@@ -69,7 +69,8 @@ _KEY = "LLAMACPP_API_KEY"
 _CONTEXT_UNIT = 256  # llama.cpp rounds the context of a slot up to a multiple of it
 
 # Without the current folder among the modules (-P), which can be anybody's.
-_PROGRAM = (sys.executable, "-P", "-m", "inference_service.worker")
+# In UTF-8 whatever the locale is, as llama.cpp takes paths.
+_PROGRAM = (sys.executable, "-X", "utf8", "-P", "-m", "inference_service.worker")
 
 _decoder = msgspec.json.Decoder(_Event)
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from inference_service.catalog import UNASKED_CONTEXT, EngineNeeds, Mistake, Section, Size
+from inference_service.catalog import UNASKED_CONTEXT, EngineNeeds, Section, Size
 from inference_service.engines.llamacpp import shape
+from inference_service.mistakes import Mistake, place
 
 _CHOSEN = {
     "API_KEY": "the service gives each run a key of its own",
@@ -91,7 +92,7 @@ class LlamacppNeeds(EngineNeeds):
         template = self.chat_template
         found: dict[str, Any] = {"chat_template": template and _template(folder, template)}
         if self.weights.path is not None:
-            path = (folder / self.weights.path.expanduser()).resolve()
+            path = place("weights.path", folder, self.weights.path)
             if not path.is_file():
                 raise Mistake("weights.path", f"there is no file {path}")
             found["weights"] = self.weights.model_copy(update={"path": path})
@@ -120,7 +121,7 @@ def _template(folder: Path, given: str) -> str:
     if not given.endswith(".jinja"):
         known = "Jinja with {{ or {%, the name of a file that ends with .jinja, or chatml"
         raise Mistake("chat_template", f"must be {known}, not {given[:40]!r}")
-    path = (folder / Path(given).expanduser()).resolve()
+    path = place("chat_template", folder, given)
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_LONGEST_TEMPLATE + 1)

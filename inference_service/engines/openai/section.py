@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from inference_service.catalog import EngineNeeds, GpuCounts, Gpus, Mistake, Section, Size
+from inference_service.catalog import EngineNeeds, GpuCounts, Gpus, Section, Size
+from inference_service.mistakes import Mistake, place
 
 # The options of a request, under their names in OpenAI's own API. A section adds to these.
 _STANDARD = {
@@ -108,13 +109,13 @@ class OpenaiNeeds(EngineNeeds):
     def anchored(self, folder: Path) -> OpenaiNeeds:
         """Return the section with absolute paths, and with the key of its file."""
         if self.weights is not None:
-            path = (folder / self.weights.path.expanduser()).resolve()
+            path = place("weights.path", folder, self.weights.path)
             if not path.exists():
                 raise Mistake("weights.path", f"there is no file or folder {path}")
             weights = self.weights.model_copy(update={"path": path})
             return self.model_copy(update={"weights": weights})
         if self.key_file is not None:
-            path = (folder / self.key_file.expanduser()).resolve()
+            path = place("key_file", folder, self.key_file)
             copy = self.model_copy(update={"key_file": path})
             copy._key = _key_in(path)
             return copy

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_service.errors import ContextUnusable
+from inference_service.home import home
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Context:
 
 def folder() -> Path:
     """Return the folder of the files of the `docker` command."""
-    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    return Path(os.environ.get("DOCKER_CONFIG") or home() / ".docker")
 
 
 def current() -> Context | None:

@@ -38,9 +38,15 @@ class Images:
     async def pull(self, image: str) -> AsyncGenerator[Progress]:
         """Pull an image if the policy asks for it, and yield the progress. Raises LaunchError."""
         built = image.startswith(_BUILT_HERE)
-        if (built or self._policy != "always") and await self._has(image):
-            return
+        failure = None
+        try:
+            if (built or self._policy != "always") and await self._has(image):
+                return
+        except LaunchError as error:  # the name is none, of which the error of its phase tells
+            failure = error
         yield Progress(Phase.PULLING_IMAGE, unit="bytes")  # a refusal has no event
+        if failure is not None:
+            raise failure
         if built:
             why = f"there is no image {image} here, and images of {_BUILT_HERE} are never pulled"
             raise Unlaunchable(f"{why}{_hint(image)}")
@@ -96,6 +102,7 @@ def _hint(image: str) -> str:
 
 
 def _pull_failed(image: str, error: APIError) -> LaunchError:
-    # Of a registry that has no such image, or does not give it to this daemon.
-    kind = Unlaunchable if error.status_code in (401, 403, 404) else LaunchError
+    # Of a name that is none (400), and of a registry that has no such image, or does not give it to
+    # this daemon.
+    kind = Unlaunchable if error.status_code in (400, 401, 403, 404) else LaunchError
     return kind(f"the image {image} could not be pulled: {explanation(error)}{_hint(image)}")

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inference_service.capacity import memory
+from inference_service.capacity import memory, nodes
 from inference_service.capacity.gpus import Gpu
-from inference_service.capacity.nodes import LOCAL, Node
+from inference_service.capacity.nodes import Node
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,10 @@ def node(
     """
     total = info.get("MemTotal") or 0
     if here or not total:
-        return Node(LOCAL, memory_bytes or memory.usable(daemon=total), tuple(gpus))
-    return Node(_ELSEWHERE, memory_bytes or memory.part(total), tuple(gpus))
+        return nodes.local(memory_bytes, tuple(gpus), total)
+    if memory_bytes is not None:
+        return Node(_ELSEWHERE, memory_bytes, tuple(gpus))
+    return Node(_ELSEWHERE, memory.part(total), tuple(gpus), memory.DAEMON)
 
 
 def warn_of_missing_limits(info: Mapping[str, Any]) -> None:

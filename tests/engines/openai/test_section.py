@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from inference_service.catalog import Mistake
 from inference_service.engines.openai.section import OpenaiNeeds, fill
+from inference_service.mistakes import Mistake
 
 IMAGE: dict[str, Any] = {"image": "vllm", "args": ["--port", "{port}"], "memory": "4GB"}
 COMMAND: dict[str, Any] = {"command": ["llama-server", "--port", "{port}"], "memory": "4GB"}

@@ -65,7 +65,7 @@ async def test_the_access_log_has_a_line_for_each_answer(
     caplog.set_level(logging.INFO, "rest_bridge.access")
     async with serving(app, access_log=True) as served:
         await served.ask(GET)
-        await served.ask(GET.replace(b"/hello", b'/none?a="b'))
+        await served.ask(GET.replace(b"/hello", b'/none"?a=-1.5&api_key=sk-1&b=&sk-2&&c=1=2'))
         await served.ask(GET.replace(b"/hello", b"/fault"))
         await served.ask(NONSENSE)
 
@@ -76,7 +76,7 @@ async def test_the_access_log_has_a_line_for_each_answer(
     ]
     assert lines == [
         '"GET /hello HTTP/1.1" 200',
-        '"GET /none?a=%22b HTTP/1.1" 404',
+        '"GET /none%22?a=-1.5&api_key=***&b=&***&&c=*** HTTP/1.1" 404',
         '"GET /fault HTTP/1.1" 500',
     ]
 

@@ -222,3 +222,16 @@ async def test_an_image_that_is_built_here_is_never_pulled(
         assert await pull(bed, name) == []
     finally:
         bed.client.images.remove(name)
+
+
+@pytest.mark.parametrize("policy", ["missing", "always", "never"])
+@pytest.mark.parametrize("name", ["BAD/image", "A::b", "a b", "-", "a@sha256:0"])
+async def test_a_name_that_is_none_fails_in_the_phase_of_the_image(
+    open_bed: Open, policy: str, name: str
+) -> None:
+    bed = open_bed(pull_policy=policy)
+    pulling = bed.runtime.pull(bed.launch(image=name).command(bed.runtime.seat))
+
+    assert (await anext(pulling)).phase is Phase.PULLING_IMAGE
+    with pytest.raises(Unlaunchable, match="image"):
+        await anext(pulling)

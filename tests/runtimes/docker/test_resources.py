@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from inference_service.capacity import memory
@@ -16,26 +18,27 @@ GPU = Gpu("GPU-a", 24, 20)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 1000 bytes."""
 
-    def usable(daemon: int = 0) -> int:
-        return memory.part(min(1000, daemon or 1000))
+    def least(root: Path = Path("/"), daemon: int = 0) -> memory.Limit:
+        limits = [memory.Limit(1000, memory.MACHINE), memory.Limit(daemon or 1001, memory.DAEMON)]
+        return min(limits)
 
-    monkeypatch.setattr(memory, "usable", usable)
+    monkeypatch.setattr(memory, "least", least)
 
 
 @pytest.mark.parametrize(
-    ("info", "setting", "expected"),
+    ("info", "setting", "expected", "limit"),
     [
-        ({"MemTotal": 500}, None, 450),
-        ({"MemTotal": 2000}, None, 900),
-        ({"MemTotal": 500}, 700, 700),
-        ({"MemTotal": 0}, None, 900),  # of a daemon that cannot read its /proc/meminfo
-        ({}, None, 900),
+        ({"MemTotal": 500}, None, 450, memory.DAEMON),
+        ({"MemTotal": 2000}, None, 900, ""),
+        ({"MemTotal": 500}, 700, 700, ""),
+        ({"MemTotal": 0}, None, 900, ""),  # of a daemon that cannot read its /proc/meminfo
+        ({}, None, 900, ""),
     ],
 )
 def test_a_daemon_here_shares_the_machine(
-    info: dict[str, int], setting: int | None, expected: int
+    info: dict[str, int], setting: int | None, expected: int, limit: str
 ) -> None:
-    assert resources.node(info, [GPU], setting, here=True) == Node(LOCAL, expected, (GPU,))
+    assert resources.node(info, [GPU], setting, here=True) == Node(LOCAL, expected, (GPU,), limit)
 
 
 def test_a_daemon_elsewhere_has_a_machine_of_its_own() -> None:
