@@ -49,7 +49,7 @@ class Context:
 
 def folder() -> Path:
     """Return the folder of the files of the `docker` command."""
-    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    return Path(os.environ.get("DOCKER_CONFIG") or _home() / ".docker")
 
 
 def current() -> Context | None:
@@ -104,6 +104,14 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("its `Host` is no text")
     return value
+
+
+def _home() -> Path:
+    """Return the user's home; `/` where no variable and no list of users names one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def _existing(file: Path) -> Path | None:
