@@ -77,8 +77,14 @@ class Record:
             return None
 
     def renew(self, id: str, number: int) -> None:
-        """Write the number of a renewal. Raises NotFound when the record is there no more."""
+        """Write the number of a renewal.
+
+        Raises NotFound when the record is there no more, also by another name: then it is removed.
+        """
         self.client.api.put_archive(id, "/", _archive(str(number).encode()))
+        if self.client.api.inspect_container(id)["Name"].lstrip("/") != self.name:
+            self.remove(id)
+            raise NotFound(f"the record {self.name} has been renamed")
 
     def remove(self, id: str) -> None:
         """Remove the record of this id, and never that of another owner."""
