@@ -96,6 +96,6 @@ def _hint(image: str) -> str:
 
 
 def _pull_failed(image: str, error: APIError) -> LaunchError:
-    # Of a registry that has no such image, or does not give it to this daemon.
-    kind = Unlaunchable if error.status_code in (401, 403, 404) else LaunchError
+    # Of a name that is none, and of a registry that has no such image or keeps it from this daemon.
+    kind = Unlaunchable if error.status_code in (400, 401, 403, 404) else LaunchError
     return kind(f"the image {image} could not be pulled: {explanation(error)}{_hint(image)}")
