@@ -7,11 +7,9 @@ service adopts the containers that an earlier version left running.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import stat
-import tarfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice, starmap
@@ -26,6 +24,7 @@ from inference_service.capacity.claims import GpuShare
 from inference_service.key import Key
 from inference_service.runtimes import identity
 from inference_service.runtimes.command import Command, Seat
+from inference_service.runtimes.docker import archive
 from inference_service.runtimes.docker.gpu_access import GpuAccess
 from inference_service.runtimes.environment import TOKEN
 from inference_service.runtimes.network import has_proxy, network
@@ -130,15 +129,7 @@ def files_archive(command: Command) -> bytes | None:
     files = network(os.environ).files
     if command.reads_token_file and (token := command.hub.get(TOKEN)) is not None:
         files[_TOKEN_FILE] = token.encode()
-    if not files:
-        return None
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o444
-            tar.addfile(entry, io.BytesIO(content))
-    return archive.getvalue()
+    return archive.of(files, 0o444) if files else None
 
 
 def digest(command: Command) -> str:

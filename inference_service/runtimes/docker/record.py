@@ -17,6 +17,7 @@ from docker import DockerClient
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from inference_service.runtimes import identity
+from inference_service.runtimes.docker import archive
 from inference_service.runtimes.docker.calls import explanation
 from inference_service.runtimes.docker.owner import Owner
 
@@ -133,9 +134,4 @@ class Record:
 
 
 def _archive(content: bytes) -> bytes:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as files:
-        entry = tarfile.TarInfo(_FILE)
-        entry.size = len(content)
-        files.addfile(entry, io.BytesIO(content))
-    return archive.getvalue()
+    return archive.of({_FILE: content}, 0o644)
