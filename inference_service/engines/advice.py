@@ -8,10 +8,12 @@ import re
 _DENIED = re.compile(r"Permission denied|PermissionError|os error 13\b|EACCES")
 _OURS = re.compile(r"(?<![\w.-])/(?:data|model)\b")  # what a container sees of weights
 
-# Root without capabilities may do with the files of others what all may do with them.
+# Root without capabilities may do with the files of others what all may do with them. Where the
+# daemon maps users, as rootless and with userns-remap, no capability reaches those of its machine.
 _RIGHTS = (
     "; a container has no right to files of other users: give the volume or the file to root, or "
-    'add `container = {cap_add = ["DAC_OVERRIDE"]}` to the section'
+    'add `container = {cap_add = ["DAC_OVERRIDE"]}` to the section; where the daemon maps users '
+    "(rootless, userns-remap), let all read the file, with `chmod a+r`"
 )
 
 

@@ -21,6 +21,7 @@ def test_a_right_that_a_container_lacks(cause: str) -> None:
     assert said.startswith(cause.rstrip("."))
     assert "; a container has no right to files of other users" in said
     assert '`container = {cap_add = ["DAC_OVERRIDE"]}`' in said
+    assert "`chmod a+r`" in said
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ T = TypeVar("T")
 
 _QUIET = 15.0  # seconds without an item, after which the daemon is asked whether it lives
 
+# Errors of the SDK at an answer that no daemon would give.
+ODD = (AttributeError, LookupError, StopIteration, TypeError, ValueError)
+NO_DOCKER = "something else than Docker answers there"
+
 # Errors that pass through the SDK when the daemon is absent, or goes away during an answer.
 UNAVAILABLE = (DockerException, RequestException, HTTPError, OSError)
 
@@ -38,6 +42,8 @@ def unavailable(error: BaseException, said: str = "") -> RuntimeUnavailable:
         return RuntimeUnavailable(said)
     while (below := error.__cause__ or error.__context__) is not None:
         error = below  # the first of them is the error of the socket
+    if isinstance(error, ODD) and not isinstance(error, (*UNAVAILABLE, UnicodeError)):
+        return RuntimeUnavailable(NO_DOCKER)
     strerror = error.strerror if isinstance(error, OSError) else None
     return RuntimeUnavailable(strerror or error)
 

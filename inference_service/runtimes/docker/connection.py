@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 
 from inference_service.errors import ContextUnusable, NetworkUnusable, RuntimeUnavailable
 from inference_service.runtimes.docker import endpoint, inside, networks, reach
-from inference_service.runtimes.docker.calls import Calls
+from inference_service.runtimes.docker.calls import NO_DOCKER, ODD, Calls
 from inference_service.runtimes.docker.contexts import Tls
 from inference_service.runtimes.docker.endpoint import Endpoint
 from inference_service.runtimes.docker.pulse import Pulse
@@ -70,16 +70,21 @@ async def connect(network: str | None) -> Connection:
     try:
         async with asyncio.timeout(2 * first):
             client, info, own, way = await opening.call(_opened, found, network, dialler, first)
-    except (APIError, RuntimeUnavailable, TimeoutError) as error:
+    except (APIError, RuntimeUnavailable, TimeoutError, *ODD) as error:
         if dialler is not None:
             dialler.close()
         if isinstance(error, (ContextUnusable, NetworkUnusable)):
             raise
-        cause = error.metadata["cause"] if isinstance(error, RuntimeUnavailable) else str(error)
-        raise endpoint.unanswered(cause or f"within {2 * first} s", found) from None
+        raise endpoint.unanswered(_cause(error) or f"within {2 * first} s", found) from None
     finally:
         await opening.close()
     return Connection(found, client, info, own, way, Calls(Pulse.of(client), said), dialler)
+
+
+def _cause(error: Exception) -> object:
+    if isinstance(error, RuntimeUnavailable):
+        return error.metadata["cause"]
+    return NO_DOCKER if isinstance(error, ODD) else str(error)
 
 
 def _opened(
@@ -89,6 +94,8 @@ def _opened(
         client = _client(dialler.url if dialler else found.address, found.tls, first)
         stack.callback(client.close)
         info = client.info()
+        if "ServerVersion" not in info:
+            raise RuntimeUnavailable(NO_DOCKER)
         own = inside.own_container(client)
         apart = own if reach.has_own_network(own) else None
         way = reach.find(found, own, networks.chosen(client, apart, network))

@@ -18,6 +18,7 @@ from inference_service.runtimes.docker.contexts import Tls
 
 _DEFAULT = "unix:///var/run/docker.sock"
 _DEFAULT_WITH_TLS = "tcp://localhost:2376"
+_WITH_PORT = ("tcp", "http", "https")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Endpoint:
 def find() -> Endpoint:
     """Find the daemon that the environment and the files of the `docker` command name.
 
-    Raises ContextUnusable.
+    Raises ContextUnusable, or RuntimeUnavailable where the address cannot be one.
     """
     host = os.environ.get("DOCKER_HOST", "").strip()
     if not host and (context := contexts.current()) is not None:
@@ -89,7 +90,8 @@ def _whole(address: str, tls: Tls | None) -> str:
     """Complete an address with what the `docker` command takes for granted."""
     if "://" not in address:
         address = f"tcp://{address}"
-    if address.startswith("tcp://") and _port_of(address) is None:
+    scheme = address.partition("://")[0]
+    if scheme in _WITH_PORT and _port_of(address) is None and scheme == "tcp":
         address = f"{address.rstrip('/')}:{2375 if tls is None else 2376}"
     return address
 
@@ -97,5 +99,5 @@ def _whole(address: str, tls: Tls | None) -> str:
 def _port_of(address: str) -> int | None:
     try:
         return urlsplit(address).port
-    except ValueError:  # which the SDK refuses, with a reason
-        return 0
+    except ValueError as error:
+        raise RuntimeUnavailable(error, address) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from inference_service.errors import NetworkUnusable
 BRIDGE = "bridge"  # the network of a container for which no other is named
 _PODMANS = "podman"  # its name in what podman shows
 _NONE = ("host", "none")
+_ID = re.compile(r"[0-9a-f]{12,64}")  # whole, or as `docker network ls` shows it
 
 
 def chosen(client: DockerClient, own: Container | None, name: str | None) -> str:
@@ -23,7 +25,7 @@ def chosen(client: DockerClient, own: Container | None, name: str | None) -> str
     NetworkUnusable.
     """
     if name is not None:
-        _check(client, name)
+        name = _named(client, name)
         if own is not None and name not in attached(own):
             raise NetworkUnusable(
                 f"this service runs in the container {own.name}, which is not in the network "
@@ -67,11 +69,14 @@ def _endpoint(container: Container, network: str) -> Mapping[str, Any]:
     return found.get(network) or (network == BRIDGE and found.get(_PODMANS)) or {}
 
 
-def _check(client: DockerClient, name: str) -> None:
+def _named(client: DockerClient, given: str) -> str:
+    """Return the name of the network that the setting gives by its name or its id."""
     try:
-        network = client.networks.get(name)
+        network = client.networks.get(given)
     except NotFound:
         network = None
+    by_id = network is not None and _ID.fullmatch(given) and str(network.id).startswith(given)
+    name = str(network.name) if network is not None and by_id else given
     if network is None or network.name != name:
         known = ", ".join(sorted(str(each.name) for each in client.networks.list()))
         raise NetworkUnusable(
@@ -83,6 +88,7 @@ def _check(client: DockerClient, name: str) -> None:
             f"the network {name} of the setting `docker_network` gives engines no address of their "
             "own; name another"
         )
+    return name
 
 
 def _internal(client: DockerClient, name: str) -> bool:

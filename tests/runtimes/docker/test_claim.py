@@ -243,6 +243,18 @@ async def test_a_record_that_is_pruned_is_made_again_at_once(daemon: Daemon) -> 
         assert NAME in await refused(daemon.url)
 
 
+async def test_a_record_that_is_renamed_is_made_again_and_leaves_nothing(daemon: Daemon) -> None:
+    async with taken(daemon.url) as claim:
+        [before] = records(daemon.url)
+        daemon.client.api.rename(before, f"{NAME}-other")
+        await until(lambda: records(daemon.url), "the record was not made again")
+
+        assert [before] != records(daemon.url)
+        assert await claim.refusal() is None
+        with pytest.raises(NotFound):
+            daemon.client.containers.get(before)
+
+
 @pytest.mark.usefixtures("elsewhere")
 async def test_a_service_that_was_halted_leaves_the_name_to_the_next_until_that_ends(
     daemon: Daemon,

@@ -7,7 +7,9 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -52,6 +54,51 @@ async def test_a_daemon_that_hangs(
     assert done, "the connection was not given up within 15 s"
     with pytest.raises(RuntimeUnavailable):
         await connecting
+
+
+class _Stranger(BaseHTTPRequestHandler):
+    """A server that is no Docker daemon: it says the same on each path."""
+
+    says = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.says)))
+        self.end_headers()
+        self.wfile.write(self.says)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "<html>",
+        "",
+        "null",
+        "[]",
+        '"text"',
+        "{}",
+        '{"ApiVersion": 5}',
+        '{"ApiVersion": "x"}',
+        '{"ApiVersion": "1.41"}',
+        '{"ApiVersion": "1.41", "Id": "no container"}',
+        '{"ApiVersion": "1.41"',
+    ],
+)
+async def test_a_server_that_is_no_daemon(
+    says: str, ports: Ports, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_Stranger, "says", says.encode())
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Stranger) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_port}")
+        try:
+            with pytest.raises(RuntimeUnavailable, match=r"something else than Docker|Version"):
+                await connect(ports, tmp_path)
+        finally:
+            server.shutdown()
 
 
 async def test_connect_to_the_daemon_of_the_machine(

@@ -56,3 +56,28 @@ def test_an_address_of_another_kind_is_left_to_the_sdk(monkeypatch: pytest.Monke
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
 
     endpoint.look()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://host:99999", "tcp://host:port", "tcp://[::1", "http://host:port", "host:2375x"],
+)
+def test_an_address_that_cannot_be_one_is_named(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+
+    with pytest.raises(RuntimeUnavailable) as raised:
+        endpoint.look()
+
+    assert address in raised.value.message
+
+
+def test_a_user_without_a_home_has_no_files_of_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as for a user of no list
+
+    assert endpoint.find().address == "unix:///var/run/docker.sock"

@@ -118,8 +118,9 @@ async def test_a_pull_of_a_missing_image(open_bed: Open, registry: Registry) -> 
     with pytest.raises(LaunchError, match="manifest unknown"):
         await pull(bed, f"{registry.address}/nothing:1")
 
-    with pytest.raises(LaunchError, match="invalid reference format"):
-        await pull(bed, "no/Such Name")
+    for name in ("no/Such Name", "no/SUCH", "name@sha256:123", "http://name:1"):
+        with pytest.raises(Unlaunchable, match="invalid reference format"):
+            await pull(bed, name)
 
     registry.stop()
     with pytest.raises(LaunchError, match="connection refused"):

@@ -121,3 +121,10 @@ async def test_with_user_namespaces(open_bed: Open, remapped: Daemon, tmp_path: 
         assert await ask(running, "/keep/model") == "kept"
         assert await ask(running, "/file/FILE") == "mine"
         assert await ask(running, "/status/CapEff") == "0" * 16
+
+    file.chmod(0o600)  # root's, who is another one than that of the container
+    needs = options(cap_add=["DAC_OVERRIDE"])
+    async with bed.running(files={"FILE": file}, needs=needs) as running:
+        assert await ask(running, "/file/FILE") == "", "it ends where it reads no file"
+        assert (await running.wait()).code == 1
+        assert "Permission denied" in "".join(running.tail(20))

@@ -138,6 +138,18 @@ async def test_engines_join_a_network(connect: Connect, daemon: Daemon) -> None:
     made.remove()
 
 
+async def test_a_network_by_its_id_is_that_of_its_name(daemon: Daemon) -> None:
+    made = daemon.client.networks.create("lan")
+    bridge = str(daemon.client.networks.get(networks.BRIDGE).id)
+
+    assert networks.chosen(daemon.client, None, str(made.id)) == "lan"
+    assert networks.chosen(daemon.client, None, str(made.id)[:12]) == "lan"
+    assert networks.chosen(daemon.client, None, bridge) == networks.BRIDGE
+    with pytest.raises(NetworkUnusable, match="there is no network"):
+        networks.chosen(daemon.client, None, str(made.id)[:2])
+    made.remove()
+
+
 async def test_an_engine_in_another_network_is_not_adopted(
     connect: Connect, daemon: Daemon
 ) -> None:
