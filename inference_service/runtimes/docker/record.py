@@ -10,8 +10,11 @@ from __future__ import annotations
 import contextlib
 import io
 import tarfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from docker import DockerClient
 from docker.errors import APIError, ImageNotFound, NotFound
@@ -24,7 +27,10 @@ from inference_service.runtimes.docker.owner import Owner
 # The prefix keeps every daemon from taking it for an image of Docker Hub.
 _IMAGE = "localhost/inference-service-claim"
 _FILE = "renewal"
-_TRIES = 3  # to import the image, which another service removes at its end
+_TRIES = 3  # to import the image, which another service removes at its end, or to touch files
+_PAUSE = 0.2  # seconds between two calls that touch files
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class Record:
         if owner is None:
             raise NotOurs(f"a container that is no record of a claim is named {self.name}")
         try:
-            return Found(facts["Id"], owner, self._renewal(facts["Id"]))
+            return Found(facts["Id"], owner, _steady(lambda: self._renewal(facts["Id"])))
         except APIError:
             if self._is_there(facts["Id"]):
                 raise
@@ -82,7 +88,7 @@ class Record:
 
         Raises NotFound when the record is there no more, also by another name: then it is removed.
         """
-        self.client.api.put_archive(id, "/", _archive(str(number).encode()))
+        _steady(lambda: self.client.api.put_archive(id, "/", _archive(str(number).encode())))
         if self.client.api.inspect_container(id)["Name"].lstrip("/") != self.name:
             self.remove(id)
             raise NotFound(f"the record {self.name} has been renamed")
@@ -128,9 +134,27 @@ class Record:
 
     def _renewal(self, id: str) -> bytes:
         data, _ = self.client.api.get_archive(id, f"/{_FILE}")
-        with tarfile.open(fileobj=io.BytesIO(b"".join(data))) as files:
-            file = files.extractfile(_FILE)
-            return file.read() if file else b""
+        try:
+            with tarfile.open(fileobj=io.BytesIO(b"".join(data))) as files:
+                file = files.extractfile(_FILE)
+                return file.read() if file else b""
+        except (KeyError, tarfile.TarError) as error:
+            raise APIError(f"the record {self.name} cannot be read: {error}") from None
+
+
+def _steady(call: Callable[[], T]) -> T:
+    """Make a call that touches the files of a record, and make it again where it fails.
+
+    Podman answers wrongly now and then where two services do so at the same moment.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return call()
+        except APIError as error:
+            if error.status_code == 409:  # a removal is under way
+                raise
+            time.sleep(_PAUSE)
+    return call()
 
 
 def _archive(content: bytes) -> bytes:
