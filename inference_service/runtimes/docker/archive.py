@@ -1,4 +1,4 @@
-"""Files to be put into a container, or into an image, as an archive."""
+"""Files as the archive in which a daemon takes them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import tarfile
 from collections.abc import Mapping
 
 
-def packed(files: Mapping[str, bytes]) -> bytes:
-    """Pack files by their paths, readable for all.
+def of(files: Mapping[str, bytes], mode: int) -> bytes:
+    """Pack files by their names, without the padding that follows the end of an archive.
 
-    Nothing follows the two blocks that end an archive: podman reads no further, and refuses now and
-    then what it cannot be rid of ("write |1: broken pipe").
+    Podman's unpacker reads to the end of the archive and closes the pipe, so that the rest of the
+    padding broke it now and then.
     """
     archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for path, content in files.items():
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(content), 0o444
-            tar.addfile(entry, io.BytesIO(content))
-        end = tar.offset
-    return archive.getvalue()[: end + 2 * tarfile.BLOCKSIZE]
+    with tarfile.open(fileobj=archive, mode="w") as packed:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), mode
+            packed.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()[: packed.offset]

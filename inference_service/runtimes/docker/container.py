@@ -24,7 +24,7 @@ from inference_service.capacity.claims import GpuShare
 from inference_service.key import Key
 from inference_service.runtimes import identity
 from inference_service.runtimes.command import Command, Seat
-from inference_service.runtimes.docker.archive import packed
+from inference_service.runtimes.docker import archive
 from inference_service.runtimes.docker.gpu_access import GpuAccess
 from inference_service.runtimes.environment import TOKEN
 from inference_service.runtimes.network import has_proxy, network
@@ -129,9 +129,7 @@ def files_archive(command: Command) -> bytes | None:
     files = network(os.environ).files
     if command.reads_token_file and (token := command.hub.get(TOKEN)) is not None:
         files[_TOKEN_FILE] = token.encode()
-    if not files:
-        return None
-    return packed(files)
+    return archive.of(files, 0o444) if files else None
 
 
 def digest(command: Command) -> str:

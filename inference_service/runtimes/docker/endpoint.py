@@ -88,6 +88,9 @@ def _tls() -> Tls | None:
 
 def _whole(address: str, tls: Tls | None) -> str:
     """Complete an address with what the `docker` command takes for granted."""
+    if address.startswith(("/", "unix:/")) and "://" not in address:
+        path = address.removeprefix("unix:")
+        raise RuntimeUnavailable(f"a socket is written unix://{path}", address)
     if "://" not in address:
         address = f"tcp://{address}"
     scheme = address.partition("://")[0]

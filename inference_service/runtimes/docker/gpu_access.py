@@ -19,7 +19,7 @@ from docker.types import DeviceRequest
 
 from inference_service.capacity.claims import GpuShare
 from inference_service.capacity.gpus import Gpu
-from inference_service.runtimes.docker.archive import packed
+from inference_service.runtimes.docker import archive
 from inference_service.runtimes.docker.calls import explanation
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _refusal(client: DockerClient, request: DeviceRequest) -> str:
     driver of the request.
     """
     api = client.api
-    image = json.loads(api.import_image_from_data(packed({})))["status"]
+    image = json.loads(api.import_image_from_data(archive.of({}, 0o444)))["status"]
     try:
         options = api.create_host_config(device_requests=[request], network_mode="none")
         container = api.create_container(image, [_PROBE], host_config=options)

@@ -10,21 +10,27 @@ from __future__ import annotations
 import contextlib
 import io
 import tarfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from docker import DockerClient
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from inference_service.runtimes import identity
-from inference_service.runtimes.docker.archive import packed
+from inference_service.runtimes.docker import archive
 from inference_service.runtimes.docker.calls import explanation
 from inference_service.runtimes.docker.owner import Owner
 
 # The prefix keeps every daemon from taking it for an image of Docker Hub.
 _IMAGE = "localhost/inference-service-claim"
 _FILE = "renewal"
-_TRIES = 3  # to import the image, which another service removes at its end
+_TRIES = 3  # to import the image, which another service removes at its end, or to touch files
+_PAUSE = 0.2  # seconds between two calls that touch files
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +77,21 @@ class Record:
         if owner is None:
             raise NotOurs(f"a container that is no record of a claim is named {self.name}")
         try:
-            return Found(facts["Id"], owner, self._renewal(facts["Id"]))
+            return Found(facts["Id"], owner, _steady(lambda: self._renewal(facts["Id"])))
         except APIError:
             if self._is_there(facts["Id"]):
                 raise
             return None
 
     def renew(self, id: str, number: int) -> None:
-        """Write the number of a renewal. Raises NotFound when the record is there no more."""
-        self.client.api.put_archive(id, "/", packed({_FILE: str(number).encode()}))
+        """Write the number of a renewal.
+
+        Raises NotFound when the record is there no more, also by another name: then it is removed.
+        """
+        _steady(lambda: self.client.api.put_archive(id, "/", _archive(str(number).encode())))
+        if self.client.api.inspect_container(id)["Name"].lstrip("/") != self.name:
+            self.remove(id)
+            raise NotFound(f"the record {self.name} has been renamed")
 
     def remove(self, id: str) -> None:
         """Remove the record of this id, and never that of another owner."""
@@ -110,7 +122,7 @@ class Record:
         for _ in range(_TRIES):
             with contextlib.suppress(ImageNotFound):
                 return str(create().id)
-            self.client.api.import_image_from_data(packed({_FILE: b""}), repository=_IMAGE)
+            self.client.api.import_image_from_data(_archive(b""), repository=_IMAGE)
         return str(create().id)
 
     def _is_there(self, id: str) -> bool:
@@ -122,6 +134,28 @@ class Record:
 
     def _renewal(self, id: str) -> bytes:
         data, _ = self.client.api.get_archive(id, f"/{_FILE}")
-        with tarfile.open(fileobj=io.BytesIO(b"".join(data))) as files:
-            file = files.extractfile(_FILE)
-            return file.read() if file else b""
+        try:
+            with tarfile.open(fileobj=io.BytesIO(b"".join(data))) as files:
+                file = files.extractfile(_FILE)
+                return file.read() if file else b""
+        except (KeyError, tarfile.TarError) as error:
+            raise APIError(f"the record {self.name} cannot be read: {error}") from None
+
+
+def _steady(call: Callable[[], T]) -> T:
+    """Make a call that touches the files of a record, and make it again where it fails.
+
+    Podman answers wrongly now and then where two services do so at the same moment.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return call()
+        except APIError as error:
+            if error.status_code == 409:  # a removal is under way
+                raise
+            time.sleep(_PAUSE)
+    return call()
+
+
+def _archive(content: bytes) -> bytes:
+    return archive.of({_FILE: content}, 0o644)

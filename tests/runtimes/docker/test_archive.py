@@ -1,28 +1,24 @@
-"""Archives of files."""
-
-from __future__ import annotations
+"""The archive in which a daemon takes files."""
 
 import io
 import tarfile
 
 import pytest
 
-from inference_service.runtimes.docker.archive import packed
+from inference_service.runtimes.docker import archive
+
+_BLOCK = 512
 
 
-@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 20_000])
-def test_what_is_packed_is_read_and_nothing_follows_the_end(size: int) -> None:
-    data = packed({"run/a/file": b"x" * size, "other": b""})
-    with tarfile.open(fileobj=io.BytesIO(data)) as files:
-        member = files.getmember("run/a/file")
-        found = files.extractfile(member)
-        assert found is not None
-        assert found.read() == b"x" * size
-        assert member.mode == 0o444
-    blocks = 2 + -(-size // 512)  # two heads, and the content
-    assert len(data) == blocks * 512 + 1024
-    assert not any(data[-1024:])
+@pytest.mark.parametrize("size", [0, 1, _BLOCK, 10_240, 300_001])
+def test_nothing_follows_the_end(size: int) -> None:
+    content = b"x" * size
+    packed = archive.of({"run/file": content}, 0o444)
 
-
-def test_no_file() -> None:
-    assert packed({}) == bytes(1024)
+    blocks = 1 + -(-size // _BLOCK)  # its header, and the file
+    assert len(packed) == (blocks + 2) * _BLOCK
+    with tarfile.open(fileobj=io.BytesIO(packed)) as files:
+        entry = files.getmember("run/file")
+        file = files.extractfile(entry)
+        assert file is not None
+        assert (entry.mode, file.read()) == (0o444, content)

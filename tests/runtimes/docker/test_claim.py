@@ -12,8 +12,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
@@ -354,6 +356,26 @@ async def test_on_podman_the_second_is_refused_and_the_next_one_is_not(podman: s
         async with within(PROMPTLY, "the name was not free"), taken(podman, void=LONG):
             pass
     assert records(podman) == []
+
+
+def test_on_podman_a_record_is_read_while_it_is_renewed(podman: str) -> None:
+    with client_of(podman) as one, client_of(podman) as other:
+        writer, reader = Record(one, f"{NAME}-busy"), Record(other, f"{NAME}-busy")
+        id = writer.make(Owner("busy"))
+        assert id is not None
+        ended = threading.Event()
+
+        def write() -> None:
+            for number in range(40):
+                writer.renew(id, number)
+            ended.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            while not (ended.is_set() or writing.done()):
+                assert reader.find() is not None
+            writing.result()
+        writer.remove(id)
 
 
 def test_the_socket_of_the_holder_is_seen_in_its_namespace_alone() -> None:

@@ -73,6 +73,16 @@ def test_an_address_that_cannot_be_one_is_named(
     assert address in raised.value.message
 
 
+@pytest.mark.parametrize("given", ["/run/a.sock", "unix:/run/a.sock"])
+def test_the_path_of_a_socket_alone_is_told_how_to_be_written(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", given)
+
+    with pytest.raises(RuntimeUnavailable, match=r"is written unix:///run/a\.sock"):
+        endpoint.look()
+
+
 def test_a_user_without_a_home_has_no_files_of_the_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
