@@ -18,6 +18,7 @@ from inference_service.runtimes.docker.contexts import Tls
 
 _DEFAULT = "unix:///var/run/docker.sock"
 _DEFAULT_WITH_TLS = "tcp://localhost:2376"
+_BARRED = "the user of this service is not in the group of the socket, such as `docker`"
 _WITH_PORT = ("tcp", "http", "https")
 
 
@@ -70,6 +71,8 @@ def look() -> None:
             connection.connect(endpoint.address.partition("://")[2])
         except BlockingIOError:
             pass  # a daemon listens, and its queue of connections is full
+        except PermissionError as error:
+            raise unanswered(f"{error.strerror}: {_BARRED}", endpoint) from None
         except OSError as error:
             raise unanswered(error.strerror or error, endpoint) from None
 

@@ -1,5 +1,6 @@
 """The look at a Docker daemon before the SDK is imported."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,18 @@ def test_a_daemon_with_a_full_queue_listens_too(bound: socket.socket, path: str)
             second.connect(path)
 
         endpoint.look()
+
+
+def test_a_socket_that_this_user_may_not_use(bound: socket.socket, path: str) -> None:
+    bound.listen()
+    os.chmod(path, 0)
+    user = os.geteuid()
+    os.seteuid(user or 65534)  # root may use any
+    try:
+        with pytest.raises(RuntimeUnavailable, match=r"denied: .* group of the socket"):
+            endpoint.look()
+    finally:
+        os.seteuid(user)
 
 
 def test_an_address_of_another_kind_is_left_to_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
