@@ -214,9 +214,10 @@ class Model:
             if run is None and runs.serves:
                 return
             run = run or next(iter(runs))
-            if run.serves and await run.answers():
-                return
-            await asyncio.wait([run.gone], timeout=pause)  # the runtime reports its death
+            with runs.awaited():
+                if run.serves and await run.answers():
+                    return
+                await asyncio.wait([run.gone], timeout=pause)  # the runtime reports its death
         await asyncio.sleep(max(0.0, self._supervisor.back_off.left))
         if self._supervisor.stops != stops:
             raise self.stopped()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar
 
 from inference_service.errors import DeadlineTooShort, QueueTimeout, ServiceError, StopFailed
@@ -174,6 +174,15 @@ class Runs:
         """Note a use of all runs without a lease."""
         for run in self._runs.values():
             run.leases.use(idle_timeout)
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Keep the runs in use while a request waits for the fate of its engine."""
+        with self.slots.waiting():
+            try:
+                yield
+            finally:
+                self.use(None)
 
     # What its supervisor does with a run.
 

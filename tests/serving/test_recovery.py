@@ -46,3 +46,20 @@ async def test_an_engine_that_is_being_removed_has_not_recovered_though_it_answe
         await recovery
     assert model.status.state is State.FAILED
     await model.close(0)
+
+
+async def test_the_idle_timeout_ends_no_model_whose_engine_a_request_waits_for() -> None:
+    runtime, engine = FakeRuntime(), FakeEngine()
+    model = make_model(spec(), runtime, engine, timing(idle=0.05))
+    await model.start()
+    engine.may_answer.clear()
+
+    recovery = asyncio.create_task(model.recovered(runtime.running["tgi-tiny"].instance))
+    done, _ = await asyncio.wait([recovery], timeout=0.3)
+
+    assert (done, model.status.state) == (set(), State.READY)
+    engine.may_answer.set()
+    async with within(PROMPTLY, "the request waits though the engine answers"):
+        await recovery
+    await reached(model, State.STOPPED)  # nobody uses it any more
+    await model.close(0)

@@ -87,7 +87,9 @@ def _read(name: str, chosen_by: str) -> Context:
         address = _text(address)
     except FileNotFoundError:
         raise ContextUnusable(name, chosen_by, "does not exist") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError:
+        raise ContextUnusable(name, chosen_by, f"names no daemon of Docker in {file}") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ContextUnusable(name, chosen_by, f"cannot be read from {file} ({error!r})") from None
     files = contexts / "tls" / digest / "docker"
     tls = Tls.of(files, verify) if files.is_dir() or not verify else None
