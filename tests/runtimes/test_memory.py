@@ -201,7 +201,7 @@ def test_whether_a_group_has_met_its_own_limit(
     tmp_path: Path, files: dict[str, object], full: bool
 ) -> None:
     for name, text in files.items():
-        (tmp_path / name).write_text(f"{text}\n")
+        (tmp_path / name).write_text(str(text))
 
     assert ControlGroup(tmp_path).is_full() is full
 
