@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import heapq
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from inference_service import stored
+from inference_service import tables
 from inference_service.capabilities import Capability
 from inference_service.errors import CatalogInvalid, ModelNotFound
 from inference_service.mistakes import Mistake, explain
@@ -43,8 +42,6 @@ UNASKED_CONTEXT = 8192
 
 ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 ALIAS_PATTERN = r"^[!-~]{1,200}$"  # such as `gpt-4o-mini` and `org/name:tag`
-
-_LARGEST = 64 << 20  # bytes of a file; an entry has some 300
 
 _VARIABLE = re.compile(r"[^=\0]+")
 
@@ -298,33 +295,16 @@ def _clashes(models: Iterable[ModelSpec]) -> Iterator[str]:
 def _read(path: Path, sections: Sections) -> list[ModelSpec]:
     file = _file(sections)
     try:
-        data = tomllib.loads(_text(path))
+        data = tables.read(path)
         entries: list[_Given] = getattr(file.model_validate(data), "models")  # noqa: B009
+    except tables.Unusable as error:
+        raise CatalogInvalid(f"{path}: {error}") from None
     except ValidationError as error:
         raise CatalogInvalid(*(explain(path, data, file, e) for e in error.errors())) from None
-    except (ValueError, RecursionError) as error:  # also an integer of 5,000 digits
-        raise CatalogInvalid(f"{path}: is not TOML: {error}") from None
     counts = Counter(entry.id for entry in entries)
     if repeated := sorted(id for id, count in counts.items() if count > 1):
         raise CatalogInvalid(f"{path}: has more than one entry for {', '.join(repeated)}")
     return [_spec(path, entry) for entry in entries]
-
-
-def _text(path: Path) -> str:
-    """Return the text of a file. Raises CatalogInvalid."""
-    try:
-        data = stored.read(path, _LARGEST)
-    except stored.Damaged as error:
-        raise CatalogInvalid(f"{path}: cannot be read: {error}") from None
-    if data is None:
-        raise CatalogInvalid(f"{path}: cannot be read: No such file or directory")
-    try:
-        # Editors of Windows write a byte order mark, which TOML does not know.
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        what = f"byte {error.start} is not UTF-8; save the file in that encoding"
-        raise CatalogInvalid(f"{path}: is not TOML: {what}") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _file(sections: Sections) -> type[Section]:

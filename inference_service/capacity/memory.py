@@ -92,8 +92,26 @@ def _of_group(folder: Path, root: Path, size: int) -> Limit:
     return Limit(size, f"the limit of the control group /{folder.relative_to(root)}")
 
 
+def kills(root: Path = Path("/")) -> int:
+    """Return how many processes of this service's own group the kernel has killed for memory."""
+    total = 0
+    for folder, _ in _own_groups(root):
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError, ValueError):
+                lines = (folder / name).read_text().splitlines()
+                total += int(dict(line.split(maxsplit=1) for line in lines).get("oom_kill", 0))
+    return total
+
+
 def _groups(root: Path) -> Iterator[Path]:
     """Yield the folder of this service's group, and of each above it, of all hierarchies."""
+    for folder, mount in _own_groups(root):
+        yield folder
+        yield from (each for each in folder.parents if each.is_relative_to(mount))
+
+
+def _own_groups(root: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the folder of this service's group and that of the hierarchy, of each of them."""
     paths = dict(_paths(root))
     for version, mount, top in _mounts(root):
         path = paths.get(version)
@@ -103,8 +121,7 @@ def _groups(root: Path) -> Iterator[Path]:
         # may stand where that has no folder.
         below = path.relative_to(top) if path.is_relative_to(top) else PurePosixPath()
         folder = mount / below if ".." not in below.parts and (mount / below).is_dir() else mount
-        yield folder
-        yield from (each for each in folder.parents if each.is_relative_to(mount))
+        yield folder, mount
 
 
 def _paths(root: Path) -> Iterator[tuple[str, PurePosixPath]]:

@@ -30,12 +30,14 @@ class Exit:
     """The end of an engine.
 
     `code` is the exit code: negative where a signal ended a process, None where it is unknown. A
-    `lost` engine has no known end, because its machine is gone.
+    `lost` engine has no known end, because its machine is gone. `limit` is the one that an engine
+    met which ran out of memory, where that was not its own.
     """
 
     code: int | None
     oom_killed: bool = False
     lost: bool = False
+    limit: str = ""
 
     @property
     def facts(self) -> dict[str, object]:
@@ -57,6 +59,9 @@ class Exit:
             return "was lost with its machine"
         if self.oom_killed:
             code = f"exit code {self._shown_code}"
+            if self.limit:
+                advice = "raise that, or lower the setting `memory`"
+                return f"ran out of memory ({code}; what is full is {self.limit}: {advice})"
             return f"ran out of its memory limit ({code}; raise `memory` of its entry)"
         return "ended" if self.code is None else f"exited with code {self._shown_code}"
 

@@ -13,6 +13,9 @@ from pathlib import Path
 _PREFIX = "inference-service-"
 _numbers = itertools.count(1)
 
+# Memory of which the kernel counts the whole or nothing, with room.
+_BATCH = 1 << 20
+
 # How long the kernel may take to let go of the processes of a group.
 _ENDS = 2.0
 
@@ -50,10 +53,24 @@ class ControlGroup:
         """Return whether the kernel has killed a process of the group for its memory."""
         for name in ("memory.events", "memory.oom_control"):
             with contextlib.suppress(OSError):
-                lines = (self._folder / name).read_text().splitlines()
-                counts = dict(line.split(maxsplit=1) for line in lines)
-                return counts.get("oom_kill", "0") != "0"
+                return self._counts(name).get("oom_kill", "0") != "0"
         return False
+
+    def is_full(self) -> bool:
+        """Return whether the group has met its own limit, and not one of a group above it."""
+        with contextlib.suppress(OSError, ValueError):
+            most, limit = (
+                int((self._folder / f"memory.{name}_in_bytes").read_text())
+                for name in ("max_usage", "limit")
+            )
+            return most > limit - _BATCH
+        with contextlib.suppress(OSError):
+            return self._counts("memory.events").get("oom") != "0"
+        return True
+
+    def _counts(self, name: str) -> dict[str, str]:
+        lines = (self._folder / name).read_text().splitlines()
+        return dict(line.split(maxsplit=1) for line in lines)
 
     async def aclose(self) -> None:
         """Kill what is left in the group, which the engine has left behind, and remove it."""

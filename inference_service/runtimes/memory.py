@@ -14,6 +14,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from inference_service.capacity import memory
 from inference_service.runtimes.control_group import ControlGroup
 
 # What llama.cpp takes to read a prompt of 4 MiB, the largest: 140 to 300 MB, by its words.
@@ -42,18 +43,31 @@ class MemoryLimit:
     def __init__(self, pid: int, claim: int, slots: int, *, groups: bool = True) -> None:
         self._pid = pid
         self._limit = limit(claim, slots)
-        self._killed = False
+        self._killed = self._full = self._closed = False
+        self._kills = memory.kills()
         self._group = ControlGroup.around(pid, self._limit) if groups else None
         self._watch = None if self._group else asyncio.create_task(self._watched())
 
-    @property
-    def exceeded(self) -> bool:
-        """Whether the engine was killed for its memory."""
+    def exceeded(self, code: int) -> str | None:
+        """Return the limit that ended the engine: "" for its own, None where none did."""
+        if self._has_killed():
+            return "" if self._is_full() else memory.least().what
+        if code == -signal.SIGKILL and memory.kills() > self._kills:
+            return memory.least().what
+        return None
+
+    def _has_killed(self) -> bool:
         return self._killed or (self._group is not None and self._group.has_killed())
+
+    def _is_full(self) -> bool:
+        if self._closed:
+            return self._full
+        return self._group is None or self._group.is_full()
 
     async def aclose(self) -> None:
         """Remove what the limit has made; the processes have ended."""
-        self._killed = self.exceeded
+        self._killed, self._full = self._has_killed(), self._is_full()
+        self._closed = True
         if self._group is not None:
             await self._group.aclose()
         if self._watch is not None:

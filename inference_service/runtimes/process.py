@@ -145,7 +145,9 @@ class RunningProcess:
 
     async def wait(self) -> Exit:
         await asyncio.shield(self._reader)
-        return Exit(await self._process.wait(), oom_killed=self._memory.exceeded)
+        code = await self._process.wait()
+        limit = self._memory.exceeded(code)
+        return Exit(code, oom_killed=limit is not None, limit=limit or "")
 
     async def listens(self) -> None:
         if self._command.port_in is not None:

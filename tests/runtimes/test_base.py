@@ -29,3 +29,8 @@ from inference_service.runtimes.base import Exit
 )
 def test_an_end_names_its_signal(exit: Exit, words: str) -> None:
     assert str(exit) == words
+
+
+def test_an_end_names_the_limit_that_was_not_its_own() -> None:
+    words = "ran out of memory (exit code -9, SIGKILL; what is full is the limit of x: raise that, "
+    assert str(Exit(-9, oom_killed=True, limit="the limit of x")).startswith(words)

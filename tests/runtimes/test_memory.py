@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,7 +70,7 @@ async def test_a_child_counts_too(bed: ProcessBed, monkeypatch: pytest.MonkeyPat
         await ask(running, "/child")
         await ask(running, "/fork")
         # In a group of version 1 the kernel kills the child alone, as in a container.
-        await until(lambda: running._memory.exceeded, "no process was killed", SLOWLY)
+        await until(lambda: running._memory.exceeded(0) == "", "no process was killed", SLOWLY)
 
 
 async def test_pages_of_a_file_do_not_count(bed: ProcessBed, tmp_path: Path) -> None:
@@ -182,4 +184,72 @@ async def test_a_process_that_has_ended_is_no_fault() -> None:
         limit = by_looking(999999999, MIB, 1)
         await asyncio.sleep(0.01)
         await limit.aclose()
-    assert not limit.exceeded
+    assert limit.exceeded(0) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "full"),
+    [
+        ({"memory.events": "high 0\nmax 9\noom 1\noom_kill 1\n"}, True),
+        ({"memory.events": "high 0\nmax 0\noom 0\noom_kill 1\n"}, False),
+        ({"memory.max_usage_in_bytes": 99 * MIB, "memory.limit_in_bytes": 99 * MIB + 4096}, True),
+        ({"memory.max_usage_in_bytes": 50 * MIB, "memory.limit_in_bytes": 99 * MIB}, False),
+        ({}, True),  # the folder has gone
+    ],
+)
+def test_whether_a_group_has_met_its_own_limit(
+    tmp_path: Path, files: dict[str, object], full: bool
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(str(text))
+
+    assert ControlGroup(tmp_path).is_full() is full
+
+
+@pytest.fixture
+def full() -> Iterator[Path]:
+    """A control group of version 1 on this machine, in one with a limit of 256 MiB."""
+    outer = Path(f"/sys/fs/cgroup/memory/inference-service-tests-{os.getpid()}")
+    inner = outer / "inner"
+    try:
+        inner.mkdir(parents=True)
+        (outer / "memory.limit_in_bytes").write_text(str(256 * MIB))
+    except OSError:
+        with contextlib.suppress(OSError):
+            outer.rmdir()
+        pytest.skip("this machine lets us make no control groups of version 1")
+    yield inner
+    inner.rmdir()
+    outer.rmdir()
+
+
+_IN_A_FULL_GROUP = """\
+import asyncio, sys
+from inference_service.runtimes.memory import MemoryLimit
+
+GROW = "input(); kept = [b'x' * (1 << 20) for _ in range(4096)]"
+
+async def main():
+    pipe = asyncio.subprocess.PIPE
+    engine = await asyncio.create_subprocess_exec(sys.executable, "-c", GROW, stdin=pipe)
+    limit = MemoryLimit(engine.pid, 8 << 30, 1, groups=sys.argv[1] == "group")
+    await engine.communicate(b"go\\n")
+    before = limit.exceeded(engine.returncode)
+    await limit.aclose()
+    print(engine.returncode, before == limit.exceeded(engine.returncode), before)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("by", ["group", "looks"])
+def test_a_limit_above_that_of_the_engine(full: Path, by: str) -> None:
+    """The message of an engine that is killed by it has to name that one."""
+
+    def enter() -> None:
+        (full / "cgroup.procs").write_text(str(os.getpid()))
+
+    words = [sys.executable, "-c", _IN_A_FULL_GROUP, by]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True, preexec_fn=enter)
+
+    assert ran.stdout == f"-9 True the limit of the control group {full.parent}\n"
