@@ -31,13 +31,14 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 def finish() -> None:
-    """Give up what standard output does not take, with which Python would fail at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+    """Give up what the streams do not take, with which Python would fail at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 class Handler(logging.StreamHandler[TextIO]):

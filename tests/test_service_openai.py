@@ -273,7 +273,8 @@ async def test_an_image_without_the_program_is_a_clear_error(
                 await service.stub.StartModel(pb.StartModelRequest(model_id="mine"))
             assert failure(error.value).reason == "MODEL_UNUSABLE"
             assert "/no/such/command" in failure(error.value).message
-            assert docker_client.containers.list(all=True, filters={"name": name}) == []
+            engines = docker_client.containers.list(all=True, filters={"name": f"{name}-tgi"})
+            assert engines == []
     finally:
         docker_client.volumes.get(name).remove()
 

@@ -96,7 +96,7 @@ async def test_both_serve_and_the_death_of_one_loses_no_text_of_the_other(
         assert again.tokens == 3
 
         await service.stub.StopModel(pb.StopModelRequest(model_id="twin"))
-        assert client.containers.list(all=True, filters={"name": f"{NAME}-"}) == []
+        assert client.containers.list(all=True, filters={"name": f"{NAME}-tgi"}) == []
 
 
 async def test_a_restarted_service_adopts_both_and_a_stop_stops_both(
@@ -118,6 +118,6 @@ async def test_a_restarted_service_adopts_both_and_a_stop_stops_both(
 
         assert await instances(service) == []
         await until(
-            lambda: client.containers.list(all=True, filters={"name": f"{NAME}-"}) == [],
+            lambda: client.containers.list(all=True, filters={"name": f"{NAME}-tgi"}) == [],
             "a container is left",
         )

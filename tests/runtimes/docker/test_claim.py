@@ -378,6 +378,7 @@ def test_on_podman_a_record_is_read_while_it_is_renewed(podman: str) -> None:
         writer.remove(id)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a namespace")
 def test_the_socket_of_the_holder_is_seen_in_its_namespace_alone() -> None:
     name = f"tests-{os.getpid()}"
     with identity.alone(name, "daemon") as held:

@@ -25,6 +25,7 @@ from tests.docker.needs import require_private_daemon
 TWO = (Gpu("GPU-a", 24, 24), Gpu("GPU-b", 24, 24))
 NVIDIA: dict[str, Any] = {"Runtimes": {"runc": {}, "nvidia": {}}}
 RUNC: dict[str, Any] = {"Runtimes": {"runc": {}}}
+CLIENT = DockerClient(version="1.41")  # which is told, lest it asks a daemon
 
 
 def cdi(*names: str) -> dict[str, Any]:
@@ -38,7 +39,7 @@ BY_ID = ("nvidia.com/gpu=GPU-a", "nvidia.com/gpu=GPU-b")
 
 def request(info: dict[str, Any], *ids: str, here: bool = True) -> dict[str, Any]:
     """Return the JSON of the request for GPUs by id, or for all."""
-    access = find(DockerClient(), info, TWO, here=here)
+    access = find(CLIENT, info, TWO, here=here)
     assert access is not None
     share = GpuShare(ids, 1.0) if ids else None
     return {key: value for key, value in access.request(share).items() if value}
@@ -79,7 +80,7 @@ def test_gpus_whose_ids_are_their_numbers() -> None:
 def test_nothing_is_tried_without_gpus_or_elsewhere(
     info: dict[str, Any], gpus: tuple[Gpu, ...], here: bool
 ) -> None:
-    assert find(DockerClient(), info, gpus, here=here) is None
+    assert find(CLIENT, info, gpus, here=here) is None
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_what_does_not_say_so_is_tried(
         return refused[len(asked) - 1]
 
     monkeypatch.setattr(gpu_access, "_refusal", refusal)
-    access = find(DockerClient(), RUNC | {"CDISpecDirs": dirs}, TWO, here=True)
+    access = find(CLIENT, RUNC | {"CDISpecDirs": dirs}, TWO, here=True)
 
     assert access == (GpuAccess(cdi=True, order=("GPU-a", "GPU-b")) if found == "cdi" else found)
     assert len(asked) == len(refused)
