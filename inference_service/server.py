@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from inference_service.api import addresses, listener
@@ -74,18 +74,8 @@ async def running(
             runtimes = await stack.enter_async_context(lookout)
         placing = _placing(settings, stack)
         health = Health()
-        nodes = [node for runtime in runtimes.by_name.values() for node in runtime.nodes]
-        start_times = StartTimes(settings.state_path / f"start-times-{settings.service_name}.json")
-        models = Models(
-            catalog,
-            placing(runtimes.by_name),
-            _timing(settings),
-            Admission(nodes),
-            start_times,
-            health.changed,
-            count,
-            lookout.look,
-        )
+        shown = (health.changed, count, lookout.look)
+        models = Models(catalog, placing(runtimes.by_name), *_means(settings, runtimes), *shown)
 
         reloading = asyncio.Lock()  # the file that is read last is in force last
 
@@ -100,29 +90,12 @@ async def running(
                 place = placing({**runtimes.by_name, docker.name: docker})
                 await models.take_in(docker, place)
 
-        def leave() -> None:
-            for runtime in runtimes.by_name.values():
-                runtime.hurry()
-                if settings.leave_containers:
-                    runtime.leave()
-
         proxies = Proxies(settings.trusted_proxy)
         servicer = _servicer(settings, models, lambda: runtimes.choice, reload, proxies)
         reflection = Reflection()
         services = listener.services(servicer, health, reflection)
         health.up(("", SERVICE), [spec.id for spec in catalog], models.refusal)
-        calls = Calls(proxies)
-        pings = Pings(settings.ping_interval, settings.client_ping_interval)
-        serving = listener.serving(
-            settings.host,
-            settings.grpc_port,
-            services,
-            calls,
-            settings.max_body,
-            pings,
-            access_log=settings.access_log,
-        )
-        target = await stack.enter_async_context(serving)
+        target = await stack.enter_async_context(_grpc(settings, services, Calls(proxies)))
         stack.callback(reflection.down)
         rest_url = None
         if settings.rest:
@@ -131,12 +104,36 @@ async def running(
             )
         stack.callback(health.end)
         stack.push_async_callback(models.close, settings.drain_timeout)
-        stack.callback(leave)
+        stack.callback(_leave, runtimes, settings.leave_containers)
         stack.callback(health.down)
         await models.adopt()
         models.preload()
         await stack.enter_async_context(lookout.watching(take_in))
         yield Service(models, runtimes, target, rest_url, reload)
+
+
+def _means(settings: Settings, runtimes: Runtimes) -> tuple[Timing, Admission, StartTimes]:
+    """Return the times, the memory and the past starts that models share."""
+    nodes = [node for runtime in runtimes.by_name.values() for node in runtime.nodes]
+    past = StartTimes(settings.state_path / f"start-times-{settings.service_name}.json")
+    return _timing(settings), Admission(nodes), past
+
+
+def _leave(runtimes: Runtimes, stays: bool) -> None:
+    """Have the runtimes that there are by now end soon; with `stays` their engines run on."""
+    for runtime in runtimes.by_name.values():
+        runtime.hurry()
+        if stays:
+            runtime.leave()
+
+
+def _grpc(
+    settings: Settings, services: Mapping[str, Handlers], calls: Calls
+) -> AbstractAsyncContextManager[str]:
+    """Serve gRPC for the time of the block, and give the target. Raises BindError."""
+    pings = Pings(settings.ping_interval, settings.client_ping_interval)
+    place, log = (settings.host, settings.grpc_port), settings.access_log
+    return listener.serving(*place, services, calls, settings.max_body, pings, access_log=log)
 
 
 def _servicer(

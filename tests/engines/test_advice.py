@@ -29,7 +29,7 @@ def test_a_right_that_a_container_lacks(cause: str) -> None:
     [
         "",
         "CUDA out of memory",
-        "PermissionError: [Errno 13] Permission denied: '/root/.cache'",
+        "PermissionError: [Errno 13] Permission denied: '/home/user/.cache'",
         "PermissionError: [Errno 13] Permission denied: '/srv/data/x'",
         "FileNotFoundError: [Errno 2] No such file or directory: '/data/x'",
     ],
