@@ -15,7 +15,7 @@ from docker import DockerClient
 
 from tests.chaos.callers import LOST, STREAMS
 from tests.chaos.conftest import Faulty
-from tests.chaos.test_service import adopted, apart
+from tests.chaos.test_service import killed_amid_streams
 from tests.chaos.trial import ENDLESS
 from tests.docker import images, needs
 from tests.docker.daemon import Daemon
@@ -147,13 +147,4 @@ async def test_an_engine_is_killed(faulty: Faulty, tgi: Settings, on: On) -> Non
 async def test_the_service_is_killed(faulty: Faulty, tgi: Settings, on: On) -> None:
     fault = f"{on.name}: kill -9 of the service amid 10 streams"
     async with faulty(fault, {LOST}, connect=on.connect) as trial:
-        settings = trial.settings | tgi(DOUBLE_TOKENS_PER_SECOND=50)
-        async with apart(trial, settings) as (service, call):
-            crowd = call(10, ENDLESS, STREAMS)
-            await crowd.reading()
-            before = trial.container()
-            trial.strike()
-            await service.kill()
-            await crowd.answered()
-        await adopted(trial, settings, before)
-        assert [caller.answers for caller in crowd.callers] == [[LOST]] * 10
+        await killed_amid_streams(trial, trial.settings | tgi(DOUBLE_TOKENS_PER_SECOND=50))

@@ -55,18 +55,22 @@ async def adopted(trial: Trial, settings: dict[str, Any], before: Container) -> 
         await trial.judge()
 
 
+async def killed_amid_streams(trial: Trial, settings: dict[str, Any]) -> None:
+    """Kill the service amid streams, and check that they are lost and the engine is adopted."""
+    async with apart(trial, settings) as (service, call):
+        crowd = call(10, ENDLESS, STREAMS)
+        await crowd.reading()
+        before = trial.container()
+        trial.strike()
+        await service.kill()
+        await crowd.answered()
+    await adopted(trial, settings, before)
+    assert [caller.answers for caller in crowd.callers] == [[LOST]] * 10
+
+
 async def test_killed_amid_streams(faulty: Faulty, tgi: Settings) -> None:
     async with faulty("kill -9 of the service amid 10 streams", {LOST}) as trial:
-        settings = trial.settings | tgi(DOUBLE_TOKENS_PER_SECOND=50)
-        async with apart(trial, settings) as (service, call):
-            crowd = call(10, ENDLESS, STREAMS)
-            await crowd.reading()
-            before = trial.container()
-            trial.strike()
-            await service.kill()
-            await crowd.answered()
-        await adopted(trial, settings, before)
-        assert [caller.answers for caller in crowd.callers] == [[LOST]] * 10
+        await killed_amid_streams(trial, trial.settings | tgi(DOUBLE_TOKENS_PER_SECOND=50))
 
 
 async def test_killed_while_the_engine_loads(faulty: Faulty, tgi: Settings) -> None:
